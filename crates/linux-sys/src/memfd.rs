@@ -1,0 +1,137 @@
+//! Anonymous files: grown, written, sealed, mapped.
+
+use crate::check;
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+
+/// An empty memfd of `size` bytes, close-on-exec, that can be sealed.
+pub fn create(name: &CStr, size: u64) -> io::Result<File> {
+    // SAFETY: `name` is a valid C string; the call has no other memory effect.
+    let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) }.into())?;
+    // SAFETY: the descriptor was just created and is owned by nobody else.
+    let file = unsafe { File::from_raw_fd(fd as i32) };
+    file.set_len(size)?;
+    Ok(file)
+}
+
+/// Forbids every later write, growth and shrinkage. Fails with `EBUSY` while a writable shared mapping exists.
+pub fn seal(file: &File) -> io::Result<()> {
+    let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    // SAFETY: fcntl on an owned descriptor with an integer argument.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into())?;
+    Ok(())
+}
+
+/// Gives the memory of `[offset, offset + len)` back; it reads as zeros afterwards.
+pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+    // SAFETY: fallocate on an owned descriptor; both numbers are plain offsets.
+    check(unsafe { libc::fallocate(file.as_raw_fd(), mode, offset as i64, len as i64) }.into())?;
+    Ok(())
+}
+
+/// A shared mapping of a file, or private anonymous memory; unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    base: *mut u8,
+    len: usize,
+}
+
+// SAFETY: a mapping is plain memory without thread affinity. Whoever writes through `base` from several threads keeps
+// the writes to disjoint pages, which the page states of a capture guarantee.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps `len` bytes of `file`, shared, for reading only.
+    pub fn read_only(file: &File, len: usize) -> io::Result<Mapping> {
+        Self::map(len, libc::PROT_READ, libc::MAP_SHARED, Some(file))
+    }
+
+    /// Maps `len` bytes of `file`, shared, for reading and writing.
+    pub fn read_write(file: &File, len: usize) -> io::Result<Mapping> {
+        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, Some(file))
+    }
+
+    /// Zeroed memory that takes up room only where it is written.
+    pub fn anonymous(len: usize) -> io::Result<Mapping> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, None)
+    }
+
+    fn map(len: usize, prot: i32, flags: i32, file: Option<&File>) -> io::Result<Mapping> {
+        if len == 0 {
+            return Ok(Mapping {
+                base: std::ptr::NonNull::dangling().as_ptr(),
+                len: 0,
+            });
+        }
+        let fd = file.map_or(-1, AsRawFd::as_raw_fd);
+        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mapping { base: base.cast(), len })
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of `[offset, offset + len)`. Panics when out of range. The caller knows that nobody writes them meanwhile.
+    pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "mapping range"
+        );
+        // SAFETY: in range by the assertion, mapped for as long as `self` lives.
+        unsafe { std::slice::from_raw_parts(self.base.add(offset), len) }
+    }
+
+    /// The address of `offset`, for a call that lets the kernel write there. Panics when `len` bytes do not fit.
+    pub fn target(&self, offset: usize, len: usize) -> *mut u8 {
+        assert!(
+            offset.checked_add(len).is_some_and(|end| end <= self.len),
+            "mapping range"
+        );
+        // SAFETY: in range by the assertion.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// Copies `bytes` to `offset`. Panics when out of range.
+    pub fn write(&self, offset: usize, bytes: &[u8]) {
+        let target = self.target(offset, bytes.len());
+        // SAFETY: `target` has room for `bytes.len()` bytes, and a slice cannot overlap memory that nobody borrowed.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: unmaps exactly what `map` mapped; no borrow outlives `self`.
+            unsafe { libc::munmap(self.base.cast(), self.len) };
+        }
+    }
+}
+
+/// Maps `len` bytes of `fd` from `offset` privately over whatever is at `address`.
+///
+/// # Safety
+/// The range must lie inside memory that the caller owns and that nothing reads or writes meanwhile.
+pub unsafe fn map_private_over(address: u64, len: u64, fd: BorrowedFd<'_>, offset: u64) -> io::Result<()> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_FIXED | libc::MAP_NORESERVE;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    // SAFETY: the caller vouches for the range. The system call is made directly, because in the shim the libc
+    // function of this name is our own.
+    check(unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd.as_raw_fd(), offset) })?;
+    Ok(())
+}

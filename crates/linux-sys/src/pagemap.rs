@@ -1,0 +1,191 @@
+//! Which pages of another process are its own.
+
+use crate::uffd::Range;
+use crate::{PAGE_SIZE, check};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+
+const IS_FILE: u64 = 1 << 2;
+const IS_PRESENT: u64 = 1 << 3;
+const IS_SWAPPED: u64 = 1 << 4;
+const PAGEMAP_SCAN: u64 = (3 << 30) | (96 << 16) | ((b'f' as u64) << 8) | 16;
+
+const BIT_PRESENT: u64 = 1 << 63;
+const BIT_SWAPPED: u64 = 1 << 62;
+const BIT_FILE: u64 = 1 << 61;
+/// The swap type of an entry that is no page at all but a marker: "write-protected, never populated".
+const MARKER_SWAP_TYPE: u64 = 31;
+
+/// What to look for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Anonymous pages, in memory or swapped out: what the process has written to its private mappings. Entries that only
+    /// mark a page as write-protected look swapped out, so that this is right only while nothing is protected.
+    Private,
+    /// Anonymous pages in memory.
+    PrivatePresent,
+    /// Pages of files that are mapped in.
+    FilePresent,
+}
+
+impl Kind {
+    fn any_of(self) -> u64 {
+        match self {
+            Kind::Private => IS_PRESENT | IS_SWAPPED,
+            Kind::PrivatePresent | Kind::FilePresent => IS_PRESENT,
+        }
+    }
+
+    fn inverted(self) -> u64 {
+        if self == Kind::FilePresent { 0 } else { IS_FILE }
+    }
+
+    fn matches(self, entry: u64) -> bool {
+        let file = entry & BIT_FILE != 0;
+        let present = entry & BIT_PRESENT != 0;
+        match self {
+            Kind::Private => !file && (present || entry & BIT_SWAPPED != 0),
+            Kind::PrivatePresent => !file && present,
+            Kind::FilePresent => file && present,
+        }
+    }
+}
+
+/// A process' page map.
+#[derive(Debug)]
+pub struct Pagemap {
+    file: File,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ScanArguments {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+impl Pagemap {
+    pub fn open(pid: i32) -> io::Result<Pagemap> {
+        Ok(Pagemap {
+            file: File::open(format!("/proc/{pid}/pagemap"))?,
+        })
+    }
+
+    /// The ranges of `range` whose pages are of `kind`, ascending, neighbours joined.
+    pub fn scan(&self, range: Range, kind: Kind) -> io::Result<Vec<Range>> {
+        match self.scan_by_ioctl(range, kind) {
+            // Before Linux 6.7 the ioctl is unknown.
+            Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => self.scan_by_reading(range, kind),
+            result => result,
+        }
+    }
+
+    fn scan_by_ioctl(&self, range: Range, kind: Kind) -> io::Result<Vec<Range>> {
+        let mut found = Vec::new();
+        let mut regions = vec![Region::default(); 4096];
+        let mut start = range.start;
+        while start < range.end {
+            let mut arguments = ScanArguments {
+                size: size_of::<ScanArguments>() as u64,
+                start,
+                end: range.end,
+                vec: regions.as_mut_ptr() as u64,
+                vec_len: regions.len() as u64,
+                category_inverted: kind.inverted(),
+                category_mask: IS_FILE,
+                category_anyof_mask: kind.any_of(),
+                return_mask: IS_PRESENT,
+                ..ScanArguments::default()
+            };
+            // SAFETY: the arguments have the layout of struct pm_scan_arg and name a vector of `vec_len` regions.
+            let count = check(unsafe { libc::ioctl(self.file.as_raw_fd(), PAGEMAP_SCAN, &mut arguments) }.into())?;
+            for region in &regions[..count as usize] {
+                push_joined(
+                    &mut found,
+                    Range {
+                        start: region.start,
+                        end: region.end,
+                    },
+                );
+            }
+            assert!(arguments.walk_end > start, "PAGEMAP_SCAN made no progress");
+            start = arguments.walk_end;
+        }
+        Ok(found)
+    }
+
+    fn scan_by_reading(&self, range: Range, kind: Kind) -> io::Result<Vec<Range>> {
+        let mut found = Vec::new();
+        self.each_entry(range, |address, entry| {
+            if kind.matches(entry) {
+                push_joined(
+                    &mut found,
+                    Range {
+                        start: address,
+                        end: address + PAGE_SIZE as u64,
+                    },
+                );
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The pages of `range` that are really swapped out, as opposed to marked. Reads an entry a page.
+    pub fn swapped_out(&self, range: Range) -> io::Result<Vec<Range>> {
+        let mut found = Vec::new();
+        self.each_entry(range, |address, entry| {
+            if entry & BIT_SWAPPED != 0 && entry & BIT_FILE == 0 && entry & 31 != MARKER_SWAP_TYPE {
+                push_joined(
+                    &mut found,
+                    Range {
+                        start: address,
+                        end: address + PAGE_SIZE as u64,
+                    },
+                );
+            }
+        })?;
+        Ok(found)
+    }
+
+    fn each_entry(&self, range: Range, mut visit: impl FnMut(u64, u64)) -> io::Result<()> {
+        let mut buffer = vec![0u8; 8 * 16_384];
+        let mut address = range.start;
+        while address < range.end {
+            let pages = ((range.end - address) as usize / PAGE_SIZE).min(buffer.len() / 8);
+            let bytes = &mut buffer[..pages * 8];
+            self.file.read_exact_at(bytes, address / PAGE_SIZE as u64 * 8)?;
+            for entry in bytes.chunks_exact(8) {
+                visit(address, u64::from_ne_bytes(entry.try_into().expect("eight bytes")));
+                address += PAGE_SIZE as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn push_joined(ranges: &mut Vec<Range>, next: Range) {
+    match ranges.last_mut() {
+        Some(last) if last.end == next.start => last.end = next.end,
+        _ => ranges.push(next),
+    }
+}

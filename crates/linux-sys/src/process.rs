@@ -1,0 +1,97 @@
+//! Reading another process' memory, and knowing when it ends.
+
+use crate::check;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+/// One piece of memory to read: `len` bytes from `remote` in the other process to `local` in this one.
+#[derive(Debug, Clone, Copy)]
+pub struct Piece {
+    pub local: *mut u8,
+    pub remote: u64,
+    pub len: usize,
+}
+
+/// The kernel's limit on pieces a call.
+const PIECES_MAX: usize = 1024;
+
+/// Reads all `pieces` from process `pid`. Does not wait for write-protected pages: reading them needs no fault.
+///
+/// # Safety
+/// Each `local` must have room for its `len` bytes, and nobody else may use them meanwhile.
+pub unsafe fn read_memory(pid: i32, pieces: &[Piece]) -> io::Result<()> {
+    for batch in pieces.chunks(PIECES_MAX) {
+        // SAFETY: passed on from the caller.
+        unsafe { read_batch(pid, batch) }?;
+    }
+    Ok(())
+}
+
+/// # Safety
+/// As [`read_memory`].
+unsafe fn read_batch(pid: i32, batch: &[Piece]) -> io::Result<()> {
+    let mut rest: Vec<Piece> = batch.to_vec();
+    while !rest.is_empty() {
+        let local: Vec<libc::iovec> = rest
+            .iter()
+            .map(|p| libc::iovec {
+                iov_base: p.local.cast(),
+                iov_len: p.len,
+            })
+            .collect();
+        let remote: Vec<libc::iovec> = rest
+            .iter()
+            .map(|p| libc::iovec {
+                iov_base: p.remote as *mut libc::c_void,
+                iov_len: p.len,
+            })
+            .collect();
+        // SAFETY: both vectors describe memory as the caller vouches; the kernel checks the remote side.
+        let got = check(unsafe {
+            libc::process_vm_readv(
+                pid,
+                local.as_ptr(),
+                local.len() as u64,
+                remote.as_ptr(),
+                remote.len() as u64,
+                0,
+            )
+        } as i64)?;
+        if got == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the process' memory ended early",
+            ));
+        }
+        skip(&mut rest, got as usize);
+    }
+    Ok(())
+}
+
+/// Drops the first `bytes` from the pieces: a call may stop early.
+fn skip(pieces: &mut Vec<Piece>, mut bytes: usize) {
+    let whole = pieces
+        .iter()
+        .take_while(|piece| {
+            let fits = piece.len <= bytes;
+            if fits {
+                bytes -= piece.len;
+            }
+            fits
+        })
+        .count();
+    pieces.drain(..whole);
+    if let Some(first) = pieces.first_mut().filter(|_| bytes > 0) {
+        first.local = first.local.wrapping_add(bytes);
+        first.remote += bytes as u64;
+        first.len -= bytes;
+    }
+}
+
+/// A descriptor that becomes readable when the process ends, and that never names another process.
+pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: a system call with integer arguments.
+    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the descriptor was just created and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

@@ -1,0 +1,185 @@
+//! userfaultfd, as far as write-protection needs it.
+
+use crate::{PAGE_SIZE, check};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+const UFFD_API: u64 = 0xAA;
+const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
+const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
+const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const REGISTER_MODE_WP: u64 = 1 << 1;
+const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
+const EVENT_PAGEFAULT: u8 = 0x12;
+
+const UFFDIO_API: u64 = iowr(0x3F, 24);
+const UFFDIO_REGISTER: u64 = iowr(0x00, 32);
+const UFFDIO_WRITEPROTECT: u64 = iowr(0x06, 24);
+const USERFAULTFD_IOC_NEW: u64 = 0xAA00;
+
+const fn iowr(number: u64, size: u64) -> u64 {
+    (3 << 30) | (size << 16) | (UFFD_API << 8) | number
+}
+
+/// A half-open range of addresses in the address space that the userfaultfd belongs to, page-aligned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Range {
+    pub start: u64,
+    pub end: u64,
+}
+
+impl Range {
+    pub fn len(self) -> u64 {
+        self.end - self.start
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// A userfaultfd. It acts on the address space of the process that created it, whoever holds it.
+#[derive(Debug)]
+pub struct Userfaultfd {
+    fd: OwnedFd,
+}
+
+#[repr(C)]
+struct Message {
+    event: u8,
+    reserved: [u8; 7],
+    flags: u64,
+    address: u64,
+    thread: u64,
+}
+
+impl Userfaultfd {
+    /// Creates one for the calling process, non-blocking and close-on-exec, able to write-protect shared memory and,
+    /// where the kernel can, pages that were never populated.
+    ///
+    /// Fails with `EPERM` without the right to handle faults of the kernel, `ENOSYS` without the call, `EINVAL` on a
+    /// kernel before 5.19.
+    pub fn create() -> io::Result<Userfaultfd> {
+        let wanted = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
+        // A descriptor takes one UFFDIO_API only, so that each attempt needs a new one.
+        Self::open_with(wanted | FEATURE_WP_UNPOPULATED).or_else(|_| Self::open_with(wanted))
+    }
+
+    fn open_with(features: u64) -> io::Result<Userfaultfd> {
+        let uffd = Userfaultfd { fd: open_raw()? };
+        let mut api = [UFFD_API, features, 0u64];
+        // SAFETY: `api` has the layout of struct uffdio_api and outlives the call.
+        check(unsafe { libc::ioctl(uffd.fd.as_raw_fd(), UFFDIO_API, &mut api) }.into())?;
+        Ok(uffd)
+    }
+
+    /// Takes over a descriptor that another process created and initialised.
+    pub fn adopt(fd: OwnedFd) -> Userfaultfd {
+        Userfaultfd { fd }
+    }
+
+    /// Makes write-protection possible in `range`. Nothing is protected yet.
+    pub fn register_write_protect(&self, range: Range) -> io::Result<()> {
+        let mut register = [range.start, range.len(), REGISTER_MODE_WP, 0u64];
+        // SAFETY: the array has the layout of struct uffdio_register and outlives the call.
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_REGISTER, &mut register) }.into())?;
+        Ok(())
+    }
+
+    /// Every later write to `range` faults, once a page, and waits.
+    pub fn protect(&self, range: Range) -> io::Result<()> {
+        self.write_protect(range, WRITEPROTECT_MODE_WP)
+    }
+
+    /// Lets writes to `range` through and wakes those that wait.
+    pub fn unprotect(&self, range: Range) -> io::Result<()> {
+        self.write_protect(range, 0)
+    }
+
+    fn write_protect(&self, range: Range, mode: u64) -> io::Result<()> {
+        loop {
+            let mut arguments = [range.start, range.len(), mode];
+            // SAFETY: the array has the layout of struct uffdio_writeprotect and outlives the call.
+            match check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_WRITEPROTECT, &mut arguments) }.into()) {
+                Ok(_) => return Ok(()),
+                // The mappings are changing under us; the kernel asks to be called again.
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// The page addresses of the faults that wait, at most `limit`, appended to `faults`. Returns how many; zero when none waits.
+    pub fn read_faults(&self, faults: &mut Vec<u64>, limit: usize) -> io::Result<usize> {
+        let mut buffer: [Message; 64] = std::array::from_fn(|_| Message {
+            event: 0,
+            reserved: [0; 7],
+            flags: 0,
+            address: 0,
+            thread: 0,
+        });
+        let room = limit.min(buffer.len()) * size_of::<Message>();
+        // SAFETY: the buffer holds at least `room` bytes of plain old data, of the layout of struct uffd_msg.
+        let got = match check(unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), room) } as i64) {
+            Ok(got) => got as usize,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(error),
+        };
+        let before = faults.len();
+        let messages = &buffer[..got / size_of::<Message>()];
+        faults.extend(
+            messages
+                .iter()
+                .filter(|m| m.event == EVENT_PAGEFAULT)
+                .map(|m| m.address & !(PAGE_SIZE as u64 - 1)),
+        );
+        Ok(faults.len() - before)
+    }
+}
+
+impl AsFd for Userfaultfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+fn open_raw() -> io::Result<OwnedFd> {
+    let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
+    // SAFETY: a system call with an integer argument.
+    match check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) }) {
+        // SAFETY: the descriptor was just created and is owned by nobody else.
+        Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open_device(flags).map_err(|_| error),
+        Err(error) => Err(error),
+    }
+}
+
+/// Since Linux 6.1 whoever may open the device gets a full userfaultfd without a capability.
+fn open_device(flags: i32) -> io::Result<OwnedFd> {
+    let device: File = OpenOptions::new().read(true).write(true).open("/dev/userfaultfd")?;
+    // SAFETY: an ioctl with an integer argument on an owned descriptor.
+    let fd = check(unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags) }.into())?;
+    // SAFETY: the descriptor was just created and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Whether this process can create a userfaultfd and write-protect a private mapping of a memfd with it. The error says
+/// which step failed.
+pub fn probe() -> io::Result<()> {
+    let step = |name: &'static str| move |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
+    let uffd = Userfaultfd::create().map_err(step("creating a userfaultfd"))?;
+    let file = crate::memfd::create(c"forkd-probe", PAGE_SIZE as u64).map_err(step("creating a memfd"))?;
+    let area = crate::memfd::Mapping::anonymous(PAGE_SIZE)?;
+    let start = area.target(0, PAGE_SIZE) as u64;
+    // SAFETY: replaces the pages of a mapping that was just made and that nobody else knows.
+    unsafe { crate::memfd::map_private_over(start, PAGE_SIZE as u64, file.as_fd(), 0) }?;
+    let range = Range {
+        start,
+        end: start + PAGE_SIZE as u64,
+    };
+    uffd.register_write_protect(range)
+        .map_err(step("registering write-protection of shared memory"))?;
+    uffd.protect(range).map_err(step("write-protecting shared memory"))?;
+    uffd.unprotect(range)
+}
