@@ -1,0 +1,335 @@
+//! The messages between `forkd-controller`, `forkd-pager` and the shim inside the VMM.
+//!
+//! The controller's socket carries one JSON object a line. A [`Request`] has an `id`; the pager answers it with any
+//! number of [`Reply::Event`] and then exactly one [`Reply::Ok`] or [`Reply::Err`] with the same id. Requests of one
+//! connection run side by side. The TypeScript twin of every type is generated into `packages/engine/src/pager/wire.ts`
+//! when this crate's tests run, and is checked in.
+
+pub mod plan;
+
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+/// Bytes in a page of guest memory. Layers, extents and counts of pages are in this unit everywhere.
+pub const PAGE_SIZE: u64 = 4096;
+
+/// Raised by one whenever a message changes its meaning; both ends refuse another number.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// The longest line that either end accepts, in bytes.
+pub const MAX_LINE_BYTES: usize = 1 << 20;
+
+/// A layer by name: `sha256:<hex>` for one that is in the store, `ram:<n>` for one that this pager holds and has not
+/// yet made durable. A `ram:` name stays valid while the pager lives, also after the layer has become durable.
+pub type LayerRef = String;
+
+/// One line from the controller.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Request {
+    #[ts(type = "number")]
+    pub id: u64,
+    #[serde(flatten)]
+    pub op: Op,
+}
+
+/// What the controller can ask for.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[serde(tag = "op", rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum Op {
+    /// Who is there. Answers [`Answer::Hello`].
+    Hello,
+    /// Announces a VM before its VMM starts: loads the layers of its stack (verified by digest) and keeps them ready for
+    /// the shim that will call in under this name. Announcing a VM that already called in (after a restart of the
+    /// pager) adopts it.
+    Announce(Announce),
+    /// Connects to the VM's monitor and guest channel, once it runs. From then on `agent_socket` accepts a client.
+    Open { sandbox: String },
+    /// Forgets a VM and releases all that was held for it. The VMM itself is not touched.
+    Release { sandbox: String },
+    /// Takes a snapshot of a running VM. Sends [`BranchEvent`]s, then answers [`Answer::Branch`].
+    Branch(Branch),
+    /// Gives up the branch that request `request` of the same connection started. The source runs on.
+    Cancel {
+        #[ts(type = "number")]
+        request: u64,
+    },
+    /// Stop, save the device state, run, and nothing else: the floor under every pause. Answers [`Answer::Floor`].
+    Floor { sandbox: String },
+    /// How much of a VM's memory is its own and how much it shares. Answers [`Answer::Memory`].
+    Memory { sandbox: String },
+    /// All that the pager holds. Answers [`Answer::Inventory`].
+    Inventory,
+    /// Lets go of a layer held in RAM. VMs that map it keep it.
+    DropLayer { layer: LayerRef },
+    /// Ends the pager. VMs run on.
+    Shutdown,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Announce {
+    /// The VM's name, which the shim gives when it calls.
+    pub sandbox: String,
+    /// Guest RAM in bytes, a multiple of [`PAGE_SIZE`].
+    #[ts(type = "number")]
+    pub mem_bytes: u64,
+    /// Bottom layer first. Empty for a cold boot: memory is zeros.
+    pub stack: Vec<LayerRef>,
+    /// QEMU's machine protocol socket that is the pager's alone.
+    pub monitor_socket: String,
+    /// QEMU's end of the guest channel.
+    pub chardev_socket: String,
+    /// Where the pager listens for the client of the guest channel.
+    pub agent_socket: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum BranchMode {
+    /// All of guest RAM, read inside the pause, without regard to layers: the reference.
+    Full,
+    /// The private pages, copied inside the pause.
+    Diff,
+    /// The private pages, protected inside the pause and copied after it.
+    Live,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Branch {
+    pub sandbox: String,
+    pub mode: BranchMode,
+    /// Whether the VM runs on after the pause; `false` leaves it stopped (a template that will be discarded).
+    pub resume: bool,
+    /// Also copy all of guest RAM inside the pause (which makes it long) and compare it, byte for byte, with what the
+    /// captured layer over its stack says.
+    pub audit: bool,
+}
+
+/// A stage that a branch has reached.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[serde(tag = "stage", rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum BranchEvent {
+    /// The source runs again.
+    Resumed { stats: BranchStats },
+    /// The layer is complete in RAM and the device state is in the store: children can start from `stack`.
+    Ready {
+        stack: Vec<LayerRef>,
+        device_state: Blob,
+        stats: BranchStats,
+    },
+}
+
+/// A file of the store, by digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Blob {
+    /// `sha256:<hex>`
+    pub digest: String,
+    #[ts(type = "number")]
+    pub size: u64,
+}
+
+/// What a branch cost. Times run from the request; those of stages not reached are zero.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct BranchStats {
+    /// vCPUs stopped → running again, as seen by the pager (from before `stop` was sent to after `cont` was answered).
+    #[ts(type = "number")]
+    pub pause_us: u64,
+    #[ts(type = "number")]
+    pub device_state_us: u64,
+    /// Write-protecting all of the range before the pause.
+    #[ts(type = "number")]
+    pub arm_us: u64,
+    /// Listing the private pages before the pause (`live`) or inside it.
+    #[ts(type = "number")]
+    pub scan_us: u64,
+    /// First written between the protection and the pause.
+    #[ts(type = "number")]
+    pub touched_pages: u64,
+    /// The VM's private pages at the instant of the branch.
+    #[ts(type = "number")]
+    pub private_pages: u64,
+    /// Pages that the new layer holds: private and unlike the layer below.
+    #[ts(type = "number")]
+    pub captured_pages: u64,
+    #[ts(type = "number")]
+    pub captured_bytes: u64,
+    /// The source running again → the last page copied.
+    #[ts(type = "number")]
+    pub capture_us: u64,
+    /// Writes of the guest that had to wait for their page's copy or for its release.
+    #[ts(type = "number")]
+    pub faults: u64,
+    /// The longest time from a batch of faults being seen to its last page being released.
+    #[ts(type = "number")]
+    pub fault_wait_us_max: u64,
+    #[ts(type = "number")]
+    pub ready_us: u64,
+    #[ts(type = "number")]
+    pub durable_us: u64,
+}
+
+/// The outcome of a branch that is durable.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct BranchDone {
+    /// All layers by digest, bottom first. One that holds no page is left out.
+    pub stack: Vec<Blob>,
+    pub device_state: Blob,
+    pub stats: BranchStats,
+    pub audit: Option<Audit>,
+}
+
+/// The comparison of a captured layer with a copy taken inside the pause.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Audit {
+    #[ts(type = "number")]
+    pub checked_pages: u64,
+    /// Must be zero.
+    #[ts(type = "number")]
+    pub differing_pages: u64,
+    /// Captured pages that the guest has changed since: shows that it wrote while it was captured.
+    #[ts(type = "number")]
+    pub changed_since: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct MemoryUse {
+    /// Pages that the VM has written: its own.
+    #[ts(type = "number")]
+    pub private_bytes: u64,
+    /// Pages of the layers that the VM has mapped in.
+    #[ts(type = "number")]
+    pub shared_bytes: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct HeldLayer {
+    pub layer: LayerRef,
+    /// Its digest once durable.
+    pub digest: Option<String>,
+    #[ts(type = "number")]
+    pub pages: u64,
+    #[ts(type = "number")]
+    pub extents: u64,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct HeldSandbox {
+    pub sandbox: String,
+    /// Whether the shim of its VMM has called in.
+    pub attached: bool,
+    pub pid: Option<i32>,
+    pub branching: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum Answer {
+    Hello {
+        protocol: u32,
+        version: String,
+        pid: u32,
+        /// Why `live` cannot work on this host, when it cannot.
+        live_unavailable: Option<String>,
+        /// The processor's time stamp counter, in kHz, measured at start.
+        #[ts(type = "number")]
+        tsc_khz: u64,
+    },
+    Done,
+    Branch(BranchDone),
+    Floor {
+        #[ts(type = "number")]
+        pause_us: u64,
+        #[ts(type = "number")]
+        device_state_us: u64,
+    },
+    Memory(MemoryUse),
+    Inventory {
+        layers: Vec<HeldLayer>,
+        sandboxes: Vec<HeldSandbox>,
+    },
+}
+
+/// One line to the controller.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum Reply {
+    Event {
+        #[ts(type = "number")]
+        id: u64,
+        event: BranchEvent,
+    },
+    Ok {
+        #[ts(type = "number")]
+        id: u64,
+        result: Answer,
+    },
+    Err {
+        #[ts(type = "number")]
+        id: u64,
+        error: Fault,
+    },
+}
+
+/// A failure as it crosses the socket.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Fault {
+    pub code: FaultCode,
+    /// One sentence with the caller's own values.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum FaultCode {
+    BadRequest,
+    UnknownSandbox,
+    UnknownLayer,
+    /// A layer's bytes do not have the digest that names it, or it is cut short.
+    CorruptLayer,
+    /// A branch of this sandbox is under way.
+    Busy,
+    /// The VM ended, or its monitor does not answer.
+    VmGone,
+    Cancelled,
+    DiskFull,
+    OutOfMemory,
+    /// The host cannot do it (no userfaultfd, no write-protection of shared memory).
+    Unsupported,
+    Io,
+}
+
+/// What the shim says first when it calls in, as one line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ShimHello {
+    pub protocol: u32,
+    pub sandbox: String,
+    pub pid: i32,
+    /// Set when the memory is mapped already and only a new userfaultfd will be handed over.
+    pub mapped: bool,
+}
+
+/// One region of guest memory, as Firecracker describes it to a page-fault handler. The shim sends a JSON array of
+/// these with the userfaultfd as ancillary data.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GuestRegion {
+    pub base_host_virt_addr: u64,
+    pub size: u64,
+    pub offset: u64,
+    pub page_size: u64,
+}

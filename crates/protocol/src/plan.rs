@@ -1,0 +1,127 @@
+//! What a shim must map, as it crosses the socket: a fixed header, with the layers' descriptors attached, then the extents.
+//!
+//! ```text
+//! bytes 0..8    magic "FKDPLAN1"
+//! bytes 8..16   guest RAM in bytes
+//! bytes 16..24  number of descriptors
+//! bytes 24..32  number of extents
+//! then          an extent each 32 bytes: descriptor, guest page, page in the descriptor's file, pages
+//! ```
+//! All numbers are little-endian and 64 bits wide.
+
+const MAGIC: &[u8; 8] = b"FKDPLAN1";
+
+/// Bytes of the header.
+pub const HEADER_BYTES: usize = 32;
+/// Bytes of an extent.
+pub const EXTENT_BYTES: usize = 32;
+/// No stack is deeper, and no plan longer, than this.
+pub const FDS_MAX: u64 = 4096;
+pub const EXTENTS_MAX: u64 = 1 << 20;
+
+/// Consecutive pages of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Which descriptor, in the order of sending.
+    pub fd: u64,
+    pub guest_page: u64,
+    pub file_page: u64,
+    pub pages: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub mem_bytes: u64,
+    pub fds: u64,
+    pub extents: u64,
+}
+
+impl Header {
+    pub fn encode(&self) -> [u8; HEADER_BYTES] {
+        let mut out = [0; HEADER_BYTES];
+        out[..8].copy_from_slice(MAGIC);
+        put(&mut out[8..], &[self.mem_bytes, self.fds, self.extents]);
+        out
+    }
+
+    /// Refuses a wrong magic and numbers beyond the limits.
+    pub fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Header, String> {
+        if &bytes[..8] != MAGIC {
+            return Err("not a memory plan".into());
+        }
+        let [mem_bytes, fds, extents] = take(&bytes[8..]);
+        if fds > FDS_MAX || extents > EXTENTS_MAX {
+            return Err(format!(
+                "a plan of {fds} descriptors and {extents} extents is beyond the limits"
+            ));
+        }
+        Ok(Header {
+            mem_bytes,
+            fds,
+            extents,
+        })
+    }
+}
+
+impl Extent {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for number in [self.fd, self.guest_page, self.file_page, self.pages] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    pub fn decode(bytes: &[u8; EXTENT_BYTES]) -> Extent {
+        let [fd, guest_page, file_page, pages] = take(bytes);
+        Extent {
+            fd,
+            guest_page,
+            file_page,
+            pages,
+        }
+    }
+}
+
+fn put(out: &mut [u8], numbers: &[u64]) {
+    for (slot, number) in out.chunks_exact_mut(8).zip(numbers) {
+        slot.copy_from_slice(&number.to_le_bytes());
+    }
+}
+
+fn take<const N: usize>(bytes: &[u8]) -> [u64; N] {
+    std::array::from_fn(|i| u64::from_le_bytes(bytes[i * 8..i * 8 + 8].try_into().expect("eight bytes")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_and_extent_come_back_as_they_went() {
+        let header = Header {
+            mem_bytes: 1 << 40,
+            fds: 7,
+            extents: 9,
+        };
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
+        let extent = Extent {
+            fd: 1,
+            guest_page: 2,
+            file_page: 3,
+            pages: u64::MAX,
+        };
+        let mut bytes = Vec::new();
+        extent.encode(&mut bytes);
+        assert_eq!(Extent::decode(bytes[..].try_into().expect("32 bytes")), extent);
+    }
+
+    #[test]
+    fn a_header_beyond_the_limits_is_refused() {
+        let header = Header {
+            mem_bytes: 4096,
+            fds: FDS_MAX + 1,
+            extents: 0,
+        };
+        assert!(Header::decode(&header.encode()).is_err());
+        assert!(Header::decode(&[0; HEADER_BYTES]).is_err());
+    }
+}
