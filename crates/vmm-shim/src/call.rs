@@ -1,0 +1,106 @@
+//! The shim's call to the pager.
+
+use forkd_linux_sys::fds;
+use forkd_linux_sys::uffd::Userfaultfd;
+use forkd_protocol::plan::{EXTENT_BYTES, Extent, HEADER_BYTES, Header};
+use forkd_protocol::{GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+/// A pager that has answered.
+pub struct Pager {
+    socket: UnixStream,
+    header: Header,
+    layers: Vec<OwnedFd>,
+    extents: Vec<Extent>,
+}
+
+impl Pager {
+    /// Connects, says who is there, and receives the plan (an empty one when the memory is `mapped`).
+    pub fn call(path: &str, sandbox: &str, mapped: bool) -> Result<Pager, String> {
+        let mut socket = UnixStream::connect(path).map_err(|error| format!("calling the pager at {path}: {error}"))?;
+        // SAFETY: getpid has no preconditions.
+        let pid = unsafe { libc::getpid() };
+        let hello = ShimHello {
+            protocol: PROTOCOL_VERSION,
+            sandbox: sandbox.into(),
+            pid,
+            mapped,
+        };
+        let mut line = serde_json::to_vec(&hello).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        socket
+            .write_all(&line)
+            .map_err(|error| format!("greeting the pager: {error}"))?;
+        Self::receive(socket).map_err(|error| format!("the pager gave {sandbox} no memory: {error}"))
+    }
+
+    fn receive(mut socket: UnixStream) -> Result<Pager, String> {
+        let describe = |error: std::io::Error| error.to_string();
+        let mut layers = Vec::new();
+        let mut header = [0u8; HEADER_BYTES];
+        let mut got = 0;
+        while got < HEADER_BYTES {
+            match fds::receive_with_fds(&socket, &mut header[got..], &mut layers).map_err(describe)? {
+                0 => return Err("it closed the connection".into()),
+                count => got += count,
+            }
+        }
+        let header = Header::decode(&header)?;
+        while (layers.len() as u64) < header.fds {
+            // Descriptors beyond the first message's come with a byte each time.
+            if fds::receive_with_fds(&socket, &mut [0u8; 1], &mut layers).map_err(describe)? == 0 {
+                return Err("it closed the connection".into());
+            }
+        }
+        let mut bytes = vec![0u8; header.extents as usize * EXTENT_BYTES];
+        socket.read_exact(&mut bytes).map_err(describe)?;
+        let extents = bytes
+            .chunks_exact(EXTENT_BYTES)
+            .map(|b| Extent::decode(b.try_into().expect("an extent")))
+            .collect();
+        Ok(Pager {
+            socket,
+            header,
+            layers,
+            extents,
+        })
+    }
+
+    pub fn mem_bytes(&self) -> u64 {
+        self.header.mem_bytes
+    }
+
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    pub fn layer(&self, index: u64) -> Result<&OwnedFd, String> {
+        self.layers
+            .get(index as usize)
+            .ok_or_else(|| format!("the plan names layer {index} of {}", self.layers.len()))
+    }
+
+    /// Sends the guest's regions with a new userfaultfd, as Firecracker does. A host that gives out none gets the regions alone.
+    pub fn hand_over(&self, base: u64, mem_bytes: u64) -> Result<(), String> {
+        let region = GuestRegion {
+            base_host_virt_addr: base,
+            size: mem_bytes,
+            offset: 0,
+            page_size: PAGE_SIZE,
+        };
+        let text = serde_json::to_vec(&[region]).map_err(|error| error.to_string())?;
+        let uffd = Userfaultfd::create();
+        let attached: Vec<_> = uffd.iter().map(AsFd::as_fd).collect();
+        fds::send_with_fds(&self.socket, &text, &attached).map_err(|error| format!("handing over the memory: {error}"))
+    }
+
+    /// Returns when the pager has closed the connection or ended.
+    pub fn wait_for_end(&mut self) {
+        // The descriptors would keep layers alive that the pager has let go of; the mappings do not need them.
+        self.layers.clear();
+        let mut byte = [0u8; 1];
+        while matches!(self.socket.read(&mut byte), Ok(1..)) {}
+    }
+}
