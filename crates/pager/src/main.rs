@@ -1,0 +1,103 @@
+//! `forkd-pager --run-dir DIR --store-dir DIR`: listens at `DIR/pager.sock` for controllers and at `DIR/shim.sock` for VMMs.
+//!
+//! Started by the controller; outlives it. A lock on `DIR/pager.lock` keeps it the only one.
+
+mod blobs;
+mod branch;
+mod bridge;
+mod capture;
+mod error;
+mod file;
+mod layer;
+mod layers;
+mod monitor;
+mod sandbox;
+mod server;
+mod shim;
+mod stack;
+
+use server::Pager;
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the time stamp counter is held against the clock.
+const TSC_WINDOW: Duration = Duration::from_millis(20);
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let directories = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--run-dir", run, "--store-dir", store] => (PathBuf::from(run), PathBuf::from(store)),
+        _ => {
+            eprintln!("usage: forkd-pager --run-dir DIR --store-dir DIR");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&directories.0, &directories.1) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("forkd-pager: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(run_dir: &Path, store_dir: &Path) -> Result<(), String> {
+    let describe = |what: String| move |error: io::Error| format!("{what}: {error}");
+    // Kept open, and thus locked, until the process ends.
+    let lock = File::create(run_dir.join("pager.lock"))
+        .map_err(describe(format!("opening a lock in {}", run_dir.display())))?;
+    lock.try_lock()
+        .map_err(|error| format!("another pager serves {}: {error}", run_dir.display()))?;
+    let paths = [run_dir.join("pager.sock"), run_dir.join("shim.sock")];
+    let shims = listen(&paths[1]).map_err(describe(format!("listening at {}", paths[1].display())))?;
+    let pager = Arc::new(Pager {
+        blobs: blobs::Blobs::open(store_dir).map_err(|error| error.message)?,
+        layers: layers::Layers::default(),
+        sandboxes: Arc::default(),
+        live_unavailable: forkd_linux_sys::uffd::probe().err().map(|error| error.to_string()),
+        tsc_khz: measure_tsc_khz(),
+        sockets: paths.to_vec(),
+    });
+    let sandboxes = pager.sandboxes.clone();
+    let spawned = std::thread::Builder::new()
+        .name("shims".into())
+        .spawn(move || shim::serve(&shims, &sandboxes));
+    spawned.map_err(describe("starting a thread".into()))?;
+    // Last, so that who can connect finds everything there.
+    let controllers = listen(&paths[0]).map_err(describe(format!("listening at {}", paths[0].display())))?;
+    server::serve(&controllers, &pager);
+    drop(lock);
+    Ok(())
+}
+
+/// Listens at `path`, which only this user may connect to. The lock says that a socket found there is a dead one's.
+fn listen(path: &Path) -> io::Result<UnixListener> {
+    use std::os::unix::fs::PermissionsExt;
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// A guest under emulation cannot find this out by itself: its timers are no match for the host's scheduler.
+fn measure_tsc_khz() -> u64 {
+    let (start, first) = (Instant::now(), ticks());
+    while start.elapsed() < TSC_WINDOW {
+        std::hint::spin_loop();
+    }
+    let (last, elapsed) = (ticks(), start.elapsed());
+    ((last - first) as u128 * 1_000_000 / elapsed.as_nanos()) as u64
+}
+
+fn ticks() -> u64 {
+    // SAFETY: every processor that this program runs on has the counter.
+    unsafe { std::arch::x86_64::_rdtsc() }
+}

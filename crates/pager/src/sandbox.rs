@@ -1,0 +1,217 @@
+//! A VM as the pager knows it, and all of them.
+
+use crate::blobs::Blobs;
+use crate::bridge::Bridge;
+use crate::capture::{Source, Target};
+use crate::error::{PagerError, Result};
+use crate::layers::Layers;
+use crate::monitor::Monitor;
+use crate::stack::Stack;
+use forkd_linux_sys::pagemap::Kind;
+use forkd_linux_sys::uffd::{Range, Userfaultfd};
+use forkd_protocol::{Announce, FaultCode, HeldSandbox, MemoryUse};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// What the shim inside the VMM has handed over.
+#[derive(Debug, Clone)]
+pub struct Attachment {
+    pub source: Source,
+    /// Missing where the host gives out none: `live` is refused then.
+    pub uffd: Option<Arc<Userfaultfd>>,
+}
+
+/// The pager's connections to a VM that runs.
+#[derive(Debug)]
+pub struct Connections {
+    pub monitor: Monitor,
+    pub bridge: Bridge,
+}
+
+/// One VM.
+#[derive(Debug)]
+pub struct Sandbox {
+    pub announced: Announce,
+    pub stack: Arc<Stack>,
+    attachment: Mutex<Option<Attachment>>,
+    /// Held for a whole branch: one at a time.
+    connections: Mutex<Option<Connections>>,
+}
+
+impl Sandbox {
+    pub fn attachment(&self) -> Result<Attachment> {
+        let attachment = self.attachment.lock().expect("no panic while held").clone();
+        attachment
+            .ok_or_else(|| PagerError::new(FaultCode::VmGone, format!("the VMM of {} is not attached", self.name())))
+    }
+
+    pub fn name(&self) -> &str {
+        &self.announced.sandbox
+    }
+
+    pub fn attach(&self, attachment: Attachment) {
+        *self.attachment.lock().expect("no panic while held") = Some(attachment);
+    }
+
+    pub fn detach(&self) {
+        *self.attachment.lock().expect("no panic while held") = None;
+    }
+
+    /// Connects to the VM, which must be running.
+    pub fn open(&self) -> Result<()> {
+        let mut connections = self.connections.lock().expect("no panic while held");
+        // The listening socket of an earlier bridge is removed when it ends: that must come before the next one's.
+        *connections = None;
+        let monitor = Monitor::connect(&self.announced.monitor_socket)?;
+        let bridge = Bridge::open(&self.announced.chardev_socket, &self.announced.agent_socket)?;
+        *connections = Some(Connections { monitor, bridge });
+        Ok(())
+    }
+
+    /// The connections, for one branch alone. `Busy` while another has them.
+    pub fn exclusive(&self) -> Result<Exclusive<'_>> {
+        let guard = self
+            .connections
+            .try_lock()
+            .map_err(|_| PagerError::new(FaultCode::Busy, format!("a branch of {} is under way", self.name())))?;
+        if guard.is_none() {
+            return Err(PagerError::new(
+                FaultCode::VmGone,
+                format!("{} has not been opened", self.name()),
+            ));
+        }
+        Ok(Exclusive { guard })
+    }
+
+    pub fn memory(&self) -> Result<MemoryUse> {
+        let source = self.attachment()?.source;
+        let count = |kind| -> Result<u64> { Ok(source.scan(kind)?.into_iter().map(Range::len).sum()) };
+        Ok(MemoryUse {
+            private_bytes: count(Kind::PrivatePresent)?,
+            shared_bytes: count(Kind::FilePresent)?,
+        })
+    }
+
+    pub fn target(&self) -> Result<Target> {
+        let Attachment { source, uffd } = self.attachment()?;
+        let uffd = uffd.ok_or_else(|| {
+            let why = forkd_linux_sys::uffd::probe()
+                .err()
+                .map_or("the VMM could not create one".into(), |e| e.to_string());
+            PagerError::new(
+                FaultCode::Unsupported,
+                format!("{} cannot be branched live: no userfaultfd ({why})", self.name()),
+            )
+        })?;
+        Ok(Target { source, uffd })
+    }
+}
+
+/// A sandbox's connections, lent to one branch.
+pub struct Exclusive<'a> {
+    guard: MutexGuard<'a, Option<Connections>>,
+}
+
+impl Exclusive<'_> {
+    pub fn split(&mut self) -> (&mut Monitor, &Bridge) {
+        let connections = self.guard.as_mut().expect("checked when it was lent");
+        (&mut connections.monitor, &connections.bridge)
+    }
+}
+
+/// All VMs.
+#[derive(Debug, Default)]
+pub struct Sandboxes {
+    known: Mutex<HashMap<String, Arc<Sandbox>>>,
+    /// VMMs that outlived an earlier pager and called before they were announced.
+    early: Mutex<HashMap<String, Attachment>>,
+}
+
+impl Sandboxes {
+    pub fn announce(&self, announced: Announce, layers: &Layers, blobs: &Blobs) -> Result<()> {
+        let stack = layers.stack(announced.mem_bytes, &announced.stack, blobs)?;
+        let name = announced.sandbox.clone();
+        let sandbox = Arc::new(Sandbox {
+            announced,
+            stack,
+            attachment: Mutex::new(None),
+            connections: Mutex::new(None),
+        });
+        let mut known = self.known.lock().expect("no panic while held");
+        if known.contains_key(&name) {
+            return Err(PagerError::new(
+                FaultCode::BadRequest,
+                format!("{name} has been announced before"),
+            ));
+        }
+        if let Some(attachment) = self.early.lock().expect("no panic while held").remove(&name) {
+            sandbox.attach(attachment);
+        }
+        known.insert(name, sandbox);
+        Ok(())
+    }
+
+    pub fn find(&self, name: &str) -> Result<Arc<Sandbox>> {
+        let found = self.known.lock().expect("no panic while held").get(name).cloned();
+        found.ok_or_else(|| {
+            PagerError::new(
+                FaultCode::UnknownSandbox,
+                format!("no sandbox {name} has been announced"),
+            )
+        })
+    }
+
+    /// Takes note of a VMM's memory, whether or not it has been announced.
+    pub fn attach(&self, name: &str, attachment: Attachment) {
+        let known = self.known.lock().expect("no panic while held");
+        match known.get(name) {
+            Some(sandbox) => sandbox.attach(attachment),
+            None => drop(
+                self.early
+                    .lock()
+                    .expect("no panic while held")
+                    .insert(name.into(), attachment),
+            ),
+        }
+    }
+
+    /// The VMM has ended.
+    pub fn detach(&self, name: &str, pid: i32) {
+        let known = self.known.lock().expect("no panic while held");
+        if let Some(sandbox) = known
+            .get(name)
+            .filter(|sandbox| sandbox.attachment().is_ok_and(|a| a.source.pid == pid))
+        {
+            sandbox.detach();
+        }
+        self.early
+            .lock()
+            .expect("no panic while held")
+            .retain(|early, attachment| early != name || attachment.source.pid != pid);
+    }
+
+    pub fn release(&self, name: &str) {
+        let removed = self.known.lock().expect("no panic while held").remove(name);
+        self.early.lock().expect("no panic while held").remove(name);
+        // Dropped here, not under the lock: closing a bridge waits for its thread.
+        drop(removed);
+    }
+
+    pub fn inventory(&self) -> Vec<HeldSandbox> {
+        let known = self.known.lock().expect("no panic while held");
+        let mut held: Vec<HeldSandbox> = known
+            .iter()
+            .map(|(name, sandbox)| {
+                let pid = sandbox.attachment().ok().map(|attachment| attachment.source.pid);
+                HeldSandbox {
+                    sandbox: name.clone(),
+                    attached: pid.is_some(),
+                    pid,
+                    branching: sandbox.connections.try_lock().is_err(),
+                }
+            })
+            .collect();
+        held.sort_by(|a, b| a.sandbox.cmp(&b.sandbox));
+        held
+    }
+}

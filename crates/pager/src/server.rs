@@ -1,0 +1,198 @@
+//! The controller's requests.
+
+use crate::blobs::Blobs;
+use crate::branch::{self, Context};
+use crate::error::{PagerError, Result};
+use crate::layers::Layers;
+use crate::sandbox::Sandboxes;
+use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Reply, Request};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// All that the pager holds.
+pub struct Pager {
+    pub blobs: Blobs,
+    pub layers: Layers,
+    pub sandboxes: Arc<Sandboxes>,
+    pub live_unavailable: Option<String>,
+    pub tsc_khz: u64,
+    /// Removed when the pager is told to end.
+    pub sockets: Vec<std::path::PathBuf>,
+}
+
+/// One controller's connection.
+struct Connection {
+    pager: Arc<Pager>,
+    out: Mutex<UnixStream>,
+    /// The branches that it has started, to be cancelled by number or all at once when it goes.
+    branches: Mutex<HashMap<u64, Arc<AtomicBool>>>,
+}
+
+/// Serves controllers until the process ends.
+pub fn serve(listener: &UnixListener, pager: &Arc<Pager>) {
+    for stream in listener.incoming().flatten() {
+        let pager = pager.clone();
+        // One that cannot be given a thread is hung up on, and tries again.
+        let _ = std::thread::Builder::new()
+            .name("control".into())
+            .spawn(move || converse(stream, pager));
+    }
+}
+
+fn converse(stream: UnixStream, pager: Arc<Pager>) {
+    let Ok(input) = stream.try_clone() else { return };
+    let connection = Arc::new(Connection {
+        pager,
+        out: Mutex::new(stream),
+        branches: Mutex::default(),
+    });
+    let mut lines = BufReader::new(input);
+    loop {
+        let mut line = Vec::new();
+        match Read::take(&mut lines, MAX_LINE_BYTES as u64).read_until(b'\n', &mut line) {
+            Ok(1..) if line.ends_with(b"\n") => connection.clone().accept(&line),
+            // The end, an error, or a line beyond the limit.
+            _ => break,
+        }
+    }
+    // Nobody would record what these bring.
+    let branches = connection.branches.lock().expect("no panic while held");
+    branches
+        .values()
+        .for_each(|cancelled| cancelled.store(true, Ordering::Relaxed));
+}
+
+impl Connection {
+    fn accept(self: Arc<Self>, line: &[u8]) {
+        match serde_json::from_slice::<Request>(line) {
+            Ok(request) => {
+                let (id, theirs) = (request.id, self.clone());
+                let spawned = std::thread::Builder::new()
+                    .name("request".into())
+                    .spawn(move || theirs.serve(request));
+                if let Err(error) = spawned {
+                    self.finish(
+                        id,
+                        Err(PagerError::new(
+                            FaultCode::OutOfMemory,
+                            format!("starting a thread: {error}"),
+                        )),
+                    );
+                }
+            }
+            Err(error) => {
+                let id = serde_json::from_slice::<serde_json::Value>(line)
+                    .ok()
+                    .and_then(|v| v.get("id")?.as_u64());
+                let message = format!("the request is not understood: {error}");
+                self.finish(id.unwrap_or(0), Err(PagerError::new(FaultCode::BadRequest, message)));
+            }
+        }
+    }
+
+    fn serve(&self, request: Request) {
+        let ends = matches!(request.op, Op::Shutdown);
+        let result = self.run(request.id, request.op);
+        self.finish(request.id, result);
+        if ends {
+            self.pager.end();
+        }
+    }
+
+    fn finish(&self, id: u64, result: Result<Answer>) {
+        self.send(&match result {
+            Ok(result) => Reply::Ok { id, result },
+            Err(error) => Reply::Err {
+                id,
+                error: error.into(),
+            },
+        });
+    }
+
+    fn send(&self, reply: &Reply) {
+        let mut line = serde_json::to_vec(reply).expect("a reply is plain data");
+        line.push(b'\n');
+        // A controller that has gone is noticed by the thread that reads from it.
+        let _ = self.out.lock().expect("no panic while held").write_all(&line);
+    }
+
+    fn run(&self, id: u64, op: Op) -> Result<Answer> {
+        let pager = &*self.pager;
+        match op {
+            Op::Hello => return Ok(pager.hello()),
+            Op::Announce(announced) => pager.sandboxes.announce(announced, &pager.layers, &pager.blobs)?,
+            Op::Open { sandbox } => pager.sandboxes.find(&sandbox)?.open()?,
+            Op::Release { sandbox } => pager.sandboxes.release(&sandbox),
+            Op::Branch(request) => return self.branch(id, &request),
+            Op::Cancel { request } => self.cancel(request)?,
+            Op::Floor { sandbox } => return branch::floor(&*pager.sandboxes.find(&sandbox)?),
+            Op::Memory { sandbox } => return Ok(Answer::Memory(pager.sandboxes.find(&sandbox)?.memory()?)),
+            Op::Inventory => {
+                return Ok(Answer::Inventory {
+                    layers: pager.layers.inventory(),
+                    sandboxes: pager.sandboxes.inventory(),
+                });
+            }
+            Op::DropLayer { layer } => pager.layers.drop_layer(&layer),
+            Op::Shutdown => {}
+        }
+        Ok(Answer::Done)
+    }
+
+    fn branch(&self, id: u64, request: &Branch) -> Result<Answer> {
+        let sandbox = self.pager.sandboxes.find(&request.sandbox)?;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        self.branches
+            .lock()
+            .expect("no panic while held")
+            .insert(id, cancelled.clone());
+        let result = branch::run(
+            &Context {
+                sandbox: &sandbox,
+                layers: &self.pager.layers,
+                blobs: &self.pager.blobs,
+                cancelled: &cancelled,
+                event: &|event| self.send(&Reply::Event { id, event }),
+            },
+            request,
+        );
+        self.branches.lock().expect("no panic while held").remove(&id);
+        result.map(Answer::Branch)
+    }
+
+    fn cancel(&self, request: u64) -> Result<()> {
+        let branches = self.branches.lock().expect("no panic while held");
+        let found = branches.get(&request);
+        let missing = || {
+            PagerError::new(
+                FaultCode::BadRequest,
+                format!("request {request} is no branch under way"),
+            )
+        };
+        found.ok_or_else(missing)?.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+impl Pager {
+    fn hello(&self) -> Answer {
+        Answer::Hello {
+            protocol: PROTOCOL_VERSION,
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            live_unavailable: self.live_unavailable.clone(),
+            tsc_khz: self.tsc_khz,
+        }
+    }
+
+    fn end(&self) -> ! {
+        for socket in &self.sockets {
+            // It may have gone with its directory.
+            let _ = std::fs::remove_file(socket);
+        }
+        std::process::exit(0)
+    }
+}

@@ -1,0 +1,142 @@
+//! Calls from the shims inside VMMs.
+
+use crate::capture::Source;
+use crate::error::{PagerError, Result, Step};
+use crate::sandbox::{Attachment, Sandboxes};
+use crate::stack::Plan;
+use forkd_linux_sys::fds;
+use forkd_linux_sys::uffd::{Range, Userfaultfd};
+use forkd_protocol::plan::{EXTENTS_MAX, Header};
+use forkd_protocol::{FaultCode, GuestRegion, PROTOCOL_VERSION, ShimHello};
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A shim that has called says what it wants within this time.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// Both messages of a shim are short.
+const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Mappings that a VMM needs for itself.
+const OWN_MAPPINGS: usize = 4096;
+
+/// Serves calls until the process ends.
+pub fn serve(listener: &UnixListener, sandboxes: &Arc<Sandboxes>) {
+    for stream in listener.incoming().flatten() {
+        let sandboxes = sandboxes.clone();
+        // One that cannot be given a thread is hung up on, and says so in the VMM's log.
+        let _ = std::thread::Builder::new().name("shim".into()).spawn(move || {
+            if let Err(error) = answer(stream, &sandboxes) {
+                eprintln!("forkd-pager: a VMM's call failed: {error}");
+            }
+        });
+    }
+}
+
+fn answer(mut stream: UnixStream, sandboxes: &Sandboxes) -> Result<()> {
+    stream
+        .set_read_timeout(Some(HELLO_TIMEOUT))
+        .step(|| "setting a timeout".into())?;
+    let hello = read_hello(&mut stream)?;
+    send_plan(&mut stream, sandboxes, &hello)?;
+    let attachment = read_memory(&stream, hello.pid)?;
+    sandboxes.attach(&hello.sandbox, attachment);
+    // From here the shim only waits for our end, and we for its.
+    stream.set_read_timeout(None).step(|| "setting a timeout".into())?;
+    while matches!(stream.read(&mut [0u8; 64]), Ok(1..)) {}
+    sandboxes.detach(&hello.sandbox, hello.pid);
+    Ok(())
+}
+
+fn read_hello(stream: &mut UnixStream) -> Result<ShimHello> {
+    let mut line = Vec::new();
+    let mut byte = [0u8; 1];
+    while line.len() < MESSAGE_BYTES_MAX && stream.read(&mut byte).step(|| "reading a shim's greeting".into())? == 1 {
+        if byte[0] == b'\n' {
+            break;
+        }
+        line.push(byte[0]);
+    }
+    let hello: ShimHello = serde_json::from_slice(&line).map_err(|error| {
+        PagerError::new(
+            FaultCode::BadRequest,
+            format!("a shim's greeting is not understood: {error}"),
+        )
+    })?;
+    if hello.protocol != PROTOCOL_VERSION {
+        let message = format!(
+            "the shim of {} speaks version {}, this pager {PROTOCOL_VERSION}",
+            hello.sandbox, hello.protocol
+        );
+        return Err(PagerError::new(FaultCode::BadRequest, message));
+    }
+    Ok(hello)
+}
+
+fn send_plan(stream: &mut UnixStream, sandboxes: &Sandboxes, hello: &ShimHello) -> Result<()> {
+    let (mem_bytes, plan) = if hello.mapped {
+        (
+            0,
+            Plan {
+                layers: Vec::new(),
+                extents: Vec::new(),
+            },
+        )
+    } else {
+        let sandbox = sandboxes.find(&hello.sandbox)?;
+        (sandbox.announced.mem_bytes, sandbox.stack.plan(extents_max())?)
+    };
+    let header = Header {
+        mem_bytes,
+        fds: plan.layers.len() as u64,
+        extents: plan.extents.len() as u64,
+    };
+    let files: Vec<_> = plan.layers.iter().map(|layer| layer.file.as_fd()).collect();
+    let mut batches = files.chunks(fds::FDS_A_MESSAGE_MAX);
+    let describe = || format!("sending {} its memory", hello.sandbox);
+    fds::send_with_fds(stream, &header.encode(), batches.next().unwrap_or(&[])).step(describe)?;
+    for batch in batches {
+        fds::send_with_fds(stream, &[0], batch).step(describe)?;
+    }
+    let mut bytes = Vec::new();
+    plan.extents.iter().for_each(|extent| extent.encode(&mut bytes));
+    stream.write_all(&bytes).step(describe)
+}
+
+/// Each extent over the base can cut a mapping in two.
+fn extents_max() -> usize {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
+    let mappings: usize = text.trim().parse().unwrap_or(65_530);
+    (mappings.saturating_sub(OWN_MAPPINGS) / 2).min(EXTENTS_MAX as usize)
+}
+
+/// The regions and the userfaultfd, in one message, as Firecracker sends them.
+fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
+    let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
+    let mut received: Vec<OwnedFd> = Vec::new();
+    let got = fds::receive_with_fds(stream, &mut buffer, &mut received).step(|| "receiving a VMM's memory".into())?;
+    if got == 0 {
+        return Err(PagerError::new(
+            FaultCode::VmGone,
+            format!("the VMM of process {pid} ended before it mapped its memory"),
+        ));
+    }
+    let bad = |what: String| PagerError::new(FaultCode::BadRequest, format!("the memory of process {pid}: {what}"));
+    let regions: Vec<GuestRegion> = serde_json::from_slice(&buffer[..got]).map_err(|error| bad(error.to_string()))?;
+    let [region] = regions.as_slice() else {
+        return Err(bad(format!("{} regions instead of one", regions.len())));
+    };
+    let start = region.base_host_virt_addr;
+    let end = start
+        .checked_add(region.size)
+        .ok_or_else(|| bad("its region has no end".into()))?;
+    let source = Source {
+        pid,
+        range: Range { start, end },
+    };
+    Ok(Attachment {
+        source,
+        uffd: received.into_iter().next().map(|fd| Arc::new(Userfaultfd::adopt(fd))),
+    })
+}
