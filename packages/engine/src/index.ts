@@ -1,0 +1,28 @@
+export { EngineError, type EngineErrorCode } from './errors.ts';
+export { Pager, type BranchOptions, type PagerOptions } from './pager/client.ts';
+export type {
+  Audit,
+  Blob,
+  Branch,
+  BranchDone,
+  BranchEvent,
+  BranchMode,
+  BranchStats,
+  HeldLayer,
+  HeldSandbox,
+  MemoryUse,
+} from './pager/wire.ts';
+export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
+export { QemuEngine, type QemuOptions } from './qemu/engine.ts';
+export type {
+  Accelerator,
+  BootSpec,
+  Capabilities,
+  Engine,
+  KernelFiles,
+  Machine,
+  RestoreSpec,
+  Vm,
+  VmExit,
+  VmRecord,
+} from './types.ts';

@@ -1,0 +1,96 @@
+import type { Accelerator, KernelFiles, Machine } from '../types.ts';
+
+/** The descriptor under which the shim gives QEMU its memory file; the shim's `PLACEHOLDER_FD`. */
+const MEMORY_FD = 100;
+
+/** The descriptor on which a VMM finds its device state. */
+export const DEVICE_STATE_FD = 3;
+
+/** Names of the files in a sandbox's directory, which is the VMM's working directory. */
+export const FILES = {
+  /** The engine's own monitor. */
+  monitor: 'monitor.sock',
+  /** The pager's monitor. */
+  pagerMonitor: 'pager.sock',
+  /** QEMU's end of the guest channel. */
+  chardev: 'channel.sock',
+  /** The pager's end of it, where the agent's client connects. */
+  agent: 'agent.sock',
+  console: 'console.log',
+  log: 'vmm.log',
+} as const;
+
+/**
+ * The machine: `acpi=on` lets the guest find its devices, `suppress-vmdesc` keeps the device state free of a description
+ * that a restore would not expect, `mem-merge=off` keeps the host from merging pages behind our back.
+ */
+export const MACHINE = 'microvm,acpi=on,rtc=on,suppress-vmdesc=on,mem-merge=off,dump-guest-core=off';
+
+/** x86-64-v2 under emulation, so that common images run; the host's own processor under KVM. */
+export function cpuModel(accelerator: Accelerator): string {
+  return accelerator === 'kvm' ? 'host' : 'Nehalem-v1,+rdrand';
+}
+
+/** What both a boot and a restore are given. The devices and their order are part of a snapshot: change neither lightly. */
+function commonArguments(machine: Machine, rootImage: string): string[] {
+  const memory = `memory-backend-file,id=ram,size=${machine.mem_mib}M,mem-path=/proc/self/fd/${MEMORY_FD},share=off`;
+  const root = {
+    'driver': 'raw',
+    'node-name': 'root',
+    'read-only': true,
+    'file': { 'driver': 'file', 'filename': rootImage, 'read-only': true },
+  };
+  return [
+    ...['-M', `${machine.machine},memory-backend=ram`],
+    ...['-accel', acceleration(machine)],
+    ...['-cpu', machine.cpu_model],
+    ...['-m', String(machine.mem_mib)],
+    ...['-smp', String(machine.vcpus)],
+    ...['-nodefaults', '-no-user-config', '-no-reboot'],
+    ...['-display', 'none'],
+    ...['-object', memory],
+    ...['-global', 'migration.send-configuration=off'],
+    ...['-qmp', `unix:${FILES.monitor},server=on,wait=off`],
+    ...['-qmp', `unix:${FILES.pagerMonitor},server=on,wait=off`],
+    ...['-chardev', `file,id=console,path=${FILES.console},append=on`],
+    ...['-serial', 'chardev:console'],
+    ...['-blockdev', JSON.stringify(root)],
+    ...['-device', 'virtio-blk-device,drive=root'],
+    ...['-object', 'rng-random,id=rng,filename=/dev/urandom'],
+    ...['-device', 'virtio-rng-device,rng=rng'],
+    ...['-device', 'vmgenid,guid=auto'],
+    ...['-device', 'virtio-serial-device'],
+    ...['-chardev', `socket,id=agent,path=${FILES.chardev},server=on,wait=off`],
+    ...['-device', 'virtserialport,chardev=agent,name=forkd.agent'],
+  ];
+}
+
+/** One translator thread a processor, and a translation buffer that suits a sandbox rather than QEMU's gigabyte. */
+function acceleration(machine: Machine): string {
+  if (machine.accelerator === 'kvm') return 'kvm';
+  return `tcg,thread=${machine.vcpus > 1 ? 'multi' : 'single'},tb-size=64`;
+}
+
+/** How a VM starts from nothing. */
+export function bootArguments(machine: Machine, rootImage: string, kernel: KernelFiles, tscKhz: number): string[] {
+  return [
+    ...commonArguments(machine, rootImage),
+    ...['-kernel', kernel.vmlinuz],
+    ...['-initrd', kernel.initramfs],
+    ...['-append', kernelCommandLine(machine.accelerator, tscKhz)],
+  ];
+}
+
+/** How a VM starts from a device state, which it reads from {@link DEVICE_STATE_FD}. It needs no kernel. */
+export function restoreArguments(machine: Machine, rootImage: string): string[] {
+  return [...commonArguments(machine, rootImage), '-incoming', `fd:${DEVICE_STATE_FD}`];
+}
+
+/**
+ * Under emulation the kernel is told the counter's frequency: it would measure it against timers that a busy host delivers
+ * late, and hang or get it wrong.
+ */
+function kernelCommandLine(accelerator: Accelerator, tscKhz: number): string {
+  const clock = accelerator === 'tcg' ? [`tsc_early_khz=${tscKhz}`, 'no_timer_check'] : [];
+  return ['console=ttyS0', 'quiet', 'reboot=t', 'panic=-1', ...clock, 'forkd.root=/dev/vda'].join(' ');
+}

@@ -1,0 +1,223 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { mkdir, open, rm, type FileHandle } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { EngineError } from '../errors.ts';
+import { readTail } from '../files.ts';
+import type { Pager } from '../pager/client.ts';
+import { isRunning, killProcess, readStartTicks } from '../process.ts';
+import type { Machine, Vm, VmExit, VmRecord } from '../types.ts';
+import { FILES } from './arguments.ts';
+import { waitUntilRunning } from './monitor.ts';
+
+/** The longest path that a unix socket can have. */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+/** How often the end of a process that is not our child is looked for. */
+const ADOPTED_POLL_MS = 250;
+
+const DEFAULT_TIMEOUT_MS = 30_000;
+
+/** How a VMM is started. */
+export interface Launch {
+  id: string;
+  dir: string;
+  program: string;
+  args: readonly string[];
+  machine: Machine;
+  stack: readonly string[];
+  /** The file that the VMM finds as its fourth descriptor. */
+  deviceState?: string;
+  shim: string;
+  pager: Pager;
+  signal: AbortSignal | undefined;
+  timeoutMs: number | undefined;
+}
+
+/**
+ * Starts a VM, in this order: announce it to the pager, so that its memory is ready; start the VMM, whose shim fetches the
+ * memory; wait until the VM runs; let the pager connect. What was begun is undone when a step fails.
+ */
+export async function launch(options: Launch): Promise<Vm> {
+  checkSocketPaths(options.dir);
+  await mkdir(options.dir, { recursive: true, mode: 0o700 });
+  const { pager, id } = options;
+  await pager.announce(announcement(options.id, options.dir, options.machine, options.stack));
+  let vm: Vm | undefined;
+  try {
+    const child = await start(options);
+    vm = await describe(child, options);
+    await running(vm, options);
+    await pager.open(id);
+    return vm;
+  } catch (error) {
+    await (vm ? vm.kill() : pager.release(id).catch(() => undefined));
+    throw error;
+  }
+}
+
+/** Finds a VM that another process started, and makes it known to the pager if it is not. `null` when it has ended. */
+export async function adopt(record: VmRecord, pager: Pager): Promise<Vm | null> {
+  if (!(await isRunning(record))) return null;
+  const { sandboxes } = await pager.inventory();
+  if (!sandboxes.some((held) => held.sandbox === record.id)) {
+    await pager.announce(announcement(record.id, record.dir, record.machine, record.stack));
+  }
+  await pager.open(record.id);
+  return new QemuVm(record, pager, endOfProcess(record));
+}
+
+function announcement(id: string, dir: string, machine: Machine, stack: readonly string[]) {
+  return {
+    sandbox: id,
+    mem_bytes: machine.mem_mib * 2 ** 20,
+    stack: [...stack],
+    monitor_socket: join(dir, FILES.pagerMonitor),
+    chardev_socket: join(dir, FILES.chardev),
+    agent_socket: join(dir, FILES.agent),
+  };
+}
+
+function checkSocketPaths(dir: string): void {
+  const longest = join(dir, FILES.monitor);
+  if (Buffer.byteLength(longest) <= SOCKET_PATH_BYTES_MAX) return;
+  throw new EngineError('path_too_long', `The path ${longest} is longer than a unix socket's may be (${SOCKET_PATH_BYTES_MAX} bytes).`, {
+    hint: 'Choose a data directory with a shorter path.',
+  });
+}
+
+async function start(options: Launch): Promise<ChildProcess> {
+  const files: FileHandle[] = [];
+  try {
+    const log = await open(join(options.dir, FILES.log), 'a', 0o600);
+    files.push(log);
+    const state = options.deviceState === undefined ? undefined : await open(options.deviceState, 'r');
+    if (state) files.push(state);
+    const child = spawn(options.program, options.args, {
+      cwd: options.dir,
+      // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
+      detached: true,
+      env: environment(options),
+      stdio: ['ignore', log.fd, log.fd, ...(state ? [state.fd] : [])],
+    });
+    child.unref();
+    await spawned(child, options.program);
+    return child;
+  } finally {
+    for (const file of files) await file.close();
+  }
+}
+
+function environment({ id, machine, pager, shim }: Launch): NodeJS.ProcessEnv {
+  return {
+    PATH: process.env['PATH'],
+    LD_PRELOAD: shim,
+    FORKD_SHIM_SANDBOX: id,
+    FORKD_SHIM_SOCKET: pager.shimSocket,
+    FORKD_SHIM_MEM_BYTES: String(machine.mem_mib * 2 ** 20),
+  };
+}
+
+function spawned(child: ChildProcess, program: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('spawn', resolve);
+    child.once('error', (cause) =>
+      reject(
+        new EngineError('engine_missing', `${program} could not be started.`, {
+          hint: 'Install it with: apt-get install qemu-system-x86',
+          cause,
+        }),
+      ),
+    );
+  });
+}
+
+async function describe(child: ChildProcess, options: Launch): Promise<Vm> {
+  const log = join(options.dir, FILES.log);
+  const exited = new Promise<VmExit>((resolve) => {
+    child.once('exit', (code, signal) => {
+      void readTail(log).then((text) => resolve({ code, signal, log: text }));
+    });
+  });
+  const pid = child.pid ?? 0;
+  // A child that has ended already has no start to be read; its end is reported in its place.
+  const startTicks = (await readStartTicks(pid)) ?? 0;
+  const { id, dir, machine, stack } = options;
+  return new QemuVm({ id, dir, pid, startTicks, machine, stack }, options.pager, exited);
+}
+
+/** Waits for the VM to run, unless the VMM ends, the caller gives up, or time runs out first. */
+async function running(vm: Vm, options: Launch): Promise<void> {
+  const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
+  const over = new AbortController();
+  const deadline = AbortSignal.timeout(timeoutMs);
+  const signals = [over.signal, deadline, ...(options.signal ? [options.signal] : [])];
+  const ready = waitUntilRunning(join(options.dir, FILES.monitor), AbortSignal.any(signals));
+  const ended = vm.exited.then((exit) => {
+    throw startFailure(vm.record.id, exit);
+  });
+  try {
+    await Promise.race([ready, ended]);
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    if (!deadline.aborted) throw await explain(error, vm);
+    throw new EngineError('vm_start_timeout', `The VM ${vm.record.id} did not run within ${timeoutMs} ms.`, {
+      hint: await readTail(join(options.dir, FILES.log)),
+      cause: error,
+    });
+  } finally {
+    over.abort();
+    // Whichever lost the race must not be reported as unhandled.
+    ready.catch(() => undefined);
+    ended.catch(() => undefined);
+  }
+}
+
+/** A monitor that closes and a process that ends are one event seen twice: the exit knows the reason. */
+async function explain(error: unknown, vm: Vm): Promise<unknown> {
+  const exit = await Promise.race([vm.exited, delay(ADOPTED_POLL_MS, null, { ref: false })]);
+  return exit ? startFailure(vm.record.id, exit) : error;
+}
+
+function startFailure(id: string, exit: VmExit): EngineError {
+  const how = exit.signal ?? `status ${exit.code}`;
+  const last = exit.log.split('\n').slice(-3).join('\n');
+  return new EngineError('vm_start_failed', `The VMM of ${id} ended with ${how} before the VM ran.`, {
+    hint: last === '' ? 'It left no message.' : `It said: ${last}`,
+  });
+}
+
+async function endOfProcess(record: VmRecord): Promise<VmExit> {
+  // Node has no way to wait for a process that is not its child.
+  while (await isRunning(record)) await delay(ADOPTED_POLL_MS, undefined, { ref: false });
+  return { code: null, signal: null, log: await readTail(join(record.dir, FILES.log)) };
+}
+
+class QemuVm implements Vm {
+  readonly record: VmRecord;
+  readonly agentSocket: string;
+  readonly exited: Promise<VmExit>;
+  readonly #pager: Pager;
+  #killed: Promise<void> | undefined;
+
+  constructor(record: VmRecord, pager: Pager, exited: Promise<VmExit>) {
+    this.record = record;
+    this.agentSocket = join(record.dir, FILES.agent);
+    this.exited = exited;
+    this.#pager = pager;
+  }
+
+  kill(): Promise<void> {
+    this.#killed ??= this.#end();
+    return this.#killed;
+  }
+
+  async #end(): Promise<void> {
+    await killProcess(this.record);
+    await this.exited;
+    // A pager that has gone holds nothing that would need to be released.
+    await this.#pager.release(this.record.id).catch(() => undefined);
+    const sockets = [FILES.monitor, FILES.pagerMonitor, FILES.chardev, FILES.agent];
+    await Promise.all(sockets.map((name) => rm(join(this.record.dir, name), { force: true })));
+  }
+}

@@ -1,0 +1,110 @@
+import type { Pager } from './pager/client.ts';
+
+/** How a guest's instructions are run. */
+export type Accelerator = 'kvm' | 'tcg';
+
+/**
+ * What a snapshot must remember of the machine that it was taken of: a restore under another one is refused,
+ * with the fields that differ named.
+ */
+export interface Machine {
+  engine: 'qemu';
+  /** As the program prints it, such as `7.2.22`. */
+  engine_version: string;
+  /** QEMU's machine type with its options. */
+  machine: string;
+  accelerator: Accelerator;
+  cpu_model: string;
+  mem_mib: number;
+  vcpus: number;
+}
+
+/** A kernel and what it needs to start. */
+export interface KernelFiles {
+  vmlinuz: string;
+  initramfs: string;
+}
+
+/** What `boot` and `restore` have in common. */
+interface VmSpec {
+  /** The sandbox's id: the name under which the shim calls the pager. */
+  id: string;
+  /** A directory of this sandbox's own (made if missing) for its sockets, logs and nothing else. */
+  dir: string;
+  /** The read-only erofs image that all sandboxes of a template share. */
+  rootImage: string;
+  /** A file fd is kept on nothing: the caller may delete none of these while the VM lives. */
+  pager: Pager;
+  signal?: AbortSignal;
+  /** How long the VMM may take until the VM runs. Default 30,000 ms. */
+  timeoutMs?: number;
+}
+
+export interface BootSpec extends VmSpec {
+  memMib: number;
+  vcpus: number;
+  kernel: KernelFiles;
+}
+
+export interface RestoreSpec extends VmSpec {
+  /** As the snapshot's manifest holds it; checked with {@link Engine.checkMachine} first. */
+  machine: Machine;
+  /** Bottom layer first: `sha256:…`, or `ram:…` for one that is not durable yet. */
+  stack: readonly string[];
+  /** The file that holds the device state. */
+  deviceState: string;
+}
+
+/** What is kept of a running VM so that another process can find it again. */
+export interface VmRecord {
+  id: string;
+  dir: string;
+  pid: number;
+  /** The process' start in clock ticks since boot (field 22 of `/proc/PID/stat`): a pid alone may have been given again. */
+  startTicks: number;
+  machine: Machine;
+  /** As it was started: needed to announce it to a pager that was restarted. */
+  stack: readonly string[];
+}
+
+/** A VM that runs. */
+export interface Vm {
+  readonly record: VmRecord;
+  /** The unix socket that the guest agent's client connects to. */
+  readonly agentSocket: string;
+  /** Settles when the VMM's process has ended, with what is known of why. Never rejects. */
+  readonly exited: Promise<VmExit>;
+  /** Ends the VMM and waits for its end; releases it in the pager; removes its sockets. Idempotent. */
+  kill(): Promise<void>;
+}
+
+export interface VmExit {
+  code: number | null;
+  signal: string | null;
+  /** The end of what the VMM wrote to its log. */
+  log: string;
+}
+
+/** What an engine can do. An API call for anything else is refused before it touches anything. */
+export interface Capabilities {
+  branchModes: readonly ('full' | 'diff' | 'live')[];
+  /** Why `live` is not among the modes. */
+  liveUnavailable: string | null;
+}
+
+export interface Engine {
+  readonly name: 'qemu';
+  readonly version: string;
+  readonly accelerator: Accelerator;
+  /** Why this accelerator was chosen, as one sentence for people. */
+  readonly acceleratorReason: string;
+  machine(memMib: number, vcpus: number): Machine;
+  /** Throws `machine_mismatch`, naming what differs, when a snapshot of `machine` cannot be restored here. */
+  checkMachine(machine: Machine): void;
+  /** Cold boot. Resolves when the VMM runs the VM; the guest agent answers later. */
+  boot(spec: BootSpec): Promise<Vm>;
+  /** Resolves when the restored VM runs. */
+  restore(spec: RestoreSpec): Promise<Vm>;
+  /** Finds a VM that another process started. `null` when its process is gone. */
+  adopt(record: VmRecord, pager: Pager): Promise<Vm | null>;
+}
