@@ -299,3 +299,6 @@ fn joined(mut ranges: Vec<Range>) -> Vec<Range> {
 fn host_swaps() -> bool {
     std::fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
 }
+
+#[cfg(test)]
+mod tests;

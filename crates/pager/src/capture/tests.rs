@@ -1,0 +1,213 @@
+//! The guarantee of a capture, held against a copy made at its instant: real userfaultfd, real page map, writers at full
+//! speed in this process. Each round prints its seed when it fails.
+
+use super::*;
+use forkd_linux_sys::PAGE_SIZE;
+use forkd_linux_sys::memfd::{self, Mapping};
+use std::os::fd::AsFd;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const PAGES: u64 = 2048;
+const WRITERS: u64 = 3;
+
+fn random(seed: &mut u64, below: u64) -> u64 {
+    *seed = seed
+        .wrapping_mul(6_364_136_223_846_793_005)
+        .wrapping_add(1_442_695_040_888_963_407);
+    (*seed >> 33) % below
+}
+
+/// Private memory over a sealed base, as a sandbox has it.
+struct Area {
+    memory: Mapping,
+    base: Mapping,
+    target: Target,
+}
+
+impl Area {
+    fn new() -> Area {
+        let len = PAGES as usize * PAGE_SIZE;
+        let file = memfd::create(c"test-base", len as u64).expect("memfd");
+        let writable = Mapping::read_write(&file, len).expect("map");
+        // Every third page stays a hole: memory that no layer holds.
+        (0..PAGES)
+            .filter(|page| page % 3 != 0)
+            .for_each(|page| writable.write(page as usize * PAGE_SIZE, &page.to_le_bytes()));
+        drop(writable);
+        memfd::seal(&file).expect("seal");
+        let memory = Mapping::anonymous(len).expect("map");
+        let start = memory.target(0, len) as u64;
+        // SAFETY: replaces the pages of a mapping that was just made and that nobody else knows.
+        unsafe { memfd::map_private_over(start, len as u64, file.as_fd(), 0) }.expect("map over");
+        let range = Range {
+            start,
+            end: start + len as u64,
+        };
+        let uffd = Arc::new(Userfaultfd::create().expect("this test needs userfaultfd: run it as root"));
+        let source = Source {
+            pid: std::process::id() as i32,
+            range,
+        };
+        Area {
+            memory,
+            base: Mapping::read_only(&file, len).expect("map"),
+            target: Target { source, uffd },
+        }
+    }
+
+    fn page(memory: &Mapping, page: u64) -> &[u8] {
+        memory.bytes(page as usize * PAGE_SIZE, PAGE_SIZE)
+    }
+
+    /// Writes like a guest does before a branch: some pages, some of them with what is there anyway, some with zeros.
+    fn warm(&self, seed: &mut u64) {
+        for _ in 0..random(seed, PAGES) {
+            let page = random(seed, PAGES);
+            let at = page as usize * PAGE_SIZE;
+            match random(seed, 4) {
+                0 => self.memory.write(at, &[0u8; PAGE_SIZE]),
+                1 => self.memory.write(at, Self::page(&self.base, page)),
+                _ => self
+                    .memory
+                    .write(at + random(seed, 4000) as usize, &random(seed, u64::MAX).to_le_bytes()),
+            }
+        }
+    }
+}
+
+fn new_sink() -> Sink {
+    let file = memfd::create(c"test-sink", PAGES * PAGE_SIZE as u64).expect("memfd");
+    Sink {
+        memory: Arc::new(Mapping::read_write(&file, PAGES as usize * PAGE_SIZE).expect("map")),
+        in_place: false,
+    }
+}
+
+/// Writers that can be stopped at an instant, as a VM's processors can.
+#[derive(Default)]
+struct Storm {
+    pause: AtomicBool,
+    end: AtomicBool,
+    writes: AtomicU64,
+}
+
+impl Storm {
+    fn write(&self, memory: &Mapping, mut seed: u64, stopped: &Barrier) {
+        while !self.end.load(Ordering::Relaxed) {
+            if self.pause.load(Ordering::Acquire) {
+                stopped.wait();
+                stopped.wait();
+                continue;
+            }
+            let at = random(&mut seed, PAGES) as usize * PAGE_SIZE + random(&mut seed, 500) as usize * 8;
+            memory.write(at, &random(&mut seed, u64::MAX).to_le_bytes());
+            self.writes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Runs `instant` while no writer writes.
+    fn stop<T>(&self, stopped: &Barrier, instant: impl FnOnce() -> T) -> T {
+        self.pause.store(true, Ordering::Release);
+        stopped.wait();
+        let result = instant();
+        self.pause.store(false, Ordering::Release);
+        stopped.wait();
+        result
+    }
+
+    /// Waits until the writers have got on.
+    fn wait_for_writes(&self, count: u64) {
+        let before = self.writes.load(Ordering::Relaxed);
+        while self.writes.load(Ordering::Relaxed) < before + count {
+            std::thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn the_sink_holds_every_private_page_as_it_was_at_the_instant() {
+    let (mut faults, mut touched) = (0, 0);
+    for seed in 0..24u64 {
+        let area = Area::new();
+        area.warm(&mut seed.clone());
+        let storm = Storm::default();
+        let stopped = Barrier::new(WRITERS as usize + 1);
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (memory, storm, stopped) = (&area.memory, &storm, &stopped);
+                scope.spawn(move || storm.write(memory, seed * 100 + writer, stopped));
+            }
+            let sink = new_sink();
+            let mut branch = WpBranch::arm(area.target.clone(), sink.clone()).expect("arm");
+            storm.wait_for_writes(50);
+            let truth = storm.stop(&stopped, || {
+                branch.take().expect("take");
+                area.memory.bytes(0, PAGES as usize * PAGE_SIZE).to_vec()
+            });
+            storm.wait_for_writes(if seed % 2 == 0 { 0 } else { 200 });
+            branch.copy(|| false, |_| ()).expect("copy");
+            let (set, statistics) = branch.finish().expect("finish");
+            (faults, touched) = (faults + statistics.faults, touched + statistics.touched_pages);
+            // Nothing is protected any more, so that the writers go on at full speed.
+            storm.wait_for_writes(1000);
+            storm.end.store(true, Ordering::Relaxed);
+            for page in 0..PAGES {
+                let captured = set
+                    .rank(page)
+                    .map_or(Area::page(&area.base, page), |rank| sink.page(page, rank));
+                let wanted = &truth[page as usize * PAGE_SIZE..][..PAGE_SIZE];
+                assert!(captured == wanted, "page {page} differs, seed {seed}");
+            }
+        });
+    }
+    assert!(
+        faults > 0 && touched > 0,
+        "the writers met the capture: {faults} faults, {touched} touched pages"
+    );
+}
+
+#[test]
+fn a_branch_that_is_given_up_at_any_point_lets_the_writers_go() {
+    for step in 0..4 {
+        let area = Area::new();
+        area.warm(&mut 7);
+        let storm = Storm::default();
+        let stopped = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| storm.write(&area.memory, step, &stopped));
+            let mut branch = WpBranch::arm(area.target.clone(), new_sink()).expect("arm");
+            if step > 0 {
+                storm.stop(&stopped, || branch.take().expect("take"));
+            }
+            if step > 1 {
+                let cancelled = AtomicU64::new(0);
+                let error = branch
+                    .copy(|| cancelled.fetch_add(1, Ordering::Relaxed) >= step, |_| ())
+                    .expect_err("cancelled");
+                assert_eq!(error.code, FaultCode::Cancelled);
+            }
+            drop(branch);
+            storm.wait_for_writes(PAGES * 4);
+            storm.end.store(true, Ordering::Relaxed);
+        });
+    }
+}
+
+#[test]
+fn one_source_can_be_captured_again_and_again() {
+    let area = Area::new();
+    area.warm(&mut 3);
+    for round in 0..10u8 {
+        let sink = new_sink();
+        let mut branch = WpBranch::arm(area.target.clone(), sink.clone()).expect("arm");
+        area.memory.write(usize::from(round) * PAGE_SIZE, &[round + 1]);
+        branch.take().expect("take");
+        branch.copy(|| false, |_| ()).expect("copy");
+        let (set, _) = branch.finish().expect("finish");
+        let rank = set.rank(round.into()).expect("the page was written");
+        assert_eq!(sink.page(round.into(), rank)[0], round + 1);
+        // Marks of an earlier round must not make pages look private.
+        assert!(set.len() < PAGES, "round {round} has {} pages", set.len());
+    }
+}
