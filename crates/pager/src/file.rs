@@ -16,6 +16,7 @@
 
 use crate::error::{PagerError, Result, Step};
 use crate::layer::{Durability, Extent, Layer};
+use crate::room;
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::memfd::{self, Mapping};
 use forkd_protocol::{Blob, FaultCode};
@@ -187,13 +188,18 @@ pub fn read(file: &mut File, digest: &str) -> Result<Layer> {
     input.fill(&mut fixed)?;
     let header = parse_header(&fixed).map_err(corrupt)?;
     let wanted = head_bytes(header.extents as usize) as u64 + header.pages * PAGE_SIZE as u64;
-    let length = input.file.metadata().step(|| format!("looking at layer {digest}"))?.len();
+    let length = input
+        .file
+        .metadata()
+        .step(|| format!("looking at layer {digest}"))?
+        .len();
     if length != wanted {
         return Err(corrupt(format!("it has {length} bytes, its header says {wanted}")));
     }
     let mut rest = vec![0u8; head_bytes(header.extents as usize) - HEADER_BYTES];
     input.fill(&mut rest)?;
     let extents = parse_extents(header, &rest).map_err(corrupt)?;
+    room::check(header.pages, &format!("layer {digest}"))?;
     let size = if header.is_base {
         header.mem_bytes
     } else {

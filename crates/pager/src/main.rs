@@ -11,6 +11,7 @@ mod file;
 mod layer;
 mod layers;
 mod monitor;
+mod room;
 mod sandbox;
 mod server;
 mod shim;

@@ -36,6 +36,15 @@ impl Monitor {
         Ok(monitor)
     }
 
+    /// Lets a VM go on that a pager stopped and then ended before it could resume it. Nobody else stops VMs.
+    pub fn run_if_stopped(&mut self) -> Result<()> {
+        let status = self.call("query-status", json!({}))?;
+        if status.get("status").and_then(Value::as_str) == Some("paused") {
+            self.call("cont", json!({}))?;
+        }
+        Ok(())
+    }
+
     /// Runs a command and returns its result.
     pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
         self.send(command, arguments)?;

@@ -62,7 +62,8 @@ impl Sandbox {
         let mut connections = self.connections.lock().expect("no panic while held");
         // The listening socket of an earlier bridge is removed when it ends: that must come before the next one's.
         *connections = None;
-        let monitor = Monitor::connect(&self.announced.monitor_socket)?;
+        let mut monitor = Monitor::connect(&self.announced.monitor_socket)?;
+        monitor.run_if_stopped()?;
         let bridge = Bridge::open(&self.announced.chardev_socket, &self.announced.agent_socket)?;
         *connections = Some(Connections { monitor, bridge });
         Ok(())

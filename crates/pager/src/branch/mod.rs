@@ -6,25 +6,23 @@ mod window;
 
 use crate::blobs::Blobs;
 use crate::capture::{CaptureSet, Sink, WpBranch};
-use crate::error::{PagerError, Result, Step};
+use crate::error::{Result, Step};
 use crate::layer::{Durability, Layer};
 use crate::layers::Layers;
+use crate::room;
 use crate::sandbox::{Exclusive, Sandbox};
 use crate::stack::Stack;
 use audit::Truth;
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::memfd::{self, Mapping};
 use forkd_linux_sys::pagemap::Kind;
-use forkd_protocol::{Answer, Blob, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, FaultCode, LayerRef};
+use forkd_protocol::{Answer, Blob, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, LayerRef};
 use layer::Kept;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use window::Paused;
-
-/// Host memory that a branch leaves alone.
-const RESERVE_BYTES: u64 = 256 << 20;
 
 /// What a branch works with.
 pub struct Context<'a> {
@@ -110,7 +108,7 @@ fn live(
     note_pause(stats, &paused);
     let set = branch.set().clone();
     stats.private_pages = set.len();
-    check_room(set.len())?;
+    room::check(set.len(), "the branch")?;
     (context.event)(BranchEvent::Resumed { stats: stats.clone() });
     let start = Instant::now();
     let mut kept = Kept::new(set.len());
@@ -160,7 +158,7 @@ fn inside(
         };
         scan = start.elapsed();
         let set = CaptureSet::new(source.range.start, &ranges);
-        check_room(set.len())?;
+        room::check(set.len(), "the branch")?;
         source.copy(&set, &sink)?;
         let truth = request.audit.then(|| Truth::take(source)).transpose()?;
         Ok((set, truth))
@@ -192,27 +190,6 @@ fn sink(below: &Stack) -> Result<(File, Sink)> {
             memory: Arc::new(memory),
             in_place: below.layers.is_empty(),
         },
-    ))
-}
-
-/// Refuses a capture that the host has no memory for, before it takes any.
-fn check_room(pages: u64) -> Result<()> {
-    let wanted = pages * PAGE_SIZE as u64;
-    let text = std::fs::read_to_string("/proc/meminfo").step(|| "reading /proc/meminfo".into())?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"));
-    let kib = line
-        .and_then(|rest| rest.trim().trim_end_matches(" kB").parse::<u64>().ok())
-        .unwrap_or(u64::MAX >> 10);
-    if wanted + RESERVE_BYTES <= kib << 10 {
-        return Ok(());
-    }
-    Err(PagerError::new(
-        FaultCode::OutOfMemory,
-        format!(
-            "the branch needs {} MiB of memory and the host has {} MiB",
-            wanted >> 20,
-            kib >> 10
-        ),
     ))
 }
 
