@@ -155,9 +155,8 @@ impl Bell {
         // SAFETY: a system call with integer arguments.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())?;
         // SAFETY: the descriptor was just created and is owned by nobody else.
-        Ok(Bell {
-            fd: unsafe { OwnedFd::from_raw_fd(fd as i32) },
-        })
+        let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        Ok(Bell { fd })
     }
 
     pub fn ring(&self) {

@@ -32,7 +32,7 @@ pub struct Plan {
 
 impl Stack {
     pub fn new(mem_bytes: u64, layers: Vec<Arc<Layer>>) -> Result<Stack> {
-        if mem_bytes == 0 || mem_bytes % PAGE_SIZE as u64 != 0 {
+        if mem_bytes == 0 || !mem_bytes.is_multiple_of(PAGE_SIZE as u64) {
             return Err(PagerError::new(
                 FaultCode::BadRequest,
                 format!("{mem_bytes} bytes is no size of memory"),
