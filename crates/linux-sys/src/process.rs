@@ -1,8 +1,7 @@
-//! Reading another process' memory, and knowing when it ends.
+//! Reading another process' memory.
 
 use crate::check;
 use std::io;
-use std::os::fd::{FromRawFd, OwnedFd};
 
 /// One piece of memory to read: `len` bytes from `remote` in the other process to `local` in this one.
 #[derive(Debug, Clone, Copy)]
@@ -86,12 +85,4 @@ fn skip(pieces: &mut Vec<Piece>, mut bytes: usize) {
         first.remote += bytes as u64;
         first.len -= bytes;
     }
-}
-
-/// A descriptor that becomes readable when the process ends, and that never names another process.
-pub fn pidfd(pid: i32) -> io::Result<OwnedFd> {
-    // SAFETY: a system call with integer arguments.
-    let fd = check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: the descriptor was just created and is owned by nobody else.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
