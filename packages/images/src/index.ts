@@ -1,0 +1,10 @@
+export { buildRoot } from './root.ts';
+export type { BuildRootOptions, RootConfig, RootImage } from './root.ts';
+export { recipes } from './recipes.ts';
+export type { Recipe } from './recipes.ts';
+export { ensureKernel } from './kernel.ts';
+export type { EnsureKernelOptions, Kernel } from './kernel.ts';
+export { ensureInitramfs } from './initramfs.ts';
+export type { EnsureInitramfsOptions } from './initramfs.ts';
+export { ImageError } from './errors.ts';
+export type { ImageErrorCode } from './errors.ts';

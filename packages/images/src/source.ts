@@ -1,0 +1,68 @@
+import { lstat, stat } from 'node:fs/promises';
+import path from 'node:path';
+import { debianSource } from './debian.ts';
+import { busyboxSource } from './busybox.ts';
+import { ImageError } from './errors.ts';
+import { exists, isDirectory } from './files.ts';
+import { directorySource } from './directory.ts';
+import { archiveSource, layoutSource, registrySource } from './oci.ts';
+import { recipeNames, recipes } from './recipes.ts';
+import type { RootSource } from './root.ts';
+
+/**
+ * Decides what a name means: a prefix says it; else a path that exists wins, then a recipe's name, then a registry's
+ * reference. The result's description tells the user which it was.
+ */
+export async function resolveSource(name: string): Promise<RootSource> {
+  const prefixed = /^(oci|docker-archive|docker|dir|recipe):(.+)$/s.exec(name);
+  if (prefixed !== null) return fromPrefix(prefixed[1]!, prefixed[2]!);
+  if (await exists(name)) return fromPath(name);
+  if ((await lstat(name).catch(() => null)) !== null) throw notFound(name, 'it is a link to nowhere');
+  if (Object.hasOwn(recipes, name)) return fromRecipe(name);
+  if (/^[./~]/.test(name) || name.endsWith('.tar')) throw notFound(name, 'there is nothing');
+  return registrySource(name);
+}
+
+async function fromPrefix(prefix: string, rest: string): Promise<RootSource> {
+  if (prefix === 'recipe') return fromRecipe(rest);
+  if (prefix === 'docker') return registrySource(rest.replace(/^\/\//, ''));
+  if (prefix === 'oci') return layoutSource(...(await splitLayout(rest)));
+  if (!(await exists(rest))) throw notFound(rest, 'there is nothing');
+  return prefix === 'dir' ? directorySource(path.resolve(rest)) : archiveSource(path.resolve(rest));
+}
+
+async function fromPath(name: string): Promise<RootSource> {
+  const file = path.resolve(name);
+  if ((await stat(file)).isFile()) return archiveSource(file);
+  if (await exists(path.join(file, 'oci-layout'))) return layoutSource(file, null);
+  const source = directorySource(file);
+  if (!Object.hasOwn(recipes, name)) return source;
+  return { ...source, description: `${source.description} (for the recipe of that name say recipe:${name})` };
+}
+
+function fromRecipe(name: string): RootSource {
+  const recipe = Object.hasOwn(recipes, name) ? recipes[name] : undefined;
+  if (recipe === undefined) {
+    throw new ImageError('unknown_recipe', `There is no built-in recipe '${name}'.`, `There are: ${recipeNames()}.`);
+  }
+  return recipe.base === 'busybox' ? busyboxSource(name, recipe.config) : debianSource(name, recipe);
+}
+
+/** `DIR` or `DIR:REF`: a reference may have colons itself, so the directory that exists decides where it begins. */
+async function splitLayout(rest: string): Promise<[string, string | null]> {
+  for (let at = rest.length; at > 0; at = rest.lastIndexOf(':', at - 1)) {
+    if (await isDirectory(rest.slice(0, at))) {
+      const ref = rest.slice(at + 1);
+      return [path.resolve(rest.slice(0, at)), ref === '' ? null : ref];
+    }
+  }
+  throw notFound(rest, 'there is no directory');
+}
+
+function notFound(name: string, what: string): ImageError {
+  return new ImageError(
+    'source_not_found',
+    `${name} is not the source of a root file system: ${what} at ${path.resolve(name)}.`,
+    `Give a directory, an OCI layout, a tarball of 'docker save', a registry reference, or a recipe (${recipeNames()}).`,
+  );
+}
