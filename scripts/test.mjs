@@ -1,0 +1,130 @@
+// `npm test`: set-up, then every check of the repository, with a table of what happened.
+//   npm test -- --only STEP[,STEP] [arguments for the step's command]
+// A step that fails does not stop the others. The exit code is 0 only when every step passed.
+import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import path from 'node:path';
+import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds, stateDir } from './lib/terminal.mjs';
+import { builds, prepare, runMain } from './setup.mjs';
+
+const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'].filter((name) =>
+  existsSync(path.join(repoRoot, name)),
+);
+const SKIPPED_FILE = path.join(stateDir, 'logs/skipped.json');
+
+/**
+ * @typedef {object} Step
+ * @property {string} name
+ * @property {(readonly string[])[]} commands run in order until one fails
+ * @property {boolean} [live] long enough that its output is worth watching
+ */
+
+/** @type {Step[]} */
+const steps = [
+  { name: 'format', commands: [bin('oxfmt', '--check', ...FOLDERS)] },
+  { name: 'lint', commands: [bin('oxlint', '--type-aware', '--deny-warnings', ...FOLDERS)] },
+  { name: 'types', commands: [bin('tsc', '-b'), ...testProjects().map((project) => bin('tsc', '-p', project))] },
+  { name: 'knip', commands: [bin('knip')] },
+  { name: 'rustfmt', commands: [['cargo', 'fmt', '--check']] },
+  { name: 'clippy', commands: [['cargo', 'clippy', '--locked', '--all-targets', '--', '-D', 'warnings']] },
+  { name: 'cargo', commands: [['cargo', 'test', '--locked']], live: true },
+  { name: 'vitest', commands: [bin('vitest', 'run')], live: true },
+];
+
+await runMain(async () => {
+  const { chosen, extra } = chooseSteps(process.argv.slice(2));
+  await prepare({ withTests: true });
+  rmSync(SKIPPED_FILE, { force: true });
+  const results = [];
+  for (const [name, build] of Object.entries(builds)) results.push(await runBuild(name, build));
+  for (const step of chosen) results.push(await runStep(step, extra));
+  printSummary(results);
+  return results.every((result) => result.ok) ? 0 : 1;
+});
+
+/** @param {string} program of node_modules @param {...string} args */
+function bin(program, ...args) {
+  return [path.join(repoRoot, 'node_modules/.bin', program), ...args];
+}
+
+/** Tests are no part of any package's build: each folder of them that has a tsconfig.json is checked by itself. */
+function testProjects() {
+  const packages = readdirSync(path.join(repoRoot, 'packages')).map((name) => `packages/${name}/test`);
+  return [...packages, 'tests'].filter((folder) => existsSync(path.join(repoRoot, folder, 'tsconfig.json')));
+}
+
+/** @param {string[]} argv */
+function chooseSteps(argv) {
+  if (argv.length === 0) return { chosen: steps, extra: [] };
+  const names = steps.map((step) => step.name);
+  const [flag, list = '', ...extra] = argv;
+  const wanted = list.split(',');
+  if (flag !== '--only' || wanted.some((name) => !names.includes(name))) {
+    throw new SetupError(
+      `npm test does not know '${argv.join(' ')}'.`,
+      `Use: npm test -- --only STEP[,STEP] [arguments]; the steps are ${names.join(', ')}.`,
+    );
+  }
+  return { chosen: steps.filter((step) => wanted.includes(step.name)), extra };
+}
+
+/**
+ * A part that does not compile fails the run, and yet the other parts are checked.
+ * @param {string} name @param {() => Promise<void>} build
+ */
+async function runBuild(name, build) {
+  const startedAt = performance.now();
+  const result = { name: `build ${name}`, ok: true, time: '' };
+  try {
+    await build();
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error;
+    say(`${error.message}\n  ${error.hint}`);
+    result.ok = false;
+  }
+  return { ...result, time: seconds(startedAt) };
+}
+
+/**
+ * @param {Step} step @param {readonly string[]} extra arguments for the step's last command
+ * @returns {Promise<{ name: string, ok: boolean, time: string }>}
+ */
+async function runStep({ name, commands, live = false }, extra) {
+  const startedAt = performance.now();
+  const log = logFile(`test-${name}`);
+  rmSync(log, { force: true });
+  say(`\n${name}`);
+  let code = 0;
+  for (const [index, [file, ...args]] of commands.entries()) {
+    const all = index === commands.length - 1 ? [...args, ...extra] : args;
+    code = await runLogged(file, all, { log, live });
+    if (code !== 0) break;
+  }
+  const ok = code === 0;
+  if (!ok && !live) say(excerpt(log));
+  say(
+    `  ${ok ? 'ok' : 'FAILED'} in ${seconds(startedAt)}${ok ? '' : `, all of it in ${path.relative(repoRoot, log)}`}`,
+  );
+  return { name, ok, time: seconds(startedAt) };
+}
+
+/** @param {{ name: string, ok: boolean, time: string }[]} results */
+function printSummary(results) {
+  say('\nsummary');
+  for (const { name, ok, time } of results)
+    say(`  ${name.padEnd(18)}${(ok ? 'ok' : 'FAILED').padEnd(8)}${time.padStart(9)}`);
+  const skipped = [...skippedByVitest(), ...ignoredByCargo(results)];
+  say(skipped.length === 0 ? '\nno test was skipped' : `\n${skipped.length} tests were skipped:`);
+  for (const { test, reason } of skipped) say(`  ${test}\n    ${reason || 'no reason given'}`);
+}
+
+/** @returns {{ test: string, reason: string }[]} as `lib/skipped-reporter.mjs` wrote them */
+function skippedByVitest() {
+  return existsSync(SKIPPED_FILE) ? JSON.parse(readFileSync(SKIPPED_FILE, 'utf8')) : [];
+}
+
+/** @param {{ name: string }[]} results */
+function ignoredByCargo(results) {
+  if (!results.some(({ name }) => name === 'cargo')) return [];
+  const lines = readFileSync(logFile('test-cargo'), 'utf8').matchAll(/^test (.+) \.\.\. ignored(?:, (.*))?$/gm);
+  return [...lines].map(([, test, reason = '']) => ({ test, reason }));
+}

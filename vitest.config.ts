@@ -1,0 +1,22 @@
+import { defineConfig } from 'vitest/config';
+
+const shared = { testTimeout: 120_000, hookTimeout: 120_000 };
+
+export default defineConfig({
+  test: {
+    reporters: ['default', './scripts/lib/skipped-reporter.mjs'],
+    projects: [
+      { test: { ...shared, name: 'packages', include: ['packages/*/test/**/*.test.ts'], sequence: { groupOrder: 0 } } },
+      {
+        // They boot virtual machines and measure them: one file at a time, and nothing else beside it.
+        test: {
+          ...shared,
+          name: 'machines',
+          include: ['tests/**/*.test.ts'],
+          maxWorkers: 1,
+          sequence: { groupOrder: 1 },
+        },
+      },
+    ],
+  },
+});
