@@ -35,34 +35,36 @@ export function cpuModel(accelerator: Accelerator): string {
 function commonArguments(machine: Machine, rootImage: string): string[] {
   const memory = `memory-backend-file,id=ram,size=${machine.mem_mib}M,mem-path=/proc/self/fd/${MEMORY_FD},share=off`;
   const root = {
-    'driver': 'raw',
+    driver: 'raw',
     'node-name': 'root',
     'read-only': true,
-    'file': { 'driver': 'file', 'filename': rootImage, 'read-only': true },
+    file: { driver: 'file', filename: rootImage, 'read-only': true },
   };
   return [
-    ...['-M', `${machine.machine},memory-backend=ram`],
-    ...['-accel', acceleration(machine)],
-    ...['-cpu', machine.cpu_model],
-    ...['-m', String(machine.mem_mib)],
-    ...['-smp', String(machine.vcpus)],
-    ...['-nodefaults', '-no-user-config', '-no-reboot'],
-    ...['-display', 'none'],
-    ...['-object', memory],
-    ...['-global', 'migration.send-configuration=off'],
-    ...['-qmp', `unix:${FILES.monitor},server=on,wait=off`],
-    ...['-qmp', `unix:${FILES.pagerMonitor},server=on,wait=off`],
-    ...['-chardev', `file,id=console,path=${FILES.console},append=on`],
-    ...['-serial', 'chardev:console'],
-    ...['-blockdev', JSON.stringify(root)],
-    ...['-device', 'virtio-blk-device,drive=root'],
-    ...['-object', 'rng-random,id=rng,filename=/dev/urandom'],
-    ...['-device', 'virtio-rng-device,rng=rng'],
-    ...['-device', 'vmgenid,guid=auto'],
-    ...['-device', 'virtio-serial-device'],
-    ...['-chardev', `socket,id=agent,path=${FILES.chardev},server=on,wait=off`],
-    ...['-device', 'virtserialport,chardev=agent,name=forkd.agent'],
-  ];
+    ['-M', `${machine.machine},memory-backend=ram`],
+    ['-accel', acceleration(machine)],
+    ['-cpu', machine.cpu_model],
+    ['-m', String(machine.mem_mib)],
+    ['-smp', String(machine.vcpus)],
+    ['-nodefaults'],
+    ['-no-user-config'],
+    ['-no-reboot'],
+    ['-display', 'none'],
+    ['-object', memory],
+    ['-global', 'migration.send-configuration=off'],
+    ['-qmp', `unix:${FILES.monitor},server=on,wait=off`],
+    ['-qmp', `unix:${FILES.pagerMonitor},server=on,wait=off`],
+    ['-chardev', `file,id=console,path=${FILES.console},append=on`],
+    ['-serial', 'chardev:console'],
+    ['-blockdev', JSON.stringify(root)],
+    ['-device', 'virtio-blk-device,drive=root'],
+    ['-object', 'rng-random,id=rng,filename=/dev/urandom'],
+    ['-device', 'virtio-rng-device,rng=rng'],
+    ['-device', 'vmgenid,guid=auto'],
+    ['-device', 'virtio-serial-device'],
+    ['-chardev', `socket,id=agent,path=${FILES.chardev},server=on,wait=off`],
+    ['-device', 'virtserialport,chardev=agent,name=forkd.agent'],
+  ].flat();
 }
 
 /** One translator thread a processor, and a translation buffer that suits a sandbox rather than QEMU's gigabyte. */
@@ -74,11 +76,11 @@ function acceleration(machine: Machine): string {
 /** How a VM starts from nothing. */
 export function bootArguments(machine: Machine, rootImage: string, kernel: KernelFiles, tscKhz: number): string[] {
   return [
-    ...commonArguments(machine, rootImage),
-    ...['-kernel', kernel.vmlinuz],
-    ...['-initrd', kernel.initramfs],
-    ...['-append', kernelCommandLine(machine.accelerator, tscKhz)],
-  ];
+    commonArguments(machine, rootImage),
+    ['-kernel', kernel.vmlinuz],
+    ['-initrd', kernel.initramfs],
+    ['-append', kernelCommandLine(machine.accelerator, tscKhz)],
+  ].flat();
 }
 
 /** How a VM starts from a device state, which it reads from {@link DEVICE_STATE_FD}. It needs no kernel. */

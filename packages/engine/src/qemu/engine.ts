@@ -93,6 +93,18 @@ export class QemuEngine implements Engine {
   ): Promise<Vm> {
     const { id, dir, pager, signal, timeoutMs } = spec;
     const state = deviceState === undefined ? {} : { deviceState };
-    return launch({ id, dir, pager, signal, timeoutMs, program: PROGRAM, args, machine, stack, shim: this.#shim, ...state });
+    return launch({
+      id,
+      dir,
+      pager,
+      signal,
+      timeoutMs,
+      program: PROGRAM,
+      args,
+      machine,
+      stack,
+      shim: this.#shim,
+      ...state,
+    });
   }
 }

@@ -33,7 +33,8 @@ async function converse(socket: Socket, lines: Interface): Promise<void> {
     const message = JSON.parse(line) as Message;
     // A VM that is still loading answers "inmigrate", and says RESUME when it has started.
     if (message.event === 'RESUME' || message.return?.status === 'running') return;
-    if (message.error) throw new EngineError('vm_start_failed', `The VMM refused: ${message.error.desc ?? 'no reason'}.`);
+    if (message.error)
+      throw new EngineError('vm_start_failed', `The VMM refused: ${message.error.desc ?? 'no reason'}.`);
   }
   throw new EngineError('vm_start_failed', 'The VMM closed its monitor before the VM ran.');
 }

@@ -50,7 +50,9 @@ export async function chooseAccelerator(trial: Trial): Promise<Choice> {
     return tcg('/dev/kvm cannot be opened, so guests are emulated.');
   }
   if (!/^flags\s*:.*\b(vmx|svm)\b/m.test(await readFile('/proc/cpuinfo', 'utf8'))) {
-    return tcg('/dev/kvm is there, but the processor offers no virtualization (no vmx or svm), so guests are emulated.');
+    return tcg(
+      '/dev/kvm is there, but the processor offers no virtualization (no vmx or svm), so guests are emulated.',
+    );
   }
   if (!trial.probeKernel) return { accelerator: 'kvm', reason: 'The processor offers virtualization.' };
   const runs = await remembered(trial, trial.probeKernel);
@@ -73,10 +75,17 @@ async function remembered(trial: Trial, kernel: KernelFiles): Promise<boolean> {
 
 function runsUnderKvm(program: string, kernel: KernelFiles, signal?: AbortSignal): Promise<boolean> {
   const args = [
-    ...['-M', 'microvm,acpi=on,rtc=on', '-accel', 'kvm', '-cpu', 'host', '-m', '256'],
-    ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none', '-serial', 'stdio'],
-    ...['-kernel', kernel.vmlinuz, '-initrd', kernel.initramfs, '-append', 'console=ttyS0 panic=-1'],
-  ];
+    ['-M', 'microvm,acpi=on,rtc=on'],
+    ['-accel', 'kvm'],
+    ['-cpu', 'host'],
+    ['-m', '256'],
+    ['-nodefaults', '-no-user-config', '-no-reboot'],
+    ['-display', 'none'],
+    ['-serial', 'stdio'],
+    ['-kernel', kernel.vmlinuz],
+    ['-initrd', kernel.initramfs],
+    ['-append', 'console=ttyS0 panic=-1'],
+  ].flat();
   return new Promise((resolve, reject) => {
     const child = spawn(program, args, { stdio: ['ignore', 'pipe', 'ignore'], ...(signal ? { signal } : {}) });
     const timer = setTimeout(() => child.kill('SIGKILL'), TRIAL_TIMEOUT_MS);

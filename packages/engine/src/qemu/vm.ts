@@ -81,9 +81,13 @@ function announcement(id: string, dir: string, machine: Machine, stack: readonly
 function checkSocketPaths(dir: string): void {
   const longest = join(dir, FILES.monitor);
   if (Buffer.byteLength(longest) <= SOCKET_PATH_BYTES_MAX) return;
-  throw new EngineError('path_too_long', `The path ${longest} is longer than a unix socket's may be (${SOCKET_PATH_BYTES_MAX} bytes).`, {
-    hint: 'Choose a data directory with a shorter path.',
-  });
+  throw new EngineError(
+    'path_too_long',
+    `The path ${longest} is longer than a unix socket's may be (${SOCKET_PATH_BYTES_MAX} bytes).`,
+    {
+      hint: 'Choose a data directory with a shorter path.',
+    },
+  );
 }
 
 async function start(options: Launch): Promise<ChildProcess> {
@@ -174,9 +178,9 @@ async function running(vm: Vm, options: Launch): Promise<void> {
 }
 
 /** A monitor that closes and a process that ends are one event seen twice: the exit knows the reason. */
-async function explain(error: unknown, vm: Vm): Promise<unknown> {
+async function explain(failure: unknown, vm: Vm): Promise<unknown> {
   const exit = await Promise.race([vm.exited, delay(ADOPTED_POLL_MS, null, { ref: false })]);
-  return exit ? startFailure(vm.record.id, exit) : error;
+  return exit ? startFailure(vm.record.id, exit) : failure;
 }
 
 function startFailure(id: string, exit: VmExit): EngineError {
