@@ -4,8 +4,7 @@
  * Then each branch is restored, and the program in it goes on checking every page that it ever wrote.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Guest, type Point, TestHost } from '../support/host.ts';
-import { installStorm, nextStormLine, startStorm } from '../support/storm.ts';
+import { type Guest, installStorm, nextStormLine, type Point, startStorm, TestHost } from '@forkd/testing';
 
 const STORM_MIB = 48;
 

@@ -3,7 +3,7 @@
  * ones before, in files, in memory and in a running command; and two children of one parent do not see each other's writes.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { outputOf, type Point, sh, TestHost } from '../support/host.ts';
+import { outputOf, type Point, sh, TestHost } from '@forkd/testing';
 
 const DEPTH = 20;
 

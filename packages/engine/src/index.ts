@@ -13,7 +13,9 @@ export type {
   MemoryUse,
 } from './pager/wire.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
+export { restoreArguments } from './qemu/arguments.ts';
 export { QemuEngine, type QemuOptions } from './qemu/engine.ts';
+export { waitUntilRunning } from './qemu/monitor.ts';
 export type {
   Accelerator,
   BootSpec,

@@ -1,7 +1,7 @@
 import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 
-export const REPO = join(import.meta.dirname, '../..');
+export const REPO = join(import.meta.dirname, '../../..');
 
 /** Where slow things that tests make are kept between runs: kernels, initramfs, root images. */
 export const TEST_CACHE = process.env['FORKD_TEST_CACHE'] ?? join(REPO, '.cache/test');

@@ -1,5 +1,5 @@
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
-import { join } from 'node:path';
+import path from 'node:path';
 import { randomBytes, randomUUID } from 'node:crypto';
 import { Pager, QemuEngine, type Branch, type BranchDone, type Machine, type Vm } from '@forkd/engine';
 import { GuestAgent } from '@forkd/guest';
@@ -27,7 +27,8 @@ export class TestHost implements AsyncDisposable {
   readonly pager: Pager;
   readonly engine: QemuEngine;
   readonly dir: string;
-  readonly #rootImage: string;
+  /** The read-only root that all its guests share. */
+  readonly rootImage: string;
   readonly #kernel: { vmlinuz: string; initramfs: string };
   readonly #guests = new Set<Guest>();
   #serial = 0;
@@ -42,7 +43,7 @@ export class TestHost implements AsyncDisposable {
     this.dir = dir;
     this.pager = pager;
     this.engine = engine;
-    this.#rootImage = rootImage;
+    this.rootImage = rootImage;
     this.#kernel = kernel;
   }
 
@@ -53,7 +54,11 @@ export class TestHost implements AsyncDisposable {
     const root = await buildRoot({ source: 'busybox', cacheDir: TEST_CACHE });
     // Short, because the sockets' paths may not be long.
     const dir = await mkdtemp('/tmp/fk-');
-    const pager = await Pager.ensure({ bin: BUILT.pager, runDir: join(dir, 'run'), storeDir: join(dir, 'store') });
+    const pager = await Pager.ensure({
+      bin: BUILT.pager,
+      runDir: path.join(dir, 'run'),
+      storeDir: path.join(dir, 'store'),
+    });
     const engine = await QemuEngine.create({ cacheDir: TEST_CACHE, shim: BUILT.shim, pager });
     return new TestHost(dir, pager, engine, root.erofs, { vmlinuz: kernel.vmlinuz, initramfs });
   }
@@ -61,9 +66,9 @@ export class TestHost implements AsyncDisposable {
   /** Boots a guest, lets `warm` prepare it, and takes a template of it. */
   async template(warm: (agent: GuestAgent) => Promise<void> = async () => {}): Promise<Point> {
     const id = this.#nextId();
-    const spec = { id, dir: join(this.dir, id), rootImage: this.#rootImage, pager: this.pager };
+    const spec = { id, dir: path.join(this.dir, id), rootImage: this.rootImage, pager: this.pager };
     const vm = await this.engine.boot({ ...spec, memMib: MEM_MIB, vcpus: 1, kernel: this.#kernel });
-    const guest = await this.#join(vm);
+    const guest = await this.join(vm);
     await warm(guest.agent);
     const done = await this.branch(guest, { mode: 'diff', resume: false });
     await this.end(guest);
@@ -72,16 +77,30 @@ export class TestHost implements AsyncDisposable {
 
   /** Starts a guest from a point, and gives it an identity of its own. */
   async fork(point: Point): Promise<Guest> {
+    const guest = await this.join(await this.restore(point));
+    await this.identify(guest);
+    return guest;
+  }
+
+  /** Starts a VM from a point; resolves when it runs. */
+  restore(point: Point): Promise<Vm> {
     const id = this.#nextId();
-    const spec = { id, dir: join(this.dir, id), rootImage: this.#rootImage, pager: this.pager };
-    const guest = await this.#join(await this.engine.restore({ ...spec, ...point }));
+    return this.engine.restore({
+      id,
+      dir: path.join(this.dir, id),
+      rootImage: this.rootImage,
+      pager: this.pager,
+      ...point,
+    });
+  }
+
+  async identify(guest: Guest): Promise<void> {
     await guest.agent.identify({
       entropy: randomBytes(64),
       wallClockUnixNs: BigInt(Date.now()) * 1_000_000n,
-      hostname: id,
+      hostname: guest.vm.record.id,
       machineId: randomUUID().replaceAll('-', ''),
     });
-    return guest;
   }
 
   branch(guest: Guest, request: Partial<Branch> = {}): Promise<BranchDone> {
@@ -90,12 +109,16 @@ export class TestHost implements AsyncDisposable {
 
   /** Where a branch of `guest` can be started from. */
   point(guest: Guest, done: BranchDone): Point {
-    const blob = (digest: string): string => join(this.dir, 'store/blobs/sha256', digest.replace('sha256:', ''));
     return {
       machine: guest.vm.record.machine,
       stack: done.stack.map((layer) => layer.digest),
-      deviceState: blob(done.device_state.digest),
+      deviceState: this.blob(done.device_state.digest),
     };
+  }
+
+  /** The file of a blob of the store. */
+  blob(digest: string): string {
+    return path.join(this.dir, 'store/blobs/sha256', digest.replace('sha256:', ''));
   }
 
   async end(guest: Guest): Promise<void> {
@@ -110,13 +133,14 @@ export class TestHost implements AsyncDisposable {
     await rm(this.dir, { recursive: true, force: true });
   }
 
-  async #join(vm: Vm): Promise<Guest> {
+  /** Connects to the agent of a VM that runs. */
+  async join(vm: Vm): Promise<Guest> {
     try {
       const guest = { vm, agent: await GuestAgent.connect(vm.agentSocket, { timeoutMs: AGENT_TIMEOUT_MS }) };
       this.#guests.add(guest);
       return guest;
     } catch (error) {
-      const console = await readFile(join(vm.record.dir, 'console.log'), 'utf8').catch(() => '');
+      const console = await readFile(path.join(vm.record.dir, 'console.log'), 'utf8').catch(() => '');
       await vm.kill();
       throw new Error(`the agent did not answer; the console said: ${console.slice(-2000)}`, { cause: error });
     }
