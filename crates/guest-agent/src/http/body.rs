@@ -1,0 +1,95 @@
+//! Bodies of requests and responses.
+
+use std::io;
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::{Response, StatusCode, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::ApiError;
+
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Longest JSON request.
+const JSON_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// The parameters after `?`.
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(query: Option<&str>) -> Query {
+        Query(
+            form_urlencoded::parse(query.unwrap_or("").as_bytes())
+                .into_owned()
+                .collect(),
+        )
+    }
+
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let found = self.0.iter().find(|(key, _)| key == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    pub fn required(&self, name: &str) -> Result<&str, ApiError> {
+        self.get(name)
+            .filter(|value| !value.is_empty())
+            .ok_or_else(|| ApiError::bad_request("bad_request", format!("the parameter {name} is missing")))
+    }
+
+    pub fn flag(&self, name: &str) -> bool {
+        self.get(name) == Some("true")
+    }
+}
+
+pub fn empty() -> Response<Body> {
+    let body = Empty::new().map_err(|never| match never {});
+    respond(StatusCode::NO_CONTENT, body.boxed_unsync())
+}
+
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let text = serde_json::to_vec(value).expect("the API's own types serialise");
+    let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
+    let mut response = respond(status, body.boxed_unsync());
+    let value = header::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, value);
+    response
+}
+
+pub fn stream<S>(chunks: S) -> Response<Body>
+where
+    S: Stream<Item = io::Result<Bytes>> + Send + 'static,
+{
+    let body = StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data)));
+    respond(StatusCode::OK, body.boxed_unsync())
+}
+
+fn respond(status: StatusCode, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    response
+}
+
+pub async fn json_of<T: DeserializeOwned>(body: Incoming) -> Result<T, ApiError> {
+    let collected = Limited::new(body, JSON_BYTES_MAX).collect().await;
+    let bytes = match collected {
+        Ok(collected) => collected.to_bytes(),
+        Err(error) if error.is::<LengthLimitError>() => {
+            let message = format!("a JSON body is at most {JSON_BYTES_MAX} bytes");
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            return Err(ApiError::new(status, "body_too_large", message));
+        }
+        Err(error) => return Err(broken(error)),
+    };
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::bad_request("bad_request", format!("bad JSON body: {error}")))
+}
+
+/// The request's body ended before its end.
+pub fn broken(error: impl std::fmt::Display) -> ApiError {
+    ApiError::bad_request("body_broken", format!("the body broke off: {error}"))
+}

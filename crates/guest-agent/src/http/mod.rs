@@ -1,0 +1,131 @@
+//! The agent's API: HTTP/2 with prior knowledge on a connection of the channel.
+
+mod body;
+mod commands;
+mod files;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use serde::Serialize;
+use tokio::io::DuplexStream;
+
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::error::ApiError;
+use crate::{eval, identity};
+use body::{Body, Query, empty, json, json_of};
+
+/// Windows of what the host sends. (Those of what it receives are the host's to set.)
+const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
+const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
+/// What is buffered for a reader that does not keep up, beside its window.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+const STREAMS_MAX: u32 = 256;
+
+/// Serves one connection to its end.
+pub async fn serve(agent: Arc<Agent>, stream: DuplexStream) {
+    let service = service_fn(move |request| {
+        let agent = agent.clone();
+        async move { Ok::<_, Infallible>(answer(agent, request).await) }
+    });
+    // How a connection ends is not the agent's concern: the host opens another.
+    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .max_send_buf_size(SEND_BUFFER_BYTES)
+        .max_concurrent_streams(STREAMS_MAX)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+}
+
+async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body> {
+    match route(agent, request).await {
+        Ok(response) => response,
+        Err(error) => {
+            let body = serde_json::json!({ "error": error.message, "code": error.code });
+            json(error.status, &body)
+        }
+    }
+}
+
+async fn route(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Response<Body>, ApiError> {
+    let (parts, body) = request.into_parts();
+    let query = Query::parse(parts.uri.query());
+    let segments: Vec<&str> = parts.uri.path().split('/').skip(1).collect();
+    match (&parts.method, segments.as_slice()) {
+        (&Method::GET, ["v1", "ping"]) => Ok(ping(&agent)),
+        (&Method::PUT, ["v1", "config"]) => {
+            agent.configure(json_of::<Config>(body).await?);
+            Ok(empty())
+        }
+        (&Method::GET, ["v1", "identity"]) => Ok(json(StatusCode::OK, &agent.identity())),
+        (&Method::POST, ["v1", "identity"]) => identify(agent, body).await,
+        (method, ["v1", "commands", rest @ ..]) => commands::route(agent, method, rest, &query, body).await,
+        (method, ["v1", "files"]) => files::route(&agent, method, &query, body).await,
+        (&Method::GET, ["v1", "dir"]) => files::list(&agent, &query).await,
+        (&Method::POST, ["v1", "eval"]) => {
+            let request = json_of::<eval::Request>(body).await?;
+            let (reaper, config) = (agent.reaper.clone(), agent.config());
+            let work = agent.interpreters.clone().eval(reaper, config, request);
+            Ok(json(StatusCode::OK, &detached(work).await?))
+        }
+        (&Method::POST, ["v1", "interpreters"]) => {
+            let request = json_of::<eval::StartRequest>(body).await?;
+            let (reaper, config) = (agent.reaper.clone(), agent.config());
+            detached(agent.interpreters.clone().start(reaper, config, request)).await?;
+            Ok(empty())
+        }
+        (&Method::DELETE, ["v1", "interpreters", language]) => {
+            agent.interpreters.stop(language)?;
+            Ok(empty())
+        }
+        (method, _) => Err(no_such_route(method, parts.uri.path())),
+    }
+}
+
+fn no_such_route(method: &Method, path: &str) -> ApiError {
+    ApiError::not_found("no_such_route", format!("the agent has no {method} {path}"))
+}
+
+#[derive(Serialize)]
+struct Pong {
+    pong: bool,
+    pid: u32,
+    version: &'static str,
+    generation: u64,
+    uptime_ms: u64,
+}
+
+fn ping(agent: &Agent) -> Response<Body> {
+    let pong = Pong {
+        pong: true,
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION"),
+        generation: agent.identity().generation,
+        uptime_ms: agent.uptime_ms(),
+    };
+    json(StatusCode::OK, &pong)
+}
+
+async fn identify(agent: Arc<Agent>, body: Incoming) -> Result<Response<Body>, ApiError> {
+    let request = json_of::<identity::Request>(body).await?;
+    let (generation, reseeded) = detached(async move { agent.identify(request).await }).await?;
+    let body = serde_json::json!({ "generation": generation, "reseeded": reseeded });
+    Ok(json(StatusCode::OK, &body))
+}
+
+/// Runs to its end what must not be left half-done when the connection breaks.
+async fn detached<T: Send + 'static>(
+    work: impl Future<Output = Result<T, ApiError>> + Send + 'static,
+) -> Result<T, ApiError> {
+    tokio::spawn(work).await.unwrap_or_else(|failure| {
+        let message = format!("the agent failed: {failure}");
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Err(ApiError::new(status, "internal", message))
+    })
+}

@@ -1,0 +1,157 @@
+//! What makes a restored child its own: entropy, clock, hostname, machine-id.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use base64::Engine;
+use serde::{Deserialize, Serialize};
+
+use crate::error::ApiError;
+use crate::sys;
+
+const ENTROPY_BYTES_MIN: usize = 32;
+const HOSTNAME_BYTES_MAX: usize = 64;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Request {
+    entropy: String,
+    wall_clock_unix_ns: String,
+    hostname: String,
+    machine_id: String,
+}
+
+/// A request whose every field has been checked.
+pub struct Identity {
+    pub entropy: Vec<u8>,
+    wall_clock: Duration,
+    hostname: String,
+    machine_id: String,
+}
+
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Current {
+    /// How many identities were taken on. The same machine-id again is a retry, and does not count.
+    pub generation: u64,
+    pub hostname: Option<String>,
+    pub machine_id: Option<String>,
+}
+
+impl Request {
+    pub fn check(self) -> Result<Identity, ApiError> {
+        let bad = |what: &str| ApiError::bad_request("bad_identity", what.to_owned());
+        let entropy = base64::engine::general_purpose::STANDARD
+            .decode(&self.entropy)
+            .map_err(|_| bad("entropy is not base64"))?;
+        if !(ENTROPY_BYTES_MIN..=sys::ENTROPY_BYTES_MAX).contains(&entropy.len()) {
+            return Err(bad("entropy must be 32 to 512 bytes"));
+        }
+        let nanos: u64 = self
+            .wall_clock_unix_ns
+            .parse()
+            .map_err(|_| bad("wall_clock_unix_ns must be a decimal number of nanoseconds"))?;
+        let label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
+        let name = &self.hostname;
+        if name.is_empty() || name.len() > HOSTNAME_BYTES_MAX || !name.bytes().all(label) {
+            return Err(bad("hostname must be 1 to 64 letters, digits, dots and dashes"));
+        }
+        let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+        if self.machine_id.len() != 32 || !self.machine_id.bytes().all(hex) {
+            return Err(bad("machine_id must be 32 lower-case hexadecimal digits"));
+        }
+        Ok(Identity {
+            entropy,
+            wall_clock: Duration::from_nanos(nanos),
+            hostname: self.hostname,
+            machine_id: self.machine_id,
+        })
+    }
+}
+
+impl Current {
+    /// Notes the identity as the current one.
+    pub fn take_on(&mut self, identity: &Identity) {
+        if self.machine_id.as_ref() != Some(&identity.machine_id) {
+            self.generation += 1;
+        }
+        self.hostname = Some(identity.hostname.clone());
+        self.machine_id = Some(identity.machine_id.clone());
+    }
+}
+
+impl Identity {
+    /// Gives the machine this identity. Entropy first: whatever runs from here on draws numbers of its own.
+    pub fn apply(&self) -> Result<(), ApiError> {
+        let step = |what: &str, result: io::Result<()>| {
+            result.map_err(|error| ApiError::io(format_args!("identity: {what}"), &error))
+        };
+        step("add entropy", sys::add_entropy(&self.entropy))?;
+        step("set the clock", sys::set_wall_clock(self.wall_clock))?;
+        step("set the hostname", sys::set_hostname(&self.hostname))?;
+        step("write hostname", write_line("/etc/hostname", &self.hostname))?;
+        step("write machine-id", write_line("/etc/machine-id", &self.machine_id))?;
+        let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let hosts = with_own_name(&hosts, &self.hostname);
+        step("write hosts", fs::write("/etc/hosts", hosts))
+    }
+}
+
+fn write_line(path: &str, line: &str) -> io::Result<()> {
+    if let Some(folder) = Path::new(path).parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(path, format!("{line}\n"))
+}
+
+/// The hosts file with its one 127.0.1.1 line naming this machine.
+fn with_own_name(hosts: &str, hostname: &str) -> String {
+    let others = hosts
+        .lines()
+        .filter(|line| line.split_whitespace().next() != Some("127.0.1.1"));
+    let mut text: String = others.map(|line| format!("{line}\n")).collect();
+    text.push_str(&format!("127.0.1.1\t{hostname}\n"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(change: impl FnOnce(&mut Request)) -> Request {
+        let mut request = Request {
+            entropy: base64::engine::general_purpose::STANDARD.encode([7; 32]),
+            wall_clock_unix_ns: "1700000000000000001".into(),
+            hostname: "box-1".into(),
+            machine_id: "0123456789abcdef0123456789abcdef".into(),
+        };
+        change(&mut request);
+        request
+    }
+
+    #[test]
+    fn every_field_is_checked() {
+        assert!(request(|_| {}).check().is_ok());
+        assert!(request(|it| it.entropy = "AAAA".into()).check().is_err());
+        assert!(request(|it| it.hostname = "a b".into()).check().is_err());
+        assert!(request(|it| it.machine_id = "xyz".into()).check().is_err());
+        assert!(request(|it| it.wall_clock_unix_ns = "-1".into()).check().is_err());
+    }
+
+    #[test]
+    fn a_retry_is_not_a_new_generation() {
+        let identity = request(|_| {}).check().expect("good");
+        let mut current = Current::default();
+        current.take_on(&identity);
+        current.take_on(&identity);
+        assert_eq!(current.generation, 1);
+    }
+
+    #[test]
+    fn the_hosts_file_names_the_machine_once() {
+        let hosts = with_own_name("127.0.0.1\tlocalhost\n127.0.1.1\told\n", "new");
+        assert_eq!(hosts, "127.0.0.1\tlocalhost\n127.0.1.1\tnew\n");
+        assert_eq!(with_own_name(&hosts, "new"), hosts);
+    }
+}

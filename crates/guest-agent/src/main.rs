@@ -1,0 +1,90 @@
+//! forkd-agent: PID 1 of a forkd guest. See README.md.
+
+mod agent;
+mod boot;
+mod channel;
+mod command;
+mod config;
+mod error;
+mod eval;
+mod http;
+mod identity;
+mod port;
+mod reaper;
+mod sys;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::Agent;
+use reaper::Reaper;
+use tokio::net::UnixListener;
+
+const PORT_NAME: &str = "forkd.agent";
+const PORT_DEADLINE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let outcome = match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--socket", path] => on_socket(path.into()),
+        ["--version"] => {
+            println!("forkd-agent {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ if std::process::id() == 1 => as_init(),
+        _ => Err("usage: forkd-agent --socket PATH (without arguments it is a guest's PID 1)".into()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // As PID 1 the next thing seen is the kernel's panic: this line says why.
+            boot::say(&format!("forkd-agent: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+type Outcome = Result<(), Box<dyn Error>>;
+
+fn as_init() -> Outcome {
+    boot::run()?;
+    runtime()?.block_on(async {
+        let agent = start(true);
+        let path = port::find(PORT_NAME, PORT_DEADLINE).await?;
+        let (mut reader, mut writer) = port::open(&path)?;
+        loop {
+            let server = |stream| http::serve(agent.clone(), stream);
+            channel::serve(&mut reader, &mut writer, server).await;
+        }
+    })
+}
+
+/// The same service on a socket of a host, for tests: one connection at a time, no duty of a PID 1.
+fn on_socket(path: PathBuf) -> Outcome {
+    runtime()?.block_on(async {
+        let agent = start(false);
+        let listener = UnixListener::bind(&path)?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            let (mut reader, mut writer) = stream.into_split();
+            let server = |stream| http::serve(agent.clone(), stream);
+            channel::serve(&mut reader, &mut writer, server).await;
+        }
+    })
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(8)
+        .build()
+}
+
+fn start(owns_machine: bool) -> Arc<Agent> {
+    let reaper = Reaper::default();
+    tokio::spawn(reaper.clone().run());
+    Arc::new(Agent::new(owns_machine, reaper))
+}

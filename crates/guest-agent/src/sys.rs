@@ -1,0 +1,211 @@
+//! System calls that std has no safe form of. All the unsafe code of the agent is here, but a block in
+//! `command/spawn.rs` and one in `port.rs`.
+
+use std::ffi::CStr;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::time::Duration;
+
+fn check(result: libc::c_int) -> io::Result<libc::c_int> {
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(result)
+    }
+}
+
+/// An epoll instance that latches every change of `file`, in either direction.
+pub fn epoll_edges_of(file: &File) -> io::Result<OwnedFd> {
+    // SAFETY: the call takes no pointer; its result is checked and owned by nobody else.
+    let epoll = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
+    let mut event = libc::epoll_event {
+        events: (libc::EPOLLIN | libc::EPOLLOUT | libc::EPOLLET) as u32,
+        u64: 0,
+    };
+    // SAFETY: both descriptors are open and `event` lives through the call.
+    check(unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, file.as_raw_fd(), &mut event) })?;
+    Ok(epoll)
+}
+
+/// Takes the latched change, if there is one.
+pub fn epoll_take(epoll: &OwnedFd) -> io::Result<bool> {
+    let mut event = libc::epoll_event { events: 0, u64: 0 };
+    // SAFETY: `event` has room for the one event asked for.
+    let count = check(unsafe { libc::epoll_wait(epoll.as_raw_fd(), &mut event, 1, 0) })?;
+    Ok(count > 0)
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Exited(i32),
+    Signalled(i32),
+}
+
+/// Takes one ended child, whichever it is. `None` where no child has ended.
+pub fn reap() -> Option<(u32, Ended)> {
+    let mut status = 0;
+    // SAFETY: `status` lives through the call.
+    let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
+    if pid <= 0 {
+        return None;
+    }
+    let ended = if libc::WIFSIGNALED(status) {
+        Ended::Signalled(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status))
+    };
+    Some((pid as u32, ended))
+}
+
+/// Sends a signal to a process group.
+pub fn kill_group(group: u32, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::kill(-(group as libc::pid_t), signal) }).map(drop)
+}
+
+/// Sends a signal to one process.
+pub fn kill(pid: u32, signal: i32) -> io::Result<()> {
+    // SAFETY: no memory is passed.
+    check(unsafe { libc::kill(pid as libc::pid_t, signal) }).map(drop)
+}
+
+/// Bytes from the kernel's random number generator.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        // SAFETY: the pointer and the length describe the rest of `bytes`.
+        let count = unsafe { libc::getrandom(bytes[filled..].as_mut_ptr().cast(), N - filled, 0) };
+        filled += usize::try_from(count).unwrap_or(0);
+    }
+    bytes
+}
+
+/// A pipe, both ends close-on-exec.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let mut fds: [RawFd; 2] = [-1; 2];
+    // SAFETY: `fds` has room for two descriptors, which nobody else owns afterwards.
+    unsafe {
+        check(libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC))?;
+        Ok((OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])))
+    }
+}
+
+/// Whether this process could execute the file. (Root can execute what has any execute bit.)
+pub fn executable(path: &CStr) -> bool {
+    // SAFETY: `path` is a C string.
+    unsafe { libc::access(path.as_ptr(), libc::X_OK) == 0 }
+}
+
+pub fn mount(
+    source: &CStr,
+    target: &CStr,
+    fstype: Option<&CStr>,
+    flags: libc::c_ulong,
+    options: Option<&CStr>,
+) -> io::Result<()> {
+    // SAFETY: every pointer is a C string or null, where the kernel allows null.
+    check(unsafe {
+        libc::mount(
+            source.as_ptr(),
+            target.as_ptr(),
+            fstype.map_or(ptr::null(), CStr::as_ptr),
+            flags,
+            options.map_or(ptr::null(), |text| text.as_ptr().cast()),
+        )
+    })
+    .map(drop)
+}
+
+pub fn chroot(path: &CStr) -> io::Result<()> {
+    // SAFETY: `path` is a C string.
+    check(unsafe { libc::chroot(path.as_ptr()) }).map(drop)
+}
+
+/// Loads a kernel module from an open file. `compressed`: let the kernel decompress it.
+pub fn finit_module(file: &File, compressed: bool) -> io::Result<()> {
+    const MODULE_INIT_COMPRESSED_FILE: libc::c_int = 4;
+    let flags = if compressed { MODULE_INIT_COMPRESSED_FILE } else { 0 };
+    // SAFETY: the descriptor is open and the parameters are an empty C string.
+    let result = unsafe { libc::syscall(libc::SYS_finit_module, file.as_raw_fd(), c"".as_ptr(), flags) };
+    check(result as libc::c_int).map(drop)
+}
+
+/// Brings the loopback interface up.
+pub fn loopback_up() -> io::Result<()> {
+    // SAFETY: the socket call takes no pointer; its result is checked and owned here.
+    let socket = unsafe {
+        OwnedFd::from_raw_fd(check(libc::socket(
+            libc::AF_INET,
+            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
+            0,
+        ))?)
+    };
+    // SAFETY: an all-zero ifreq is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` is a complete ifreq that lives through the call.
+    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }).map(drop)
+}
+
+pub fn set_hostname(name: &str) -> io::Result<()> {
+    // SAFETY: the pointer and the length describe `name`.
+    check(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }).map(drop)
+}
+
+/// Steps the wall clock.
+pub fn set_wall_clock(since_epoch: Duration) -> io::Result<()> {
+    let time = libc::timespec {
+        tv_sec: since_epoch.as_secs() as libc::time_t,
+        tv_nsec: libc::c_long::from(since_epoch.subsec_nanos()),
+    };
+    // SAFETY: `time` lives through the call.
+    check(unsafe { libc::clock_settime(libc::CLOCK_REALTIME, &time) }).map(drop)
+}
+
+/// Room for the entropy that one identity brings.
+pub const ENTROPY_BYTES_MAX: usize = 512;
+
+/// Adds entropy to the kernel's pool, credits it, and makes the generator start from it at once.
+pub fn add_entropy(entropy: &[u8]) -> io::Result<()> {
+    const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
+    #[repr(C)]
+    struct Pool {
+        entropy_bits: libc::c_int,
+        size_bytes: libc::c_int,
+        bytes: [u8; ENTROPY_BYTES_MAX],
+    }
+    assert!(entropy.len() <= ENTROPY_BYTES_MAX, "checked by the caller");
+    let mut pool = Pool {
+        entropy_bits: entropy.len() as libc::c_int * 8,
+        size_bytes: entropy.len() as libc::c_int,
+        bytes: [0; ENTROPY_BYTES_MAX],
+    };
+    pool.bytes[..entropy.len()].copy_from_slice(entropy);
+    let device = File::options().write(true).open("/dev/urandom")?;
+    // SAFETY: `pool` has the layout of rand_pool_info, and size_bytes of it are filled.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &pool) })?;
+    // SAFETY: this request takes no argument.
+    check(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }).map(drop)
+}
+
+/// Raises the limit of open files, for the agent and what it starts.
+pub fn raise_file_limit(files_max: u64) -> io::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: files_max,
+        rlim_max: files_max,
+    };
+    // SAFETY: `limit` lives through the call.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }).map(drop)
+}
+
+pub fn uid() -> u32 {
+    // SAFETY: the call always succeeds and takes nothing.
+    unsafe { libc::getuid() }
+}

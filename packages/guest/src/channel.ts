@@ -1,0 +1,174 @@
+import { randomInt } from 'node:crypto';
+import { connect as connectSocket, type Socket } from 'node:net';
+import { Duplex } from 'node:stream';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { disconnected, GuestError } from './errors.js';
+import { encodeFrame, FrameDecoder, frameKind, type Frame } from './frame.js';
+import { framePayloadBytesMax, openRetryMsMax, openRetryMsMin, socketRetryMs } from './limits.js';
+
+/** DATA begins with a sequence number: a frame that got lost ends the connection instead of leaving a hole in it. */
+const sequenceBytes = 4;
+const dataBytesMax = framePayloadBytesMax - sequenceBytes;
+
+/**
+ * One connection with the agent. Steps: 1. a lone delimiter, which ends whatever an earlier host left half-written; 2. OPEN with a new random
+ * id, repeated until 3. OPEN_ACK; 4. numbered DATA both ways, all else being dropped; 5. CLOSE from either side, or the socket's end.
+ */
+export async function openChannel(socketPath: string, signal: AbortSignal): Promise<Duplex> {
+  const socket = await reach(socketPath, signal);
+  const channel = new Channel(socket);
+  try {
+    await channel.open(signal);
+    return channel;
+  } catch (error) {
+    channel.destroy();
+    throw error;
+  }
+}
+
+/** Connects, waiting for a socket that is not there or not listening yet: a VMM that is starting has none. */
+async function reach(socketPath: string, signal: AbortSignal): Promise<Socket> {
+  let last: unknown;
+  while (!signal.aborted) {
+    const socket = connectSocket(socketPath);
+    try {
+      await new Promise<void>((resolve, reject) => {
+        socket.once('connect', resolve).once('error', reject);
+      });
+      return socket;
+    } catch (error) {
+      last = error;
+      socket.destroy();
+      const code = (error as NodeJS.ErrnoException).code;
+      if (code !== 'ENOENT' && code !== 'ECONNREFUSED') {
+        throw new GuestError('guest_disconnected', `cannot connect to ${socketPath}`, { cause: error });
+      }
+    }
+    await sleep(socketRetryMs);
+  }
+  const reason = signal.reason as GuestError;
+  throw new GuestError(reason.code, `${reason.message} (${socketPath} cannot be connected to)`, { cause: last });
+}
+
+class Channel extends Duplex {
+  readonly #socket: Socket;
+  readonly #id = randomInt(1, 2 ** 32);
+  readonly #decoder = new FrameDecoder();
+  #received = 0;
+  #sent = 0;
+  #onOpened: (() => void) | undefined;
+
+  constructor(socket: Socket) {
+    super();
+    this.#socket = socket;
+    socket.on('data', (bytes: Buffer) => this.#take(bytes));
+    socket.on('error', (error) => this.destroy(disconnected(error)));
+    socket.on('close', () => this.destroy(disconnected()));
+  }
+
+  /** Repeats OPEN until the agent has acknowledged it. */
+  async open(signal: AbortSignal): Promise<void> {
+    let retry: NodeJS.Timeout | undefined;
+    let onAbort: (() => void) | undefined;
+    let onClose: (() => void) | undefined;
+    try {
+      await new Promise<void>((resolve, reject) => {
+        onAbort = () => reject(signal.reason as Error);
+        onClose = () => reject(this.errored ?? disconnected());
+        this.#onOpened = resolve;
+        if (signal.aborted) return onAbort();
+        signal.addEventListener('abort', onAbort);
+        this.once('close', onClose);
+        this.once('error', () => {});
+        let wait = openRetryMsMin;
+        const ask = (): void => {
+          // What the socket has not taken yet it will: nothing is added to it.
+          if (this.#socket.writableLength === 0) {
+            this.#socket.write(Buffer.concat([Buffer.of(0), encodeFrame(frameKind.open, this.#id)]));
+          }
+          retry = setTimeout(ask, wait);
+          wait = Math.min(wait * 2, openRetryMsMax);
+        };
+        ask();
+      });
+    } finally {
+      clearTimeout(retry);
+      if (onAbort) signal.removeEventListener('abort', onAbort);
+      if (onClose) this.off('close', onClose);
+      this.#onOpened = undefined;
+    }
+  }
+
+  #take(bytes: Buffer): void {
+    for (const frame of this.#decoder.push(bytes)) {
+      if (this.destroyed) return;
+      if (frame.connection === this.#id) this.#receive(frame);
+    }
+  }
+
+  #receive(frame: Frame): void {
+    switch (frame.kind) {
+      case frameKind.openAck:
+        this.#onOpened?.();
+        return;
+      case frameKind.close:
+        this.destroy(disconnected());
+        return;
+      case frameKind.data:
+        this.#receiveData(frame.payload);
+        return;
+      default:
+    }
+  }
+
+  #receiveData(payload: Uint8Array): void {
+    const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+    if (payload.length < sequenceBytes || view.getUint32(0, true) !== this.#received) {
+      this.destroy(disconnected(new Error('a frame was lost on the way')));
+      return;
+    }
+    this.#received = (this.#received + 1) >>> 0;
+    if (!this.push(payload.subarray(sequenceBytes))) this.#socket.pause();
+  }
+
+  override _read(): void {
+    this.#socket.resume();
+  }
+
+  override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
+    this.#send(chunk, done);
+  }
+
+  override _writev(chunks: { chunk: Buffer }[], done: (error?: Error | null) => void): void {
+    this.#send(Buffer.concat(chunks.map(({ chunk }) => chunk)), done);
+  }
+
+  /** `done` comes when the socket has passed everything on, so that the writer waits for the guest. */
+  #send(bytes: Buffer, done: (error?: Error | null) => void): void {
+    const frames: Buffer[] = [];
+    for (let from = 0; from < bytes.length; from += dataBytesMax) {
+      const sequence = Buffer.allocUnsafe(sequenceBytes);
+      sequence.writeUInt32LE(this.#sent);
+      this.#sent = (this.#sent + 1) >>> 0;
+      frames.push(encodeFrame(frameKind.data, this.#id, sequence, bytes.subarray(from, from + dataBytesMax)));
+    }
+    this.#socket.write(frames.length === 1 ? frames[0]! : Buffer.concat(frames), done);
+  }
+
+  override _final(done: (error?: Error | null) => void): void {
+    this.#socket.end(encodeFrame(frameKind.close, this.#id), () => done());
+  }
+
+  override _destroy(error: Error | null, done: (error?: Error | null) => void): void {
+    // The agent is told, where it still can be: it then stops waiting for this connection's readers.
+    if (!this.#socket.destroyed && this.#socket.writable) {
+      this.#socket.write(encodeFrame(frameKind.close, this.#id), () => this.#socket.destroy());
+      setTimeout(() => this.#socket.destroy(), 100).unref();
+    } else {
+      this.#socket.destroy();
+    }
+    this.#socket.resume();
+    done(error);
+  }
+}
