@@ -1,12 +1,12 @@
-import { openChannel } from './channel.js';
-import { GuestError } from './errors.js';
-import { Http, type Bytes } from './http.js';
-import { connectTimeoutMsDefault } from './limits.js';
-import { CommandOutput } from './output.js';
-import { collect } from './run.js';
-import type * as types from './types.js';
-import { Deadline, type WaitOptions } from './wait.js';
-import * as wire from './wire.js';
+import { openChannel } from './channel.ts';
+import { GuestError } from './errors.ts';
+import { Http, type Bytes } from './http.ts';
+import { connectTimeoutMsDefault } from './limits.ts';
+import { CommandOutput } from './output.ts';
+import { collect } from './run.ts';
+import type * as types from './types.ts';
+import { Deadline, type WaitOptions } from './wait.ts';
+import * as wire from './wire.ts';
 
 /**
  * A connection with the agent of one guest. When it ends everything pending on it throws `guest_disconnected`; what the guest runs goes on, and is

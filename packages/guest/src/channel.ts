@@ -3,9 +3,9 @@ import { connect as connectSocket, type Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
 
-import { disconnected, GuestError } from './errors.js';
-import { encodeFrame, FrameDecoder, frameKind, type Frame } from './frame.js';
-import { framePayloadBytesMax, openRetryMsMax, openRetryMsMin, socketRetryMs } from './limits.js';
+import { disconnected, GuestError } from './errors.ts';
+import { encodeFrame, FrameDecoder, frameKind, type Frame } from './frame.ts';
+import { framePayloadBytesMax, openRetryMsMax, openRetryMsMin, socketRetryMs } from './limits.ts';
 
 /** DATA begins with a sequence number: a frame that got lost ends the connection instead of leaving a hole in it. */
 const sequenceBytes = 4;

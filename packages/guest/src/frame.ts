@@ -1,7 +1,7 @@
 import { crc32 } from 'node:zlib';
 
-import { cobsDecode, cobsEncode, cobsLengthMax } from './cobs.js';
-import { framePayloadBytesMax } from './limits.js';
+import { cobsDecode, cobsEncode, cobsLengthMax } from './cobs.ts';
+import { framePayloadBytesMax } from './limits.ts';
 
 /** Frames of the channel: `COBS(kind u8, connection u32 LE, payload, crc32 u32 LE) 0x00`. See `channel/frame.rs`. */
 export const frameKind = { open: 1, openAck: 2, data: 3, close: 4 } as const;

@@ -9,9 +9,9 @@ import {
 import { Readable, type Duplex } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 
-import { disconnected, GuestError } from './errors.js';
-import { connectionWindowBytes, jsonBytesMax, requestTimeoutMsDefault, streamWindowBytes } from './limits.js';
-import { Deadline, type WaitOptions } from './wait.js';
+import { disconnected, GuestError } from './errors.ts';
+import { connectionWindowBytes, jsonBytesMax, requestTimeoutMsDefault, streamWindowBytes } from './limits.ts';
+import { Deadline, type WaitOptions } from './wait.ts';
 
 export type Bytes = Uint8Array | AsyncIterable<Uint8Array>;
 
@@ -44,7 +44,10 @@ export class Http {
       createConnection: () => channel,
       settings: { initialWindowSize: streamWindowBytes, enablePush: false },
     });
-    this.#session.on('connect', () => this.#session.setLocalWindowSize(connectionWindowBytes));
+    this.#session.on('connect', () => {
+      // The channel may have closed before this event's turn came.
+      if (!this.#session.destroyed) this.#session.setLocalWindowSize(connectionWindowBytes);
+    });
     // Whoever waits for something learns it there: the stream of each request fails.
     this.#session.on('error', () => {});
     channel.on('error', () => {});

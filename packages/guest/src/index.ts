@@ -1,7 +1,7 @@
-export { GuestAgent } from './agent.js';
-export { GuestError, type GuestErrorCode } from './errors.js';
-export type { Bytes } from './http.js';
-export { CommandOutput, type CommandExit, type OutputChunk, type OutputEvent, type OutputGap } from './output.js';
+export { GuestAgent } from './agent.ts';
+export { GuestError, type GuestErrorCode } from './errors.ts';
+export type { Bytes } from './http.ts';
+export { CommandOutput, type CommandExit, type OutputChunk, type OutputEvent, type OutputGap } from './output.ts';
 export type {
   CommandInfo,
   CommandOptions,
@@ -18,5 +18,5 @@ export type {
   RunResult,
   StartOptions,
   Started,
-} from './types.js';
-export type { WaitOptions } from './wait.js';
+} from './types.ts';
+export type { WaitOptions } from './wait.ts';

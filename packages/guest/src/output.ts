@@ -1,5 +1,5 @@
-import { GuestError, disconnected } from './errors.js';
-import { outputFrameBytesMax } from './limits.js';
+import { GuestError, disconnected } from './errors.ts';
+import { outputFrameBytesMax } from './limits.ts';
 
 /** Bytes of a command's output. `offset` counts the bytes of both streams, in the order in which the agent read them. */
 export interface OutputChunk {

@@ -1,6 +1,6 @@
-import { disconnected } from './errors.js';
-import type { CommandOutput, OutputGap } from './output.js';
-import type { RunResult } from './types.js';
+import { disconnected } from './errors.ts';
+import type { CommandOutput, OutputGap } from './output.ts';
+import type { RunResult } from './types.ts';
 
 const keepBytesMaxDefault = 64 * 1024 * 1024;
 

@@ -1,6 +1,6 @@
-import type { Bytes } from './http.js';
-import type { CommandExit, OutputGap } from './output.js';
-import type { WaitOptions } from './wait.js';
+import type { Bytes } from './http.ts';
+import type { CommandExit, OutputGap } from './output.ts';
+import type { WaitOptions } from './wait.ts';
 
 export interface Ping {
   pid: number;

@@ -1,4 +1,4 @@
-import { GuestError } from './errors.js';
+import { GuestError } from './errors.ts';
 
 /** How long a call may wait. Without `timeoutMs` the default of the call holds. */
 export interface WaitOptions {

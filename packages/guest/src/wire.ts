@@ -7,7 +7,7 @@ import type {
   Identity,
   Ping,
   StartOptions,
-} from './types.js';
+} from './types.ts';
 
 export interface WireCommand {
   id: string;

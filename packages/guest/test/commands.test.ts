@@ -4,8 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { GuestAgent } from '../src/index.js';
-import { startAgent, text, type Harness } from './harness.js';
+import { GuestAgent } from '../src/index.ts';
+import { startAgent, text, type Harness } from './harness.ts';
 
 let harness: Harness;
 let agent: GuestAgent;

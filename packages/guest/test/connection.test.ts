@@ -4,8 +4,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { afterEach, beforeEach, expect, test } from 'vitest';
 
-import { GuestAgent } from '../src/index.js';
-import { startAgent, startProxy, text, type Harness } from './harness.js';
+import { GuestAgent } from '../src/index.ts';
+import { startAgent, startProxy, text, type Harness } from './harness.ts';
 
 let harness: Harness;
 

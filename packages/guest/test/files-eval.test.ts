@@ -4,8 +4,8 @@ import { symlinkSync } from 'node:fs';
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { GuestAgent } from '../src/index.js';
-import { allOf, startAgent, type Harness } from './harness.js';
+import { GuestAgent } from '../src/index.ts';
+import { allOf, startAgent, type Harness } from './harness.ts';
 
 let harness: Harness;
 let agent: GuestAgent;

@@ -8,9 +8,9 @@ import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 
-import { cobsDecode, cobsEncode, cobsLengthMax } from '../src/cobs.js';
-import { encodeFrame, FrameDecoder, frameKind, type Frame, type FrameKind } from '../src/frame.js';
-import { framePayloadBytesMax } from '../src/limits.js';
+import { cobsDecode, cobsEncode, cobsLengthMax } from '../src/cobs.ts';
+import { encodeFrame, FrameDecoder, frameKind, type Frame, type FrameKind } from '../src/frame.ts';
+import { framePayloadBytesMax } from '../src/limits.ts';
 
 interface Vectors {
   frames: {

@@ -1,6 +1,6 @@
 import { connect, type Socket } from 'node:net';
-import { createInterface } from 'node:readline';
 import { EngineError } from '../errors.ts';
+import { onLine } from '../lines.ts';
 import { startPager } from './start.ts';
 import type {
   Announce,
@@ -173,7 +173,7 @@ class Link {
     this.gone = new Promise((resolve) => socket.once('close', () => resolve()));
     socket.on('error', () => socket.destroy());
     socket.once('close', () => this.#lost());
-    createInterface({ input: socket, crlfDelay: Infinity }).on('line', (line) => this.#receive(line));
+    onLine(socket, (line) => this.#receive(line));
   }
 
   async hello(): Promise<Hello> {

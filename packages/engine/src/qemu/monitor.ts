@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net';
-import { createInterface, type Interface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EngineError } from '../errors.ts';
+import { onLine } from '../lines.ts';
 
 /** Between two attempts to connect: a socket that does not exist yet cannot be waited for. */
 const RETRY_MS = 1;
@@ -17,26 +17,26 @@ export async function waitUntilRunning(path: string, signal: AbortSignal): Promi
   const socket = await dial(path, signal);
   const abort = (): void => void socket.destroy();
   signal.addEventListener('abort', abort, { once: true });
-  const lines = createInterface({ input: socket, crlfDelay: Infinity });
   try {
-    await converse(socket, lines);
+    await running(socket);
   } finally {
     signal.removeEventListener('abort', abort);
-    lines.close();
     socket.destroy();
   }
 }
 
-async function converse(socket: Socket, lines: Interface): Promise<void> {
-  socket.write('{"execute":"qmp_capabilities"}\n{"execute":"query-status"}\n');
-  for await (const line of lines) {
-    const message = JSON.parse(line) as Message;
-    // A VM that is still loading answers "inmigrate", and says RESUME when it has started.
-    if (message.event === 'RESUME' || message.return?.status === 'running') return;
-    if (message.error)
-      throw new EngineError('vm_start_failed', `The VMM refused: ${message.error.desc ?? 'no reason'}.`);
-  }
-  throw new EngineError('vm_start_failed', 'The VMM closed its monitor before the VM ran.');
+function running(socket: Socket): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const fail = (why: string): void => reject(new EngineError('vm_start_failed', why));
+    socket.once('close', () => fail('The VMM closed its monitor before the VM ran.'));
+    onLine(socket, (line) => {
+      const message = JSON.parse(line) as Message;
+      // A VM that is still loading answers "inmigrate", and says RESUME when it has started.
+      if (message.event === 'RESUME' || message.return?.status === 'running') resolve();
+      if (message.error) fail(`The VMM refused: ${message.error.desc ?? 'no reason'}.`);
+    });
+    socket.write('{"execute":"qmp_capabilities"}\n{"execute":"query-status"}\n');
+  });
 }
 
 async function dial(path: string, signal: AbortSignal): Promise<Socket> {

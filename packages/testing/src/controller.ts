@@ -1,0 +1,145 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { ForkdClient } from '@forkd/sdk';
+import { REPO, requireBuilt, TEST_CACHE } from './paths.ts';
+
+const PROGRAM = path.join(REPO, 'packages/controller/dist/main.js');
+const START_TIMEOUT_MS = 20_000;
+/** Between two looks at something that cannot be waited for. */
+const POLL_MS = 20;
+
+/** A process that has to do with a data directory. */
+export interface Found {
+  pid: number;
+  kind: 'controller' | 'pager' | 'vmm';
+}
+
+/** A real controller with a data directory of its own, which shares the suite's cache of kernels and images. */
+export class TestController implements AsyncDisposable {
+  readonly dir: string;
+  readonly client: ForkdClient;
+  /** What the controllers of this directory have logged. */
+  log = '';
+  #process: ChildProcess | undefined;
+
+  private constructor(dir: string) {
+    this.dir = dir;
+    this.client = new ForkdClient({ socket: this.socket });
+  }
+
+  /** `dir` is made if it is missing; it is removed at the end either way. */
+  static async start(options: { dir?: string; args?: readonly string[] } = {}): Promise<TestController> {
+    await requireBuilt();
+    // Short, because the sockets' paths may not be long.
+    const dir = options.dir ?? (await mkdtemp('/tmp/fk-'));
+    await mkdir(TEST_CACHE, { recursive: true });
+    await symlink(TEST_CACHE, path.join(dir, 'cache'));
+    const controller = new TestController(dir);
+    await controller.serve(options.args);
+    return controller;
+  }
+
+  get socket(): string {
+    return path.join(this.dir, 'run/controller.sock');
+  }
+
+  get pid(): number {
+    return this.#process?.pid ?? 0;
+  }
+
+  /** Starts the controller, again if need be, and waits until it answers. */
+  async serve(args: readonly string[] = []): Promise<void> {
+    const all = [PROGRAM, 'serve', '--data-dir', this.dir, '--no-tcp', ...args];
+    const child = spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'pipe'] });
+    child.stdout.on('data', (text: Buffer) => (this.log += text.toString()));
+    child.stderr.on('data', (text: Buffer) => (this.log += text.toString()));
+    this.#process = child;
+    await until(`the controller answers (it said: ${this.log.slice(-2000)})`, START_TIMEOUT_MS, async () => {
+      if (child.exitCode !== null)
+        throw new Error(`the controller ended with ${child.exitCode}: ${this.log.slice(-4000)}`);
+      return this.client.health().then(
+        () => true,
+        () => false,
+      );
+    });
+  }
+
+  /** Ends the controller as a power cut would, and waits for its end. */
+  async kill9(): Promise<void> {
+    const child = this.#process;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill('SIGKILL');
+    await ended;
+  }
+
+  /** Ends the only process of a kind as a power cut would. */
+  async killOnly(kind: Found['kind']): Promise<void> {
+    const [pid, ...others] = await this.pids(kind);
+    if (pid === undefined || others.length > 0)
+      throw new Error(`there are ${others.length + (pid ? 1 : 0)} of ${kind}`);
+    process.kill(pid, 'SIGKILL');
+  }
+
+  /** The processes that have to do with this data directory, the controller's among them. */
+  async processes(): Promise<Found[]> {
+    const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
+    const found = await Promise.all(pids.map((pid) => this.#look(pid)));
+    return found.filter((entry) => entry !== null);
+  }
+
+  /** The pids of one kind. */
+  async pids(kind: Found['kind']): Promise<number[]> {
+    return (await this.processes()).filter((found) => found.kind === kind).map((found) => found.pid);
+  }
+
+  /** Names of what is left in the directory of sandboxes. */
+  sandboxDirs(): Promise<string[]> {
+    return readdir(path.join(this.dir, 'sandboxes')).catch(() => []);
+  }
+
+  /** Names of what is left of files that were being written. */
+  ingested(): Promise<string[]> {
+    return readdir(path.join(this.dir, 'store/ingest')).catch(() => []);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    const child = this.#process;
+    if (child && child.exitCode === null && child.signalCode === null) {
+      const ended = once(child, 'exit');
+      await this.client.shutdown({ sandboxes: 'kill' }).catch(() => child.kill('SIGKILL'));
+      await ended;
+    }
+    await this.client.close();
+    // What a test has left on purpose, or by failing.
+    for (const { pid } of await this.processes()) process.kill(pid, 'SIGKILL');
+    await until('all processes have ended', START_TIMEOUT_MS, async () => (await this.processes()).length === 0);
+    await rm(this.dir, { recursive: true, force: true });
+  }
+
+  async #look(pid: number): Promise<Found | null> {
+    try {
+      const line = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');
+      const [program = '', script = ''] = line;
+      if (line.includes(path.join(this.dir, 'run')) && program.endsWith('forkd-pager')) return { pid, kind: 'pager' };
+      if (script === PROGRAM && line.includes(this.dir)) return { pid, kind: 'controller' };
+      const cwd = await readlink(`/proc/${pid}/cwd`);
+      return cwd.startsWith(`${this.dir}/sandboxes/`) ? { pid, kind: 'vmm' } : null;
+    } catch {
+      // It has ended while it was looked at, or its details are the kernel's alone.
+      return null;
+    }
+  }
+}
+
+/** Waits until `condition` holds; fails with `what` when it does not within `timeoutMs`. */
+export async function until(what: string, timeoutMs: number, condition: () => Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + timeoutMs;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    await delay(POLL_MS);
+  }
+}

@@ -1,0 +1,171 @@
+/**
+ * kill -9 of QEMU, the pager and the controller, at moments spread over a fork and over a branch: the error is clear, what
+ * lives on is found again, and nothing is left behind: no process, no socket, no half-written file.
+ */
+import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+import { setTimeout as delay } from 'node:timers/promises';
+import { forkOne, installedStorm, makeTemplate, shell, TestController, until } from '@forkd/testing';
+
+/** A fork takes some hundred ms here and a branch with this much to capture some tens: these fall before, into and after them. */
+const MOMENTS_MS = [0, 2, 5, 10, 20, 40, 80, 160, 320];
+const WAIT_MS = 30_000;
+
+describe('kill -9', () => {
+  let controller: TestController;
+
+  beforeAll(async () => {
+    controller = await TestController.start();
+    await makeTemplate(controller.client);
+  });
+
+  afterEach(async ({ onTestFailed }) => {
+    onTestFailed(() => console.error(controller.log));
+    await expectClean();
+  });
+
+  afterAll(async () => {
+    await controller?.[Symbol.asyncDispose]();
+  });
+
+  it('of QEMU: the sandbox disappears, a request that waits for it is told', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    const waiting = client.exec(id, { args: ['sleep', '60'], timeout_secs: 60 });
+    const told = expect(waiting).rejects.toMatchObject({ message: expect.stringContaining(id) });
+    await until('the command runs', WAIT_MS, async () => (await client.listCommands(id)).length > 0);
+    await controller.killOnly('vmm');
+    await told;
+    await expect(client.getSandbox(id)).rejects.toMatchObject({ status: 404 });
+  });
+
+  it.each(MOMENTS_MS)(
+    'of QEMU %i ms into a branch: the snapshot is whole or failed with the reason',
+    async (moment) => {
+      const { client } = controller;
+      const id = await forkOne(client);
+      await installedStorm(client, id, 24);
+      const tag = `vmm-${moment}`;
+      const branch = client.branch(id, { tag }).catch((error: unknown) => error);
+      await delay(moment);
+      await controller.killOnly('vmm');
+      await branch;
+      await expectWholeOrFailed(tag);
+      await expect(client.getSandbox(id)).rejects.toMatchObject({ status: 404 });
+    },
+  );
+
+  it.each(MOMENTS_MS)(
+    'of the pager %i ms into a branch: the source runs on and can be branched again',
+    async (moment) => {
+      const { client } = controller;
+      const id = await forkOne(client);
+      const storm = await installedStorm(client, id, 24);
+      const tag = `pager-${moment}`;
+      const branch = client.branch(id, { tag }).catch((error: unknown) => error);
+      await delay(moment);
+      await controller.killOnly('pager');
+      await branch;
+      await expectWholeOrFailed(tag);
+      await until('the guest answers again', WAIT_MS, () => answers(id));
+      expect(await storm.next()).toMatchObject({ errors: 0 });
+      await client.branch(id, { tag: `again-${moment}` });
+      await client.deleteSandbox(await forkOne(client, `again-${moment}`));
+      await client.deleteSandbox(id);
+    },
+  );
+
+  it.each(MOMENTS_MS)('of the controller %i ms into a branch: the next one finds the sandbox', async (moment) => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    const storm = await installedStorm(client, id, 24);
+    const tag = `controller-${moment}`;
+    const branch = client.branch(id, { tag }).catch((error: unknown) => error);
+    await delay(moment);
+    await controller.kill9();
+    await branch;
+    await controller.serve();
+    expect((await client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual([id]);
+    expect(await storm.next()).toMatchObject({ errors: 0 });
+    // What was not complete is not there at all: nobody was told of it.
+    await expectWholeOrFailed(tag);
+    await client.deleteSandbox(id);
+  });
+
+  it.each(MOMENTS_MS)('of the pager %i ms into a fork: all children or a clear error', async (moment) => {
+    const { client } = controller;
+    const fork = client.createSandboxes({ snapshot_tag: 'base', n: 2 }).then(
+      (children) => ({ children, error: undefined }),
+      (error: unknown) => ({ children: [], error }),
+    );
+    await delay(moment);
+    await controller.killOnly('pager');
+    const { children, error } = await fork;
+    if (error !== undefined)
+      expect(error).toMatchObject({ message: expect.stringContaining('base'), code: expect.any(String) });
+    for (const { id } of children) {
+      await until('the guest answers again', WAIT_MS, () => answers(id));
+      await client.deleteSandbox(id);
+    }
+    await client.deleteSandbox(await forkOne(client));
+  });
+
+  it.each(MOMENTS_MS)(
+    'of the controller %i ms into a fork: what is half-made is gone, what runs is found',
+    async (moment) => {
+      const { client } = controller;
+      const fork = client.createSandboxes({ snapshot_tag: 'base', n: 2 }).catch((error: unknown) => error);
+      await delay(moment);
+      await controller.kill9();
+      await fork;
+      await controller.serve();
+      const found = await client.listSandboxes();
+      expect(await controller.pids('vmm')).toHaveLength(found.length);
+      expect(await controller.sandboxDirs()).toHaveLength(found.length);
+      for (const { id } of found) {
+        expect(await shell(client, id, 'hostname')).toBe(id);
+        await client.deleteSandbox(id);
+      }
+    },
+  );
+
+  it('of controller and pager at once: sandboxes run on and are found', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    const storm = await installedStorm(client, id, 8);
+    await controller.kill9();
+    await controller.killOnly('pager');
+    await controller.serve();
+    expect((await client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual([id]);
+    expect(await storm.next()).toMatchObject({ errors: 0 });
+    await client.branch(id, { tag: 'after-both' });
+    await client.deleteSandbox(await forkOne(client, 'after-both'));
+    await client.deleteSandbox(id);
+  });
+
+  async function answers(id: string): Promise<boolean> {
+    return shell(controller.client, id, 'echo yes').then(
+      (text) => text === 'yes',
+      () => false,
+    );
+  }
+
+  async function expectWholeOrFailed(tag: string): Promise<void> {
+    const { client } = controller;
+    const found = (await client.listSnapshots()).find((snapshot) => snapshot.tag === tag);
+    if (!found) return;
+    if (found.status === 'failed') expect(found.error).toMatch(/\w/);
+    else await client.deleteSandbox(await forkOne(client, tag));
+    await client.deleteSnapshot(tag);
+  }
+
+  async function expectClean(): Promise<void> {
+    const { client } = controller;
+    expect(await client.listSandboxes()).toEqual([]);
+    // One that has just died leaves the list at once, and is cleared away right after.
+    await until('no VMM is left', WAIT_MS, async () => (await controller.pids('vmm')).length === 0);
+    await until('no directory is left', WAIT_MS, async () => (await controller.sandboxDirs()).length === 0);
+    expect(await controller.pids('pager')).toHaveLength(1);
+    await until('no half-written file is left', WAIT_MS, async () => (await controller.ingested()).length === 0);
+    for (const { tag } of await client.listSnapshots()) if (tag !== 'base') await client.deleteSnapshot(tag);
+  }
+});
