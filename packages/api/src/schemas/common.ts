@@ -1,0 +1,43 @@
+import { Type, type Static, type TSchema } from 'typebox';
+import { TAG_PATTERN, limits } from '../limits.ts';
+
+/** A field that is always there and may be null: forkd's clients read it without asking whether it exists. */
+export const Nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
+
+/** A field of a request that forkd's clients leave out or send as null, with one meaning. */
+export const Omittable = <Schema extends TSchema>(schema: Schema) => Type.Optional(Type.Union([schema, Type.Null()]));
+
+export const Count = Type.Integer({ minimum: 0 });
+/** A duration or another measure that may be fractional. */
+export const Measure = Type.Number({ minimum: 0 });
+export const Tag = Type.String({ pattern: TAG_PATTERN });
+export const GuestPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax });
+
+export const TagParams = Type.Object({ tag: Type.String() });
+export type TagParams = Static<typeof TagParams>;
+export const SandboxParams = Type.Object({ id: Type.String() });
+export type SandboxParams = Static<typeof SandboxParams>;
+export const CommandParams = Type.Object({ id: Type.String(), cid: Type.String() });
+export type CommandParams = Static<typeof CommandParams>;
+
+/** The body of every error, the framework's own included. Some codes add fields of their own (`dependents`, `stdout`). */
+export const ErrorBody = Type.Object(
+  { error: Type.String(), code: Type.String(), hint: Type.Optional(Type.String()) },
+  { additionalProperties: true },
+);
+export type ErrorBody = Static<typeof ErrorBody>;
+
+export const Health = Type.Object({ ok: Type.Literal(true) });
+export type Health = Static<typeof Health>;
+
+export const VersionInfo = Type.Object({ version: Type.String(), api: Type.Literal('v1') });
+export type VersionInfo = Static<typeof VersionInfo>;
+
+/** The last event of a streamed reply that went wrong after its status line was sent. */
+export const ErrorEvent = Type.Object({
+  type: Type.Literal('error'),
+  error: Type.String(),
+  code: Type.String(),
+  hint: Type.Optional(Type.String()),
+});
+export type ErrorEvent = Static<typeof ErrorEvent>;

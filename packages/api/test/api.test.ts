@@ -1,0 +1,193 @@
+// Proves: what the schemas accept and refuse beside the wire's own examples, that every error code is whole, and that the
+// ids are what the wire says. The validator is typebox's own, so that this holds without the controller.
+import fc from 'fast-check';
+import { Value } from 'typebox/value';
+import { describe, expect, it } from 'vitest';
+import {
+  ApiError,
+  branchPlan,
+  BranchRequest,
+  CommandEvent,
+  CreateSandboxesRequest,
+  CreateSnapshotRequest,
+  createSnapshotProblem,
+  defaultBranchTag,
+  ErrorBody,
+  errorRegistry,
+  ExecRequest,
+  isErrorCode,
+  isSandboxId,
+  isTag,
+  limits,
+  newSandboxId,
+  SandboxInfo,
+  SnapshotInfo,
+  type ErrorCode,
+} from '../src/index.ts';
+
+describe('requests', () => {
+  it('accepts what forkd clients send, with the defaults of the wire', () => {
+    expect(Value.Default(CreateSandboxesRequest, { snapshot_tag: 'py' })).toEqual({
+      snapshot_tag: 'py',
+      n: 1,
+      per_child_netns: false,
+      prewarm: false,
+      live_fork: false,
+      hugepages: false,
+    });
+    expect(Value.Check(CreateSandboxesRequest, { snapshot_tag: 'py', n: 3, memory_limit_mib: null })).toBe(true);
+    expect(Value.Default(ExecRequest, { args: ['true'] })).toEqual({ args: ['true'], timeout_secs: 30 });
+    const boot = { tag: 'base', kernel: '/k', rootfs: '/r', rw: false, tap: null, boot_wait_secs: 10 };
+    expect(Value.Check(CreateSnapshotRequest, boot)).toBe(true);
+    expect(Value.Default(CreateSnapshotRequest, { tag: 'base' })).toEqual({
+      tag: 'base',
+      rw: false,
+      boot_wait_secs: 10,
+      mem_mib: 512,
+      vcpus: 1,
+    });
+  });
+
+  it.each([0, 1001, 1.5, '3'])('refuses n %s', (n) => {
+    expect(Value.Check(CreateSandboxesRequest, { snapshot_tag: 'py', n })).toBe(false);
+  });
+
+  it('refuses an empty command, no time at all, and a boot longer than a minute', () => {
+    expect(Value.Check(ExecRequest, { args: [] })).toBe(false);
+    expect(Value.Check(ExecRequest, { args: ['true'], timeout_secs: 0 })).toBe(false);
+    expect(Value.Check(CreateSnapshotRequest, { tag: 'a', rootfs: '/r', boot_wait_secs: 61 })).toBe(false);
+  });
+
+  it('wants exactly one of source and rootfs', () => {
+    expect(createSnapshotProblem({ tag: 'a', source: 'python' })).toBeUndefined();
+    expect(createSnapshotProblem({ tag: 'a', rootfs: '/r', source: null })).toBeUndefined();
+    expect(createSnapshotProblem({ tag: 'a' })).toContain('"a"');
+    expect(createSnapshotProblem({ tag: 'a', source: 'python', rootfs: '/r' })).toContain('not both');
+  });
+});
+
+describe('branchPlan', () => {
+  it.each<[BranchRequest, string, string]>([
+    [{}, 'full', 'durable'],
+    [{ diff: true }, 'diff', 'durable'],
+    [{ diff: false, live: true }, 'live', 'durable'],
+    [{ measure_diff: true }, 'full', 'durable'],
+    [{ mode: 'live', wait: false }, 'live', 'resumed'],
+    [{ live: true, wait: false, until: 'ready' }, 'live', 'ready'],
+    [{ mode: 'diff', until: 'ready', diff: false }, 'diff', 'ready'],
+    [{ mode: null, until: null, tag: null }, 'full', 'durable'],
+  ])('%j is %s until %s', (request, mode, until) => {
+    expect(Value.Check(BranchRequest, request)).toBe(true);
+    expect(branchPlan(request)).toEqual({ mode, until });
+  });
+
+  it.each<BranchRequest>([
+    { mode: 'live', live: true },
+    { mode: 'live', diff: true },
+    { diff: true, live: true },
+    { live: true, measure_diff: true },
+    { wait: false },
+    { mode: 'diff', wait: false },
+  ])('%j is a bad request', (request) => {
+    expect(() => branchPlan(request)).toThrow(ApiError);
+    expect(() => branchPlan(request)).toThrow(expect.objectContaining({ code: 'bad_request', status: 400 }));
+  });
+});
+
+describe('answers', () => {
+  const sandbox = {
+    id: 'sb-0123456789',
+    snapshot_tag: 'py',
+    netns: null,
+    guest_addr: '',
+    created_at_unix: 1,
+    pid: null,
+    memory_limit_mib: null,
+    has_branched: false,
+    last_branch_memory_path: null,
+    branch_count: 0,
+  };
+
+  it('has the nulls of a sandbox present', () => {
+    expect(Value.Check(SandboxInfo, sandbox)).toBe(true);
+    const { netns: _, ...without } = sandbox;
+    expect(Value.Check(SandboxInfo, without)).toBe(false);
+  });
+
+  it('leaves out what a snapshot has not, and knows its three states', () => {
+    const snapshot = { tag: 'a', dir: '/d', created_at_unix: 1, status: 'ready', bootable: true };
+    expect(Value.Check(SnapshotInfo, snapshot)).toBe(true);
+    expect(Value.Check(SnapshotInfo, { ...snapshot, pause_ms: 2.5 })).toBe(true);
+    expect(Value.Check(SnapshotInfo, { ...snapshot, warning: null })).toBe(false);
+    expect(Value.Check(SnapshotInfo, { ...snapshot, status: 'done' })).toBe(false);
+  });
+
+  it('knows the events of a command', () => {
+    expect(Value.Check(CommandEvent, { type: 'stdout', offset: 0, data: 'aGk=' })).toBe(true);
+    expect(Value.Check(CommandEvent, { type: 'exit', exit_code: 137, signal: 'KILL', timed_out: false })).toBe(true);
+    expect(Value.Check(CommandEvent, { type: 'exit', exit_code: '1' })).toBe(false);
+  });
+});
+
+describe('errors', () => {
+  const codes = Object.keys(errorRegistry) as ErrorCode[];
+
+  it.each(codes)('%s has a status of its class and a hint', (code) => {
+    const entry = errorRegistry[code];
+    expect(entry.status).toBeGreaterThanOrEqual(400);
+    expect(entry.status).toBeLessThan(600);
+    expect(entry.hint.length).toBeGreaterThan(10);
+    expect(isErrorCode(code)).toBe(true);
+  });
+
+  it('has one bug class, and it is internal', () => {
+    expect(codes.filter((code) => errorRegistry[code].class === 'bug')).toEqual(['internal']);
+  });
+
+  it('makes a body in which the sentence cannot be replaced by a detail', () => {
+    const error = new ApiError('has_dependents', 'snapshot "a" has dependents: b', {
+      details: { dependents: ['b'], error: 'other' },
+    });
+    expect(error.status).toBe(409);
+    expect(error.toBody()).toMatchObject({
+      error: 'snapshot "a" has dependents: b',
+      code: 'has_dependents',
+      dependents: ['b'],
+    });
+    expect(Value.Check(ErrorBody, error.toBody())).toBe(true);
+    expect(new ApiError('internal', 'x', { hint: 'other' }).toBody().hint).toBe('other');
+    expect(isErrorCode('toString')).toBe(false);
+  });
+});
+
+describe('ids', () => {
+  it('makes ids of sandboxes that are tags too', () => {
+    const id = newSandboxId();
+    expect(id).toMatch(/^sb-[0-9a-f]{10}$/);
+    expect(isSandboxId(id)).toBe(true);
+    expect(newSandboxId()).not.toBe(id);
+  });
+
+  it('names a branch after its sandbox and the time, within the length of a tag', () => {
+    const tag = defaultBranchTag('sb-0123456789', 1_700_000_000_999);
+    expect(tag).toMatch(/^branch-sb-0123456789-1700000000-[0-9a-f]{4}$/);
+    expect(isTag(tag)).toBe(true);
+  });
+
+  it('knows a tag from anything else', () => {
+    fc.assert(
+      fc.property(fc.string(), (text) => {
+        const isMadeOfTheRight = [...text].every((character) => /[A-Za-z0-9_-]/.test(character));
+        expect(isTag(text)).toBe(isMadeOfTheRight && text.length >= 1 && text.length <= 64);
+      }),
+    );
+    expect(isTag('a\n')).toBe(false);
+    expect(isTag('a'.repeat(65))).toBe(false);
+  });
+
+  it('has every default within its limits', () => {
+    expect(limits.memMibDefault).toBeGreaterThanOrEqual(limits.memMibMin);
+    expect(limits.bootWaitSecsDefault).toBeLessThanOrEqual(limits.bootWaitSecsMax);
+    expect(limits.execTimeoutSecsDefault).toBeLessThanOrEqual(limits.execTimeoutSecsMax);
+  });
+});

@@ -1,0 +1,70 @@
+/**
+ * A command that runs for long and can be checked: it prints `n check`, where `check` depends on all lines before. It
+ * writes to a page a line, so that a branch has something to capture.
+ */
+const PROGRAM = `
+import sys, time
+check, n, pages = 1, 0, bytearray(4 << 20)
+while True:
+    check = (check * 31 + n) % 1000003
+    pages[n * 4096 % len(pages)] = n % 256
+    sys.stdout.write(f"{n} {check}\\n")
+    sys.stdout.flush()
+    n += 1
+    time.sleep(0.05)
+`.trimStart();
+
+export const counterArgs: readonly string[] = ['python3', '-u', '-c', PROGRAM];
+
+/** Where the counter is: the number that comes next, the check of the line before, and the byte of output it begins at. */
+export type CounterState = { readonly next: number; readonly check: number; readonly offset: number };
+
+export const counterStart: CounterState = { next: 0, check: 1, offset: 0 };
+
+const NEWLINE = 0x0a;
+
+/** Reads a counter's output from a known state on, and sees every line that is missing, doubled or wrong. */
+export class CounterReader {
+  #state: CounterState;
+  #pending = Buffer.alloc(0);
+  #fault: string | undefined;
+
+  constructor(from: CounterState) {
+    this.#state = from;
+  }
+
+  get state(): CounterState {
+    return this.#state;
+  }
+
+  /** The first thing that was not as it must be. */
+  get fault(): string | undefined {
+    return this.#fault;
+  }
+
+  feed(offset: number, data: Uint8Array): void {
+    const expected = this.#state.offset + this.#pending.length;
+    if (offset !== expected) this.#fail(`output continues at byte ${offset}, not at ${expected}`);
+    let rest = Buffer.concat([this.#pending, data]);
+    for (let end = rest.indexOf(NEWLINE); end !== -1; end = rest.indexOf(NEWLINE)) {
+      this.#line(rest.subarray(0, end).toString('latin1'), end + 1);
+      rest = rest.subarray(end + 1);
+    }
+    this.#pending = rest;
+  }
+
+  gap(from: number, to: number): void {
+    this.#fail(`bytes ${from} to ${to} are gone`);
+  }
+
+  #line(line: string, bytes: number): void {
+    const { next, check, offset } = this.#state;
+    const checkNext = (check * 31 + next) % 1_000_003;
+    if (line !== `${next} ${checkNext}`) this.#fail(`line "${line}" came where "${next} ${checkNext}" had to`);
+    this.#state = { next: next + 1, check: checkNext, offset: offset + bytes };
+  }
+
+  #fail(fault: string): void {
+    this.#fault ??= fault;
+  }
+}

@@ -1,0 +1,89 @@
+import { writeFile } from 'node:fs/promises';
+import type { HostInfo } from '@forkd/api';
+import type { ForkdClient } from '@forkd/sdk';
+import { defineCommand, type Call } from '../../command.ts';
+import type { Context } from '../../context.ts';
+import { CommandError, reportOf } from '../../lib/errors.ts';
+import { formatBytes } from '../../lib/text.ts';
+import { branchStep } from './branch-step.ts';
+import { cleanUp } from './cleanup.ts';
+import { forkStep } from './fork-step.ts';
+import { Checks, printReport, type MemoryFigures, type Report } from './report.ts';
+import type { Run } from './run.ts';
+import { templateStep } from './template-step.ts';
+
+type Options = { json?: string; keep?: boolean };
+
+export const quickstart = defineCommand<Options>({
+  name: 'quickstart',
+  summary: 'show on real guests what forkd does: warm, fork, branch live',
+  description:
+    'Builds a Python template, forks ten children of it, and branches one of them three times while a command runs in it.\nEverything that it says is checked; a claim that does not hold makes it fail. It leaves nothing running.',
+  args: [],
+  options: [
+    { flags: '--json <file>', summary: 'write the figures to this file' },
+    { flags: '--keep', summary: 'keep the snapshots' },
+  ],
+  examples: [
+    { line: 'forkd quickstart', summary: 'all of it' },
+    { line: 'forkd quickstart --json figures.json', summary: 'and the figures' },
+  ],
+  run: quickstartRun,
+});
+
+async function quickstartRun({ context, options }: Call<Options>): Promise<void> {
+  const { client, startedController } = await open(context);
+  const sandboxesBefore = new Set((await client.listSandboxes()).map((sandbox) => sandbox.id));
+  const checks = new Checks(context.out);
+  const clean = () => {
+    context.out.note('cleaning up');
+    return cleanUp({ client, sandboxesBefore, keepsSnapshots: options.keep === true, startedController });
+  };
+  const report = await measure(context, client, checks).catch(async (error: unknown) => {
+    // What went wrong first is what is told; that something could not be cleared away comes on top.
+    await clean().catch((second: unknown) => context.out.warn(`cleaning up: ${reportOf(second).error}`));
+    throw error;
+  });
+  printReport(context.out, report);
+  await clean();
+  if (options.json !== undefined) await writeFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
+  if (checks.failed > 0) {
+    throw new CommandError(
+      'check_failed',
+      `${checks.failed} of the checks failed`,
+      'the lines marked FAILED say which',
+    );
+  }
+  context.out.line('All checks passed; nothing is left running.');
+}
+
+async function open(context: Context): Promise<{ client: ForkdClient; startedController: boolean }> {
+  if (context.remoteUrl !== undefined) return { client: await context.client(), startedController: false };
+  const local = await context.local();
+  return { client: local.client, startedController: local.started };
+}
+
+async function measure(context: Context, client: ForkdClient, checks: Checks): Promise<Report> {
+  const host = await client.host({ signal: context.signal });
+  context.out.line(hostLine(host));
+  const run: Run = { context, client, host, checks, sandboxes: [] };
+  const { nonce, ...template } = await templateStep(run);
+  const fork = await forkStep(run, nonce);
+  const branches = await branchStep(run);
+  return { host, template, fork, branches, memory: await memoryOf(run) };
+}
+
+function hostLine(host: HostInfo): string {
+  const { engine } = host;
+  const machine = `${host.cpus} CPUs, ${formatBytes(host.mem_bytes)}, Linux ${host.kernel}`;
+  return `${host.hostname}: ${machine}; ${engine.name} ${engine.version} with ${engine.accelerator} (${engine.reason.replace(/\.$/, '')})`;
+}
+
+function memoryOf(run: Run): Promise<MemoryFigures[]> {
+  return Promise.all(
+    run.sandboxes.map(async (sandbox) => {
+      const { private_bytes, shared_bytes } = await run.client.memory(sandbox, { signal: run.context.signal });
+      return { sandbox, private_bytes, shared_bytes };
+    }),
+  );
+}

@@ -1,0 +1,191 @@
+// Proves the parts of the command line that need no controller: prefixes, numbers, places, tables, and the checks of the
+// quickstart, which have to find every line that is missing or wrong.
+import fc from 'fast-check';
+import { describe, expect, it } from 'vitest';
+import { parsePlace } from '../src/commands/cp.ts';
+import { CounterReader, counterStart } from '../src/commands/quickstart/counter.ts';
+import { countDistinct, parseAnswer, sharedNames, type ChildAnswer } from '../src/commands/quickstart/warm.ts';
+import { checkName } from '../src/lib/copy.ts';
+import { environment, integer, seconds } from '../src/lib/parse.ts';
+import { pickCommand, pickSandbox } from '../src/lib/resolve.ts';
+import { absoluteSource } from '../src/lib/source.ts';
+import { formatAge, formatBytes, formatMs, formatTable } from '../src/lib/text.ts';
+
+describe('prefixes', () => {
+  const ids = ['sb-1f', 'sb-1fa0', 'sb-2c00'];
+
+  it('takes the exact one first, then a beginning that no other has', () => {
+    expect(pickSandbox(ids, 'sb-1f')).toBe('sb-1f');
+    expect(pickSandbox(ids, 'sb-1fa')).toBe('sb-1fa0');
+    expect(pickSandbox(ids, '2c')).toBe('sb-2c00');
+  });
+
+  it('names the candidates where there are several, and finds nothing in nothing', () => {
+    expect(() => pickSandbox(ids, 'sb-')).toThrow('sb-1f, sb-1fa0, sb-2c00');
+    expect(() => pickSandbox(ids, 'sb-9')).toThrow('there is no sandbox "sb-9"');
+    expect(() => pickSandbox(ids, '')).toThrow('there is no sandbox');
+  });
+
+  it('means the command that runs, or the only one', () => {
+    const command = (id: string, running: boolean) => ({
+      id,
+      running,
+      pid: 1,
+      args: [],
+      exit_code: null,
+      signal: null,
+      timed_out: false,
+      output_start: 0,
+      output_end: 0,
+      started_unix_ms: 0,
+    });
+    expect(pickCommand([command('1', false), command('2', true)], undefined)?.id).toBe('2');
+    expect(pickCommand([command('1', false)], undefined)?.id).toBe('1');
+    expect(pickCommand([command('1', true), command('2', true)], undefined)).toBeUndefined();
+    expect(pickCommand([command('10', true), command('1', true)], '1')?.id).toBe('1');
+    expect(() => pickCommand([command('1', true)], '7')).toThrow('there is no command "7"');
+  });
+});
+
+describe('arguments', () => {
+  it('takes numbers within their limits and nothing else', () => {
+    expect(integer('-n', 1, 1000)('1000')).toBe(1000);
+    for (const text of ['0', '1001', '1.5', '', 'x', '1e2', ' 1'])
+      expect(() => integer('-n', 1, 1000)(text)).toThrow('-n');
+    expect(seconds('--timeout', 60)('0.5')).toBe(0.5);
+    for (const text of ['0', '-1', '61', '', 'NaN']) expect(() => seconds('--timeout', 60)(text)).toThrow('--timeout');
+  });
+
+  it('takes variables as Docker does', () => {
+    const env = { HOME: '/root', EMPTY: '' };
+    expect(environment(['A=1', 'B=x=y', 'HOME', 'EMPTY', 'MISSING', 'C='], env)).toEqual({
+      A: '1',
+      B: 'x=y',
+      HOME: '/root',
+      EMPTY: '',
+      C: '',
+    });
+    expect(() => environment(['=1'], env)).toThrow('no name');
+  });
+
+  it('tells a place in a sandbox from a local file', () => {
+    expect(parsePlace('-')).toEqual({ kind: 'stdio' });
+    expect(parsePlace('sb-1:/etc')).toEqual({ kind: 'guest', sandbox: 'sb-1', path: '/etc' });
+    expect(parsePlace('./a:b')).toEqual({ kind: 'local', path: './a:b' });
+    expect(parsePlace(':a')).toEqual({ kind: 'local', path: ':a' });
+    expect(() => parsePlace('sb-1:')).toThrow('no path');
+  });
+
+  it('never follows a name of the guest out of the target', () => {
+    for (const name of ['..', '.', '', 'a/b', '../x', 'a\0']) expect(() => checkName(name)).toThrow('the guest lists');
+    expect(checkName('..a')).toBe('..a');
+  });
+
+  it('makes the paths of a source absolute, and leaves names alone', () => {
+    expect(absoluteSource('./x', '/here')).toBe('/here/x');
+    expect(absoluteSource('x.tar', '/here')).toBe('/here/x.tar');
+    expect(absoluteSource('oci:a/b:latest', '/here')).toBe('oci:/here/a/b:latest');
+    expect(absoluteSource('python', '/nowhere')).toBe('python');
+    expect(absoluteSource('docker:alpine:3', '/')).toBe('docker:alpine:3');
+    expect(absoluteSource('registry.example/a/b:1', '/nowhere')).toBe('registry.example/a/b:1');
+  });
+});
+
+describe('text', () => {
+  it('formats sizes, times and ages', () => {
+    expect([0, 1023, 1536, 150 * 1024, 3 * 1024 ** 3].map(formatBytes)).toEqual([
+      '0 B',
+      '1023 B',
+      '1.5 KiB',
+      '150 KiB',
+      '3.0 GiB',
+    ]);
+    expect([2.134, 543.2, 65_432].map(formatMs)).toEqual(['2.13 ms', '543 ms', '65.4 s']);
+    expect(formatAge(100, 101_000)).toBe('1 second ago');
+    expect(formatAge(0, 7_300_000)).toBe('2 hours ago');
+    expect(formatAge(200, 100_000)).toBe('0 seconds ago');
+  });
+
+  it('aligns columns whatever their colours', () => {
+    expect(
+      formatTable(
+        ['A', 'B'],
+        [
+          ['\u001b[32mlong\u001b[39m', '1'],
+          ['x', '2'],
+        ],
+      ),
+    ).toBe('A     B\n\u001b[32mlong\u001b[39m  1\nx     2');
+  });
+});
+
+describe('the counter of the quickstart', () => {
+  function output(lines: number): Buffer {
+    let text = '';
+    for (let n = 0, check = 1; n < lines; n += 1) {
+      check = (check * 31 + n) % 1_000_003;
+      text += `${n} ${check}\n`;
+    }
+    return Buffer.from(text);
+  }
+
+  it('reads the same however it is cut up, and can be taken up at any line', () => {
+    const whole = output(50);
+    fc.assert(
+      fc.property(fc.array(fc.nat(whole.length), { maxLength: 20 }), fc.nat(40), (places, stopAt) => {
+        const first = new CounterReader(counterStart);
+        const cuts = [...places, 0, whole.length].toSorted((one, other) => one - other);
+        cuts.slice(1).forEach((end, index) => first.feed(cuts[index] ?? 0, whole.subarray(cuts[index], end)));
+        expect(first.fault).toBeUndefined();
+        expect(first.state).toMatchObject({ next: 50, offset: whole.length });
+        const part = new CounterReader(counterStart);
+        part.feed(0, output(stopAt));
+        const rest = new CounterReader(part.state);
+        rest.feed(part.state.offset, whole.subarray(part.state.offset));
+        expect(rest.fault).toBeUndefined();
+        expect(rest.state).toEqual(first.state);
+      }),
+    );
+  });
+
+  it('sees a byte that is missing, changed or doubled, and a hole that is told', () => {
+    const whole = output(20);
+    fc.assert(
+      fc.property(fc.nat(whole.length - 2), fc.constantFrom('missing', 'changed', 'doubled'), (at, kind) => {
+        const insert = {
+          missing: [],
+          changed: [whole[at] === 0x37 ? 0x38 : 0x37],
+          doubled: [whole[at] ?? 0, whole[at] ?? 0],
+        }[kind];
+        const reader = new CounterReader(counterStart);
+        reader.feed(0, Buffer.concat([whole.subarray(0, at), Buffer.from(insert), whole.subarray(at + 1)]));
+        expect(reader.fault).toBeDefined();
+      }),
+    );
+    const late = new CounterReader(counterStart);
+    late.feed(5, whole.subarray(5));
+    expect(late.fault).toContain('byte 5');
+    const holed = new CounterReader(counterStart);
+    holed.gap(0, 9);
+    expect(holed.fault).toContain('gone');
+  });
+});
+
+describe('the answers of the quickstart', () => {
+  const child = (own: (string | number)[]): ChildAnswer => ({ nonce: 'n', secret: 's', intact: true, own });
+
+  it('reads the repr of a Python string', () => {
+    expect(parseAnswer(`'{"nonce": "a", "secret": "b", "intact": true, "own": [1]}'`)).toEqual({
+      nonce: 'a',
+      secret: 'b',
+      intact: true,
+      own: [1],
+    });
+  });
+
+  it('counts no child that has one value in common with another', () => {
+    expect(countDistinct([child(['a', 'x']), child(['b', 'y']), child(['c', 'z'])])).toBe(3);
+    expect(countDistinct([child(['a', 'x']), child(['b', 'x']), child(['c', 'z'])])).toBe(1);
+    expect(sharedNames([child(['a', 'x']), child(['b', 'x'])])).toContain('machine-id');
+  });
+});

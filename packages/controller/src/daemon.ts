@@ -1,0 +1,150 @@
+import { availableParallelism, hostname, release, totalmem } from 'node:os';
+
+import type { HostInfo, ShutdownResponse } from '@forkd/api';
+import { Store } from '@forkd/store';
+import type { Logger } from 'pino';
+
+import type { Binaries } from './binaries.ts';
+import { sleep } from './deadline.ts';
+import { HttpServers } from './http/servers.ts';
+import type { Services } from './http/services.ts';
+import { limits } from './limits.ts';
+import type { Options } from './options.ts';
+import { dataPaths, makeDataPaths } from './paths.ts';
+import { lockDataDir } from './process/lock.ts';
+import { GuestBoot } from './runtime/guest-boot.ts';
+import { Vmm } from './runtime/vmm.ts';
+import { BranchService } from './sandboxes/branch.ts';
+import { ForkService } from './sandboxes/fork.ts';
+import { Guests } from './sandboxes/guests.ts';
+import { Recovery } from './sandboxes/recovery.ts';
+import { Registry } from './sandboxes/registry.ts';
+import { Sandboxes } from './sandboxes/sandboxes.ts';
+import { Scope } from './scope.ts';
+import { Catalog } from './snapshots/catalog.ts';
+import { Housekeeping } from './snapshots/housekeeping.ts';
+import { Pins } from './snapshots/pins.ts';
+import { Removal } from './snapshots/removal.ts';
+import { TemplateService } from './snapshots/templates.ts';
+import { version } from './version.ts';
+
+/** The controller of one data directory. It owns nothing that runs: sandboxes outlive it unless they are told otherwise. */
+export class Daemon {
+  readonly #options: Options;
+  readonly #log: Logger;
+  readonly #scope: Scope;
+  readonly #stop = new AbortController();
+  /** Why it ends, once it does. */
+  #ending: string | null = null;
+
+  private constructor(options: Options, log: Logger) {
+    this.#options = options;
+    this.#log = log;
+    this.#scope = new Scope(log);
+  }
+
+  /** Runs until it is told to end: by `signal`, by a request, or by being idle. */
+  static async run(options: Options, binaries: Binaries, log: Logger, signal: AbortSignal): Promise<void> {
+    const daemon = new Daemon(options, log);
+    try {
+      await daemon.#serve(binaries, signal);
+    } finally {
+      await daemon.#scope.close();
+    }
+  }
+
+  async #serve(binaries: Binaries, signal: AbortSignal): Promise<void> {
+    const options = this.#options;
+    const paths = dataPaths(options.dataDir);
+    await makeDataPaths(paths);
+    this.#scope.defer('the lock', await lockDataDir(paths, options.socket));
+
+    const store = await Store.open(paths.store);
+    const log = this.#log;
+    const pins = new Pins();
+    const boot = new GuestBoot(paths.cache, binaries);
+    const vmm = new Vmm(paths, binaries, boot, log);
+    const housekeeping = new Housekeeping(store, pins, vmm, log);
+    const registry = new Registry(paths.sandboxes, pins, housekeeping, log);
+    // Sandboxes that run on need their pager; without any it has nothing to keep.
+    this.#scope.defer('the pager', () => vmm.close({ endPager: registry.size === 0 }));
+    this.#scope.defer('housekeeping', () => housekeeping.close());
+    const catalog = new Catalog(store);
+    const shared = { catalog, registry, store, pins, housekeeping, vmm, boot, paths, log };
+    const branches = new BranchService({ ...shared, cap: options.branchConcurrency });
+    this.#scope.defer('branches', () => branches.close(AbortSignal.timeout(limits.branchDrainMs)));
+
+    const recovery = new Recovery({ root: paths.sandboxes, registry, vmm, log });
+    const found = await recovery.recover();
+    vmm.onNewPager((runtime) => recovery.readopt(runtime));
+    log.info({ ...found, data_dir: paths.root }, 'recovered what earlier controllers left');
+    housekeeping.request();
+
+    const removal = new Removal(catalog, store, housekeeping);
+    const templates = new TemplateService(shared);
+    const services: Services = {
+      snapshots: {
+        list: () => catalog.list(),
+        info: (tag) => catalog.info(tag),
+        detail: (tag) => catalog.detail(tag),
+        create: (request, outer, onProgress) => templates.create(request, outer, onProgress),
+        remove: (tag, query) => removal.remove(tag, query),
+      },
+      sandboxes: new Sandboxes(registry, new ForkService(shared), branches, vmm),
+      guests: new Guests(registry),
+      host: {
+        info: () => this.#hostInfo(vmm),
+        shutdown: (endSandboxes) => this.#shutdown(registry, endSandboxes),
+      },
+    };
+    const servers = new HttpServers(services, log);
+    this.#scope.defer('the listeners', () => servers.close());
+    await servers.listen(options);
+    await this.#untilTold(signal, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
+    log.info({ reason: this.#ending, running: registry.size }, 'ending');
+  }
+
+  /** Ends when `signal` fires, when a request said so, or when nothing has happened and nothing runs for long enough. */
+  async #untilTold(signal: AbortSignal, servers: HttpServers, isBusy: () => boolean): Promise<void> {
+    const { idleExitSecs } = this.#options;
+    while (this.#ending === null) {
+      await sleep(limits.idleCheckMs, AbortSignal.any([signal, this.#stop.signal])).catch(() => undefined);
+      if (signal.aborted) this.#end(String(signal.reason));
+      if (isBusy()) servers.touch();
+      if (idleExitSecs !== null && servers.idleMs() >= idleExitSecs * 1000) this.#end('idle');
+    }
+  }
+
+  #end(why: string): void {
+    this.#ending ??= why;
+    this.#stop.abort(new Error('the controller is ending'));
+  }
+
+  async #shutdown(registry: Registry, endSandboxes: boolean): Promise<ShutdownResponse> {
+    const ended = endSandboxes ? registry.all() : [];
+    await Promise.all(ended.map((sandbox) => registry.end(sandbox)));
+    // The reply goes out first: the listeners drain before they close.
+    setImmediate(() => this.#end('asked to'));
+    return { pid: process.pid, sandboxes_ended: ended.length };
+  }
+
+  async #hostInfo(vmm: Vmm): Promise<HostInfo> {
+    const { engine, pager } = await vmm.use(this.#stop.signal);
+    return {
+      hostname: hostname(),
+      kernel: release(),
+      cpus: availableParallelism(),
+      mem_bytes: totalmem(),
+      engine: {
+        name: engine.name,
+        version: engine.version,
+        accelerator: engine.accelerator,
+        reason: engine.acceleratorReason,
+        live_unavailable: pager.liveUnavailable,
+      },
+      data_dir: this.#options.dataDir,
+      pid: process.pid,
+      version,
+    };
+  }
+}

@@ -1,0 +1,88 @@
+import type { ErrorCode } from '@forkd/api';
+import { ApiError } from '@forkd/api';
+import type { EngineErrorCode } from '@forkd/engine';
+import { EngineError } from '@forkd/engine';
+import type { ImageErrorCode } from '@forkd/images';
+import { ImageError } from '@forkd/images';
+import type { StoreErrorCode } from '@forkd/store';
+import { StoreError } from '@forkd/store';
+
+const ofEngine: Record<EngineErrorCode, ErrorCode> = {
+  engine_missing: 'engine_missing',
+  machine_mismatch: 'machine_mismatch',
+  path_too_long: 'engine_failed',
+  vm_start_failed: 'engine_failed',
+  vm_start_timeout: 'engine_failed',
+  pager_missing: 'engine_missing',
+  pager_gone: 'pager_unavailable',
+  pager_protocol: 'pager_unavailable',
+  bad_request: 'internal',
+  unknown_sandbox: 'engine_failed',
+  unknown_layer: 'corrupt_layer',
+  corrupt_layer: 'corrupt_layer',
+  busy: 'branch_in_flight',
+  vm_gone: 'engine_failed',
+  cancelled: 'shutting_down',
+  disk_full: 'disk_full',
+  out_of_memory: 'out_of_memory',
+  unsupported: 'unsupported',
+  io: 'engine_failed',
+};
+
+const ofStore: Record<StoreErrorCode, ErrorCode> = {
+  unknown_snapshot: 'not_found_snapshot',
+  snapshot_exists: 'tag_exists',
+  unknown_blob: 'corrupt_layer',
+  corrupt_blob: 'corrupt_layer',
+  corrupt_manifest: 'corrupt_layer',
+  corrupt_index: 'corrupt_layer',
+  unsupported_format: 'not_forkable',
+  outside_root: 'internal',
+  disk_full: 'disk_full',
+  io: 'internal',
+};
+
+const ofImages: Record<ImageErrorCode, ErrorCode> = {
+  bad_agent: 'engine_missing',
+  bad_image: 'image_invalid',
+  bad_kernel: 'kernel_invalid',
+  disk_full: 'disk_full',
+  image_unavailable: 'image_fetch_failed',
+  kernel_unavailable: 'image_fetch_failed',
+  missing_program: 'image_tool_missing',
+  needs_root: 'needs_root',
+  not_a_rootfs: 'image_invalid',
+  program_failed: 'image_build_failed',
+  source_not_found: 'image_not_found',
+  unknown_recipe: 'image_not_found',
+};
+
+/** The error as it goes to a caller. What nobody foresaw is `internal`: a fault of forkd. */
+export function toApiError(error: unknown): ApiError {
+  if (error instanceof ApiError) return error;
+  const code = codeOf(error);
+  if (code === null) {
+    return new ApiError('internal', `Something went wrong inside the controller: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+  const hint = error instanceof Error && 'hint' in error && typeof error.hint === 'string' ? error.hint : undefined;
+  return new ApiError(code, messageOf(error), { hint, cause: error });
+}
+
+/** The same error, with what was being done put before its sentence. */
+export function during(doing: string, error: unknown): ApiError {
+  const { code, message, hint, details } = toApiError(error);
+  return new ApiError(code, `${doing}: ${message}`, { hint, details, cause: error });
+}
+
+export function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+function codeOf(error: unknown): ErrorCode | null {
+  if (error instanceof EngineError) return ofEngine[error.code];
+  if (error instanceof StoreError) return ofStore[error.code];
+  if (error instanceof ImageError) return ofImages[error.code];
+  return null;
+}

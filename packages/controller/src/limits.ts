@@ -1,0 +1,37 @@
+/** The controller's own limits, in one place. Those of the wire are in `@forkd/api`. */
+export const limits = {
+  /** Children of one fork request that are started side by side. */
+  forkParallelism: 8,
+  /** What a child costs the host before it has written a page of its own: the VMM itself and its page tables. */
+  vmOverheadBytes: 32 * 1024 * 1024,
+  /** Left to the host whatever is asked for. */
+  hostReserveBytes: 128 * 1024 * 1024,
+
+  /** Emulated guests boot slowly: `boot_wait_secs` cannot make it shorter there. */
+  bootWaitTcgMsMin: 60_000,
+  restoreTimeoutMs: 30_000,
+  /** From the VM running to the agent having answered and taken on its identity. */
+  identifyTimeoutMs: 30_000,
+  warmTimeoutMs: 15 * 60_000,
+  guestRequestTimeoutMs: 30_000,
+  /** What the agent may need beyond a command's own time to end it and to say so. */
+  guestGraceMs: 10_000,
+  pingTimeoutMs: 10_000,
+
+  /** From the request to being on disk: 32 GiB at 100 MB/s, and some. */
+  branchTimeoutMs: 10 * 60_000,
+  /** For what the pager answers out of its memory. */
+  pagerRequestTimeoutMs: 30_000,
+  /** How long a request waits for a pager that is being started again. */
+  pagerWaitMs: 20_000,
+  pagerRestartDelaysMs: [0, 100, 500, 1000, 2000, 5000],
+
+  /** At the end: requests in flight, then branches in flight, get this long. */
+  drainMs: 10_000,
+  drainSweepMs: 20,
+  branchDrainMs: 30_000,
+  idleCheckMs: 1_000,
+
+  recordBytesMax: 1024 * 1024,
+  lockWaitMs: 3_000,
+} as const;

@@ -1,0 +1,33 @@
+import { mkdir } from 'node:fs/promises';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+
+/** The data directory, laid out. */
+export interface DataPaths {
+  root: string;
+  store: string;
+  cache: string;
+  /** One directory a sandbox, named by its id. */
+  sandboxes: string;
+  /** Sockets and what says which processes run. */
+  run: string;
+}
+
+export function dataPaths(root: string): DataPaths {
+  const at = (name: string) => join(root, name);
+  return { root, store: at('store'), cache: at('cache'), sandboxes: at('sandboxes'), run: at('run') };
+}
+
+/** `FORKD_DATA_DIR`, else `/var/lib/forkd` for root and `$XDG_DATA_HOME/forkd` for others. */
+export function defaultDataDir(env: NodeJS.ProcessEnv = process.env): string {
+  if (env['FORKD_DATA_DIR']) return resolve(env['FORKD_DATA_DIR']);
+  if (process.geteuid?.() === 0) return '/var/lib/forkd';
+  return join(env['XDG_DATA_HOME'] || join(homedir(), '.local', 'share'), 'forkd');
+}
+
+/** The owner's alone: snapshots hold whatever was in a guest's memory. */
+export async function makeDataPaths(paths: DataPaths): Promise<void> {
+  for (const path of [paths.root, paths.store, paths.cache, paths.sandboxes, paths.run]) {
+    await mkdir(path, { recursive: true, mode: 0o700 });
+  }
+}

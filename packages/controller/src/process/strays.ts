@@ -1,0 +1,45 @@
+import { readdir, readFile, readlink } from 'node:fs/promises';
+
+import type { ProcessId } from '@forkd/engine';
+import { isRunning, killProcess, readStartTicks } from '@forkd/engine';
+
+import { sleep } from '../deadline.ts';
+
+/** A VMM process, and the sandbox's directory that it was started in. */
+export interface Stray extends ProcessId {
+  dir: string;
+}
+
+const endWaitMs = 5_000;
+const endPollMs = 10;
+
+/**
+ * The VMMs that were started for the sandboxes of these directories. A VMM's working directory is its sandbox's, and its
+ * environment names the sandbox: both must agree, so that a shell that somebody opened there is not taken for one.
+ */
+export async function findVmms(dirs: ReadonlyMap<string, string>): Promise<Stray[]> {
+  const found: Stray[] = [];
+  if (dirs.size === 0) return found;
+  for (const name of await readdir('/proc')) {
+    const pid = Number(name);
+    if (!Number.isSafeInteger(pid)) continue;
+    const dir = await readlink(`/proc/${pid}/cwd`).catch(() => '');
+    const id = dirs.get(dir);
+    if (id === undefined) continue;
+    const environment = await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '');
+    if (!environment.split('\0').includes(`FORKD_SHIM_SANDBOX=${id}`)) continue;
+    const startTicks = await readStartTicks(pid);
+    if (startTicks !== null) found.push({ pid, startTicks, dir });
+  }
+  return found;
+}
+
+/** Kills a process and waits for its end. Returns whether it has ended. */
+export async function endProcess(id: ProcessId): Promise<boolean> {
+  await killProcess(id);
+  for (let waitedMs = 0; await isRunning(id); waitedMs += endPollMs) {
+    if (waitedMs >= endWaitMs) return false;
+    await sleep(endPollMs);
+  }
+  return true;
+}

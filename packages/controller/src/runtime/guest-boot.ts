@@ -1,0 +1,58 @@
+import { access, readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import type { KernelFiles } from '@forkd/engine';
+import { ensureInitramfs, ensureKernel } from '@forkd/images';
+import { writeFileAtomic } from '@forkd/store';
+
+import type { Binaries } from '../binaries.ts';
+import { requireBinary } from '../binaries.ts';
+
+interface KernelRequest {
+  /** A kernel of the user's own. */
+  kernelFile?: string;
+  signal: AbortSignal;
+  onProgress?: (line: string) => void;
+}
+
+/** What a guest is booted with: a kernel, and an initramfs with the agent in it. */
+export class GuestBoot {
+  readonly #cacheDir: string;
+  readonly #binaries: Binaries;
+  /** The files of the last boot. */
+  readonly #note: string;
+
+  constructor(cacheDir: string, binaries: Binaries) {
+    this.#cacheDir = cacheDir;
+    this.#binaries = binaries;
+    this.#note = join(cacheDir, 'guest-boot.json');
+  }
+
+  async files({ kernelFile, signal, onProgress }: KernelRequest): Promise<KernelFiles> {
+    const agentBinary = await requireBinary(this.#binaries, 'agent');
+    const cacheDir = this.#cacheDir;
+    const kernel = await ensureKernel({
+      cacheDir,
+      signal,
+      ...(kernelFile !== undefined && { kernelFile }),
+      ...(onProgress !== undefined && { onProgress }),
+    });
+    const initramfs = await ensureInitramfs({ cacheDir, kernel, agentBinary, signal });
+    const files = { vmlinuz: kernel.vmlinuz, initramfs };
+    if (kernelFile === undefined) await writeFileAtomic(this.#note, JSON.stringify(files));
+    return files;
+  }
+
+  /** What was booted before, if it is still there. It fetches nothing: somebody may only want to know about the host. */
+  async known(): Promise<KernelFiles | null> {
+    try {
+      const files = JSON.parse(await readFile(this.#note, 'utf8')) as Partial<KernelFiles>;
+      const { vmlinuz, initramfs } = files;
+      if (vmlinuz === undefined || initramfs === undefined) return null;
+      await Promise.all([access(vmlinuz), access(initramfs)]);
+      return { vmlinuz, initramfs };
+    } catch {
+      return null;
+    }
+  }
+}

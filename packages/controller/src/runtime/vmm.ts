@@ -1,0 +1,174 @@
+import { stat } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { ApiError } from '@forkd/api';
+import type { Engine, Machine } from '@forkd/engine';
+import { Pager, QemuEngine } from '@forkd/engine';
+import type { MachineRecord } from '@forkd/store';
+import type { Logger } from 'pino';
+
+import type { Binaries } from '../binaries.ts';
+import { requireBinary } from '../binaries.ts';
+import { sleep, withDeadline } from '../deadline.ts';
+import { messageOf, toApiError } from '../errors.ts';
+import { limits } from '../limits.ts';
+import type { DataPaths } from '../paths.ts';
+import type { GuestBoot } from './guest-boot.ts';
+
+/** What VMs are run with. */
+export interface Runtime {
+  engine: Engine;
+  pager: Pager;
+}
+
+interface ProbedEngine {
+  engine: Engine;
+  /** Its accelerator has been tried with a kernel, where it depends on that. */
+  probed: boolean;
+}
+
+/** Called with a new pager before anybody else gets it: running VMs must be announced to it first. */
+export type OnNewPager = (runtime: Runtime) => Promise<void>;
+
+/**
+ * The engine and the pager, started when they are first needed. A pager that is lost is started again and told of the
+ * VMs that run; requests wait for that, for a bounded time.
+ */
+export class Vmm {
+  readonly #paths: DataPaths;
+  readonly #binaries: Binaries;
+  readonly #boot: GuestBoot;
+  readonly #log: Logger;
+  readonly #closed = new AbortController();
+  #engine: Promise<ProbedEngine> | null = null;
+  /** The one that is up or coming up. `null` before the first, and after one could not be started. */
+  #starting: Promise<Pager> | null = null;
+  #pager: Pager | null = null;
+  #onNewPager: OnNewPager = async () => undefined;
+
+  constructor(paths: DataPaths, binaries: Binaries, boot: GuestBoot, log: Logger) {
+    this.#paths = paths;
+    this.#binaries = binaries;
+    this.#boot = boot;
+    this.#log = log;
+  }
+
+  onNewPager(handler: OnNewPager): void {
+    this.#onNewPager = handler;
+  }
+
+  /** The runtime, started if need be. Throws `pager_unavailable` when it is not there in time. */
+  async use(signal?: AbortSignal): Promise<Runtime> {
+    const starting = (this.#starting ??= this.#start([0]));
+    const late = () => new ApiError('pager_unavailable', 'The pager has not come up in time.');
+    const pager = await withDeadline(limits.pagerWaitMs, signal, late, () => starting);
+    return { pager, engine: await this.#ensureEngine(pager) };
+  }
+
+  /** The pager, if one is connected at this moment. */
+  pagerIfUp(): Pager | null {
+    return this.#pager;
+  }
+
+  /** Lets go of the pager, or ends it, also one that an earlier controller left and this one never needed. */
+  async close(options: { endPager: boolean }): Promise<void> {
+    this.#closed.abort(new ApiError('shutting_down', 'The controller is ending.'));
+    const pager = this.#pager;
+    this.#pager = null;
+    if (options.endPager) await this.#endPager(pager);
+    pager?.close();
+  }
+
+  async #endPager(known: Pager | null): Promise<void> {
+    const { run: runDir, store: storeDir } = this.#paths;
+    if (known === null && (await stat(join(runDir, 'pager.sock')).catch(() => null)) === null) return;
+    try {
+      const pager = known ?? (await Pager.ensure({ bin: this.#binaries.pager, runDir, storeDir }));
+      await pager.shutdown();
+    } catch (error) {
+      this.#log.warn({ reason: messageOf(error) }, 'could not end the pager');
+    }
+  }
+
+  async #start(delaysMs: readonly number[]): Promise<Pager> {
+    let failure: unknown;
+    for (const delayMs of delaysMs) {
+      await sleep(delayMs, this.#closed.signal);
+      try {
+        return await this.#startOnce();
+      } catch (error) {
+        failure = error;
+        this.#log.warn({ reason: messageOf(error) }, 'could not start the pager');
+      }
+    }
+    this.#starting = null;
+    throw toApiError(failure);
+  }
+
+  async #startOnce(): Promise<Pager> {
+    const signal = this.#closed.signal;
+    signal.throwIfAborted();
+    const bin = await requireBinary(this.#binaries, 'pager');
+    const pager = await Pager.ensure({ bin, runDir: this.#paths.run, storeDir: this.#paths.store, signal });
+    try {
+      const engine = await this.#ensureEngine(pager);
+      await this.#onNewPager({ engine, pager });
+      signal.throwIfAborted();
+      this.#pager = pager;
+      this.#log.info({ pager_pid: pager.pid, accelerator: engine.accelerator }, 'the pager is up');
+      void pager.gone.then(() => this.#lost(pager));
+      return pager;
+    } catch (error) {
+      pager.close();
+      throw error;
+    }
+  }
+
+  #lost(pager: Pager): void {
+    if (this.#pager !== pager || this.#closed.signal.aborted) return;
+    this.#log.error({ pager_pid: pager.pid }, 'the pager is gone: starting another');
+    this.#pager = null;
+    const starting = this.#start(limits.pagerRestartDelaysMs);
+    this.#starting = starting;
+    starting.catch(() => undefined);
+  }
+
+  /** The engine. One that could only guess its accelerator is made again when there is a kernel to try it with. */
+  async #ensureEngine(pager: Pager): Promise<Engine> {
+    const known = await this.#engine;
+    if (known !== null && (known.probed || (await this.#boot.known()) === null)) return known.engine;
+    const creating = this.#createEngine(pager);
+    this.#engine = creating;
+    creating.catch(() => {
+      this.#engine = null;
+    });
+    return (await creating).engine;
+  }
+
+  async #createEngine(pager: Pager): Promise<ProbedEngine> {
+    const signal = this.#closed.signal;
+    const shim = await requireBinary(this.#binaries, 'shim');
+    const probeKernel = await this.#boot.known();
+    const options = { cacheDir: this.#paths.cache, shim, pager, signal };
+    const engine = await QemuEngine.create(probeKernel === null ? options : { ...options, probeKernel });
+    this.#log.info({ version: engine.version, accelerator: engine.accelerator }, engine.acceleratorReason);
+    return { engine, probed: probeKernel !== null };
+  }
+}
+
+/** A snapshot's machine as this engine's. Throws `machine_mismatch` for another engine's, or when it cannot run here. */
+export function machineFor(engine: Engine, tag: string, record: MachineRecord): Machine {
+  const { accelerator } = record;
+  if (record.engine !== 'qemu' || (accelerator !== 'kvm' && accelerator !== 'tcg')) {
+    const sentence = `Snapshot '${tag}' was taken with ${record.engine} (${accelerator}), which is not here.`;
+    throw new ApiError('machine_mismatch', sentence);
+  }
+  const machine: Machine = { ...record, engine: 'qemu', accelerator };
+  try {
+    engine.checkMachine(machine);
+  } catch (error) {
+    const { code, message, hint } = toApiError(error);
+    throw new ApiError(code, `Snapshot '${tag}': ${message}`, { hint, cause: error });
+  }
+  return machine;
+}

@@ -1,0 +1,196 @@
+import { mkdir } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { ApiError } from '@forkd/api';
+import type { Vm } from '@forkd/engine';
+import type { StoredSnapshot } from '@forkd/store';
+import { Mutex, removeTree } from '@forkd/store';
+import type { Logger } from 'pino';
+
+import type { Housekeeping } from '../snapshots/housekeeping.ts';
+import type { Pins } from '../snapshots/pins.ts';
+import { GuestLink } from './guest-link.ts';
+import type { SandboxRecord } from './record.ts';
+import { writeRecord } from './record.ts';
+import { Sandbox } from './sandbox.ts';
+
+/** What a VMM said last goes into the hint of the error, so much of it. */
+const hintBytesMax = 500;
+
+/** The sandboxes of this data directory: in memory, and as one record each on disk, which is written first. */
+export class Registry {
+  readonly #root: string;
+  readonly #pins: Pins;
+  readonly #housekeeping: Housekeeping;
+  readonly #log: Logger;
+  readonly #sandboxes = new Map<string, Sandbox>();
+  readonly #unpin = new Map<string, () => void>();
+  readonly #endings = new WeakMap<Sandbox, Promise<void>>();
+  /** One writer a record at a time: the newest state is the one that stays. */
+  readonly #writes = new Map<string, Mutex>();
+
+  constructor(root: string, pins: Pins, housekeeping: Housekeeping, log: Logger) {
+    this.#root = root;
+    this.#pins = pins;
+    this.#housekeeping = housekeeping;
+    this.#log = log;
+  }
+
+  /** How many run or are about to. */
+  get size(): number {
+    return this.#sandboxes.size;
+  }
+
+  list(): Sandbox[] {
+    return [...this.#sandboxes.values()].filter(
+      ({ state, record }) => state === 'running' && record.kind === 'sandbox',
+    );
+  }
+
+  /** A sandbox that runs. */
+  get(id: string): Sandbox {
+    const sandbox = this.#sandboxes.get(id);
+    if (sandbox === undefined || sandbox.state !== 'running') throw notFound(id);
+    return sandbox;
+  }
+
+  /** All, also those that start or end. */
+  all(): Sandbox[] {
+    return [...this.#sandboxes.values()];
+  }
+
+  /** 1. Notes that a VMM is about to be started, with the layers that it will need. */
+  async reserve(record: SandboxRecord, needs: readonly string[]): Promise<Sandbox> {
+    const sandbox = this.#add(record, needs);
+    await mkdir(sandbox.dir, { recursive: true, mode: 0o700 });
+    await this.#save(sandbox);
+    return sandbox;
+  }
+
+  /** 2. The VMM runs the VM. It is not in the list yet: its guest still has the identity of the snapshot. */
+  attach(sandbox: Sandbox, vm: Vm): void {
+    sandbox.vm = vm;
+    sandbox.record = { ...sandbox.record, vm: { ...vm.record, stack: [...vm.record.stack] } };
+    sandbox.guest.retarget(vm.agentSocket);
+    void this.#watch(sandbox, vm);
+  }
+
+  /** 3. The child is itself: from here on it outlives the controller. */
+  async run(sandbox: Sandbox, times: { fork_ms: number; ready_ms: number }): Promise<void> {
+    sandbox.record = { ...sandbox.record, ...times, state: 'running' };
+    await this.#save(sandbox);
+    // It may have died while its record was written.
+    if (sandbox.state !== 'starting') throw sandbox.ended.signal.reason;
+    sandbox.enter('running');
+  }
+
+  /** Takes over a sandbox that an earlier controller started. */
+  adopt(record: SandboxRecord, vm: Vm): Sandbox {
+    const sandbox = this.#add(record, [...vm.record.stack, record.root_disk.digest]);
+    this.attach(sandbox, vm);
+    sandbox.enter('running');
+    return sandbox;
+  }
+
+  /** Notes what a branch changed. In memory at once; resolves when it is on disk. */
+  async note(
+    sandbox: Sandbox,
+    what: Partial<Pick<SandboxRecord, 'branch_count' | 'last_branch_memory_path'>>,
+  ): Promise<void> {
+    sandbox.record = { ...sandbox.record, ...what };
+    await this.#save(sandbox);
+  }
+
+  /**
+   * A snapshot that sandboxes were started from out of RAM is on disk: their records name what outlives the pager.
+   * They are known by the stack that they have, since the tag may have been another snapshot's before.
+   */
+  async rebase(ramStack: readonly string[], stored: StoredSnapshot): Promise<void> {
+    for (const sandbox of this.#sandboxes.values()) {
+      const { record } = sandbox;
+      if (record.snapshot_tag !== stored.tag || record.snapshot_digest !== null) continue;
+      if (record.vm === null || record.vm.stack.join() !== ramStack.join()) continue;
+      if (sandbox.state !== 'running' && sandbox.state !== 'starting') continue;
+      const stack = stored.memory.map((blob) => blob.digest);
+      sandbox.record = { ...record, snapshot_digest: stored.manifest.digest, vm: { ...record.vm, stack } };
+      // Both names for now: the pager that is up knows the VM by the old ones.
+      this.#pin(sandbox, [...record.vm.stack, ...stack, record.root_disk.digest]);
+      await this.#save(sandbox);
+    }
+  }
+
+  /** Ends a sandbox and removes all that it had. Returns once nothing of it is left. Idempotent. */
+  async end(sandbox: Sandbox, why?: ApiError): Promise<void> {
+    await this.#end(sandbox, why ?? new ApiError('not_found_sandbox', `Sandbox ${sandbox.id} was ended.`));
+  }
+
+  async #watch(sandbox: Sandbox, vm: Vm): Promise<void> {
+    const exit = await vm.exited;
+    if (sandbox.vm !== vm || sandbox.state === 'ending' || sandbox.state === 'gone') return;
+    this.#log.warn({ sandbox: sandbox.id, ...exit }, 'the VMM of a sandbox ended by itself');
+    // Of a VM that another controller started only the end is seen, not how it came.
+    const how = exit.signal ?? (exit.code === null ? null : `exit code ${exit.code}`);
+    const sentence = `Sandbox ${sandbox.id} ended by itself${how === null ? '' : ` (${how})`}.`;
+    await this.#end(sandbox, new ApiError('guest_unreachable', sentence, { hint: exit.log.slice(-hintBytesMax) }));
+  }
+
+  #end(sandbox: Sandbox, why: ApiError): Promise<void> {
+    let ending = this.#endings.get(sandbox);
+    if (ending === undefined) {
+      ending = this.#endOnce(sandbox, why);
+      this.#endings.set(sandbox, ending);
+    }
+    return ending;
+  }
+
+  async #endOnce(sandbox: Sandbox, why: ApiError): Promise<void> {
+    sandbox.enter('ending');
+    sandbox.ended.abort(why);
+    sandbox.guest.close();
+    try {
+      await sandbox.vm?.kill();
+    } catch (error) {
+      this.#log.error({ err: error, sandbox: sandbox.id }, 'could not end a VMM cleanly');
+    }
+    // A record that is being written would otherwise come back into the directory that is removed.
+    await this.#mutex(sandbox).run(() => removeTree(this.#root, sandbox.dir));
+    sandbox.enter('gone');
+    this.#sandboxes.delete(sandbox.id);
+    this.#writes.delete(sandbox.id);
+    this.#unpin.get(sandbox.id)?.();
+    this.#unpin.delete(sandbox.id);
+    this.#housekeeping.request();
+  }
+
+  #add(record: SandboxRecord, needs: readonly string[]): Sandbox {
+    const sandbox = new Sandbox(join(this.#root, record.id), record, new GuestLink(record.id));
+    this.#sandboxes.set(record.id, sandbox);
+    this.#pin(sandbox, needs);
+    return sandbox;
+  }
+
+  #pin(sandbox: Sandbox, names: readonly string[]): void {
+    const before = this.#unpin.get(sandbox.id);
+    this.#unpin.set(sandbox.id, this.#pins.hold(names));
+    before?.();
+  }
+
+  async #save(sandbox: Sandbox): Promise<void> {
+    await this.#mutex(sandbox).run(async () => {
+      if (sandbox.state === 'starting' || sandbox.state === 'running') await writeRecord(sandbox.dir, sandbox.record);
+    });
+  }
+
+  #mutex(sandbox: Sandbox): Mutex {
+    let mutex = this.#writes.get(sandbox.id);
+    if (mutex === undefined) {
+      mutex = new Mutex();
+      this.#writes.set(sandbox.id, mutex);
+    }
+    return mutex;
+  }
+}
+
+function notFound(id: string): ApiError {
+  return new ApiError('not_found_sandbox', `There is no sandbox '${id}'.`);
+}

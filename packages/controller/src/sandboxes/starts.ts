@@ -1,0 +1,26 @@
+/** Runs `start` for each item, at most `parallel` at a time, until one fails: then no more are begun, and its error is thrown once all that were begun have settled. */
+export async function startAll<T, R>(
+  items: readonly T[],
+  parallel: number,
+  start: (item: T, index: number) => Promise<R>,
+  onFailure: (error: unknown, index: number) => void,
+): Promise<R[]> {
+  const results = new Map<number, R>();
+  let failure: { error: unknown } | null = null;
+  let next = 0;
+  const worker = async () => {
+    while (failure === null && next < items.length) {
+      const index = next;
+      next += 1;
+      try {
+        results.set(index, await start(items[index] as T, index));
+      } catch (error) {
+        if (failure === null) onFailure(error, index);
+        failure ??= { error };
+      }
+    }
+  };
+  await Promise.all(Array.from({ length: Math.min(parallel, items.length) }, worker));
+  if (failure !== null) throw (failure as { error: unknown }).error;
+  return items.map((_, index) => results.get(index) as R);
+}

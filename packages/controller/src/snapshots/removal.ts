@@ -1,0 +1,59 @@
+import { ApiError } from '@forkd/api';
+import type { DeleteSnapshotQuery } from '@forkd/api';
+import type { Store } from '@forkd/store';
+import { descendantsOf } from '@forkd/store';
+
+import { toApiError } from '../errors.ts';
+import type { Catalog } from './catalog.ts';
+import { assertTag } from './catalog.ts';
+import type { Housekeeping } from './housekeeping.ts';
+
+/** Removes snapshots. */
+export class Removal {
+  readonly #catalog: Catalog;
+  readonly #store: Store;
+  readonly #housekeeping: Housekeeping;
+
+  constructor(catalog: Catalog, store: Store, housekeeping: Housekeeping) {
+    this.#catalog = catalog;
+    this.#store = store;
+    this.#housekeeping = housekeeping;
+  }
+
+  /**
+   * `cascade` takes all that descends from it along; `force` leaves those, which still run since the layers that they
+   * share with it stay. Sandboxes that run from it are not touched.
+   */
+  async remove(tag: string, { cascade = false, force = false }: DeleteSnapshotQuery): Promise<void> {
+    assertTag(tag);
+    if (cascade && force) {
+      throw new ApiError('bad_request', `snapshot '${tag}': cascade and force exclude each other.`);
+    }
+    this.#assertSettled(tag, tag);
+    if (this.#catalog.dropFailed(tag)) return;
+    const dependents = await this.#catalog.dependents(tag);
+    if (dependents.length > 0 && !cascade && !force) {
+      const names = dependents.map((name) => `'${name}'`).join(', ');
+      const sentence = `Snapshot '${tag}' has dependents: ${names}. ?cascade=true removes them too, ?force=true only it.`;
+      throw new ApiError('has_dependents', sentence, { details: { dependents } });
+    }
+    const all = cascade ? await this.#catalog.stored() : [];
+    const tags = [...new Set([...descendantsOf(tag, all), tag])];
+    if (cascade) {
+      for (const name of tags)
+        for (const child of await this.#catalog.dependents(name)) this.#assertSettled(child, tag);
+    }
+    try {
+      await this.#store.remove(...tags);
+    } catch (error) {
+      throw toApiError(error);
+    }
+    this.#housekeeping.request();
+  }
+
+  #assertSettled(tag: string, asked: string): void {
+    if (this.#catalog.draft(tag)?.inFlight !== true) return;
+    const what = tag === asked ? '' : `, which descends from '${asked}',`;
+    throw new ApiError('snapshot_in_flight', `Snapshot '${tag}'${what} is still being written.`);
+  }
+}

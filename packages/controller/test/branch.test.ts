@@ -1,0 +1,158 @@
+// Proves what a branch's caller sees at each stage, what its source's record keeps, how parents and children out of RAM
+// are tied together, and what a failure leaves. The store and the services are real, the pager does what the test says.
+import { readFile } from 'node:fs/promises';
+import { join } from 'node:path';
+
+import { EngineError } from '@forkd/engine';
+import { expect, test } from 'vitest';
+
+import { codeOf, Lab, scratch } from './support.ts';
+
+test('the reply comes at the stage that was asked for', async () => {
+  const lab = await Lab.open(await scratch());
+  for (const [id, until] of [
+    ['sb-1', 'resumed'],
+    ['sb-2', 'ready'],
+    ['sb-3', 'durable'],
+  ] as const) {
+    await lab.addSandbox(id);
+    const reply = lab.branches.branch(id, { tag: `tag-${until}`, mode: 'live', until });
+    await expect.poll(() => lab.fakes.get(id)).toBeDefined();
+    const fake = lab.fakes.get(id)!;
+    fake.resumed();
+    if (until !== 'resumed') await fake.ready();
+    if (until === 'durable') await fake.durable();
+    const info = await reply;
+    expect(info).toMatchObject({ tag: `tag-${until}`, branched_from: id, pause_ms: 2, pause_us: 2000 });
+    expect(info.status).toBe(until === 'resumed' ? 'writing' : 'ready');
+    expect(info.durable).toBe(until === 'durable');
+    expect('captured_bytes' in info).toBe(until !== 'resumed');
+    expect(lab.registry.get(id).info()).toMatchObject({ has_branched: true, branch_count: 1 });
+  }
+  await lab.close();
+  // Those that were cut off at the end are failed, the one that was done is on disk.
+  const listed = await lab.catalog.list();
+  expect(listed.map(({ tag, status }) => [tag, status])).toEqual([
+    ['tag-durable', 'ready'],
+    ['tag-ready', 'failed'],
+    ['tag-resumed', 'failed'],
+  ]);
+});
+
+test('a failure reaches those who wait, stays in the list with its reason, and leaves the source as it was', async () => {
+  const lab = await Lab.open(await scratch());
+  await lab.addSandbox('sb-1');
+  const reply = codeOf(lab.branches.branch('sb-1', { tag: 'full', mode: 'diff' }));
+  await expect.poll(() => lab.fakes.get('sb-1')).toBeDefined();
+  lab.fakes.get('sb-1')!.fail(new EngineError('disk_full', 'No space is left on the disk.'));
+  expect(await reply).toBe('disk_full');
+  expect(await lab.catalog.info('full')).toMatchObject({
+    status: 'failed',
+    bootable: false,
+    error: expect.stringMatching(/'full' of sandbox sb-1.*No space/),
+  });
+  expect(await codeOf(lab.catalog.forkSource('full'))).toBe('not_forkable');
+  expect(lab.registry.get('sb-1').branching).toBeNull();
+  // The tag can be taken again, or the failure removed.
+  lab.fakes.delete('sb-1');
+  const again = lab.branches.branch('sb-1', { tag: 'full', mode: 'diff' });
+  await expect.poll(() => lab.registry.get('sb-1').branching).toBe('full');
+  await expect.poll(() => lab.fakes.get('sb-1')).toBeDefined();
+  await lab.fakes.get('sb-1')!.durable();
+  expect((await again).status).toBe('ready');
+  await lab.close();
+});
+
+test('children out of RAM are tied to their parent once it is durable', async () => {
+  const dir = await scratch();
+  const lab = await Lab.open(dir);
+  await lab.addSandbox('sb-source');
+  const branch = lab.branches.branch('sb-source', { tag: 'parent', mode: 'live', until: 'ready' });
+  await expect.poll(() => lab.fakes.get('sb-source')).toBeDefined();
+  const parentFake = lab.fakes.get('sb-source')!;
+  await parentFake.ready();
+  await branch;
+  const source = await lab.catalog.forkSource('parent');
+  expect(source.digest).toBeNull();
+
+  const { sandbox: child } = await lab.addSandbox('sb-child', 'parent');
+  child.record = { ...child.record, vm: { ...child.record.vm!, stack: [...source.stack] } };
+  const { sandbox: stranger } = await lab.addSandbox('sb-stranger', 'parent');
+  const grandchild = lab.branches.branch('sb-child', { tag: 'grandchild', mode: 'diff' });
+  await expect.poll(() => lab.fakes.get('sb-child')).toBeDefined();
+  await lab.fakes.get('sb-child')!.durable();
+  await parentFake.durable();
+  await grandchild;
+
+  const parent = await lab.store.readSnapshot('parent');
+  const stored = await lab.store.readSnapshot('grandchild');
+  expect(stored.config).toMatchObject({ parent_tag: 'parent', parent_digest: parent.manifest.digest });
+  await expect.poll(() => child.record.snapshot_digest).toBe(parent.manifest.digest);
+  expect(child.record.vm?.stack).toEqual(parent.memory.map((blob) => blob.digest));
+  const onDisk = JSON.parse(await readFile(join(dir, 'sandboxes', 'sb-child', 'sandbox.json'), 'utf8'));
+  expect(onDisk.vm.stack).toEqual(child.record.vm?.stack);
+  // One that only bears the tag of a parent that it does not have is left alone.
+  expect(stranger.record.snapshot_digest).toBeNull();
+
+  expect(await codeOf(lab.removal.remove('parent', {}))).toBe('has_dependents');
+  await lab.removal.remove('parent', { cascade: true });
+  expect(await lab.catalog.list()).toEqual([]);
+  await lab.close();
+});
+
+test('what a sandbox runs from survives the removal of its snapshot', async () => {
+  const lab = await Lab.open(await scratch());
+  const { sandbox } = await lab.addSandbox('sb-1');
+  const root = sandbox.record.root_disk.digest;
+  lab.housekeeping.request();
+  await lab.store.gc({ inUse: () => lab.pins.current() });
+  await lab.store.verify(root);
+  await lab.registry.end(sandbox);
+  await expect.poll(() => codeOf(lab.store.verify(root))).toBe('unknown_blob');
+  await lab.close();
+});
+
+test('a sandbox whose VMM ends by itself is gone, and says how', async () => {
+  const lab = await Lab.open(await scratch());
+  const { sandbox, exit } = await lab.addSandbox('sb-1');
+  exit.resolve({ code: null, signal: 'SIGKILL', log: 'the last words' });
+  await expect.poll(() => lab.registry.size).toBe(0);
+  expect(sandbox.state).toBe('gone');
+  expect(sandbox.ended.signal.reason).toMatchObject({
+    code: 'guest_unreachable',
+    message: expect.stringContaining('SIGKILL'),
+  });
+  expect(await codeOf(lab.branches.branch('sb-1', { mode: 'diff' }))).toBe('not_found_sandbox');
+  await lab.close();
+});
+
+test('a parent that the caller is wrong about is refused before anything is touched', async () => {
+  const lab = await Lab.open(await scratch());
+  await lab.addSandbox('sb-1', 'origin');
+  expect(await codeOf(lab.branches.branch('sb-1', { mode: 'diff', parent_tag: 'other' }))).toBe('bad_request');
+  expect(lab.fakes.size).toBe(0);
+  expect(await lab.catalog.list()).toEqual([]);
+  await lab.close();
+});
+
+test('the slot is free when the reply says that it is over, for better or worse', async () => {
+  const lab = await Lab.open(await scratch(), 1);
+  await lab.addSandbox('sb-1');
+  for (let round = 0; round < 5; round += 1) {
+    for (const [tag, code] of [
+      [`ok-${round}`, 'ok'],
+      [`bad-${round}`, 'disk_full'],
+    ] as const) {
+      lab.fakes.clear();
+      const reply = codeOf(
+        lab.branches.branch('sb-1', { tag, mode: 'diff', until: code === 'ok' ? 'durable' : 'ready' }),
+      );
+      await expect.poll(() => lab.fakes.get('sb-1'), { interval: 5 }).toBeDefined();
+      if (code === 'ok') await lab.fakes.get('sb-1')!.durable();
+      else lab.fakes.get('sb-1')!.fail(new EngineError('disk_full', 'No space is left.'));
+      expect(await reply).toBe(code);
+    }
+  }
+  expect(lab.registry.get('sb-1').info().branch_count).toBe(5);
+  await lab.close();
+});

@@ -1,0 +1,52 @@
+// Proves that the command line is read over the environment, and that what is wrong in it is refused with a sentence.
+import { expect, test } from 'vitest';
+
+import type { Options } from '../src/options.ts';
+import { parseCommand, UsageError } from '../src/options.ts';
+
+const serve = (argv: string[], env: NodeJS.ProcessEnv = {}): Options => {
+  const command = parseCommand(['serve', ...argv], env);
+  if (command.run !== 'serve') throw new Error(command.run);
+  return command.options;
+};
+
+test('defaults, environment, flags', () => {
+  expect(serve(['--data-dir', '/d'])).toEqual({
+    dataDir: '/d',
+    socket: '/d/run/controller.sock',
+    bind: { host: '127.0.0.1', port: 8889 },
+    branchConcurrency: 4,
+    idleExitSecs: null,
+    logLevel: 'info',
+  });
+  const env = { FORKD_DATA_DIR: '/e', FORKD_BIND: '[::1]:1', FORKD_BRANCH_CONCURRENCY: '2', FORKD_IDLE_EXIT_SECS: '9' };
+  expect(serve([], env)).toMatchObject({
+    dataDir: '/e',
+    bind: { host: '::1', port: 1 },
+    branchConcurrency: 2,
+    idleExitSecs: 9,
+  });
+  expect(serve(['--bind', 'localhost:2', '--branch-concurrency=3', '--socket', '/s'], env)).toMatchObject({
+    bind: { host: 'localhost', port: 2 },
+    branchConcurrency: 3,
+    socket: '/s',
+  });
+  expect(serve(['--no-tcp'], env).bind).toBeNull();
+  expect(parseCommand(['--help'], {}).run).toBe('help');
+});
+
+test.each([
+  [['serve', '--branch-concurrency', '0'], "--branch-concurrency must be a number above 0, it is '0'."],
+  [['serve', '--branch-concurrency', 'many'], "it is 'many'"],
+  [['serve', '--bind', '0.0.0.0:8889'], 'not a loopback address'],
+  [['serve', '--bind', '[::]:8889'], 'not a loopback address'],
+  [['serve', '--bind', '127.0.0.1'], 'is not HOST:PORT'],
+  [['serve', '--bind', '127.0.0.1:70000'], 'is not HOST:PORT'],
+  [['serve', '--log-level', 'loud'], '--log-level must be one of'],
+  [['serve', '--token-file', '/t'], "Unknown option '--token-file'"],
+  [['start'], "'start' is not a command"],
+  [[], "'' is not a command"],
+])('%j is refused', (argv, sentence) => {
+  expect(() => parseCommand(argv, {})).toThrow(UsageError);
+  expect(() => parseCommand(argv, {})).toThrow(sentence);
+});

@@ -1,0 +1,57 @@
+import { limits } from '@forkd/api/constants';
+import { ForkdError } from './errors.ts';
+
+const NEWLINE = 0x0a;
+
+/**
+ * The objects of an NDJSON body, wherever the chunks happen to be split: inside a line, inside a character.
+ * @throws ForkdError `stream_cut` when the body ends inside a line, `bad_response` for a line that is not JSON or is too long.
+ */
+export async function* parseNdjson<Event>(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Event> {
+  // The pieces of a line that has not ended, joined once when it does: a long line in small chunks stays linear.
+  let pieces: Uint8Array[] = [];
+  let pendingBytes = 0;
+  for await (const chunk of chunks) {
+    let start = 0;
+    for (let end = chunk.indexOf(NEWLINE); end !== -1; end = chunk.indexOf(NEWLINE, start)) {
+      pieces.push(chunk.subarray(start, end));
+      const line = decodeLine(pieces);
+      pieces = [];
+      pendingBytes = 0;
+      start = end + 1;
+      if (line !== '') yield parseLine<Event>(line);
+    }
+    if (start < chunk.length) {
+      pieces.push(chunk.subarray(start));
+      pendingBytes += chunk.length - start;
+      if (pendingBytes > limits.ndjsonLineBytesMax) {
+        throw new ForkdError('bad_response', `the stream has a line of more than ${limits.ndjsonLineBytesMax} bytes`);
+      }
+    }
+  }
+  const rest = decodeLine(pieces);
+  if (rest !== '') yield parseRest<Event>(rest);
+}
+
+function decodeLine(pieces: readonly Uint8Array[]): string {
+  return Buffer.concat(pieces).toString('utf8').trim();
+}
+
+function parseLine<Event>(line: string): Event {
+  try {
+    return JSON.parse(line) as Event;
+  } catch (error) {
+    throw new ForkdError('bad_response', `the stream has a line that is not JSON: ${line.slice(0, 120)}`, {
+      cause: error,
+    });
+  }
+}
+
+/** A last line without its newline is whole if it parses: an object that was cut never does. */
+function parseRest<Event>(rest: string): Event {
+  try {
+    return JSON.parse(rest) as Event;
+  } catch (error) {
+    throw new ForkdError('stream_cut', 'the stream ended inside a line: the connection was lost', { cause: error });
+  }
+}

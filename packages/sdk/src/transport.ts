@@ -1,0 +1,168 @@
+import { NDJSON_MEDIA_TYPE } from '@forkd/api/constants';
+import type { Connection, FetchInit, ReplyLike } from './connection.ts';
+import { sleep, startDeadline, type CallOptions, type Deadline } from './deadline.ts';
+import { errorFromReply, ForkdError } from './errors.ts';
+import { parseNdjson } from './ndjson.ts';
+
+export type RequestBody = string | Uint8Array | AsyncIterable<Uint8Array>;
+
+export type RequestSpec = {
+  method: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  path: string;
+  query?: Record<string, string | number | boolean | undefined>;
+  json?: unknown;
+  raw?: RequestBody;
+  timeoutMsDefault?: number;
+};
+
+const TIMEOUT_MS_DEFAULT = 60_000;
+/** Failures of the connection itself, before a byte was sent: to ask again is safe whatever the request. EAGAIN is a full backlog. */
+const CONNECT_RETRIES_MS = [20, 60, 180];
+const CONNECT_RETRIABLE = new Set(['EAGAIN', 'ECONNREFUSED']);
+
+/** One request at a time over one connection: headers, deadline, and errors that say what was asked of whom. */
+export class Transport {
+  readonly connection: Connection;
+
+  constructor(connection: Connection) {
+    this.connection = connection;
+  }
+
+  async json<Result>(spec: RequestSpec, options: CallOptions): Promise<Result> {
+    const text = await this.#whole(spec, options, 'application/json', (reply) => reply.text());
+    try {
+      return JSON.parse(text) as Result;
+    } catch (error) {
+      throw new ForkdError('bad_response', `${describe(spec)}: the answer is not JSON`, { cause: error });
+    }
+  }
+
+  async none(spec: RequestSpec, options: CallOptions): Promise<void> {
+    await this.#whole(spec, options, 'application/json', (reply) => reply.text());
+  }
+
+  async bytes(spec: RequestSpec, options: CallOptions): Promise<Uint8Array> {
+    return this.#whole(spec, options, '*/*', async (reply) => new Uint8Array(await reply.arrayBuffer()));
+  }
+
+  /** The body as it comes. To stop reading ends the request. */
+  async *stream(spec: RequestSpec, options: CallOptions, accept = '*/*'): AsyncGenerator<Uint8Array> {
+    const deadline = startDeadline(options, spec.timeoutMsDefault ?? 0, describe(spec));
+    try {
+      const reply = await this.#send(spec, accept, deadline);
+      yield* reply.body ?? [];
+    } catch (error) {
+      throw explainCut(deadline.explain(error), spec);
+    } finally {
+      deadline.release();
+    }
+  }
+
+  events<Event>(spec: RequestSpec, options: CallOptions): AsyncGenerator<Event> {
+    return parseNdjson<Event>(this.stream(spec, options, NDJSON_MEDIA_TYPE));
+  }
+
+  async #whole<Result>(
+    spec: RequestSpec,
+    options: CallOptions,
+    accept: string,
+    read: (reply: ReplyLike) => Promise<Result>,
+  ): Promise<Result> {
+    const deadline = startDeadline(options, spec.timeoutMsDefault ?? TIMEOUT_MS_DEFAULT, describe(spec));
+    try {
+      return await read(await this.#send(spec, accept, deadline));
+    } catch (error) {
+      throw explainCut(deadline.explain(error), spec);
+    } finally {
+      deadline.release();
+    }
+  }
+
+  async #send(spec: RequestSpec, accept: string, deadline: Deadline): Promise<ReplyLike> {
+    const reply = await this.#connect(spec, this.#init(spec, accept, deadline.signal));
+    if (reply.status < 400) return reply;
+    throw errorFromReply(reply.status, await reply.text(), reply.headers.get('x-request-id') ?? undefined);
+  }
+
+  #init(spec: RequestSpec, accept: string, signal: AbortSignal): FetchInit {
+    const headers: Record<string, string> = { accept };
+    if (this.connection.token !== undefined) headers['authorization'] = `Bearer ${this.connection.token}`;
+    const init: FetchInit = { method: spec.method, headers, signal };
+    if (spec.json !== undefined) {
+      headers['content-type'] = 'application/json';
+      init.body = JSON.stringify(spec.json);
+    } else if (spec.raw !== undefined) {
+      headers['content-type'] = 'application/octet-stream';
+      init.body = spec.raw;
+      init.duplex = 'half';
+    }
+    return init;
+  }
+
+  async #connect(spec: RequestSpec, init: FetchInit): Promise<ReplyLike> {
+    const path = spec.path + queryString(spec.query);
+    for (const delayMs of [...CONNECT_RETRIES_MS, undefined]) {
+      try {
+        return await this.connection.fetch(path, init);
+      } catch (error) {
+        const code = causeCode(error);
+        // A body that is a stream may have been read from already.
+        const repeatable = init.body === undefined || typeof init.body === 'string';
+        if (delayMs === undefined || !repeatable || !CONNECT_RETRIABLE.has(code ?? '')) {
+          throw this.#explainConnect(error, code);
+        }
+        await sleep(delayMs, init.signal);
+      }
+    }
+    throw new Error('unreachable: the last try of a connection throws');
+  }
+
+  #explainConnect(error: unknown, code: string | undefined): unknown {
+    const failed = [
+      'ECONNREFUSED',
+      'ENOENT',
+      'ENOTFOUND',
+      'EACCES',
+      'EAGAIN',
+      'UND_ERR_CONNECT_TIMEOUT',
+      'EHOSTUNREACH',
+    ];
+    if (code === undefined || !failed.includes(code)) return error;
+    return new ForkdError('connection_failed', `no controller answers at ${this.connection.place} (${code})`, {
+      hint: 'start one with `forkd-controller serve`, or check FORKD_URL and FORKD_SOCKET',
+      cause: error,
+    });
+  }
+}
+
+function describe(spec: RequestSpec): string {
+  return `${spec.method} ${spec.path}`;
+}
+
+/** A socket that breaks in the middle of a reply is told as what it is, not as undici's "terminated". */
+function explainCut(error: unknown, spec: RequestSpec): unknown {
+  if (error instanceof ForkdError || !(error instanceof TypeError)) return error;
+  return new ForkdError('stream_cut', `${describe(spec)}: the connection was lost (${causeText(error)})`, {
+    hint: 'the controller may have ended: its log is <data directory>/run/controller.log',
+    cause: error,
+  });
+}
+
+function causeCode(error: unknown): string | undefined {
+  const cause = error instanceof Error ? error.cause : undefined;
+  if (typeof cause !== 'object' || cause === null || !('code' in cause)) return undefined;
+  return typeof cause.code === 'string' ? cause.code : undefined;
+}
+
+function causeText(error: Error): string {
+  return causeCode(error) ?? (error.cause instanceof Error ? error.cause.message : error.message);
+}
+
+function queryString(query: RequestSpec['query']): string {
+  const parameters = new URLSearchParams();
+  for (const [name, value] of Object.entries(query ?? {})) {
+    if (value !== undefined) parameters.set(name, String(value));
+  }
+  const text = parameters.toString();
+  return text === '' ? '' : `?${text}`;
+}

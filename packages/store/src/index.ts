@@ -1,0 +1,12 @@
+export { ancestorsOf, dependentsOf, descendantsOf } from './chain.ts';
+export type { Link } from './chain.ts';
+export { asDigest, isDigest } from './digest.ts';
+export type { Blob, Digest } from './digest.ts';
+export { errnoOf, StoreError } from './errors.ts';
+export type { StoreErrorCode } from './errors.ts';
+export { readCapped, removeFile, removeTree, writeFileAtomic } from './files.ts';
+export { Mutex } from './gate.ts';
+export { mediaTypes } from './manifest.ts';
+export type { ImageRecord, MachineRecord, SnapshotConfig, SnapshotDraft, StoredSnapshot } from './snapshot.ts';
+export { Store } from './store.ts';
+export type { GcOptions, Listed } from './store.ts';
