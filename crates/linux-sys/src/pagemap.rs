@@ -128,8 +128,12 @@ impl Pagemap {
                     },
                 );
             }
-            assert!(arguments.walk_end > start, "PAGEMAP_SCAN made no progress");
-            start = arguments.walk_end;
+            if (count as usize) < regions.len() {
+                break;
+            }
+            // `walk_end` tells where a full vector stopped the kernel; of a walk that came to its end, though, it may be
+            // where a buffer of the kernel's own was last emptied, half-way through. What was reported is done in any case.
+            start = arguments.walk_end.max(regions.last().map_or(0, |last| last.end));
         }
         Ok(found)
     }
@@ -187,5 +191,42 @@ fn push_joined(ranges: &mut Vec<Range>, next: Range) {
     match ranges.last_mut() {
         Some(last) if last.end == next.start => last.end = next.end,
         _ => ranges.push(next),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memfd::Mapping;
+
+    /// More regions than the kernel's own buffer (512) holds, and than ours does; and as many as fit exactly.
+    #[test]
+    fn both_ways_of_scanning_find_the_same_however_many_regions_there_are() {
+        let map = Pagemap::open(std::process::id() as i32).expect("own page map");
+        for regions in [0, 1, 511, 512, 513, 1500, 4095, 4096, 4097, 9000] {
+            let len = (regions * 2 + 700) * PAGE_SIZE;
+            let area = Mapping::anonymous(len).expect("map");
+            (0..regions).for_each(|i| area.write(i * 2 * PAGE_SIZE, &[1]));
+            let start = area.target(0, len) as u64;
+            let range = Range {
+                start,
+                end: start + len as u64,
+            };
+            let page = |i: usize| start + (i * PAGE_SIZE) as u64;
+            let wanted: Vec<Range> = (0..regions)
+                .map(|i| Range {
+                    start: page(i * 2),
+                    end: page(i * 2 + 1),
+                })
+                .collect();
+            assert!(
+                map.scan(range, Kind::Private).expect("scan") == wanted,
+                "{regions} regions"
+            );
+            assert!(
+                map.scan_by_reading(range, Kind::Private).expect("read") == wanted,
+                "{regions} regions, read"
+            );
+        }
     }
 }

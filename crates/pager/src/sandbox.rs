@@ -69,6 +69,12 @@ impl Sandbox {
         Ok(())
     }
 
+    /// The same after whoever had the connections has panicked.
+    pub fn reopen(&self) -> Result<()> {
+        self.connections.clear_poison();
+        self.open()
+    }
+
     /// The connections, for one branch alone. `Busy` while another has them.
     pub fn exclusive(&self) -> Result<Exclusive<'_>> {
         let guard = self

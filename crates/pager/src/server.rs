@@ -6,9 +6,11 @@ use crate::error::{PagerError, Result};
 use crate::layers::Layers;
 use crate::sandbox::Sandboxes;
 use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Reply, Request};
+use std::any::Any;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -95,11 +97,30 @@ impl Connection {
 
     fn serve(&self, request: Request) {
         let ends = matches!(request.op, Op::Shutdown);
-        let result = self.run(request.id, request.op);
+        let op = request.op.clone();
+        // A fault of ours must not leave somebody waiting for ever. The panic itself is in the log.
+        let result = catch_unwind(AssertUnwindSafe(|| self.run(request.id, op)))
+            .unwrap_or_else(|panic| Err(self.recover(&request, &*panic)));
         self.finish(request.id, result);
         if ends {
             self.pager.end();
         }
+    }
+
+    /// After a panic: whatever it interrupted, the sandbox gets fresh connections, through which a stopped VM goes on.
+    fn recover(&self, request: &Request, panic: &(dyn Any + Send)) -> PagerError {
+        self.branches.lock().expect("no panic while held").remove(&request.id);
+        if let Op::Branch(Branch { sandbox, .. }) | Op::Floor { sandbox } = &request.op {
+            let reopened = self.pager.sandboxes.find(sandbox).and_then(|sandbox| sandbox.reopen());
+            if let Err(error) = reopened {
+                eprintln!("forkd-pager: {sandbox} could not be connected again: {error}");
+            }
+        }
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let reason = text
+            .or_else(|| panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no reason given");
+        PagerError::new(FaultCode::Internal, format!("a fault of the pager: {reason}"))
     }
 
     fn finish(&self, id: u64, result: Result<Answer>) {

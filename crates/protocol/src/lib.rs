@@ -312,6 +312,8 @@ pub enum FaultCode {
     /// The host cannot do it (no userfaultfd, no write-protection of shared memory).
     Unsupported,
     Io,
+    /// A fault of the pager's own.
+    Internal,
 }
 
 /// What the shim says first when it calls in, as one line.

@@ -27,6 +27,7 @@ const ofEngine: Record<EngineErrorCode, ErrorCode> = {
   out_of_memory: 'out_of_memory',
   unsupported: 'unsupported',
   io: 'engine_failed',
+  internal: 'internal',
 };
 
 const ofStore: Record<StoreErrorCode, ErrorCode> = {

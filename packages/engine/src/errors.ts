@@ -19,7 +19,8 @@ export type EngineErrorCode =
   | 'disk_full'
   | 'out_of_memory'
   | 'unsupported'
-  | 'io';
+  | 'io'
+  | 'internal';
 
 /** A failure of an engine or of the pager: a stable code, one sentence, and what to do about it where that is known. */
 export class EngineError extends Error {

@@ -22,7 +22,7 @@ use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use window::Paused;
+use window::{Pause, Paused};
 
 /// What a branch works with.
 pub struct Context<'a> {
@@ -82,7 +82,15 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
 pub fn floor(sandbox: &Sandbox) -> Result<Answer> {
     let mut lent = sandbox.exclusive()?;
     let (monitor, bridge) = lent.split();
-    let paused = window::pause(monitor, bridge, true, || Ok(()))?;
+    let paused = window::pause(
+        monitor,
+        bridge,
+        Pause {
+            resume: true,
+            overlap: false,
+        },
+        || Ok(()),
+    )?;
     Ok(Answer::Floor {
         pause_us: micros(paused.pause),
         device_state_us: micros(paused.device_state_time),
@@ -101,10 +109,18 @@ fn live(
     let (file, sink) = sink(below)?;
     let mut branch = WpBranch::arm(target.clone(), sink.clone())?;
     let (monitor, bridge) = lent.split();
-    let paused = window::pause(monitor, bridge, request.resume, || {
-        branch.take()?;
-        request.audit.then(|| Truth::take(target.source)).transpose()
-    })?;
+    let paused = window::pause(
+        monitor,
+        bridge,
+        Pause {
+            resume: request.resume,
+            overlap: true,
+        },
+        || {
+            branch.take()?;
+            request.audit.then(|| Truth::take(target.source)).transpose()
+        },
+    )?;
     note_pause(stats, &paused);
     let set = branch.set().clone();
     stats.private_pages = set.len();
@@ -149,20 +165,28 @@ fn inside(
     let (file, sink) = sink(below)?;
     let (monitor, bridge) = lent.split();
     let mut scan = Duration::ZERO;
-    let paused = window::pause(monitor, bridge, request.resume, || {
-        let start = Instant::now();
-        let ranges = if full {
-            vec![source.range]
-        } else {
-            source.scan(Kind::Private)?
-        };
-        scan = start.elapsed();
-        let set = CaptureSet::new(source.range.start, &ranges);
-        room::check(set.len(), "the branch")?;
-        source.copy(&set, &sink)?;
-        let truth = request.audit.then(|| Truth::take(source)).transpose()?;
-        Ok((set, truth))
-    })?;
+    let paused = window::pause(
+        monitor,
+        bridge,
+        Pause {
+            resume: request.resume,
+            overlap: false,
+        },
+        || {
+            let start = Instant::now();
+            let ranges = if full {
+                vec![source.range]
+            } else {
+                source.scan(Kind::Private)?
+            };
+            scan = start.elapsed();
+            let set = CaptureSet::new(source.range.start, &ranges);
+            room::check(set.len(), "the branch")?;
+            source.copy(&set, &sink)?;
+            let truth = request.audit.then(|| Truth::take(source)).transpose()?;
+            Ok((set, truth))
+        },
+    )?;
     stats.scan_us = micros(scan);
     note_pause(stats, &paused);
     let (set, truth) = paused.value;

@@ -1,6 +1,6 @@
 //! The pause window: vCPUs stopped → vCPUs running again.
 
-use crate::bridge::Bridge;
+use crate::bridge::{Bridge, ShutGate};
 use crate::error::{PagerError, Result, Step};
 use crate::monitor::Monitor;
 use forkd_linux_sys::memfd;
@@ -24,13 +24,19 @@ pub struct Paused<T> {
     pub device_state_time: Duration,
 }
 
-/// Stops the VM, saves its device state while `during` runs, and lets it run again (unless `resume` is false).
-///
-/// Whatever fails, the VM runs again before this returns.
+/// What is done with the VM in a pause.
+pub struct Pause {
+    /// Whether it runs on afterwards.
+    pub resume: bool,
+    /// Whether `during` runs while the device state is saved, rather than after it.
+    pub overlap: bool,
+}
+
+/// Stops the VM, saves its device state, runs `during`, and lets it run again. Whatever fails, it runs before this returns.
 pub fn pause<T>(
     monitor: &mut Monitor,
     bridge: &Bridge,
-    resume: bool,
+    how: Pause,
     during: impl FnOnce() -> Result<T>,
 ) -> Result<Paused<T>> {
     // All that can be prepared is prepared while the guest runs.
@@ -38,8 +44,8 @@ pub fn pause<T>(
     offer(monitor, &file)?;
     let gate = bridge.shut();
     let start = Instant::now();
-    let result = stop_and_save(monitor, &gate, during);
-    let resumed = if resume || result.is_err() {
+    let result = stop_and_save(monitor, &gate, how.overlap, during);
+    let resumed = if how.resume || result.is_err() {
         monitor.call("cont", json!({})).map(drop)
     } else {
         Ok(())
@@ -79,7 +85,8 @@ fn offer(monitor: &mut Monitor, file: &File) -> Result<()> {
 
 fn stop_and_save<T>(
     monitor: &mut Monitor,
-    gate: &crate::bridge::ShutGate<'_>,
+    gate: &ShutGate<'_>,
+    overlap: bool,
     during: impl FnOnce() -> Result<T>,
 ) -> Result<(T, Duration)> {
     let save = json!({ "filename": format!("/dev/fdset/{FDSET}"), "live": true });
@@ -95,7 +102,13 @@ fn stop_and_save<T>(
         monitor.send("xen-save-devices-state", save)?;
     }
     let start = Instant::now();
+    if !overlap {
+        monitor.reply("xen-save-devices-state")?;
+        let saved = start.elapsed();
+        return Ok((during()?, saved));
+    }
     let value = during();
+    // Whatever became of `during`, the reply must not be left for the next command.
     monitor.reply("xen-save-devices-state")?;
     Ok((value?, start.elapsed()))
 }

@@ -135,7 +135,7 @@ export type Fault = { code: FaultCode,
  */
 message: string, };
 
-export type FaultCode = "bad_request" | "unknown_sandbox" | "unknown_layer" | "corrupt_layer" | "busy" | "vm_gone" | "cancelled" | "disk_full" | "out_of_memory" | "unsupported" | "io";
+export type FaultCode = "bad_request" | "unknown_sandbox" | "unknown_layer" | "corrupt_layer" | "busy" | "vm_gone" | "cancelled" | "disk_full" | "out_of_memory" | "unsupported" | "io" | "internal";
 
 export type HeldLayer = { layer: string, 
 /**
