@@ -17,6 +17,7 @@ const BIT_SWAPPED: u64 = 1 << 62;
 const BIT_FILE: u64 = 1 << 61;
 /// The swap type of an entry that is no page at all but a marker: "write-protected, never populated".
 const MARKER_SWAP_TYPE: u64 = 31;
+const SWAP_TYPE_MASK: u64 = 31;
 
 /// What to look for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,39 +140,18 @@ impl Pagemap {
     }
 
     fn scan_by_reading(&self, range: Range, kind: Kind) -> io::Result<Vec<Range>> {
-        let mut found = Vec::new();
-        self.each_entry(range, |address, entry| {
-            if kind.matches(entry) {
-                push_joined(
-                    &mut found,
-                    Range {
-                        start: address,
-                        end: address + PAGE_SIZE as u64,
-                    },
-                );
-            }
-        })?;
-        Ok(found)
+        self.where_entry(range, |entry| kind.matches(entry))
     }
 
     /// The pages of `range` that are really swapped out, as opposed to marked. Reads an entry a page.
     pub fn swapped_out(&self, range: Range) -> io::Result<Vec<Range>> {
-        let mut found = Vec::new();
-        self.each_entry(range, |address, entry| {
-            if entry & BIT_SWAPPED != 0 && entry & BIT_FILE == 0 && entry & 31 != MARKER_SWAP_TYPE {
-                push_joined(
-                    &mut found,
-                    Range {
-                        start: address,
-                        end: address + PAGE_SIZE as u64,
-                    },
-                );
-            }
-        })?;
-        Ok(found)
+        self.where_entry(range, |entry| {
+            entry & BIT_SWAPPED != 0 && entry & BIT_FILE == 0 && entry & SWAP_TYPE_MASK != MARKER_SWAP_TYPE
+        })
     }
 
-    fn each_entry(&self, range: Range, mut visit: impl FnMut(u64, u64)) -> io::Result<()> {
+    fn where_entry(&self, range: Range, wanted: impl Fn(u64) -> bool) -> io::Result<Vec<Range>> {
+        let mut found = Vec::new();
         let mut buffer = vec![0u8; 8 * 16_384];
         let mut address = range.start;
         while address < range.end {
@@ -179,11 +159,20 @@ impl Pagemap {
             let bytes = &mut buffer[..pages * 8];
             self.file.read_exact_at(bytes, address / PAGE_SIZE as u64 * 8)?;
             for entry in bytes.chunks_exact(8) {
-                visit(address, u64::from_ne_bytes(entry.try_into().expect("eight bytes")));
-                address += PAGE_SIZE as u64;
+                let next = address + PAGE_SIZE as u64;
+                if wanted(u64::from_ne_bytes(entry.try_into().expect("eight bytes"))) {
+                    push_joined(
+                        &mut found,
+                        Range {
+                            start: address,
+                            end: next,
+                        },
+                    );
+                }
+                address = next;
             }
         }
-        Ok(())
+        Ok(found)
     }
 }
 

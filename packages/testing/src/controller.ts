@@ -35,6 +35,7 @@ export class TestController implements AsyncDisposable {
     await requireBuilt();
     // Short, because the sockets' paths may not be long.
     const dir = options.dir ?? (await mkdtemp('/tmp/fk-'));
+    await mkdir(dir, { recursive: true });
     await mkdir(TEST_CACHE, { recursive: true });
     await symlink(TEST_CACHE, path.join(dir, 'cache'));
     const controller = new TestController(dir);

@@ -211,3 +211,87 @@ fn one_source_can_be_captured_again_and_again() {
         assert!(set.len() < PAGES, "round {round} has {} pages", set.len());
     }
 }
+
+/// Swap space of this test's own, for the time that it lives.
+struct Swap {
+    path: std::path::PathBuf,
+}
+
+impl Swap {
+    fn on() -> Swap {
+        let path = std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target"))
+            .join(format!("swap-test-{}", std::process::id()));
+        std::fs::write(&path, vec![0u8; 32 << 20]).expect("a file for swap space");
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("permissions");
+        let made = std::process::Command::new("/sbin/mkswap")
+            .arg(&path)
+            .output()
+            .expect("mkswap, of util-linux");
+        assert!(
+            made.status.success(),
+            "mkswap: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let swap = Swap { path };
+        // SAFETY: a call with a valid C string and a plain number.
+        let result = unsafe { libc::swapon(swap.name().as_ptr(), 0) };
+        assert_eq!(
+            result,
+            0,
+            "this test needs the right to turn swap on: {}",
+            std::io::Error::last_os_error()
+        );
+        swap
+    }
+
+    fn name(&self) -> std::ffi::CString {
+        std::ffi::CString::new(self.path.as_os_str().as_encoded_bytes()).expect("a path without zeros")
+    }
+}
+
+impl Drop for Swap {
+    fn drop(&mut self) {
+        // SAFETY: a call with a valid C string. It fails when swap was never turned on.
+        unsafe { libc::swapoff(self.name().as_ptr()) };
+        // It is nobody else's, and the next build cleans the folder in any case.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[test]
+fn pages_that_are_swapped_out_are_captured_like_any_other() {
+    let swap = Swap::on();
+    let area = Area::new();
+    area.warm(&mut 11);
+    let truth = area.memory.bytes(0, PAGES as usize * PAGE_SIZE).to_vec();
+    let start = area.memory.target(0, PAGES as usize * PAGE_SIZE);
+    // SAFETY: the range is mapped, and swapping it out changes none of its bytes.
+    let advised = unsafe { libc::madvise(start.cast(), PAGES as usize * PAGE_SIZE, libc::MADV_PAGEOUT) };
+    assert_eq!(advised, 0, "MADV_PAGEOUT: {}", std::io::Error::last_os_error());
+    let out = area
+        .target
+        .source
+        .map()
+        .expect("page map")
+        .swapped_out(area.target.source.range)
+        .expect("list");
+    assert!(!out.is_empty(), "nothing was swapped out, so that this proves nothing");
+    let sink = new_sink();
+    let mut branch = WpBranch::arm(area.target.clone(), sink.clone()).expect("arm");
+    branch.take().expect("take");
+    branch.copy(|| false, |_| ()).expect("copy");
+    let (set, _) = branch.finish().expect("finish");
+    // Marks must not pass for swapped pages either, else every page of the range would be private.
+    assert!(set.len() < PAGES, "{} of {PAGES} pages are private", set.len());
+    for page in 0..PAGES {
+        let captured = set
+            .rank(page)
+            .map_or(Area::page(&area.base, page), |rank| sink.page(page, rank));
+        assert!(
+            captured == &truth[page as usize * PAGE_SIZE..][..PAGE_SIZE],
+            "page {page} differs"
+        );
+    }
+    drop(area);
+    drop(swap);
+}
