@@ -40,20 +40,37 @@ fn main() -> ExitCode {
     };
     match run(&directories.0, &directories.1) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("forkd-pager: {error}");
+        Err(Failure::AnotherServes) => {
+            eprintln!("forkd-pager: another pager serves {}", directories.0.display());
+            ExitCode::from(ANOTHER_SERVES)
+        }
+        Err(Failure::Other(reason)) => {
+            eprintln!("forkd-pager: {reason}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(run_dir: &Path, store_dir: &Path) -> Result<(), String> {
+/// The exit status of a pager that found another at work: whoever started it can try to connect to that one.
+const ANOTHER_SERVES: u8 = 75;
+
+enum Failure {
+    AnotherServes,
+    Other(String),
+}
+
+impl From<String> for Failure {
+    fn from(reason: String) -> Failure {
+        Failure::Other(reason)
+    }
+}
+
+fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
     let describe = |what: String| move |error: io::Error| format!("{what}: {error}");
     // Kept open, and thus locked, until the process ends.
     let lock = File::create(run_dir.join("pager.lock"))
         .map_err(describe(format!("opening a lock in {}", run_dir.display())))?;
-    lock.try_lock()
-        .map_err(|error| format!("another pager serves {}: {error}", run_dir.display()))?;
+    lock.try_lock().map_err(|_| Failure::AnotherServes)?;
     let paths = [run_dir.join("pager.sock"), run_dir.join("shim.sock")];
     let shims = listen(&paths[1]).map_err(describe(format!("listening at {}", paths[1].display())))?;
     let pager = Arc::new(Pager {

@@ -1,5 +1,6 @@
 export { EngineError, type EngineErrorCode } from './errors.ts';
-export { Pager, type BranchOptions, type PagerOptions } from './pager/client.ts';
+export { Pager, type BranchOptions } from './pager/client.ts';
+export type { PagerOptions } from './pager/start.ts';
 export type {
   Audit,
   Blob,

@@ -16,13 +16,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Deserialize;
 use tokio::net::unix::pipe;
 
-use crate::config::Config;
+use crate::config::{Config, PATH_DEFAULT};
 use crate::error::ApiError;
 use crate::reaper::Reaper;
 use crate::sys;
 use run::Process;
 use session::{Exit, Info, Session};
-pub use spawn::PATH_DEFAULT;
 use spawn::{Lookup, Program};
 
 const RING_BYTES_DEFAULT: usize = 1024 * 1024;

@@ -12,8 +12,6 @@ use std::process::{Command, Stdio};
 use super::users::User;
 use crate::sys;
 
-pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 /// Everything about a program that is to be started. `env` is the whole environment.
 pub struct Program<'a> {
     pub path: &'a Path,
@@ -109,6 +107,7 @@ fn become_user(command: &mut Command, user: &User, inherit: &[OwnedFd]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PATH_DEFAULT;
 
     #[test]
     fn lookup_follows_the_shell() {

@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { EngineError } from '../errors.ts';
 import { onLine } from '../lines.ts';
-import { startPager } from './start.ts';
+import { startPager, type PagerOptions } from './start.ts';
 import type {
   Announce,
   Answer,
@@ -36,16 +36,6 @@ export interface BranchOptions {
   signal?: AbortSignal;
   /** Called at each stage that the branch reaches, in order. */
   onEvent?: (event: BranchEvent) => void;
-}
-
-export interface PagerOptions {
-  /** The `forkd-pager` program. */
-  bin: string;
-  /** The directory of its sockets, its lock and its log. */
-  runDir: string;
-  /** The store whose blobs it reads and writes. */
-  storeDir: string;
-  signal?: AbortSignal;
 }
 
 /** A connection to `forkd-pager`. Requests run side by side. */

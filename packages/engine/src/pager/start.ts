@@ -4,13 +4,30 @@ import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EngineError } from '../errors.ts';
 import { readTail } from '../files.ts';
-import type { PagerOptions } from './client.ts';
 
 /** How long a pager may take until it listens. */
 const START_TIMEOUT_MS = 10_000;
 
 /** Between two attempts to connect: a socket that does not exist yet cannot be waited for. */
-const RETRY_MS = 2;
+const RETRY_MS = 5;
+
+export interface PagerOptions {
+  /** The `forkd-pager` program. */
+  bin: string;
+  /** The directory of its sockets, its lock and its log. */
+  runDir: string;
+  /** The store whose blobs it reads and writes. */
+  storeDir: string;
+  signal?: AbortSignal;
+}
+
+/** How a pager exits that found another at work; `ANOTHER_SERVES` in its source. */
+const ANOTHER_SERVES = 75;
+
+/** A pager that was started: what became of it, once that is known. */
+interface Attempt {
+  ended: { status: number | null; why: string } | undefined;
+}
 
 /**
  * Starts a pager that outlives this process, and resolves with the first connection to it. When several processes start
@@ -19,41 +36,44 @@ const RETRY_MS = 2;
 export async function startPager(options: PagerOptions, dial: () => Promise<Socket | null>): Promise<Socket> {
   await mkdir(options.runDir, { recursive: true, mode: 0o700 });
   const logPath = `${options.runDir}/pager.log`;
+  const deadline = Date.now() + START_TIMEOUT_MS;
+  let attempt = await spawnPager(options, logPath);
+  for (;;) {
+    options.signal?.throwIfAborted();
+    const socket = await dial();
+    if (socket) return socket;
+    const { ended } = attempt;
+    if (Date.now() > deadline || (ended && ended.status !== ANOTHER_SERVES)) {
+      throw await startFailure(options.bin, ended?.why ?? 'it never listened', logPath);
+    }
+    // The other one may be about to listen, or about to end.
+    if (ended) attempt = await spawnPager(options, logPath);
+    await delay(RETRY_MS);
+  }
+}
+
+async function spawnPager(options: PagerOptions, logPath: string): Promise<Attempt> {
   const log = await open(logPath, 'a', 0o600);
-  let ended: string | undefined;
+  const attempt: Attempt = { ended: undefined };
   try {
     const child = spawn(options.bin, ['--run-dir', options.runDir, '--store-dir', options.storeDir], {
       detached: true,
       stdio: ['ignore', log.fd, log.fd],
     });
-    child.once('error', (error) => (ended = error.message));
-    child.once('exit', (code, signal) => (ended = `it ended with ${signal ?? `status ${code}`}`));
+    child.once('error', (error) => (attempt.ended = { status: null, why: error.message }));
+    child.once('exit', (status, signal) => {
+      attempt.ended = { status, why: `it ended with ${signal ?? `status ${status}`}` };
+    });
     child.unref();
+    return attempt;
   } finally {
     await log.close();
   }
-  return connectTo(options, dial, () => ended, logPath);
 }
 
-async function connectTo(
-  options: PagerOptions,
-  dial: () => Promise<Socket | null>,
-  ended: () => string | undefined,
-  logPath: string,
-): Promise<Socket> {
-  const deadline = Date.now() + START_TIMEOUT_MS;
-  for (;;) {
-    options.signal?.throwIfAborted();
-    // Looked at before dialling: one that ended because another is already there still leaves a socket to find.
-    const why = ended();
-    const socket = await dial();
-    if (socket) return socket;
-    if (why !== undefined || Date.now() > deadline) {
-      const log = await readTail(logPath);
-      throw new EngineError('pager_missing', `The pager ${options.bin} did not start: ${why ?? 'it never listened'}.`, {
-        hint: log === '' ? 'Build it with: cargo build --release' : `It said: ${log}`,
-      });
-    }
-    await delay(RETRY_MS);
-  }
+async function startFailure(bin: string, why: string, logPath: string): Promise<EngineError> {
+  const log = await readTail(logPath);
+  return new EngineError('pager_missing', `The pager ${bin} did not start: ${why}.`, {
+    hint: log === '' ? 'Build it with: cargo build --release' : `It said: ${log}`,
+  });
 }
