@@ -94,6 +94,22 @@ describe('kill -9', () => {
     await client.deleteSandbox(id);
   });
 
+  it.each(MOMENTS_MS)('of a QEMU %i ms into a fork: none is kept, and the error says so', async (moment) => {
+    const { client } = controller;
+    const fork = client.createSandboxes({ snapshot_tag: 'base', n: 3 }).then(
+      (children) => ({ children, error: undefined }),
+      (error: unknown) => ({ children: [], error }),
+    );
+    await delay(moment);
+    const [victim] = await controller.pids('vmm');
+    if (victim !== undefined) process.kill(victim, 'SIGKILL');
+    const { children, error } = await fork;
+    if (error === undefined) expect(children).toHaveLength(3);
+    else
+      expect(error).toMatchObject({ message: expect.stringMatching(/base.*none was kept/), code: expect.any(String) });
+    await Promise.all(children.map(({ id }) => client.deleteSandbox(id).catch(() => undefined)));
+  });
+
   it.each(MOMENTS_MS)('of the pager %i ms into a fork: all children or a clear error', async (moment) => {
     const { client } = controller;
     const fork = client.createSandboxes({ snapshot_tag: 'base', n: 2 }).then(
@@ -171,5 +187,6 @@ describe('kill -9', () => {
     expect(await controller.pids('pager')).toHaveLength(1);
     await until('no half-written file is left', WAIT_MS, async () => (await controller.ingested()).length === 0);
     for (const { tag } of await client.listSnapshots()) if (tag !== 'base') await client.deleteSnapshot(tag);
+    await until('the pager holds no layer but the template', WAIT_MS, async () => (await controller.heldLayers()) <= 1);
   }
 });

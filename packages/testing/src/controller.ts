@@ -97,6 +97,15 @@ export class TestController implements AsyncDisposable {
     return (await this.processes()).filter((found) => found.kind === kind).map((found) => found.pid);
   }
 
+  /** How many memfds of layers the pager has open. */
+  async heldLayers(): Promise<number> {
+    const [pager] = await this.pids('pager');
+    if (pager === undefined) return 0;
+    const fds = await readdir(`/proc/${pager}/fd`);
+    const targets = await Promise.all(fds.map((fd) => readlink(`/proc/${pager}/fd/${fd}`).catch(() => '')));
+    return targets.filter((target) => target.startsWith('/memfd:forkd-')).length;
+  }
+
   /** Names of what is left in the directory of sandboxes. */
   sandboxDirs(): Promise<string[]> {
     return readdir(path.join(this.dir, 'sandboxes')).catch(() => []);
