@@ -73,7 +73,8 @@ async function remembered(trial: Trial, kernel: KernelFiles): Promise<boolean> {
   return runs;
 }
 
-function runsUnderKvm(program: string, kernel: KernelFiles, signal?: AbortSignal): Promise<boolean> {
+/** Whether a kernel under KVM shows a sign of life in time. */
+export function runsUnderKvm(program: string, kernel: KernelFiles, signal?: AbortSignal): Promise<boolean> {
   const args = [
     ['-M', 'microvm,acpi=on,rtc=on'],
     ['-accel', 'kvm'],
