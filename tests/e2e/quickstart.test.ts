@@ -27,7 +27,7 @@ it('passes its own checks, writes its figures, and leaves nothing running', { ti
   child.stdout.on('data', (text: Buffer) => (output += text.toString()));
   child.stderr.on('data', (text: Buffer) => (output += text.toString()));
   const [code] = (await once(child, 'exit')) as [number];
-  expect(code, output).toBe(0);
+  if (code !== 0) throw new Error(`it ended with ${code}: ${output}`);
   const written: unknown = JSON.parse(await readFile(figures, 'utf8'));
   const branch = {
     tag: expect.any(String),

@@ -1,4 +1,4 @@
-//! The Linux calls that forkd needs and that no well-kept crate wraps: userfaultfd with asynchronous write-protection,
+//! The Linux calls that forkd needs and that no well-kept crate wraps: userfaultfd with write-protection,
 //! `PAGEMAP_SCAN`, sealed memfds, reading another process' memory, and passing descriptors over a unix socket.
 //!
 //! This crate holds the only `unsafe` that touches the kernel. Everything in it is a thin, safe function or an owned

@@ -27,7 +27,7 @@ export async function runCli(argv: readonly string[], streams: Streams, env: Nod
     globals = options;
     const out = new Output(streams, { isQuiet: options.quiet === true, isJson: options.json === true, env });
     const context = new Context({ out, env, interrupts, globals });
-    exitCode = (await command.run({ context, args, options: options as Record<string, unknown> })) ?? exitCodes.ok;
+    exitCode = (await command.run({ context, args, options })) ?? exitCodes.ok;
   });
   try {
     await program.parseAsync(argv, { from: 'user' });

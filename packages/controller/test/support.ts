@@ -185,6 +185,6 @@ export async function codeOf(promise: Promise<unknown>): Promise<string> {
     await promise;
     return 'ok';
   } catch (error) {
-    return error instanceof Error && 'code' in error ? String(error.code) : `${error}`;
+    return error instanceof Error && 'code' in error ? String(error.code) : String(error);
   }
 }

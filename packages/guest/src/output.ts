@@ -105,9 +105,9 @@ async function* framesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<RawF
   if (buffer.length > 0) throw disconnected(new Error('the output ended inside a frame'));
 }
 
-function jsonOf<T>(frame: RawFrame): T {
+function jsonOf(frame: RawFrame): unknown {
   try {
-    return JSON.parse(Buffer.from(frame.payload).toString('utf8')) as T;
+    return JSON.parse(Buffer.from(frame.payload).toString('utf8')) as unknown;
   } catch (cause) {
     throw new GuestError('bad_response', 'an output frame is no JSON', { cause });
   }
@@ -115,7 +115,7 @@ function jsonOf<T>(frame: RawFrame): T {
 
 function eventOf(frame: RawFrame): OutputEvent {
   const { kind, payload } = frame;
-  if (kind === kinds.gap) return { stream: 'gap', ...jsonOf<{ from: number; to: number }>(frame) };
+  if (kind === kinds.gap) return { stream: 'gap', ...(jsonOf(frame) as { from: number; to: number }) };
   if ((kind !== kinds.stdout && kind !== kinds.stderr) || payload.length < offsetBytes) {
     throw new GuestError('bad_response', `an output frame of kind ${kind}`);
   }
@@ -128,7 +128,7 @@ function eventOf(frame: RawFrame): OutputEvent {
 }
 
 function exitOf(frame: RawFrame): CommandExit {
-  const exit = jsonOf<{ exit_code: number; signal: string | null; timed_out: boolean; error_code?: string }>(frame);
+  const exit = jsonOf(frame) as { exit_code: number; signal: string | null; timed_out: boolean; error_code?: string };
   return {
     exitCode: exit.exit_code,
     signal: exit.signal ?? undefined,

@@ -3,7 +3,7 @@ import path from 'node:path';
 import { isStaticExecutable } from './elf.ts';
 import { ImageError, isErrno } from './errors.ts';
 import { sha256 } from './files.ts';
-import type { RootConfig, RootSource } from './root.ts';
+import type { RootConfig, RootSource } from './root-source.ts';
 import { missingProgram, run } from './run.ts';
 
 const BUSYBOX = '/bin/busybox';

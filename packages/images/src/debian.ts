@@ -2,16 +2,14 @@ import { readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { ImageError, requireRoot } from './errors.ts';
 import { writeFileAtomic } from './files.ts';
-import type { Recipe } from './recipes.ts';
-import type { RootConfig, RootSource } from './root.ts';
+import type { DebianRecipe } from './recipe.ts';
+import type { RootConfig, RootSource } from './root-source.ts';
 import { run } from './run.ts';
 
 /** What a sandbox has no reader for; leaving it out halves the number of files. */
 const EXCLUDED = ['/usr/share/man/*', '/usr/share/info/*', '/usr/share/locale/*', '/usr/share/doc/*/changelog*'];
 /** Debian copies them from the host, and they are nobody's business in a guest. */
 const HOST_FILES = ['etc/hostname', 'etc/resolv.conf'];
-
-type DebianRecipe = Extract<Recipe, { base: 'debian' }>;
 
 /** A minimal Debian (or derivative) of this machine's own release, from this machine's own package sources. */
 export function debianSource(name: string, { packages, config }: DebianRecipe): RootSource {

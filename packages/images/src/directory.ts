@@ -2,7 +2,7 @@ import { mkdir, realpath } from 'node:fs/promises';
 import path from 'node:path';
 import { ImageError } from './errors.ts';
 import { run } from './run.ts';
-import type { RootSource } from './root.ts';
+import type { RootSource } from './root-source.ts';
 
 /** A tree that the user made. It is copied, so that what is added to it is added to the copy only; and it is never cached. */
 export function directorySource(directory: string): RootSource {

@@ -5,7 +5,7 @@ import { exists, readJson, sha256, sha256File } from './files.ts';
 import { blobPath, gzipLayers } from './layers.ts';
 import type { Descriptor } from './layers.ts';
 import { recipeNames } from './recipes.ts';
-import type { RootConfig, RootSource, SourceContext } from './root.ts';
+import type { RootConfig, RootSource, SourceContext } from './root-source.ts';
 import { run } from './run.ts';
 
 /** skopeo and umoci name an image in a layout by a tag; ours has one image. */

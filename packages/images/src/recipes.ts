@@ -1,9 +1,5 @@
-import type { RootConfig } from './root.ts';
-
-/** A root file system that forkd builds itself. Another one is another entry. */
-export type Recipe =
-  | { readonly base: 'debian'; readonly packages: readonly string[]; readonly config: RootConfig }
-  | { readonly base: 'busybox'; readonly config: RootConfig };
+import type { Recipe } from './recipe.ts';
+import type { RootConfig } from './root-source.ts';
 
 const PATH = '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin';
 
@@ -11,6 +7,7 @@ function configFor(cmd: string[]): RootConfig {
   return { env: { PATH, LANG: 'C.UTF-8' }, workdir: '/', user: 'root', entrypoint: [], cmd };
 }
 
+/** What there is. Another one is another entry. */
 export const recipes: Readonly<Record<string, Recipe>> = {
   /** Debian's smallest system with Python and NumPy, from the apt sources of this machine. */
   python: { base: 'debian', packages: ['python3-minimal', 'python3-numpy'], config: configFor(['python3']) },

@@ -3,18 +3,8 @@ import path from 'node:path';
 import { makeErofs } from './erofs.ts';
 import { ImageError } from './errors.ts';
 import { readJson, sha256, sha256File, withWorkDir, writeFileAtomic } from './files.ts';
+import type { RootConfig, SourceContext } from './root-source.ts';
 import { resolveSource } from './source.ts';
-
-/** How a program starts in the root, as the image's author meant it. */
-export interface RootConfig {
-  readonly env: Readonly<Record<string, string>>;
-  /** An absolute path. */
-  readonly workdir: string;
-  /** A name or a number, with `:group` where the image says one. */
-  readonly user: string;
-  readonly entrypoint: readonly string[];
-  readonly cmd: readonly string[];
-}
 
 export interface RootImage {
   /** The path of a read-only EROFS image, named by its digest. */
@@ -35,20 +25,6 @@ export interface BuildRootOptions {
   readonly onProgress?: (line: string) => void;
   /** Build again, though the cache has it. */
   readonly noCache?: boolean;
-}
-
-/** What a kind of source knows: who it is, and how to become a tree. */
-export interface RootSource {
-  readonly description: string;
-  /** Names the content: equal identities give equal trees. Null where only unpacking would tell. */
-  identify(context: SourceContext): Promise<string | null>;
-  /** Fills `tree`, which does not exist yet; `dir` is for its temporary files. */
-  unpack(tree: string, dir: string, context: SourceContext): Promise<RootConfig>;
-}
-
-export interface SourceContext {
-  readonly signal: AbortSignal | undefined;
-  readonly onProgress: (line: string) => void;
 }
 
 /** Raised when an equal source would give another image, so that older results are not found any more. */

@@ -7,7 +7,7 @@ import { exists, isDirectory } from './files.ts';
 import { directorySource } from './directory.ts';
 import { archiveSource, layoutSource, registrySource } from './oci.ts';
 import { recipeNames, recipes } from './recipes.ts';
-import type { RootSource } from './root.ts';
+import type { RootSource } from './root-source.ts';
 
 /**
  * Decides what a name means: a prefix says it; else a path that exists wins, then a recipe's name, then a registry's

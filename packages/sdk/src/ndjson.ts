@@ -19,7 +19,7 @@ export async function* parseNdjson<Event>(chunks: AsyncIterable<Uint8Array>): As
       pieces = [];
       pendingBytes = 0;
       start = end + 1;
-      if (line !== '') yield parseLine<Event>(line);
+      if (line !== '') yield parseLine(line) as Event;
     }
     if (start < chunk.length) {
       pieces.push(chunk.subarray(start));
@@ -30,16 +30,16 @@ export async function* parseNdjson<Event>(chunks: AsyncIterable<Uint8Array>): As
     }
   }
   const rest = decodeLine(pieces);
-  if (rest !== '') yield parseRest<Event>(rest);
+  if (rest !== '') yield parseRest(rest) as Event;
 }
 
 function decodeLine(pieces: readonly Uint8Array[]): string {
   return Buffer.concat(pieces).toString('utf8').trim();
 }
 
-function parseLine<Event>(line: string): Event {
+function parseLine(line: string): unknown {
   try {
-    return JSON.parse(line) as Event;
+    return JSON.parse(line) as unknown;
   } catch (error) {
     throw new ForkdError('bad_response', `the stream has a line that is not JSON: ${line.slice(0, 120)}`, {
       cause: error,
@@ -48,9 +48,9 @@ function parseLine<Event>(line: string): Event {
 }
 
 /** A last line without its newline is whole if it parses: an object that was cut never does. */
-function parseRest<Event>(rest: string): Event {
+function parseRest(rest: string): unknown {
   try {
-    return JSON.parse(rest) as Event;
+    return JSON.parse(rest) as unknown;
   } catch (error) {
     throw new ForkdError('stream_cut', 'the stream ended inside a line: the connection was lost', { cause: error });
   }

@@ -3,7 +3,8 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ForkdClient, ForkdError, Sandbox, Snapshot } from '../src/index.ts';
-import { FakeController, line, send } from './support/fake-controller.ts';
+import { FakeController } from './support/fake-controller.ts';
+import { line, send } from './support/replies.ts';
 
 let fake: FakeController;
 

@@ -28,7 +28,7 @@ test('an index that is torn or flipped is refused or reads as a valid one, never
       fc.boolean(),
       async (at, flip, tear) => {
         const bad = tear ? good.subarray(0, at) : Buffer.from(good);
-        if (!tear) bad[at] = bad[at]! ^ flip;
+        if (!tear) bad.writeUInt8(bad.readUInt8(at) ^ flip, at);
         await writeFile(path, bad);
         try {
           for (const entry of await store.list()) {
@@ -55,7 +55,7 @@ test('a manifest or config that is torn or flipped is refused by digest, named b
     await chmod(path, 0o600);
     for (const at of [0, 10, good.length - 1]) {
       const bad = Buffer.from(good);
-      bad[at] = bad[at]! ^ 1;
+      bad.writeUInt8(bad.readUInt8(at) ^ 1, at);
       await writeFile(path, bad);
       await expect((await Store.open(dir)).readSnapshot('mine')).rejects.toMatchObject({
         code: 'corrupt_manifest',

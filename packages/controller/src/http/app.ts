@@ -1,8 +1,8 @@
 import { limits } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 import Fastify from 'fastify';
-import type { Logger } from 'pino';
 
+import type { AppParts } from './app-parts.ts';
 import { answerClientError, errorHandler } from './errors.ts';
 import { answerUnknownRoutes } from './not-found.ts';
 import { commandRoutes } from './routes/commands.ts';
@@ -10,18 +10,7 @@ import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/host.ts';
 import { sandboxRoutes } from './routes/sandboxes.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
-import type { Services } from './services.ts';
-import type { Signals } from './signals.ts';
 import { validatorCompiler } from './validation.ts';
-
-/** What the routes have in common. */
-export interface AppParts {
-  services: Services;
-  signals: Signals;
-  log: Logger;
-  /** Who can open the unix socket is the owner; who reaches the TCP port may be anybody on the host. */
-  listener: 'socket' | 'tcp';
-}
 
 /** The HTTP side of the controller, for one listener. */
 export function buildApp(parts: AppParts): FastifyInstance {
@@ -53,6 +42,6 @@ function acceptEmptyJson(app: FastifyInstance): void {
   const parseJson = app.getDefaultJsonParser('error', 'error');
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
     if (body === '') done(null, undefined);
-    else parseJson(request, body.toString(), done);
+    else void parseJson(request, body.toString(), done);
   });
 }

@@ -6,6 +6,7 @@ import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 
 import { toApiError } from '../errors.ts';
+import { isCallerGone } from './signals.ts';
 
 /** Turns whatever a request ended with into a reply: one shape for all, the framework's own refusals included. */
 export function errorHandler(log: Logger) {
@@ -24,10 +25,14 @@ export function errorEvent(log: Logger, what: string, error: unknown): ErrorEven
   return { type: 'error', ...(failure.toBody() as Omit<ErrorEvent, 'type'>) };
 }
 
-/** A user's mistake is the user's to read; what the host lacks its owner must see; a bug we must, with its stack. */
+/**
+ * A user's mistake is the user's to read, and a caller who has gone away is no mistake at all; what the host lacks its owner
+ * must see; a bug we must, with its stack.
+ */
 function record(log: Logger, what: string, failure: ApiError): void {
   const { code, message } = failure;
-  if (failure.class === 'bug') log.error({ err: failure.cause ?? failure }, `${what}: ${message}`);
+  if (isCallerGone(failure)) log.debug({ code }, `${what}: ${message}`);
+  else if (failure.class === 'bug') log.error({ err: failure.cause ?? failure }, `${what}: ${message}`);
   else if (failure.class === 'system') log.warn({ code }, `${what}: ${message}`);
   else log.debug({ code }, `${what}: ${message}`);
 }

@@ -24,7 +24,8 @@ import type {
 } from '@forkd/api';
 import type { Bytes, FileContents } from '@forkd/guest';
 
-import type { OnProgress, TemplateResult } from '../snapshots/templates.ts';
+import type { OnProgress } from '../snapshots/progress.ts';
+import type { TemplateResult } from '../snapshots/templates.ts';
 
 /** What the routes call. A signal fires when the caller has gone away or the controller is ending. */
 export interface Services {

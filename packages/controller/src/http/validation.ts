@@ -28,7 +28,7 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
     const given = input ?? {};
     const value: unknown = Value.Default(schema, isText ? Value.Convert(schema, given) : given);
     if (validator.Check(value)) return { value };
-    return { error: explain(`${method} ${url}`, value, validator.Errors(value) as Problem[]) };
+    return { error: explain(`${method} ${url}`, value, validator.Errors(value)) };
   };
 };
 

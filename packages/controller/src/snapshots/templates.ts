@@ -24,12 +24,11 @@ import type { Catalog } from './catalog.ts';
 import { statsOf } from './describe.ts';
 import type { Draft } from './draft.ts';
 import type { Housekeeping } from './housekeeping.ts';
+import type { OnProgress } from './progress.ts';
 import type { Root } from './root-file.ts';
 import { readRootFile } from './root-file.ts';
 import { awaitAgent, warm } from './warm.ts';
 
-export type TemplateStage = 'image' | 'kernel' | 'boot' | 'warm' | 'snapshot';
-export type OnProgress = (stage: TemplateStage, message: string) => void;
 export type TemplateResult = Omit<SnapshotResultEvent, 'type'>;
 
 /** A build under way. */

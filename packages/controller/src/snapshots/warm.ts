@@ -6,7 +6,7 @@ import type { RootConfig } from '@forkd/images';
 import { withDeadline } from '../deadline.ts';
 import { limits } from '../limits.ts';
 import type { Sandbox } from '../sandboxes/sandbox.ts';
-import type { OnProgress } from './templates.ts';
+import type { OnProgress } from './progress.ts';
 
 /** Waits for the agent of a guest that boots. Never a fixed time: it answers when it is there. */
 export async function awaitAgent(sandbox: Sandbox, timeoutMs: number, signal: AbortSignal): Promise<void> {

@@ -1,21 +1,14 @@
 // A controller that is a real HTTP server and whose guests are processes of this host: the wire is the wire, the output
 // of a command is what a real process writes, and only the virtual machine is missing.
-import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdtemp, readdir, readFile, rm, stat, writeFile, mkdir } from 'node:fs/promises';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { ApiError, type CommandEvent, type SandboxInfo, type SnapshotInfo } from '../../../api/src/index.ts';
-
-type Session = {
-  child: ChildProcess;
-  args: string[];
-  events: CommandEvent[];
-  offset: number;
-  exit: Extract<CommandEvent, { type: 'exit' }> | undefined;
-  watchers: Set<() => void>;
-};
+import { ApiError, type SandboxInfo, type SnapshotInfo } from '../../../api/src/index.ts';
+import { FakeCommands } from './fake-commands.ts';
+import { dirRoute, fileRoute } from './fake-files.ts';
+import { line, send, sendNothing } from './replies.ts';
 
 export type Seen = { method: string; url: string; headers: http.IncomingHttpHeaders; body: string };
 
@@ -24,7 +17,6 @@ type Handler = (request: http.IncomingMessage, response: http.ServerResponse, ur
 export class FakeController {
   readonly sandboxes = new Map<string, SandboxInfo>();
   readonly snapshots = new Map<string, SnapshotInfo>();
-  readonly sessions = new Map<string, Session>();
   /** Every request with a body of JSON, for what a client has really sent. */
   readonly seen: Seen[] = [];
   /** Routes of one test, before all others: `GET /path`. */
@@ -34,7 +26,7 @@ export class FakeController {
   url = '';
   token: string | undefined;
   #servers: http.Server[] = [];
-  #sessionCount = 0;
+  readonly #commands = new FakeCommands((request) => this.#json(request));
 
   static async start(): Promise<FakeController> {
     const fake = new FakeController();
@@ -51,7 +43,7 @@ export class FakeController {
   }
 
   async stop(): Promise<void> {
-    for (const session of this.sessions.values()) killGroup(session.child, 'SIGKILL');
+    this.#commands.killAll();
     for (const server of this.#servers) {
       server.closeAllConnections();
       await new Promise((resolve) => server.close(resolve));
@@ -78,6 +70,10 @@ export class FakeController {
     };
     this.sandboxes.set(id, info);
     return info;
+  }
+
+  get sessions(): FakeCommands['sessions'] {
+    return this.#commands.sessions;
   }
 
   guestPath(inGuest: string): string {
@@ -180,158 +176,14 @@ export class FakeController {
     }
     if (verb === 'exec') {
       const { args } = (await this.#json(request)) as { args: string[] };
-      const session = this.#start({ args: args.map((arg) => (arg.startsWith('/') ? this.guestPath(arg) : arg)) });
-      await ended(session);
-      return send(response, 200, { stdout: '', stderr: '', exit_code: session.exit?.exit_code });
+      const local = args.map((arg) => (arg.startsWith('/') ? this.guestPath(arg) : arg));
+      return send(response, 200, { stdout: '', stderr: '', exit_code: await this.#commands.run(local) });
     }
-    if (verb === 'commands') return this.#commandRoute(request, response, url, rest);
-    if (verb === 'files') return this.#fileRoute(request, response, url);
-    if (verb === 'dir') return this.#dirRoute(response, url);
+    if (verb === 'commands') return this.#commands.route(request, response, url, rest);
+    const inGuest = this.guestPath(url.searchParams.get('path') ?? '');
+    if (verb === 'files') return fileRoute(request, response, url, inGuest);
+    if (verb === 'dir') return dirRoute(response, inGuest);
     throw new ApiError('not_found', `there is no ${request.method} ${url.pathname}`);
-  }
-
-  async #commandRoute(
-    request: http.IncomingMessage,
-    response: http.ServerResponse,
-    url: URL,
-    [cid, verb]: string[],
-  ): Promise<void> {
-    if (cid === undefined && request.method === 'GET') {
-      return send(
-        response,
-        200,
-        [...this.sessions].map(([id, session]) => commandInfo(id, session)),
-      );
-    }
-    if (cid === undefined) {
-      const body = (await this.#json(request)) as StartBody & { follow?: boolean };
-      const session = this.#start(body);
-      const id = String(this.#sessionCount);
-      if (!body.follow) return send(response, 201, commandInfo(id, session));
-      response.writeHead(201, { 'content-type': 'application/x-ndjson' });
-      line(response, { type: 'started', id, pid: session.child.pid });
-      return this.#follow(response, session, 0, true);
-    }
-    const session = this.sessions.get(cid);
-    if (session === undefined) throw new ApiError('not_found_command', `there is no command "${cid}"`);
-    if (verb === undefined && request.method === 'GET') return send(response, 200, commandInfo(cid, session));
-    if (verb === 'output') {
-      response.writeHead(200, { 'content-type': 'application/x-ndjson' });
-      const offset = Number(url.searchParams.get('offset') ?? 0);
-      return this.#follow(response, session, offset, url.searchParams.get('follow') === 'true');
-    }
-    if (verb === 'stdin') {
-      if (session.exit) throw new ApiError('command_ended', `command ${cid} has ended`);
-      for await (const chunk of request) session.child.stdin?.write(chunk);
-      if (url.searchParams.get('close') === 'true') session.child.stdin?.end();
-      return sendNothing(response);
-    }
-    if (verb === 'signal') {
-      const { signal } = (await this.#json(request)) as { signal: string };
-      killGroup(session.child, `SIG${signal}` as NodeJS.Signals);
-      return sendNothing(response);
-    }
-    killGroup(session.child, 'SIGKILL');
-    this.sessions.delete(cid);
-    return sendNothing(response);
-  }
-
-  #start(body: StartBody): Session {
-    const [file = 'false', ...args] = body.args;
-    const child = spawn(file, args, {
-      stdio: [body.stdin ? 'pipe' : 'ignore', 'pipe', 'pipe'],
-      env: { ...process.env, ...body.env },
-      // A group of its own, which a signal goes to as a whole, as in a guest.
-      detached: true,
-      ...(body.cwd ? { cwd: body.cwd } : {}),
-    });
-    const session: Session = { child, args: body.args, events: [], offset: 0, exit: undefined, watchers: new Set() };
-    let timedOut = false;
-    const timer = body.timeout_secs
-      ? setTimeout(() => (timedOut = killGroup(child, 'SIGKILL')), body.timeout_secs * 1000)
-      : undefined;
-    const push = (type: 'stdout' | 'stderr') => (data: Buffer) => {
-      session.events.push({ type, offset: session.offset, data: data.toString('base64') });
-      session.offset += data.length;
-      for (const watcher of session.watchers) watcher();
-    };
-    child.stdin?.on('error', () => {});
-    child.stdout?.on('data', push('stdout'));
-    child.stderr?.on('data', push('stderr'));
-    child.once('error', () => finish(127, null));
-    child.once('close', (code, signal) => finish(code, signal));
-    const finish = (code: number | null, signal: NodeJS.Signals | null) => {
-      clearTimeout(timer);
-      const number = signal === null ? 0 : os.constants.signals[signal];
-      const exitCode = signal === null ? (code ?? 127) : 128 + number;
-      session.exit ??= { type: 'exit', exit_code: exitCode, signal: signal?.slice(3) ?? null, timed_out: timedOut };
-      for (const watcher of session.watchers) watcher();
-    };
-    this.#sessionCount += 1;
-    this.sessions.set(String(this.#sessionCount), session);
-    return session;
-  }
-
-  async #follow(response: http.ServerResponse, session: Session, from: number, follows: boolean): Promise<void> {
-    let next = 0;
-    const flush = () => {
-      for (; next < session.events.length; next += 1) {
-        const event = session.events[next];
-        if (event === undefined || !('data' in event)) continue;
-        const data = Buffer.from(event.data, 'base64');
-        const skip = Math.max(0, from - event.offset);
-        if (skip < data.length) {
-          line(response, { ...event, offset: event.offset + skip, data: data.subarray(skip).toString('base64') });
-        }
-      }
-      if (session.exit && !response.writableEnded) line(response, session.exit);
-      if (session.exit || !follows) response.end();
-    };
-    session.watchers.add(flush);
-    response.once('close', () => session.watchers.delete(flush));
-    flush();
-  }
-
-  async #fileRoute(request: http.IncomingMessage, response: http.ServerResponse, url: URL): Promise<void> {
-    const file = this.guestPath(url.searchParams.get('path') ?? '');
-    const missing = () => new ApiError('not_found_file', `there is no ${url.searchParams.get('path')}`);
-    if (request.method === 'PUT') {
-      const chunks: Buffer[] = [];
-      for await (const chunk of request) chunks.push(chunk as Buffer);
-      await mkdir(path.dirname(file), { recursive: true });
-      await writeFile(file, Buffer.concat(chunks), {
-        mode: Number.parseInt(url.searchParams.get('mode') ?? '0644', 8),
-      });
-      return sendNothing(response);
-    }
-    if (request.method === 'DELETE') {
-      await stat(file).catch(() => Promise.reject(missing()));
-      await rm(file, { recursive: true });
-      return sendNothing(response);
-    }
-    const data = await readFile(file).catch(() => Promise.reject(missing()));
-    response.writeHead(200, { 'content-type': 'application/octet-stream' });
-    response.end(data);
-  }
-
-  async #dirRoute(response: http.ServerResponse, url: URL): Promise<void> {
-    const directory = this.guestPath(url.searchParams.get('path') ?? '');
-    const found = await stat(directory).catch(() => undefined);
-    if (found === undefined) throw new ApiError('not_found_file', 'there is none');
-    if (!found.isDirectory()) throw new ApiError('not_a_directory', 'it is none');
-    const entries = await readdir(directory, { withFileTypes: true });
-    const list = entries.map(async (entry) => {
-      const { size, mode, mtimeMs } = await stat(path.join(directory, entry.name));
-      const type = entry.isDirectory() ? 'dir' : entry.isSymbolicLink() ? 'symlink' : 'file';
-      return {
-        name: entry.name,
-        type,
-        size,
-        mode: (mode & 0o7777).toString(8),
-        mtime_unix: Math.floor(mtimeMs / 1000),
-      };
-    });
-    send(response, 200, await Promise.all(list));
   }
 
   async #json(request: http.IncomingMessage): Promise<unknown> {
@@ -340,52 +192,6 @@ export class FakeController {
     this.seen.push({ method: request.method ?? '', url: request.url ?? '', headers: request.headers, body });
     return JSON.parse(body || '{}');
   }
-}
-
-type StartBody = { args: string[]; stdin?: boolean; env?: Record<string, string>; cwd?: string; timeout_secs?: number };
-
-export function send(response: http.ServerResponse, status: number, body: unknown): void {
-  response.writeHead(status, { 'content-type': 'application/json' });
-  response.end(JSON.stringify(body));
-}
-
-export function line(response: http.ServerResponse, event: unknown): void {
-  response.write(`${JSON.stringify(event)}\n`);
-}
-
-function sendNothing(response: http.ServerResponse): void {
-  response.writeHead(204);
-  response.end();
-}
-
-function killGroup(child: ChildProcess, signal: NodeJS.Signals): boolean {
-  if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return false;
-  return process.kill(-child.pid, signal);
-}
-
-function ended(session: Session): Promise<void> {
-  return new Promise((resolve) => {
-    const watch = () => {
-      if (session.exit) resolve();
-    };
-    session.watchers.add(watch);
-    watch();
-  });
-}
-
-function commandInfo(id: string, session: Session) {
-  return {
-    id,
-    pid: session.child.pid ?? 0,
-    args: session.args,
-    running: session.exit === undefined,
-    exit_code: session.exit?.exit_code ?? null,
-    signal: session.exit?.signal ?? null,
-    timed_out: session.exit?.timed_out ?? false,
-    output_start: 0,
-    output_end: session.offset,
-    started_unix_ms: Date.now(),
-  };
 }
 
 function hostInfo(dataDir: string) {

@@ -8,7 +8,7 @@ import {
 } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 
-import type { AppParts } from '../app.ts';
+import type { AppParts } from '../app-parts.ts';
 import { rawBody, withRawBodies } from '../raw-body.ts';
 import { sendEvents, wantsEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';

@@ -3,7 +3,7 @@ import { Readable } from 'node:stream';
 import { DeleteFileQuery, DirQuery, FileQuery, SandboxParams } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 
-import type { AppParts } from '../app.ts';
+import type { AppParts } from '../app-parts.ts';
 import { rawBody, withRawBodies } from '../raw-body.ts';
 import type { SchemaTypes } from '../validation.ts';
 

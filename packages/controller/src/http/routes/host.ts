@@ -2,7 +2,7 @@ import { ApiError, ShutdownQuery } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 
 import { version } from '../../version.ts';
-import type { AppParts } from '../app.ts';
+import type { AppParts } from '../app-parts.ts';
 import type { SchemaTypes } from '../validation.ts';
 
 /** The controller itself and its host. */

@@ -1,7 +1,7 @@
 import { BranchRequest, CreateSandboxesRequest, EvalRequest, ExecRequest, SandboxParams } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 
-import type { AppParts } from '../app.ts';
+import type { AppParts } from '../app-parts.ts';
 import type { SchemaTypes } from '../validation.ts';
 
 export function sandboxRoutes(instance: FastifyInstance, { services, signals }: AppParts): void {

@@ -2,7 +2,7 @@ import type { SnapshotEvent } from '@forkd/api';
 import { CreateSnapshotRequest, DeleteSnapshotQuery, TagParams } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 
-import type { AppParts } from '../app.ts';
+import type { AppParts } from '../app-parts.ts';
 import type { Services } from '../services.ts';
 import { eventsWhile, sendEvents, wantsEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';

@@ -1,0 +1,94 @@
+// Proves of the command as users run it: what it asks of the controller about sandboxes and snapshots, and how it prints it.
+import path from 'node:path';
+import { describe, expect, it } from 'vitest';
+import { fake, forkd, here, ID } from './support/forkd.ts';
+
+describe('sandboxes and snapshots', () => {
+  it('forks by a prefix, and prints the ids', async () => {
+    const args = ['fork', '--tag', 'pyth', '-n', '3', '--live-fork', '--per-child-netns', '--memory-limit-mib', '64'];
+    const result = await forkd(args);
+    expect(result.stdout.toString().trim().split('\n')).toHaveLength(3);
+    expect(JSON.parse(fake.seen.at(-1)?.body ?? '')).toEqual({
+      snapshot_tag: 'python',
+      n: 3,
+      live_fork: true,
+      per_child_netns: true,
+      memory_limit_mib: 64,
+    });
+    const json = await forkd(['spawn', '--tag', 'python', '--json']);
+    expect(JSON.parse(json.stdout.toString())).toMatchObject([{ snapshot_tag: 'python' }]);
+  });
+
+  it('lists, quietly and not', async () => {
+    expect((await forkd(['ls'])).stdout.toString()).toMatch(/^SANDBOX +SNAPSHOT/);
+    expect((await forkd(['ps', '-q'])).stdout.toString()).toBe(`${ID}\nsb-00000000ab\n`);
+    expect((await forkd(['images', '-q'])).stdout.toString()).toBe('python\n');
+    expect((await forkd(['images'])).stdout.toString()).toContain('ready');
+  });
+
+  it('names the candidates of a prefix that two have', async () => {
+    const result = await forkd(['ping', 'sb-0']);
+    expect(result.code).toBe(1);
+    expect(result.stderr).toContain(`${ID}, sb-00000000ab`);
+  });
+
+  it('kills several, and all', async () => {
+    expect((await forkd(['kill', ID])).stdout.toString()).toBe(`${ID}\n`);
+    expect((await forkd(['kill', ID])).code).toBe(1);
+    expect((await forkd(['kill', '--all', '--json'])).stdout.toString()).toContain('sb-00000000ab');
+    expect(fake.sandboxes.size).toBe(0);
+  });
+
+  it('branches live by default, and as it is told', async () => {
+    const live = await forkd(['snapshot', '--from-sandbox', ID, '--tag', 'b1']);
+    expect(live.stdout.toString()).toBe('b1\n');
+    expect(live.stderr).toContain('paused 2.50 ms');
+    expect(JSON.parse(fake.seen.at(-1)?.body ?? '')).toEqual({ mode: 'live', wait: true, tag: 'b1' });
+    await forkd(['snapshot', '--from-sandbox', ID, '--tag', 'b2', '--live', '--no-wait']);
+    expect(JSON.parse(fake.seen.at(-1)?.body ?? '')).toEqual({ mode: 'live', wait: false, tag: 'b2' });
+    await forkd(['snapshot', '--from-sandbox', ID, '--tag', 'b3', '--full', '--until', 'ready']);
+    expect(JSON.parse(fake.seen.at(-1)?.body ?? '')).toEqual({ mode: 'full', wait: true, until: 'ready', tag: 'b3' });
+  });
+
+  it('says HTTP 409 where others depend on a snapshot', async () => {
+    fake.addSnapshot('child', { branched_from: 'python' });
+    const refused = await forkd(['rmi', 'python']);
+    expect(refused.code).toBe(1);
+    expect(refused.stderr).toMatch(/^error: .*child.*HTTP 409/);
+    expect((await forkd(['rmi', '--cascade', 'python'])).code).toBe(0);
+  });
+
+  it('builds a template, with its stages on stderr', async () => {
+    const args = [
+      'from-image',
+      './root',
+      '--tag',
+      'mine',
+      '--warm',
+      'import numpy',
+      '--mem-mib',
+      '256',
+      '--',
+      'fill',
+      '--all',
+    ];
+    const result = await forkd(args);
+    expect(result.stdout.toString()).toBe('mine\n');
+    expect(result.stderr).toContain('boot        booting');
+    expect(JSON.parse(fake.seen.at(-1)?.body ?? '')).toEqual({
+      tag: 'mine',
+      source: path.join(here, 'root'),
+      warm: 'import numpy',
+      mem_mib: 256,
+      warm_command: ['fill', '--all'],
+    });
+  });
+
+  it('evaluates, from the command line and from stdin', async () => {
+    expect((await forkd(['eval', ID, '1+1'])).stdout.toString()).toBe("'1+1'\n");
+    expect((await forkd(['eval', ID, '-'], { stdin: '2+2' })).stdout.toString()).toBe("'2+2'\n");
+    const failed = await forkd(['eval', ID, 'raise']);
+    expect(failed.code).toBe(1);
+    expect(failed.stderr).toContain('Traceback');
+  });
+});
