@@ -53,7 +53,7 @@ export class CommandOutput implements AsyncIterable<OutputEvent> {
     const frames = framesOf(chunks);
     const first = await frames.next();
     if (first.done || first.value.kind !== kinds.started) throw disconnected();
-    const { id, pid } = jsonOf<{ id: string; pid: number | null }>(first.value);
+    const { id, pid } = jsonOf(first.value) as { id: string; pid: number | null };
     return new CommandOutput(frames, id, pid ?? undefined);
   }
 
