@@ -116,6 +116,8 @@ function printTable(fork: ForkFigures, branch: BranchFigures): void {
 async function run(options: Options): Promise<void> {
   const scratch = await mkdtemp('/dev/shm/fk-bench-');
   await using host = await TestHost.start();
+  const interrupted = (): void => void host[Symbol.asyncDispose]().finally(() => process.exit(130));
+  process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
   try {
     const template = await host.template(installStorm);
     const [layer = ''] = template.stack;

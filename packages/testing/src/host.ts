@@ -30,7 +30,7 @@ export class TestHost implements AsyncDisposable {
   /** The read-only root that all its guests share. */
   readonly rootImage: string;
   readonly #kernel: { vmlinuz: string; initramfs: string };
-  readonly #guests = new Set<Guest>();
+  readonly #vms = new Set<Vm>();
   #serial = 0;
 
   private constructor(
@@ -65,9 +65,8 @@ export class TestHost implements AsyncDisposable {
 
   /** Boots a guest, lets `warm` prepare it, and takes a template of it. */
   async template(warm: (agent: GuestAgent) => Promise<void> = async () => {}): Promise<Point> {
-    const id = this.#nextId();
-    const spec = { id, dir: path.join(this.dir, id), rootImage: this.rootImage, pager: this.pager };
-    const vm = await this.engine.boot({ ...spec, memMib: MEM_MIB, vcpus: 1, kernel: this.#kernel });
+    const vm = await this.engine.boot({ ...this.#spec(), memMib: MEM_MIB, vcpus: 1, kernel: this.#kernel });
+    this.#track(vm);
     const guest = await this.join(vm);
     await warm(guest.agent);
     const done = await this.branch(guest, { mode: 'diff', resume: false });
@@ -83,15 +82,8 @@ export class TestHost implements AsyncDisposable {
   }
 
   /** Starts a VM from a point; resolves when it runs. */
-  restore(point: Point): Promise<Vm> {
-    const id = this.#nextId();
-    return this.engine.restore({
-      id,
-      dir: path.join(this.dir, id),
-      rootImage: this.rootImage,
-      pager: this.pager,
-      ...point,
-    });
+  async restore(point: Point): Promise<Vm> {
+    return this.#track(await this.engine.restore({ ...this.#spec(), ...point }));
   }
 
   async identify(guest: Guest): Promise<void> {
@@ -122,13 +114,13 @@ export class TestHost implements AsyncDisposable {
   }
 
   async end(guest: Guest): Promise<void> {
-    this.#guests.delete(guest);
     await guest.agent.close();
     await guest.vm.kill();
+    this.#vms.delete(guest.vm);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const guest of this.#guests) await this.end(guest);
+    await Promise.all([...this.#vms].map((vm) => vm.kill()));
     await this.pager.shutdown();
     await rm(this.dir, { recursive: true, force: true });
   }
@@ -136,9 +128,7 @@ export class TestHost implements AsyncDisposable {
   /** Connects to the agent of a VM that runs. */
   async join(vm: Vm): Promise<Guest> {
     try {
-      const guest = { vm, agent: await GuestAgent.connect(vm.agentSocket, { timeoutMs: AGENT_TIMEOUT_MS }) };
-      this.#guests.add(guest);
-      return guest;
+      return { vm, agent: await GuestAgent.connect(vm.agentSocket, { timeoutMs: AGENT_TIMEOUT_MS }) };
     } catch (error) {
       const console = await readFile(path.join(vm.record.dir, 'console.log'), 'utf8').catch(() => '');
       await vm.kill();
@@ -146,9 +136,16 @@ export class TestHost implements AsyncDisposable {
     }
   }
 
-  #nextId(): string {
+  #spec() {
     this.#serial += 1;
-    return `vm${this.#serial}`;
+    const id = `vm${this.#serial}`;
+    return { id, dir: path.join(this.dir, id), rootImage: this.rootImage, pager: this.pager };
+  }
+
+  /** What runs is ended with the host, whatever became of the test. */
+  #track(vm: Vm): Vm {
+    this.#vms.add(vm);
+    return vm;
   }
 }
 
