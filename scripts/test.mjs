@@ -6,7 +6,7 @@ import path from 'node:path';
 import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds, stateDir } from './lib/terminal.mjs';
 import { builds, prepare, runMain } from './setup.mjs';
 
-const FOLDERS = ['packages', 'scripts', 'tests', 'bench'];
+const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'];
 const SKIPPED_FILE = path.join(stateDir, 'logs/skipped.json');
 
 /**
