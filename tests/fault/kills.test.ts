@@ -48,7 +48,7 @@ describe('kill -9', () => {
       const id = await forkOne(client);
       await installedStorm(client, id, 24);
       const tag = `vmm-${moment}`;
-      const branch = client.branch(id, { tag }).catch((error: unknown) => error);
+      const branch = client.branch(id, { tag, mode: 'live' }).catch((error: unknown) => error);
       await delay(moment);
       await controller.killOnly('vmm');
       await branch;
@@ -64,14 +64,14 @@ describe('kill -9', () => {
       const id = await forkOne(client);
       const storm = await installedStorm(client, id, 24);
       const tag = `pager-${moment}`;
-      const branch = client.branch(id, { tag }).catch((error: unknown) => error);
+      const branch = client.branch(id, { tag, mode: 'live' }).catch((error: unknown) => error);
       await delay(moment);
       await controller.killOnly('pager');
       await branch;
       await expectWholeOrFailed(tag);
       await until('the guest answers again', WAIT_MS, () => answers(id));
       expect(await storm.next()).toMatchObject({ errors: 0 });
-      await client.branch(id, { tag: `again-${moment}` });
+      await client.branch(id, { tag: `again-${moment}`, mode: 'live' });
       await client.deleteSandbox(await forkOne(client, `again-${moment}`));
       await client.deleteSandbox(id);
     },
@@ -82,7 +82,7 @@ describe('kill -9', () => {
     const id = await forkOne(client);
     const storm = await installedStorm(client, id, 24);
     const tag = `controller-${moment}`;
-    const branch = client.branch(id, { tag }).catch((error: unknown) => error);
+    const branch = client.branch(id, { tag, mode: 'live' }).catch((error: unknown) => error);
     await delay(moment);
     await controller.kill9();
     await branch;
@@ -157,7 +157,7 @@ describe('kill -9', () => {
     await controller.serve();
     expect((await client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual([id]);
     expect(await storm.next()).toMatchObject({ errors: 0 });
-    await client.branch(id, { tag: 'after-both' });
+    await client.branch(id, { tag: 'after-both', mode: 'live' });
     await client.deleteSandbox(await forkOne(client, 'after-both'));
     await client.deleteSandbox(id);
   });
@@ -174,8 +174,22 @@ describe('kill -9', () => {
     const found = (await client.listSnapshots()).find((snapshot) => snapshot.tag === tag);
     if (!found) return;
     if (found.status === 'failed') expect(found.error).toMatch(/\w/);
-    else await client.deleteSandbox(await forkOne(client, tag));
+    else await expectForkable(tag);
     await client.deleteSnapshot(tag);
+  }
+
+  /** Whoever asks in the moment in which a pager has ended and nobody has noticed is told so, and can ask again. */
+  async function expectForkable(tag: string): Promise<void> {
+    const { client } = controller;
+    let id: string | undefined;
+    await until(`a child of ${tag} runs`, WAIT_MS, async () => {
+      id = await forkOne(client, tag).catch((error: unknown) => {
+        expect(error).toMatchObject({ code: 'pager_unavailable' });
+        return undefined;
+      });
+      return id !== undefined;
+    });
+    if (id !== undefined) await client.deleteSandbox(id);
   }
 
   async function expectClean(): Promise<void> {

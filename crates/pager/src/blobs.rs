@@ -9,6 +9,9 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// What the names of a pager's unfinished files begin with: the store's other writer leaves these alone, and we its own.
+const INGEST_PREFIX: &str = "pager-";
+
 /// A store's directory.
 #[derive(Debug)]
 pub struct Blobs {
@@ -32,9 +35,19 @@ impl Drop for Ingest<'_> {
 }
 
 impl Blobs {
+    /// Opens a store, and removes what a pager that was killed had begun to write. This must be the only pager of the store.
     pub fn open(root: &Path) -> Result<Blobs> {
         for dir in ["ingest", "blobs/sha256"] {
             fs::create_dir_all(root.join(dir)).step(|| format!("making {}", root.join(dir).display()))?;
+        }
+        let ingest = root.join("ingest");
+        for entry in fs::read_dir(&ingest)
+            .step(|| format!("listing {}", ingest.display()))?
+            .flatten()
+        {
+            if entry.file_name().to_string_lossy().starts_with(INGEST_PREFIX) {
+                fs::remove_file(entry.path()).step(|| format!("removing {}", entry.path().display()))?;
+            }
         }
         Ok(Blobs {
             root: root.to_path_buf(),
@@ -100,7 +113,7 @@ impl Blobs {
         let path = self
             .root
             .join("ingest")
-            .join(format!("pager-{}-{serial}", std::process::id()));
+            .join(format!("{INGEST_PREFIX}{}-{serial}", std::process::id()));
         let mut out = File::create_new(&path).step(|| format!("making {}", path.display()))?;
         let mut ingest = Ingest {
             path: &path,
