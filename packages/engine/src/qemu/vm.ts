@@ -45,8 +45,7 @@ export async function launch(options: Launch): Promise<Vm> {
   await pager.announce(announcement(options.id, options.dir, options.machine, options.stack));
   let vm: Vm | undefined;
   try {
-    const child = await start(options);
-    vm = await describe(child, options);
+    vm = await describe(await start(options), options);
     await running(vm, options);
     await pager.open(id);
     return vm;
@@ -90,7 +89,13 @@ function checkSocketPaths(dir: string): void {
   );
 }
 
-async function start(options: Launch): Promise<ChildProcess> {
+/** A VMM's process, and its end. */
+interface Started {
+  pid: number;
+  exited: Promise<VmExit>;
+}
+
+async function start(options: Launch): Promise<Started> {
   const files: FileHandle[] = [];
   try {
     const log = await open(join(options.dir, FILES.log), 'a', 0o600);
@@ -105,8 +110,10 @@ async function start(options: Launch): Promise<ChildProcess> {
       stdio: ['ignore', log.fd, log.fd, ...(state ? [state.fd] : [])],
     });
     child.unref();
+    // Listened for at once: a process that is killed in its first milliseconds must not end unnoticed.
+    const exited = endOfChild(child, join(options.dir, FILES.log));
     await spawned(child, options.program);
-    return child;
+    return { pid: child.pid ?? 0, exited };
   } finally {
     for (const file of files) await file.close();
   }
@@ -136,14 +143,15 @@ function spawned(child: ChildProcess, program: string): Promise<void> {
   });
 }
 
-async function describe(child: ChildProcess, options: Launch): Promise<Vm> {
-  const log = join(options.dir, FILES.log);
-  const exited = new Promise<VmExit>((resolve) => {
+function endOfChild(child: ChildProcess, log: string): Promise<VmExit> {
+  return new Promise((resolve) => {
     child.once('exit', (code, signal) => {
       void readTail(log).then((text) => resolve({ code, signal, log: text }));
     });
   });
-  const pid = child.pid ?? 0;
+}
+
+async function describe({ pid, exited }: Started, options: Launch): Promise<Vm> {
   // A child that has ended already has no start to be read; its end is reported in its place.
   const startTicks = (await readStartTicks(pid)) ?? 0;
   const { id, dir, machine, stack } = options;
