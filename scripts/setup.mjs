@@ -9,6 +9,8 @@ import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds } from 
 
 const NODE_OLDEST = '20.19.0';
 const GUEST_TARGET = 'x86_64-unknown-linux-gnu';
+/** What npm, cargo and apt say when a name cannot be resolved or nobody answers. */
+const NO_NETWORK = /EAI_AGAIN|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|Could not resolve|failure resolving|Couldn't connect/i;
 const NPM_QUIET = ['--no-audit', '--no-fund'];
 const RUSTUP_COMMAND = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y";
 
@@ -142,9 +144,13 @@ async function step(title, file, args, log, env = process.env) {
   const code = await runLogged(file, args, { log, env });
   if (code !== 0) {
     const command = [path.basename(file), ...args].join(' ');
+    const output = excerpt(log);
+    const offline = NO_NETWORK.test(output)
+      ? `The network is missing, or a package registry cannot be reached. Once it can: ${command}\n  `
+      : '';
     throw new SetupError(
-      `${title}: '${command}' failed:\n${excerpt(log)}`,
-      `The whole output is in ${path.relative(repoRoot, log)}.`,
+      `${title}: '${command}' failed:\n${output}`,
+      `${offline}The whole output is in ${path.relative(repoRoot, log)}.`,
     );
   }
   say(`  ${title}: ${seconds(startedAt)}`);
