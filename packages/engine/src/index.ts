@@ -21,7 +21,6 @@ export { waitUntilRunning } from './qemu/monitor.ts';
 export type {
   Accelerator,
   BootSpec,
-  Capabilities,
   Engine,
   KernelFiles,
   Machine,

@@ -33,7 +33,7 @@ interface VmSpec {
   dir: string;
   /** The read-only erofs image that all sandboxes of a template share. */
   rootImage: string;
-  /** A file fd is kept on nothing: the caller may delete none of these while the VM lives. */
+  /** Has the layers, and takes the VM's branches from then on. The files named here must stay while the VM lives. */
   pager: Pager;
   signal?: AbortSignal;
   /** How long the VMM may take until the VM runs. Default 30,000 ms. */
@@ -83,13 +83,6 @@ export interface VmExit {
   signal: string | null;
   /** The end of what the VMM wrote to its log. */
   log: string;
-}
-
-/** What an engine can do. An API call for anything else is refused before it touches anything. */
-export interface Capabilities {
-  branchModes: readonly ('full' | 'diff' | 'live')[];
-  /** Why `live` is not among the modes. */
-  liveUnavailable: string | null;
 }
 
 export interface Engine {
