@@ -83,7 +83,7 @@ async function benchBranch(host: TestHost, source: Guest, rounds: number): Promi
     const { stats } = await host.branch(source);
     pause?.push(stats.pause_us / 1e3);
     ready?.push(stats.ready_us / 1e3);
-    wait?.push(stats.fault_wait_us_max);
+    wait?.push(stats.fault_wait_ns_max / 1e3);
     captured?.push(stats.captured_bytes / 2 ** 20);
   }
   return {

@@ -1,5 +1,6 @@
 //! What can go wrong, as it is told to the controller.
 
+use forkd_capture::CaptureError;
 use forkd_protocol::{Fault, FaultCode};
 use std::io;
 
@@ -38,14 +39,25 @@ pub trait Step<T> {
 
 impl<T> Step<T> for io::Result<T> {
     fn step(self, what: impl FnOnce() -> String) -> Result<T> {
-        self.map_err(|error| {
-            let code = match error.raw_os_error() {
-                Some(libc::ENOSPC | libc::EDQUOT) => FaultCode::DiskFull,
-                Some(libc::ENOMEM) => FaultCode::OutOfMemory,
-                Some(libc::ESRCH) => FaultCode::VmGone,
-                _ => FaultCode::Io,
-            };
-            PagerError::new(code, format!("{}: {error}", what()))
-        })
+        self.map_err(|error| PagerError::new(code_of(error.raw_os_error()), format!("{}: {error}", what())))
+    }
+}
+
+impl From<CaptureError> for PagerError {
+    fn from(error: CaptureError) -> PagerError {
+        let code = match &error {
+            CaptureError::Cancelled => FaultCode::Cancelled,
+            CaptureError::Os { .. } => code_of(error.raw_os_error()),
+        };
+        PagerError::new(code, error.to_string())
+    }
+}
+
+fn code_of(os_error: Option<i32>) -> FaultCode {
+    match os_error {
+        Some(libc::ENOSPC | libc::EDQUOT) => FaultCode::DiskFull,
+        Some(libc::ENOMEM) => FaultCode::OutOfMemory,
+        Some(libc::ESRCH) => FaultCode::VmGone,
+        _ => FaultCode::Io,
     }
 }

@@ -5,7 +5,6 @@
 mod blobs;
 mod branch;
 mod bridge;
-mod capture;
 mod error;
 mod file;
 mod layer;

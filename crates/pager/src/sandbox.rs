@@ -2,11 +2,11 @@
 
 use crate::blobs::Blobs;
 use crate::bridge::Bridge;
-use crate::capture::{Source, Target};
 use crate::error::{PagerError, Result};
 use crate::layers::Layers;
 use crate::monitor::Monitor;
 use crate::stack::Stack;
+use forkd_capture::{Source, Target};
 use forkd_linux_sys::pagemap::Kind;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
 use forkd_protocol::{Announce, FaultCode, HeldSandbox, MemoryUse};

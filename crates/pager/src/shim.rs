@@ -1,9 +1,9 @@
 //! Calls from the shims inside VMMs.
 
-use crate::capture::Source;
 use crate::error::{PagerError, Result, Step};
 use crate::sandbox::{Attachment, Sandboxes};
 use crate::stack::Plan;
+use forkd_capture::Source;
 use forkd_linux_sys::fds;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
 use forkd_protocol::plan::{EXTENTS_MAX, Header};

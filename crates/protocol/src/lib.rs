@@ -149,7 +149,12 @@ pub struct BranchStats {
     /// Listing the private pages before the pause (`live`) or inside it.
     #[ts(type = "number")]
     pub scan_us: u64,
-    /// First written between the protection and the pause.
+    /// Protecting again, before the pause, the pages that were written meanwhile; and the rounds that it took.
+    #[ts(type = "number")]
+    pub settle_us: u64,
+    #[ts(type = "number")]
+    pub settle_rounds: u64,
+    /// Written since, and so protected again inside the pause.
     #[ts(type = "number")]
     pub touched_pages: u64,
     /// The VM's private pages at the instant of the branch.
@@ -163,12 +168,21 @@ pub struct BranchStats {
     /// The source running again → the last page copied.
     #[ts(type = "number")]
     pub capture_us: u64,
-    /// Writes of the guest that had to wait for their page's copy or for its release.
+    /// Of the private pages: copied in bulk, and for a write of the guest that waited for it.
+    #[ts(type = "number")]
+    pub pages_by_copy: u64,
+    #[ts(type = "number")]
+    pub pages_by_fault: u64,
+    /// Writes of the guest that met the protection after the pause, and the time from each being seen by the pager until
+    /// its page was released.
     #[ts(type = "number")]
     pub faults: u64,
-    /// The longest time from a batch of faults being seen to its last page being released.
     #[ts(type = "number")]
-    pub fault_wait_us_max: u64,
+    pub fault_wait_ns_p50: u64,
+    #[ts(type = "number")]
+    pub fault_wait_ns_p99: u64,
+    #[ts(type = "number")]
+    pub fault_wait_ns_max: u64,
     #[ts(type = "number")]
     pub ready_us: u64,
     #[ts(type = "number")]

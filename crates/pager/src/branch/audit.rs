@@ -1,9 +1,9 @@
 //! The proof of a branch: all of guest RAM, copied inside the pause, held against the captured image.
 
-use crate::capture::Source;
 use crate::error::{Result, Step};
 use crate::layer::Layer;
 use crate::stack::Stack;
+use forkd_capture::Source;
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::memfd::Mapping;
 use forkd_linux_sys::process::{self, Piece};

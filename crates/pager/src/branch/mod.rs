@@ -1,28 +1,26 @@
 //! A branch: from a running VM to a layer and a device state of one instant.
 
 mod audit;
-mod layer;
+mod sink;
 mod window;
 
 use crate::blobs::Blobs;
-use crate::capture::{CaptureSet, Sink, WpBranch};
-use crate::error::{Result, Step};
+use crate::error::Result;
 use crate::layer::{Durability, Layer};
 use crate::layers::Layers;
 use crate::room;
 use crate::sandbox::{Exclusive, Sandbox};
 use crate::stack::Stack;
 use audit::Truth;
+use forkd_capture::{CaptureSet, Statistics, WpBranch, copy_still};
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::memfd::{self, Mapping};
 use forkd_linux_sys::pagemap::Kind;
 use forkd_protocol::{Answer, Blob, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, LayerRef};
-use layer::Kept;
-use std::fs::File;
+use sink::LayerSink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use window::{Pause, Paused};
+use window::{During, Paused, Window};
 
 /// What a branch works with.
 pub struct Context<'a> {
@@ -33,13 +31,9 @@ pub struct Context<'a> {
     pub event: &'a dyn Fn(BranchEvent),
 }
 
-/// A captured image: where its pages are, and which of them the new layer keeps.
+/// A captured image.
 struct Captured {
-    file: File,
-    set: Arc<CaptureSet>,
-    kept: Kept,
-    /// Whether the layer is the bottom of its stack: pages are at their own place in the file.
-    below_is_empty: bool,
+    layer: Layer,
     device_state: Vec<u8>,
     truth: Option<Truth>,
 }
@@ -49,19 +43,18 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
     let start = Instant::now();
     let mut stats = BranchStats::default();
     let mut lent = context.sandbox.exclusive()?;
-    let mut captured = match request.mode {
+    let captured = match request.mode {
         BranchMode::Live => live(context, request, &mut lent, &mut stats)?,
         BranchMode::Diff | BranchMode::Full => inside(context, request, &mut lent, &mut stats)?,
     };
     // The source has its connections back: only the copy was its own.
     drop(lent);
-    let truth = captured.truth.take();
     let device_state = context.blobs.put_bytes(&captured.device_state)?;
-    let layer = Arc::new(build(context, captured)?);
+    let layer = Arc::new(captured.layer);
     stats.captured_pages = layer.pages();
     stats.captured_bytes = layer.pages() * PAGE_SIZE as u64;
     let (names, stack) = stack_of(context, &layer);
-    let audit = truth.map(|truth| truth.compare(&stack, &layer)).transpose()?;
+    let audit = captured.truth.map(|truth| truth.compare(&stack, &layer)).transpose()?;
     stats.ready_us = micros(start.elapsed());
     (context.event)(BranchEvent::Ready {
         stack: names,
@@ -82,15 +75,8 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
 pub fn floor(sandbox: &Sandbox) -> Result<Answer> {
     let mut lent = sandbox.exclusive()?;
     let (monitor, bridge) = lent.split();
-    let paused = window::pause(
-        monitor,
-        bridge,
-        Pause {
-            resume: true,
-            overlap: false,
-        },
-        || Ok(()),
-    )?;
+    let window = Window::prepare(monitor, bridge)?;
+    let paused = window.pause(true, During::after_saving(|| Ok(())))?;
     Ok(Answer::Floor {
         pause_us: micros(paused.pause),
         device_state_us: micros(paused.device_state_time),
@@ -105,47 +91,30 @@ fn live(
     stats: &mut BranchStats,
 ) -> Result<Captured> {
     let target = context.sandbox.target()?;
-    let below = &context.sandbox.stack;
-    let (file, sink) = sink(below)?;
-    let mut branch = WpBranch::arm(target.clone(), sink.clone())?;
+    let source = target.source;
+    let sink = Arc::new(LayerSink::new(context.sandbox.stack.clone())?);
+    let mut branch = WpBranch::arm(target, sink.clone())?;
     let (monitor, bridge) = lent.split();
-    let paused = window::pause(
-        monitor,
-        bridge,
-        Pause {
-            resume: request.resume,
-            overlap: true,
-        },
-        || {
-            branch.take()?;
-            request.audit.then(|| Truth::take(target.source)).transpose()
-        },
-    )?;
+    let window = Window::prepare(monitor, bridge)?;
+    // The guest has run on since it was armed.
+    branch.settle()?;
+    let during = || {
+        branch.take()?;
+        request.audit.then(|| Truth::take(source)).transpose()
+    };
+    let paused = window.pause(request.resume, During::while_saving(during))?;
     note_pause(stats, &paused);
-    let set = branch.set().clone();
-    stats.private_pages = set.len();
-    room::check(set.len(), "the branch")?;
+    stats.private_pages = branch.set().len();
+    note_capture(stats, &branch.statistics());
+    room::check(branch.set().len(), "the branch")?;
     (context.event)(BranchEvent::Resumed { stats: stats.clone() });
     let start = Instant::now();
-    let mut kept = Kept::new(set.len());
-    branch.copy(
-        || context.cancelled.load(Ordering::Relaxed),
-        |run| kept.compare(run, &sink, below),
-    )?;
+    branch.copy(|| context.cancelled.load(Ordering::Relaxed))?;
     let (set, statistics) = branch.finish()?;
     stats.capture_us = micros(start.elapsed());
-    // Those that faults have copied have not been looked at yet.
-    kept.compare_rest(&set, &sink, below);
-    stats.arm_us = micros(statistics.arm);
-    stats.scan_us = micros(statistics.scan);
-    stats.touched_pages = statistics.touched_pages;
-    stats.faults = statistics.faults;
-    stats.fault_wait_us_max = micros(statistics.fault_wait_max);
+    note_capture(stats, &statistics);
     Ok(Captured {
-        file,
-        set,
-        kept,
-        below_is_empty: sink.in_place,
+        layer: sink.seal(&set)?,
         device_state: paused.device_state,
         truth: paused.value,
     })
@@ -160,80 +129,39 @@ fn inside(
 ) -> Result<Captured> {
     let source = context.sandbox.attachment()?.source;
     let full = request.mode == BranchMode::Full;
-    let nothing = Stack::new(context.sandbox.stack.mem_bytes, Vec::new())?;
-    let below = if full { &nothing } else { &*context.sandbox.stack };
-    let (file, sink) = sink(below)?;
+    let below = if full {
+        Arc::new(Stack::new(context.sandbox.stack.mem_bytes, Vec::new())?)
+    } else {
+        context.sandbox.stack.clone()
+    };
+    let sink = LayerSink::new(below)?;
     let (monitor, bridge) = lent.split();
     let mut scan = Duration::ZERO;
-    let paused = window::pause(
-        monitor,
-        bridge,
-        Pause {
-            resume: request.resume,
-            overlap: false,
-        },
-        || {
-            let start = Instant::now();
-            let ranges = if full {
-                vec![source.range]
-            } else {
-                source.scan(Kind::Private)?
-            };
-            scan = start.elapsed();
-            let set = CaptureSet::new(source.range.start, &ranges);
-            room::check(set.len(), "the branch")?;
-            source.copy(&set, &sink)?;
-            let truth = request.audit.then(|| Truth::take(source)).transpose()?;
-            Ok((set, truth))
-        },
-    )?;
-    stats.scan_us = micros(scan);
+    let during = || {
+        let start = Instant::now();
+        let ranges = if full {
+            vec![source.range]
+        } else {
+            source.scan(Kind::Private)?
+        };
+        scan = start.elapsed();
+        let set = CaptureSet::new(source.range.start, &ranges);
+        room::check(set.len(), "the branch")?;
+        copy_still(source, &set, &sink)?;
+        let truth = request.audit.then(|| Truth::take(source)).transpose()?;
+        Ok((set, truth))
+    };
+    let paused = Window::prepare(monitor, bridge)?.pause(request.resume, During::after_saving(during))?;
     note_pause(stats, &paused);
+    stats.scan_us = micros(scan);
     let (set, truth) = paused.value;
     stats.private_pages = set.len();
     (context.event)(BranchEvent::Resumed { stats: stats.clone() });
-    let mut kept = Kept::new(set.len());
-    kept.compare_rest(&set, &sink, below);
     Ok(Captured {
-        file,
-        set: Arc::new(set),
-        kept,
-        below_is_empty: sink.in_place,
+        layer: sink.seal(&set)?,
         device_state: paused.device_state,
         truth,
     })
-}
-
-/// A memfd for a new layer over `below`, and where in it pages go. It takes up room only where pages are written.
-fn sink(below: &Stack) -> Result<(File, Sink)> {
-    let file = memfd::create(c"forkd-layer", below.mem_bytes).step(|| "making room for a layer".into())?;
-    let memory = Mapping::read_write(&file, below.mem_bytes as usize).step(|| "mapping a layer".into())?;
-    Ok((
-        file,
-        Sink {
-            memory: Arc::new(memory),
-            in_place: below.layers.is_empty(),
-        },
-    ))
-}
-
-/// Seals what was captured as a layer that holds only what differs from those below.
-fn build(context: &Context<'_>, captured: Captured) -> Result<Layer> {
-    let Captured {
-        file,
-        set,
-        kept,
-        below_is_empty: in_place,
-        ..
-    } = captured;
-    let extents = kept.extents(&set, in_place, &file)?;
-    Layer::seal(
-        file,
-        context.sandbox.stack.mem_bytes,
-        in_place,
-        extents,
-        Durability::Pending,
-    )
 }
 
 /// The new snapshot's stack: the layers, and their names. A layer without a page is left out.
@@ -276,6 +204,20 @@ fn make_durable(
 fn note_pause<T>(stats: &mut BranchStats, paused: &Paused<T>) {
     stats.pause_us = micros(paused.pause);
     stats.device_state_us = micros(paused.device_state_time);
+}
+
+fn note_capture(stats: &mut BranchStats, statistics: &Statistics) {
+    stats.arm_us = micros(statistics.arm);
+    stats.scan_us = micros(statistics.scan);
+    stats.settle_us = micros(statistics.settle);
+    stats.settle_rounds = statistics.rounds.into();
+    stats.touched_pages = statistics.touched_pages;
+    stats.pages_by_copy = statistics.pages_by_copy;
+    stats.pages_by_fault = statistics.pages_by_fault;
+    stats.faults = statistics.waits.count;
+    stats.fault_wait_ns_p50 = statistics.waits.p50.as_nanos() as u64;
+    stats.fault_wait_ns_p99 = statistics.waits.p99.as_nanos() as u64;
+    stats.fault_wait_ns_max = statistics.waits.max.as_nanos() as u64;
 }
 
 fn micros(duration: Duration) -> u64 {

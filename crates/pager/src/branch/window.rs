@@ -24,49 +24,72 @@ pub struct Paused<T> {
     pub device_state_time: Duration,
 }
 
-/// What is done with the VM in a pause.
-pub struct Pause {
-    /// Whether it runs on afterwards.
-    pub resume: bool,
-    /// Whether `during` runs while the device state is saved, rather than after it.
-    pub overlap: bool,
+/// What is done in a pause besides saving the device state.
+pub struct During<F> {
+    action: F,
+    /// Whether it runs while the device state is saved, rather than after it.
+    overlap: bool,
 }
 
-/// Stops the VM, saves its device state, runs `during`, and lets it run again. Whatever fails, it runs before this returns.
-pub fn pause<T>(
-    monitor: &mut Monitor,
-    bridge: &Bridge,
-    how: Pause,
-    during: impl FnOnce() -> Result<T>,
-) -> Result<Paused<T>> {
-    // All that can be prepared is prepared while the guest runs.
-    let mut file = memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())?;
-    offer(monitor, &file)?;
-    let gate = bridge.shut();
-    let start = Instant::now();
-    let result = stop_and_save(monitor, &gate, how.overlap, during);
-    let resumed = if how.resume || result.is_err() {
-        monitor.call("cont", json!({})).map(drop)
-    } else {
-        Ok(())
-    };
-    let pause = start.elapsed();
-    drop(gate);
-    let (value, device_state_time) = result?;
-    resumed?;
-    monitor.call("remove-fd", json!({ "fdset-id": FDSET }))?;
+impl<T, F: FnOnce() -> Result<T>> During<F> {
+    pub fn while_saving(action: F) -> During<F> {
+        During { action, overlap: true }
+    }
+
+    pub fn after_saving(action: F) -> During<F> {
+        During { action, overlap: false }
+    }
+}
+
+/// A pause that is about to be: all that can be prepared while the guest runs has been.
+pub struct Window<'a> {
+    monitor: &'a mut Monitor,
+    gate: ShutGate<'a>,
+    /// Where the device state goes.
+    file: File,
+}
+
+impl<'a> Window<'a> {
+    pub fn prepare(monitor: &'a mut Monitor, bridge: &'a Bridge) -> Result<Window<'a>> {
+        let file = memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())?;
+        offer(monitor, &file)?;
+        let gate = bridge.shut();
+        Ok(Window { monitor, gate, file })
+    }
+
+    /// Stops the VM, saves its device state, does what is to be done, and lets it run again if it is to `resume`. Whatever
+    /// fails, it runs before this returns.
+    pub fn pause<T, F: FnOnce() -> Result<T>>(self, resume: bool, during: During<F>) -> Result<Paused<T>> {
+        let Window { monitor, gate, file } = self;
+        let start = Instant::now();
+        let result = stop_and_save(monitor, &gate, during);
+        let resumed = if resume || result.is_err() {
+            monitor.call("cont", json!({})).map(drop)
+        } else {
+            Ok(())
+        };
+        let pause = start.elapsed();
+        drop(gate);
+        let (value, device_state_time) = result?;
+        resumed?;
+        monitor.call("remove-fd", json!({ "fdset-id": FDSET }))?;
+        Ok(Paused {
+            value,
+            device_state: read_device_state(file)?,
+            pause,
+            device_state_time,
+        })
+    }
+}
+
+fn read_device_state(mut file: File) -> Result<Vec<u8>> {
     let mut device_state = Vec::new();
     let read = (&mut file).take(DEVICE_STATE_BYTES_MAX).read_to_end(&mut device_state);
     read.step(|| "reading the device state".into())?;
     if device_state.is_empty() {
         return Err(PagerError::new(FaultCode::Io, "the VMM saved an empty device state"));
     }
-    Ok(Paused {
-        value,
-        device_state,
-        pause,
-        device_state_time,
-    })
+    Ok(device_state)
 }
 
 /// Gives the VMM a descriptor to save to, so that no path and no permission is needed.
@@ -83,11 +106,10 @@ fn offer(monitor: &mut Monitor, file: &File) -> Result<()> {
     monitor.reply("add-fd").map(drop)
 }
 
-fn stop_and_save<T>(
+fn stop_and_save<T, F: FnOnce() -> Result<T>>(
     monitor: &mut Monitor,
     gate: &ShutGate<'_>,
-    overlap: bool,
-    during: impl FnOnce() -> Result<T>,
+    During { action, overlap }: During<F>,
 ) -> Result<(T, Duration)> {
     let save = json!({ "filename": format!("/dev/fdset/{FDSET}"), "live": true });
     let quiet = gate.is_quiet();
@@ -105,10 +127,10 @@ fn stop_and_save<T>(
     if !overlap {
         monitor.reply("xen-save-devices-state")?;
         let saved = start.elapsed();
-        return Ok((during()?, saved));
+        return Ok((action()?, saved));
     }
-    let value = during();
-    // Whatever became of `during`, the reply must not be left for the next command.
+    let value = action();
+    // Whatever became of it, the reply must not be left for the next command.
     monitor.reply("xen-save-devices-state")?;
     Ok((value?, start.elapsed()))
 }

@@ -38,6 +38,9 @@ export const SnapshotInfo = Type.Object({
   captured_bytes: Type.Optional(Count),
   capture_ms: Type.Optional(Measure),
   faults: Type.Optional(Count),
+  /** Of the writes that met the protection after the pause: seen until released. */
+  fault_wait_us_p50: Type.Optional(Measure),
+  fault_wait_us_p99: Type.Optional(Measure),
   fault_wait_us_max: Type.Optional(Measure),
   /** Request received until ready, and until durable. */
   ready_ms: Type.Optional(Measure),

@@ -102,7 +102,11 @@ arm_us: number,
  */
 scan_us: number, 
 /**
- * First written between the protection and the pause.
+ * Protecting again, before the pause, the pages that were written meanwhile; and the rounds that it took.
+ */
+settle_us: number, settle_rounds: number, 
+/**
+ * Written since, and so protected again inside the pause.
  */
 touched_pages: number, 
 /**
@@ -118,13 +122,14 @@ captured_pages: number, captured_bytes: number,
  */
 capture_us: number, 
 /**
- * Writes of the guest that had to wait for their page's copy or for its release.
+ * Of the private pages: copied in bulk, and for a write of the guest that waited for it.
  */
-faults: number, 
+pages_by_copy: number, pages_by_fault: number, 
 /**
- * The longest time from a batch of faults being seen to its last page being released.
+ * Writes of the guest that met the protection after the pause, and the time from each being seen by the pager until
+ * its page was released.
  */
-fault_wait_us_max: number, ready_us: number, durable_us: number, };
+faults: number, fault_wait_ns_p50: number, fault_wait_ns_p99: number, fault_wait_ns_max: number, ready_us: number, durable_us: number, };
 
 /**
  * A failure as it crosses the socket.

@@ -1,0 +1,346 @@
+//! A capture, from its preparation to its end.
+
+use crate::error::{CaptureError, Result, Step};
+use crate::handler::{Handler, Phase};
+use crate::set::{CaptureSet, Claim, Run};
+use crate::sink::Sink;
+use crate::source::{Pages, Source, Target};
+use crate::waits::WaitSummary;
+use forkd_linux_sys::pagemap::Kind;
+use forkd_linux_sys::uffd::Range;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Faults served at a time.
+pub(crate) const BATCH: usize = 64;
+/// Pages read a call: large enough that the call does not matter, small enough that a write to one of them is not held up.
+const CHUNK_PAGES: u64 = 32;
+/// Protection is changed this much at a time, so that no other user of the address space waits for all of it.
+const STEP_BYTES: u64 = 64 << 20;
+/// Touched pages this near to each other are protected again in one call; those between them are protected anyway.
+const JOIN_PAGES: u64 = 32;
+/// With no more touched pages than this, the instant need not be prepared any further.
+const SETTLED_PAGES: usize = 24;
+/// A source that writes faster than it can be protected is not waited for.
+const ROUNDS_MAX: u32 = 12;
+
+/// What a capture has cost so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Statistics {
+    /// Protecting all of the range.
+    pub arm: Duration,
+    /// Listing its private pages.
+    pub scan: Duration,
+    /// Protecting again, before the instant, what was touched meanwhile; and how often that was done.
+    pub settle: Duration,
+    pub rounds: u32,
+    /// Protected again at the instant.
+    pub touched_pages: u64,
+    /// Of the set: copied in bulk, and for a write that waited.
+    pub pages_by_copy: u64,
+    pub pages_by_fault: u64,
+    /// Of the writes that met the protection after the instant.
+    pub waits: WaitSummary,
+}
+
+/// A capture under way. Dropping it, at any point, lets the source go on unprotected.
+pub struct WpBranch {
+    target: Target,
+    sink: Arc<dyn Sink>,
+    handler: Handler,
+    /// Until `take` shares it with the handler.
+    preparing: Option<CaptureSet>,
+    set: Option<Arc<CaptureSet>>,
+    statistics: Statistics,
+    released: bool,
+}
+
+impl WpBranch {
+    /// Protects the range and lists its private pages. Registers the range if that has not been done.
+    ///
+    /// Fails when the kernel cannot write-protect this kind of memory, and when the process has ended.
+    pub fn arm(target: Target, sink: Arc<dyn Sink>) -> Result<WpBranch> {
+        target
+            .uffd
+            .register_write_protect(target.source.range)
+            .step(|| "registering memory for write-protection".into())?;
+        let handler = Handler::start(target.clone(), sink.clone())?;
+        let mut branch = WpBranch {
+            target,
+            sink,
+            handler,
+            preparing: None,
+            set: None,
+            statistics: Statistics::default(),
+            released: false,
+        };
+        branch.protect_and_scan()?;
+        branch.settle()?;
+        Ok(branch)
+    }
+
+    /// The scan comes after the protection: what is written later is noted by the handler.
+    fn protect_and_scan(&mut self) -> Result<()> {
+        let start = Instant::now();
+        for step in steps(self.target.source.range) {
+            self.target
+                .uffd
+                .protect(step)
+                .step(|| "write-protecting memory".into())?;
+        }
+        self.statistics.arm = start.elapsed();
+        let mut ranges = self.target.source.scan(Kind::PrivatePresent)?;
+        // Looked at after the scan: what it missed because it was swapped out is found now.
+        if host_swaps() {
+            // An entry of a protected page that was never populated looks swapped out. Only its swap type tells.
+            let map = self.target.source.map()?;
+            ranges.extend(
+                map.swapped_out(self.target.source.range)
+                    .step(|| "listing swapped pages".into())?,
+            );
+        }
+        self.preparing = Some(CaptureSet::new(self.target.source.range.start, &joined(ranges)));
+        self.statistics.scan = start.elapsed() - self.statistics.arm;
+        Ok(())
+    }
+
+    /// Protects again what was touched since the last time, the source running, until little is left: each round is shorter
+    /// than the one before, and so is what is touched meanwhile. `arm` ends with it; a caller who has done other things
+    /// since calls it once more right before the instant.
+    pub fn settle(&mut self) -> Result<()> {
+        let start = Instant::now();
+        let set = self.preparing.as_mut().expect("a branch settles before it is taken");
+        for _ in 0..ROUNDS_MAX {
+            let touched = self.handler.change_phase(|phase| match phase {
+                Phase::Tracking { touched } if touched.len() > SETTLED_PAGES => std::mem::take(touched),
+                _ => Vec::new(),
+            });
+            if touched.is_empty() {
+                break;
+            }
+            // A page of these that is written before it is protected again is in the set all the same; one that is written
+            // after is noted anew.
+            protect_again(&self.target, &touched).step(|| "write-protecting the touched pages again".into())?;
+            set.touch(touched);
+            self.statistics.rounds += 1;
+        }
+        self.statistics.settle += start.elapsed();
+        self.handler.check()
+    }
+
+    /// The instant. Nothing may write to the range during this call.
+    pub fn take(&mut self) -> Result<()> {
+        let mut set = self.preparing.take().expect("an armed branch is taken once");
+        let target = &self.target;
+        let touched = self.handler.change_phase(|phase| {
+            let Phase::Tracking { touched } = phase else {
+                return Err(io::Error::other("the fault handler has failed"));
+            };
+            let touched = std::mem::take(touched);
+            let count = touched.len() as u64;
+            protect_again(target, &touched)?;
+            set.touch(touched);
+            let set = Arc::new(set);
+            self.set = Some(set.clone());
+            *phase = Phase::Capturing { set };
+            Ok(count)
+        });
+        self.handler.check()?;
+        self.statistics.touched_pages = touched.step(|| "write-protecting the touched pages again".into())?;
+        Ok(())
+    }
+
+    /// The set, once taken.
+    pub fn set(&self) -> &Arc<CaptureSet> {
+        self.set.as_ref().expect("the branch has been taken")
+    }
+
+    /// Copies all pages that no fault has copied. `cancelled` is asked between chunks.
+    pub fn copy(&mut self, cancelled: impl Fn() -> bool) -> Result<()> {
+        let set = self.set().clone();
+        let buffer = Pages::new(CHUNK_PAGES)?;
+        for chunk in chunks(&set) {
+            if cancelled() {
+                return Err(CaptureError::Cancelled);
+            }
+            let runs = claimed(&set, &chunk);
+            self.read(&set, &runs, &buffer)?;
+            put(&*self.sink, &runs, &buffer)?;
+            runs.iter().flat_map(ranks).for_each(|rank| set.complete(rank));
+            self.handler.check()?;
+        }
+        Ok(())
+    }
+
+    /// A page's writer waits for the reading of its chunk, never for the sink.
+    fn read(&mut self, set: &CaptureSet, runs: &[Run], buffer: &Pages) -> Result<()> {
+        let source = self.target.source;
+        source
+            .read(runs, buffer, 0)
+            .step(|| format!("reading the memory of process {}", source.pid))?;
+        for run in runs {
+            ranks(run).for_each(|rank| set.note_read(rank));
+            self.target
+                .uffd
+                .unprotect(source.pages(run.page, run.pages))
+                .step(|| "releasing pages that were read".into())?;
+            self.handler.note_released(*run);
+            self.statistics.pages_by_copy += run.pages;
+        }
+        Ok(())
+    }
+
+    /// Lifts the protection. Fails if any page could not be had in time: what the sink has is worthless then.
+    pub fn finish(mut self) -> Result<(Arc<CaptureSet>, Statistics)> {
+        self.release();
+        self.handler.check()?;
+        let set = self.set.take().expect("the branch has been taken");
+        assert!(set.is_complete(), "a branch is finished after its copy");
+        Ok((set, self.statistics()))
+    }
+
+    /// What it has cost so far.
+    pub fn statistics(&self) -> Statistics {
+        Statistics {
+            pages_by_fault: self.handler.pages(),
+            waits: self.handler.waits(),
+            ..self.statistics
+        }
+    }
+
+    fn release(&mut self) {
+        if self.released {
+            return;
+        }
+        self.released = true;
+        // From here the handler only lets writers go, so that none waits for a page that will never be copied.
+        self.handler.change_phase(|phase| *phase = Phase::Released);
+        for step in steps(self.target.source.range) {
+            // It fails only when the process has ended, and then nobody waits.
+            if self.target.uffd.unprotect(step).is_err() {
+                break;
+            }
+        }
+        self.handler.stop();
+    }
+}
+
+impl Drop for WpBranch {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+fn put(sink: &dyn Sink, runs: &[Run], buffer: &Pages) -> Result<()> {
+    let mut first = 0;
+    for run in runs {
+        sink.put(*run, buffer.bytes(first, run.pages))
+            .step(|| "keeping pages of a capture".into())?;
+        first += run.pages;
+    }
+    Ok(())
+}
+
+/// Copies a whole set of a source that does not change meanwhile, without a userfaultfd.
+pub fn copy_still(source: Source, set: &CaptureSet, sink: &dyn Sink) -> Result<()> {
+    let buffer = Pages::new(CHUNK_PAGES)?;
+    for chunk in chunks(set) {
+        source
+            .read(&chunk, &buffer, 0)
+            .step(|| format!("reading the memory of process {}", source.pid))?;
+        put(sink, &chunk, &buffer)?;
+    }
+    Ok(())
+}
+
+fn ranks(run: &Run) -> std::ops::Range<u64> {
+    run.first_rank..run.first_rank + run.pages
+}
+
+/// The set in pieces of at most [`CHUNK_PAGES`] pages: a long run is cut, short ones are put together.
+fn chunks(set: &CaptureSet) -> impl Iterator<Item = Vec<Run>> + '_ {
+    let mut pieces = set.runs().flat_map(cut).peekable();
+    std::iter::from_fn(move || {
+        let mut room = CHUNK_PAGES;
+        let mut chunk = Vec::new();
+        while let Some(run) = pieces.next_if(|run| run.pages <= room) {
+            room -= run.pages;
+            chunk.push(run);
+        }
+        (!chunk.is_empty()).then_some(chunk)
+    })
+}
+
+fn cut(run: Run) -> impl Iterator<Item = Run> {
+    (0..run.pages)
+        .step_by(CHUNK_PAGES as usize)
+        .map(move |skip| run.part(skip, CHUNK_PAGES.min(run.pages - skip)))
+}
+
+/// The parts of `chunk` that nobody had claimed, now the caller's.
+fn claimed(set: &CaptureSet, chunk: &[Run]) -> Vec<Run> {
+    let mut mine: Vec<Run> = Vec::with_capacity(chunk.len());
+    for run in chunk {
+        let mut open = false;
+        for skip in 0..run.pages {
+            if set.claim(run.first_rank + skip) != Claim::Yours {
+                open = false;
+                continue;
+            }
+            match mine.last_mut().filter(|_| open) {
+                Some(last) => last.pages += 1,
+                None => mine.push(run.part(skip, 1)),
+            }
+            open = true;
+        }
+    }
+    mine
+}
+
+fn protect_again(target: &Target, touched: &[u64]) -> io::Result<()> {
+    let mut sorted = touched.to_vec();
+    sorted.sort_unstable();
+    near(&sorted)
+        .into_iter()
+        .try_for_each(|(page, pages)| target.uffd.protect(target.source.pages(page, pages)))
+}
+
+/// Pages that lie near to each other, as `(first page, pages)`.
+fn near(sorted: &[u64]) -> Vec<(u64, u64)> {
+    let mut out: Vec<(u64, u64)> = Vec::new();
+    for &page in sorted {
+        match out.last_mut() {
+            Some((first, pages)) if page < *first + *pages + JOIN_PAGES => *pages = page - *first + 1,
+            _ => out.push((page, 1)),
+        }
+    }
+    out
+}
+
+fn steps(range: Range) -> impl Iterator<Item = Range> {
+    (range.start..range.end)
+        .step_by(STEP_BYTES as usize)
+        .map(move |start| Range {
+            start,
+            end: (start + STEP_BYTES).min(range.end),
+        })
+}
+
+/// Sorted, with what overlaps or touches made one.
+fn joined(mut ranges: Vec<Range>) -> Vec<Range> {
+    ranges.sort_unstable_by_key(|range| range.start);
+    let mut out: Vec<Range> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match out.last_mut() {
+            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+            _ => out.push(range),
+        }
+    }
+    out
+}
+
+/// Whether this host has swap space in use. Without any, no page is ever swapped out.
+fn host_swaps() -> bool {
+    std::fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
+}

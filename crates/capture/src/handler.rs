@@ -1,0 +1,248 @@
+//! The thread that serves write faults while a range is protected.
+
+use crate::branch::BATCH;
+use crate::error::{CaptureError, Result, Step};
+use crate::set::{CaptureSet, Claim, Run};
+use crate::sink::Sink;
+use crate::source::{Pages, Target};
+use crate::waits::{WaitSummary, Waits};
+use forkd_linux_sys::PAGE_SIZE;
+use forkd_linux_sys::fds::{self, Bell, Wait};
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// What a write fault means.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Before the instant: the page is noted, and its protection lifted.
+    Tracking { touched: Vec<u64> },
+    /// After the instant: a page of the set is read first.
+    Capturing { set: Arc<CaptureSet> },
+    /// Over: the protection is lifted.
+    Released,
+}
+
+/// What is to be done about a write fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Service {
+    /// Lift the page's protection: nobody needs what is in it.
+    Release,
+    /// Read the page, which is the caller's now, then lift its protection.
+    ReadAndRelease { rank: u64 },
+    /// Nothing: who reads the page at this moment will lift its protection.
+    Leave { rank: u64 },
+}
+
+impl Phase {
+    /// Decides about a fault at `page`, and takes note of it.
+    pub fn fault(&mut self, page: u64) -> Service {
+        let set = match self {
+            Phase::Tracking { touched } => {
+                touched.push(page);
+                return Service::Release;
+            }
+            Phase::Capturing { set } => set,
+            Phase::Released => return Service::Release,
+        };
+        let Some(rank) = set.rank(page) else {
+            return Service::Release;
+        };
+        match set.claim(rank) {
+            Claim::Yours => Service::ReadAndRelease { rank },
+            Claim::Others => Service::Leave { rank },
+            Claim::Read => Service::Release,
+        }
+    }
+}
+
+struct Shared {
+    target: Target,
+    sink: Arc<dyn Sink>,
+    /// Held while faults are served up to their release, and for a change of phase: never over the bulk copy, nor while
+    /// the sink is given pages.
+    phase: Mutex<Phase>,
+    stop: Bell,
+    failure: OnceLock<CaptureError>,
+    pages: AtomicU64,
+    waits: Waits,
+}
+
+/// The handler's thread, and what it shares with the branch.
+pub(crate) struct Handler {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handler {
+    pub fn start(target: Target, sink: Arc<dyn Sink>) -> Result<Handler> {
+        let shared = Arc::new(Shared {
+            target,
+            sink,
+            phase: Mutex::new(Phase::Tracking { touched: Vec::new() }),
+            stop: Bell::new().step(|| "making an eventfd".into())?,
+            failure: OnceLock::new(),
+            pages: AtomicU64::new(0),
+            waits: Waits::default(),
+        });
+        let buffer = Pages::new(BATCH as u64)?;
+        let theirs = shared.clone();
+        let thread = std::thread::Builder::new()
+            .name("faults".into())
+            .spawn(move || theirs.serve(&buffer))
+            .step(|| "starting the fault handler".into())?;
+        Ok(Handler {
+            shared,
+            thread: Some(thread),
+        })
+    }
+
+    /// Runs `change` while no fault is being served: all that were seen before have been dealt with.
+    pub fn change_phase<T>(&self, change: impl FnOnce(&mut Phase) -> T) -> T {
+        change(&mut self.shared.phase.lock().expect("no panic while held"))
+    }
+
+    /// The failure of a page's copy, if there was one.
+    pub fn check(&self) -> Result<()> {
+        self.shared.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// The pages of `run` have been released: whoever waited for one of them goes on.
+    pub fn note_released(&self, run: Run) {
+        self.shared.waits.end(run);
+    }
+
+    /// The pages that it has copied.
+    pub fn pages(&self) -> u64 {
+        self.shared.pages.load(Ordering::Relaxed)
+    }
+
+    pub fn waits(&self) -> WaitSummary {
+        self.shared.waits.summary()
+    }
+
+    /// Ends the thread. Nothing may be protected any more, else a write would wait for ever.
+    pub fn stop(&mut self) {
+        self.shared.stop.ring();
+        if let Some(thread) = self.thread.take() {
+            thread.join().expect("the fault handler does not panic");
+        }
+    }
+}
+
+impl Shared {
+    fn serve(&self, buffer: &Pages) {
+        let mut faults = Vec::with_capacity(BATCH);
+        let mut read = Vec::with_capacity(BATCH);
+        loop {
+            let waits = [Wait::readable(&*self.target.uffd), Wait::readable(&self.stop)];
+            let ready = fds::wait(&waits, None).unwrap_or_else(|_| vec![true, false]);
+            if ready[0] {
+                let set = self.release_batch(&mut faults, buffer, &mut read);
+                // Only now that nobody waits any more.
+                if let Some(set) = set {
+                    self.keep(&set, buffer, &read);
+                }
+            }
+            if ready[1] {
+                return;
+            }
+        }
+    }
+
+    /// Serves the faults that wait, up to their release. Returns the set when pages have been `read` into the buffer.
+    fn release_batch(&self, faults: &mut Vec<u64>, buffer: &Pages, read: &mut Vec<Run>) -> Option<Arc<CaptureSet>> {
+        faults.clear();
+        read.clear();
+        let mut phase = self.phase.lock().expect("no panic while held");
+        let seen = Instant::now();
+        let served = self.target.uffd.read_faults(faults, BATCH).and_then(|_| {
+            let mut pages = faults.iter().map(|address| self.target.source.page_of(*address));
+            pages.try_for_each(|page| self.serve_page(&mut phase, page, seen, buffer, read))
+        });
+        if let Err(error) = served {
+            self.fail(
+                &mut phase,
+                faults,
+                format!("serving a write fault of process {}", self.target.source.pid),
+                error,
+            );
+            return None;
+        }
+        match &*phase {
+            Phase::Capturing { set } if !read.is_empty() => Some(set.clone()),
+            _ => None,
+        }
+    }
+
+    fn serve_page(
+        &self,
+        phase: &mut Phase,
+        page: u64,
+        seen: Instant,
+        buffer: &Pages,
+        read: &mut Vec<Run>,
+    ) -> io::Result<()> {
+        // Held from before the claim: whoever reads the page now cannot tell of its release before it is noted as waited for.
+        let mut waiting = self.waits.waiting();
+        match phase.fault(page) {
+            Service::Leave { rank } => {
+                waiting.push((rank, seen));
+                return Ok(());
+            }
+            Service::ReadAndRelease { rank } => {
+                let run = Run {
+                    page,
+                    pages: 1,
+                    first_rank: rank,
+                };
+                self.target.source.read(&[run], buffer, read.len() as u64)?;
+                if let Phase::Capturing { set } = phase {
+                    set.note_read(rank);
+                }
+                read.push(run);
+            }
+            Service::Release => {}
+        }
+        drop(waiting);
+        self.target.uffd.unprotect(self.target.source.pages(page, 1))?;
+        if matches!(phase, Phase::Capturing { .. }) {
+            self.waits.record(seen.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Gives the sink what was read.
+    fn keep(&self, set: &CaptureSet, buffer: &Pages, read: &[Run]) {
+        for (index, run) in read.iter().enumerate() {
+            if let Err(error) = self.sink.put(*run, buffer.bytes(index as u64, 1)) {
+                let mut phase = self.phase.lock().expect("no panic while held");
+                let at = run.page * PAGE_SIZE as u64;
+                return self.fail(
+                    &mut phase,
+                    &[],
+                    format!("keeping the page at {at:#x} of a capture"),
+                    error,
+                );
+            }
+            set.complete(run.first_rank);
+        }
+        self.pages.fetch_add(read.len() as u64, Ordering::Relaxed);
+    }
+
+    /// The capture is lost, but the source must not be: whoever waits is let go, now and from now on.
+    fn fail(&self, phase: &mut Phase, faults: &[u64], step: String, error: io::Error) {
+        let _ = self.failure.set(CaptureError::Os {
+            step,
+            cause: Arc::new(error),
+        });
+        *phase = Phase::Released;
+        for address in faults {
+            let page = self.target.source.page_of(*address);
+            // It fails only when the process has ended, and then nobody waits.
+            let _ = self.target.uffd.unprotect(self.target.source.pages(page, 1));
+        }
+    }
+}
