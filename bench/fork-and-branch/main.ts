@@ -7,7 +7,7 @@ import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { cpus, hostname, release, totalmem } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { type Guest, installStorm, type Point, startStorm, TestHost } from '@forkd/testing';
+import { type Guest, installStorm, type Point, startStorm, Lab } from '@forkd/lab';
 import { type BareImage, bareRestore, writeMemoryFile } from './bare.ts';
 import { type Summary, summarize, timed } from './statistics.ts';
 
@@ -54,7 +54,7 @@ function readOptions(): Options {
   };
 }
 
-async function benchFork(host: TestHost, template: Point, bare: BareImage, rounds: number): Promise<ForkFigures> {
+async function benchFork(host: Lab, template: Point, bare: BareImage, rounds: number): Promise<ForkFigures> {
   const [running, firstExec, floor]: number[][] = [[], [], []];
   for (let round = 0; round < rounds; round += 1) {
     floor?.push(await bareRestore(bare));
@@ -76,7 +76,7 @@ async function benchFork(host: TestHost, template: Point, bare: BareImage, round
   };
 }
 
-async function benchBranch(host: TestHost, source: Guest, rounds: number): Promise<BranchFigures> {
+async function benchBranch(host: Lab, source: Guest, rounds: number): Promise<BranchFigures> {
   const [pause, floor, ready, wait, captured]: number[][] = [[], [], [], [], []];
   for (let round = 0; round < rounds; round += 1) {
     floor?.push((await host.pager.floor(source.vm.record.id)).pause_us / 1e3);
@@ -115,7 +115,7 @@ function printTable(fork: ForkFigures, branch: BranchFigures): void {
 
 async function run(options: Options): Promise<void> {
   const scratch = await mkdtemp('/dev/shm/fk-bench-');
-  await using host = await TestHost.start();
+  await using host = await Lab.start();
   const interrupted = (): void => void host[Symbol.asyncDispose]().finally(() => process.exit(130));
   process.once('SIGINT', interrupted).once('SIGTERM', interrupted);
   try {

@@ -3,7 +3,7 @@ import { access, constants, readFile } from 'node:fs/promises';
 import { expect, it } from 'vitest';
 import { runsUnderKvm } from '@forkd/engine';
 import { ensureInitramfs, ensureKernel } from '@forkd/images';
-import { BUILT, requireBuilt, TEST_CACHE } from '@forkd/testing';
+import { BUILT, requireBuilt, TEST_CACHE } from '@forkd/lab';
 
 it('says of KVM what is true of it, in bounded time', async ({ skip }) => {
   await requireBuilt();

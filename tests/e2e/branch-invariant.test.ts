@@ -4,17 +4,17 @@
  * Then each branch is restored, and the program in it goes on checking every page that it ever wrote.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { type Guest, installStorm, nextStormLine, type Point, startStorm, TestHost } from '@forkd/testing';
+import { type Guest, installStorm, nextStormLine, type Point, startStorm, Lab } from '@forkd/lab';
 
 const STORM_MIB = 48;
 
 describe('a branch of a guest that writes hard', () => {
-  let host: TestHost;
+  let host: Lab;
   let source: Guest;
   let storm: string;
 
   beforeAll(async () => {
-    host = await TestHost.start();
+    host = await Lab.start();
     source = await host.fork(await host.template(installStorm));
     storm = await startStorm(source.agent, STORM_MIB);
   });

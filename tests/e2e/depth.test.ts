@@ -3,16 +3,16 @@
  * ones before, in files, in memory and in a running command; and two children of one parent do not see each other's writes.
  */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { outputOf, type Point, sh, TestHost } from '@forkd/testing';
+import { outputOf, type Point, sh, Lab } from '@forkd/lab';
 
 const DEPTH = 20;
 
 describe('a chain of snapshots', () => {
-  let host: TestHost;
+  let host: Lab;
   let template: Point;
 
   beforeAll(async () => {
-    host = await TestHost.start();
+    host = await Lab.start();
     template = await host.template();
   });
 

@@ -3,7 +3,8 @@ import { execFile } from 'node:child_process';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { makeTemplate, REPO, TestController } from '@forkd/testing';
+import { REPO } from '@forkd/lab';
+import { makeTemplate, TestController } from '@forkd/testing';
 
 let controller: TestController;
 

@@ -4,7 +4,7 @@ import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, readFile, rm, symlink } from 'node:fs/promises';
 import path from 'node:path';
 import { afterAll, beforeAll, expect, it } from 'vitest';
-import { REPO, requireBuilt, TEST_CACHE } from '@forkd/testing';
+import { REPO, requireBuilt, TEST_CACHE } from '@forkd/lab';
 
 let dir: string;
 

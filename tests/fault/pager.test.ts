@@ -4,7 +4,8 @@ import { connect } from 'node:net';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { Pager, QemuEngine } from '@forkd/engine';
-import { BUILT, requireBuilt, until } from '@forkd/testing';
+import { BUILT, requireBuilt } from '@forkd/lab';
+import { until } from '@forkd/testing';
 
 describe('the pager', () => {
   let dir: string;

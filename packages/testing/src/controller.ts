@@ -3,8 +3,8 @@ import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink } from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { REPO, requireBuilt, TEST_CACHE } from '@forkd/lab';
 import { ForkdClient } from '@forkd/sdk';
-import { REPO, requireBuilt, TEST_CACHE } from './paths.ts';
 
 const PROGRAM = path.join(REPO, 'packages/controller/dist/main.js');
 const START_TIMEOUT_MS = 20_000;

@@ -22,8 +22,8 @@ export interface Guest {
 const MEM_MIB = 256;
 const AGENT_TIMEOUT_MS = 60_000;
 
-/** A pager and an engine of a test's own, in a directory of its own, without a controller. */
-export class TestHost implements AsyncDisposable {
+/** A pager and an engine of one's own, in a directory of its own, without a controller. */
+export class Lab implements AsyncDisposable {
   readonly pager: Pager;
   readonly engine: QemuEngine;
   readonly dir: string;
@@ -47,7 +47,7 @@ export class TestHost implements AsyncDisposable {
     this.#kernel = kernel;
   }
 
-  static async start(): Promise<TestHost> {
+  static async start(): Promise<Lab> {
     await requireBuilt();
     const kernel = await ensureKernel({ cacheDir: TEST_CACHE });
     const initramfs = await ensureInitramfs({ cacheDir: TEST_CACHE, kernel, agentBinary: BUILT.agent });
@@ -60,7 +60,7 @@ export class TestHost implements AsyncDisposable {
       storeDir: path.join(dir, 'store'),
     });
     const engine = await QemuEngine.create({ cacheDir: TEST_CACHE, shim: BUILT.shim, pager });
-    return new TestHost(dir, pager, engine, root.erofs, { vmlinuz: kernel.vmlinuz, initramfs });
+    return new Lab(dir, pager, engine, root.erofs, { vmlinuz: kernel.vmlinuz, initramfs });
   }
 
   /** Boots a guest, lets `warm` prepare it, and takes a template of it. */
