@@ -135,3 +135,10 @@ pub unsafe fn map_private_over(address: u64, len: u64, fd: BorrowedFd<'_>, offse
     check(unsafe { libc::syscall(libc::SYS_mmap, address, len, prot, flags, fd.as_raw_fd(), offset) })?;
     Ok(())
 }
+
+/// Leaves `[address, address + len)` out of a core dump of this process. What is in the range is not touched.
+pub fn exclude_from_dumps(address: u64, len: u64) -> io::Result<()> {
+    // SAFETY: advice that changes neither the content nor the protection of any page.
+    check(unsafe { libc::madvise(address as *mut libc::c_void, len as usize, libc::MADV_DONTDUMP) }.into())?;
+    Ok(())
+}

@@ -46,7 +46,11 @@ pub struct ShutGate<'a> {
 impl Bridge {
     /// Connects to the VMM's end at `chardev`, and serves one client at a time at `path`; a new client replaces the last.
     pub fn open(chardev: &str, path: &str) -> Result<Bridge> {
-        let vmm = monitor::connect(chardev)?;
+        Self::over(monitor::connect(chardev)?, path)
+    }
+
+    /// The same over a connection to the VMM's end.
+    pub fn over(vmm: UnixStream, path: &str) -> Result<Bridge> {
         vmm.set_nonblocking(true)
             .step(|| "configuring the guest channel".into())?;
         let listener = listen(path).step(|| format!("listening at {path}"))?;

@@ -7,6 +7,7 @@ mod branch;
 mod bridge;
 mod error;
 mod file;
+mod idle;
 mod layer;
 mod layers;
 mod monitor;
@@ -76,14 +77,15 @@ fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
         blobs: blobs::Blobs::open(store_dir).map_err(|error| error.message)?,
         layers: layers::Layers::default(),
         sandboxes: Arc::default(),
+        idle: Arc::default(),
         live_unavailable: forkd_linux_sys::uffd::probe().err().map(|error| error.to_string()),
         tsc_khz: measure_tsc_khz(),
         sockets: paths.to_vec(),
     });
-    let sandboxes = pager.sandboxes.clone();
+    let (sandboxes, idle) = (pager.sandboxes.clone(), pager.idle.clone());
     let spawned = std::thread::Builder::new()
         .name("shims".into())
-        .spawn(move || shim::serve(&shims, &sandboxes));
+        .spawn(move || shim::serve(&shims, &sandboxes, &idle));
     spawned.map_err(describe("starting a thread".into()))?;
     // Last, so that who can connect finds everything there.
     let controllers = listen(&paths[0]).map_err(describe(format!("listening at {}", paths[0].display())))?;

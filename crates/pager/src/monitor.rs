@@ -45,6 +45,12 @@ impl Monitor {
         Ok(())
     }
 
+    /// Waits until a VM runs that is being loaded. No command may be without its reply.
+    pub fn wait_until_running(&mut self) -> Result<()> {
+        while self.line()?.get("event").and_then(Value::as_str) != Some("RESUME") {}
+        Ok(())
+    }
+
     /// Runs a command and returns its result.
     pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
         self.send(command, arguments)?;

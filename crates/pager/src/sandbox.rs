@@ -75,6 +75,11 @@ impl Sandbox {
         self.open()
     }
 
+    /// Takes over connections that were made while the VMM had no VM yet.
+    pub fn connect(&self, connections: Connections) {
+        *self.connections.lock().expect("no panic while held") = Some(connections);
+    }
+
     /// The connections, for one branch alone. `Busy` while another has them.
     pub fn exclusive(&self) -> Result<Exclusive<'_>> {
         let guard = self

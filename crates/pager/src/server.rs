@@ -3,9 +3,10 @@
 use crate::blobs::Blobs;
 use crate::branch::{self, Context};
 use crate::error::{PagerError, Result};
+use crate::idle::IdleVmms;
 use crate::layers::Layers;
 use crate::sandbox::Sandboxes;
-use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Reply, Request};
+use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request};
 use std::any::Any;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,6 +20,7 @@ pub struct Pager {
     pub blobs: Blobs,
     pub layers: Layers,
     pub sandboxes: Arc<Sandboxes>,
+    pub idle: Arc<IdleVmms>,
     pub live_unavailable: Option<String>,
     pub tsc_khz: u64,
     /// Removed when the pager is told to end.
@@ -31,6 +33,8 @@ struct Connection {
     out: Mutex<UnixStream>,
     /// The branches that it has started, to be cancelled by number or all at once when it goes.
     branches: Mutex<HashMap<u64, Arc<AtomicBool>>>,
+    /// The VMMs that it has prepared, to be let go when it goes.
+    prepared: Mutex<Vec<String>>,
 }
 
 /// Serves controllers until the process ends.
@@ -50,6 +54,7 @@ fn converse(stream: UnixStream, pager: Arc<Pager>) {
         pager,
         out: Mutex::new(stream),
         branches: Mutex::default(),
+        prepared: Mutex::default(),
     });
     let mut lines = BufReader::new(input);
     loop {
@@ -65,6 +70,8 @@ fn converse(stream: UnixStream, pager: Arc<Pager>) {
     branches
         .values()
         .for_each(|cancelled| cancelled.store(true, Ordering::Relaxed));
+    let prepared = connection.prepared.lock().expect("no panic while held");
+    prepared.iter().for_each(|vmm| connection.pager.idle.release(vmm));
 }
 
 impl Connection {
@@ -146,7 +153,17 @@ impl Connection {
             Op::Hello => return Ok(pager.hello()),
             Op::Announce(announced) => pager.sandboxes.announce(announced, &pager.layers, &pager.blobs)?,
             Op::Open { sandbox } => pager.sandboxes.find(&sandbox)?.open()?,
-            Op::Release { sandbox } => pager.sandboxes.release(&sandbox),
+            Op::Prepare(prepare) => self.prepare(prepare)?,
+            Op::AwaitIdle { vmm } => pager.idle.await_idle(&vmm)?,
+            Op::Wake(wake) => {
+                self.forget(&wake.vmm);
+                pager.idle.wake(wake, &pager.sandboxes, &pager.layers, &pager.blobs)?;
+            }
+            Op::Release { sandbox } => {
+                self.forget(&sandbox);
+                pager.idle.release(&sandbox);
+                pager.sandboxes.release(&sandbox);
+            }
             Op::Branch(request) => return self.branch(id, &request),
             Op::Cancel { request } => self.cancel(request)?,
             Op::Floor { sandbox } => return branch::floor(&*pager.sandboxes.find(&sandbox)?),
@@ -161,6 +178,21 @@ impl Connection {
             Op::Shutdown => {}
         }
         Ok(Answer::Done)
+    }
+
+    fn prepare(&self, prepare: Prepare) -> Result<()> {
+        let vmm = prepare.vmm.clone();
+        self.pager.idle.prepare(prepare)?;
+        self.prepared.lock().expect("no panic while held").push(vmm);
+        Ok(())
+    }
+
+    /// A VMM that has been woken or released is not this connection's any more.
+    fn forget(&self, vmm: &str) {
+        self.prepared
+            .lock()
+            .expect("no panic while held")
+            .retain(|prepared| prepared != vmm);
     }
 
     fn branch(&self, id: u64, request: &Branch) -> Result<Answer> {

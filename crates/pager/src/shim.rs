@@ -1,13 +1,13 @@
 //! Calls from the shims inside VMMs.
 
 use crate::error::{PagerError, Result, Step};
-use crate::sandbox::{Attachment, Sandboxes};
-use crate::stack::Plan;
+use crate::idle::{IdleVmms, Job};
+use crate::sandbox::{Attachment, Sandbox, Sandboxes};
 use forkd_capture::Source;
 use forkd_linux_sys::fds;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
 use forkd_protocol::plan::{EXTENTS_MAX, Header};
-use forkd_protocol::{FaultCode, GuestRegion, PROTOCOL_VERSION, ShimHello};
+use forkd_protocol::{FaultCode, GuestRegion, PROTOCOL_VERSION, ShimHello, ShimWants};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -22,30 +22,60 @@ const MESSAGE_BYTES_MAX: usize = 64 << 10;
 const OWN_MAPPINGS: usize = 4096;
 
 /// Serves calls until the process ends.
-pub fn serve(listener: &UnixListener, sandboxes: &Arc<Sandboxes>) {
+pub fn serve(listener: &UnixListener, sandboxes: &Arc<Sandboxes>, idle: &Arc<IdleVmms>) {
     for stream in listener.incoming().flatten() {
-        let sandboxes = sandboxes.clone();
+        let (sandboxes, idle) = (sandboxes.clone(), idle.clone());
         // One that cannot be given a thread is hung up on, and says so in the VMM's log.
         let _ = std::thread::Builder::new().name("shim".into()).spawn(move || {
-            if let Err(error) = answer(stream, &sandboxes) {
+            if let Err(error) = answer(stream, &sandboxes, &idle) {
                 eprintln!("forkd-pager: a VMM's call failed: {error}");
             }
         });
     }
 }
 
-fn answer(mut stream: UnixStream, sandboxes: &Sandboxes) -> Result<()> {
+fn answer(mut stream: UnixStream, sandboxes: &Sandboxes, idle: &IdleVmms) -> Result<()> {
     stream
         .set_read_timeout(Some(HELLO_TIMEOUT))
         .step(|| "setting a timeout".into())?;
     let hello = read_hello(&mut stream)?;
-    send_plan(&mut stream, sandboxes, &hello)?;
-    let attachment = read_memory(&stream, hello.pid)?;
-    sandboxes.attach(&hello.sandbox, attachment);
+    let name = match hello.wants {
+        ShimWants::Plan => {
+            let sandbox = sandboxes.find(&hello.sandbox)?;
+            send_plan(&mut stream, &sandbox, None)?;
+            sandboxes.attach(&hello.sandbox, read_memory(&stream, hello.pid)?);
+            hello.sandbox
+        }
+        ShimWants::Nothing => {
+            let nothing = Header::default().encode();
+            stream
+                .write_all(&nothing)
+                .step(|| format!("answering {}", hello.sandbox))?;
+            sandboxes.attach(&hello.sandbox, read_memory(&stream, hello.pid)?);
+            hello.sandbox
+        }
+        ShimWants::Wake => {
+            let Some(job) = idle.wait_for_job(&hello.sandbox)? else {
+                return Ok(());
+            };
+            let woken = wake(&mut stream, &job, hello.pid);
+            // Who asked may have given up, and has ended the VMM then.
+            let _ = job.mapped.send(woken.clone());
+            woken?;
+            job.sandbox.name().into()
+        }
+    };
     // From here the shim only waits for our end, and we for its.
     stream.set_read_timeout(None).step(|| "setting a timeout".into())?;
     while matches!(stream.read(&mut [0u8; 64]), Ok(1..)) {}
-    sandboxes.detach(&hello.sandbox, hello.pid);
+    sandboxes.detach(&name, hello.pid);
+    Ok(())
+}
+
+/// Gives a VMM that has waited its VM.
+fn wake(stream: &mut UnixStream, job: &Job, pid: i32) -> Result<()> {
+    send_plan(stream, &job.sandbox, Some(&job.device_state))?;
+    job.sandbox.attach(read_memory(stream, pid)?);
     Ok(())
 }
 
@@ -74,33 +104,29 @@ fn read_hello(stream: &mut UnixStream) -> Result<ShimHello> {
     Ok(hello)
 }
 
-fn send_plan(stream: &mut UnixStream, sandboxes: &Sandboxes, hello: &ShimHello) -> Result<()> {
-    let (mem_bytes, plan) = if hello.mapped {
-        (
-            0,
-            Plan {
-                layers: Vec::new(),
-                extents: Vec::new(),
-            },
-        )
-    } else {
-        let sandbox = sandboxes.find(&hello.sandbox)?;
-        (sandbox.announced.mem_bytes, sandbox.stack.plan(extents_max())?)
-    };
+/// Sends what to map, and to a VMM that has waited also what it is from now on.
+fn send_plan(stream: &mut UnixStream, sandbox: &Sandbox, device_state: Option<&[u8]>) -> Result<()> {
+    let plan = sandbox.stack.plan(extents_max())?;
+    let name = device_state.map_or("", |_| sandbox.name());
+    let device_state = device_state.unwrap_or_default();
     let header = Header {
-        mem_bytes,
+        mem_bytes: sandbox.announced.mem_bytes,
         fds: plan.layers.len() as u64,
         extents: plan.extents.len() as u64,
+        name_bytes: name.len() as u64,
+        device_state_bytes: device_state.len() as u64,
     };
     let files: Vec<_> = plan.layers.iter().map(|layer| layer.file.as_fd()).collect();
     let mut batches = files.chunks(fds::FDS_A_MESSAGE_MAX);
-    let describe = || format!("sending {} its memory", hello.sandbox);
+    let describe = || format!("sending {} its memory", sandbox.name());
     fds::send_with_fds(stream, &header.encode(), batches.next().unwrap_or(&[])).step(describe)?;
     for batch in batches {
         fds::send_with_fds(stream, &[0], batch).step(describe)?;
     }
     let mut bytes = Vec::new();
     plan.extents.iter().for_each(|extent| extent.encode(&mut bytes));
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(device_state);
     stream.write_all(&bytes).step(describe)
 }
 

@@ -14,7 +14,7 @@ use ts_rs::TS;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const PROTOCOL_VERSION: u32 = 1;
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
@@ -46,7 +46,14 @@ pub enum Op {
     Announce(Announce),
     /// Connects to the VM's monitor and guest channel, once it runs. From then on `agent_socket` accepts a client.
     Open { sandbox: String },
-    /// Forgets a VM and releases all that was held for it. The VMM itself is not touched.
+    /// Announces a VMM that will wait for its VM, before it starts. It belongs to this connection, and ends with it.
+    Prepare(Prepare),
+    /// Waits until a prepared VMM listens, and connects to it.
+    AwaitIdle { vmm: String },
+    /// Gives a VMM that waits a VM: memory, device state and name. Answers when the VM runs; it is open then. A VMM that
+    /// could not be woken ends.
+    Wake(Wake),
+    /// Forgets a VM and releases all that was held for it. The VMM itself is not touched, unless it waits: then it ends.
     Release { sandbox: String },
     /// Takes a snapshot of a running VM. Sends [`BranchEvent`]s, then answers [`Answer::Branch`].
     Branch(Branch),
@@ -83,6 +90,30 @@ pub struct Announce {
     pub chardev_socket: String,
     /// Where the pager listens for the client of the guest channel.
     pub agent_socket: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Prepare {
+    /// The VMM's name, which its shim gives when it calls.
+    pub vmm: String,
+    /// Guest RAM in bytes, a multiple of [`PAGE_SIZE`].
+    #[ts(type = "number")]
+    pub mem_bytes: u64,
+    /// QEMU's machine protocol socket that is the pager's alone.
+    pub monitor_socket: String,
+    /// QEMU's end of the guest channel.
+    pub chardev_socket: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Wake {
+    pub vmm: String,
+    /// The VM that it becomes. The sockets are where they will be found after a restart of the pager.
+    pub announce: Announce,
+    /// The file that holds the device state.
+    pub device_state: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
@@ -336,8 +367,19 @@ pub struct ShimHello {
     pub protocol: u32,
     pub sandbox: String,
     pub pid: i32,
-    /// Set when the memory is mapped already and only a new userfaultfd will be handed over.
-    pub mapped: bool,
+    pub wants: ShimWants,
+}
+
+/// What the pager is to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShimWants {
+    /// The plan of the sandbox, at once.
+    Plan,
+    /// The plan of whatever VM the VMM is given, once it is.
+    Wake,
+    /// An empty plan: the memory is mapped, and only a new userfaultfd will be handed over.
+    Nothing,
 }
 
 /// One region of guest memory, as Firecracker describes it to a page-fault handler. The shim sends a JSON array of

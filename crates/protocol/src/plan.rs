@@ -1,23 +1,30 @@
-//! What a shim must map, as it crosses the socket: a fixed header, with the layers' descriptors attached, then the extents.
+//! What a shim must map, as it crosses the socket: a fixed header, with the layers' descriptors attached, then the extents,
+//! and for a VMM that has waited for its VM also what that is called and what state its devices are in.
 //!
 //! ```text
-//! bytes 0..8    magic "FKDPLAN1"
+//! bytes 0..8    magic "FKDPLAN2"
 //! bytes 8..16   guest RAM in bytes
 //! bytes 16..24  number of descriptors
 //! bytes 24..32  number of extents
+//! bytes 32..40  bytes of the name
+//! bytes 40..48  bytes of the device state
 //! then          an extent each 32 bytes: descriptor, guest page, page in the descriptor's file, pages
+//! then          the name, the device state
 //! ```
 //! All numbers are little-endian and 64 bits wide.
 
-const MAGIC: &[u8; 8] = b"FKDPLAN1";
+const MAGIC: &[u8; 8] = b"FKDPLAN2";
 
 /// Bytes of the header.
-pub const HEADER_BYTES: usize = 32;
+pub const HEADER_BYTES: usize = 48;
 /// Bytes of an extent.
 pub const EXTENT_BYTES: usize = 32;
 /// No stack is deeper, and no plan longer, than this.
 pub const FDS_MAX: u64 = 4096;
 pub const EXTENTS_MAX: u64 = 1 << 20;
+/// No name is longer, and no device state larger.
+pub const NAME_BYTES_MAX: u64 = 256;
+pub const DEVICE_STATE_BYTES_MAX: u64 = 64 << 20;
 
 /// Consecutive pages of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,18 +36,28 @@ pub struct Extent {
     pub pages: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Header {
     pub mem_bytes: u64,
     pub fds: u64,
     pub extents: u64,
+    /// Zero for a VMM that was started for one VM, as is the next.
+    pub name_bytes: u64,
+    pub device_state_bytes: u64,
 }
 
 impl Header {
     pub fn encode(&self) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
         out[..8].copy_from_slice(MAGIC);
-        put(&mut out[8..], &[self.mem_bytes, self.fds, self.extents]);
+        let numbers = [
+            self.mem_bytes,
+            self.fds,
+            self.extents,
+            self.name_bytes,
+            self.device_state_bytes,
+        ];
+        put(&mut out[8..], &numbers);
         out
     }
 
@@ -49,16 +66,23 @@ impl Header {
         if &bytes[..8] != MAGIC {
             return Err("not a memory plan".into());
         }
-        let [mem_bytes, fds, extents] = take(&bytes[8..]);
+        let [mem_bytes, fds, extents, name_bytes, device_state_bytes] = take(&bytes[8..]);
         if fds > FDS_MAX || extents > EXTENTS_MAX {
             return Err(format!(
                 "a plan of {fds} descriptors and {extents} extents is beyond the limits"
+            ));
+        }
+        if name_bytes > NAME_BYTES_MAX || device_state_bytes > DEVICE_STATE_BYTES_MAX {
+            return Err(format!(
+                "a name of {name_bytes} bytes and a device state of {device_state_bytes} are beyond the limits"
             ));
         }
         Ok(Header {
             mem_bytes,
             fds,
             extents,
+            name_bytes,
+            device_state_bytes,
         })
     }
 }
@@ -101,6 +125,8 @@ mod tests {
             mem_bytes: 1 << 40,
             fds: 7,
             extents: 9,
+            name_bytes: 11,
+            device_state_bytes: 13,
         };
         assert_eq!(Header::decode(&header.encode()), Ok(header));
         let extent = Extent {
@@ -116,12 +142,28 @@ mod tests {
 
     #[test]
     fn a_header_beyond_the_limits_is_refused() {
-        let header = Header {
-            mem_bytes: 4096,
-            fds: FDS_MAX + 1,
-            extents: 0,
-        };
-        assert!(Header::decode(&header.encode()).is_err());
-        assert!(Header::decode(&[0; HEADER_BYTES]).is_err());
+        let beyond = [
+            Header {
+                fds: FDS_MAX + 1,
+                ..Header::default()
+            },
+            Header {
+                extents: EXTENTS_MAX + 1,
+                ..Header::default()
+            },
+            Header {
+                name_bytes: NAME_BYTES_MAX + 1,
+                ..Header::default()
+            },
+            Header {
+                device_state_bytes: DEVICE_STATE_BYTES_MAX + 1,
+                ..Header::default()
+            },
+        ];
+        for header in beyond {
+            assert!(Header::decode(&header.encode()).is_err(), "{header:?}");
+        }
+        assert!(Header::decode(&Header::default().encode()).is_ok());
+        assert!(Header::decode(&[0; HEADER_BYTES]).is_err(), "no magic");
     }
 }

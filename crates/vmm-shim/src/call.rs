@@ -3,10 +3,15 @@
 use forkd_linux_sys::fds;
 use forkd_linux_sys::uffd::Userfaultfd;
 use forkd_protocol::plan::{EXTENT_BYTES, Extent, HEADER_BYTES, Header};
-use forkd_protocol::{GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello};
+use forkd_protocol::{GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello, ShimWants};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+
+/// A pager that has been told who is there, and has not answered yet.
+pub struct Call {
+    socket: UnixStream,
+}
 
 /// A pager that has answered.
 pub struct Pager {
@@ -14,11 +19,13 @@ pub struct Pager {
     header: Header,
     layers: Vec<OwnedFd>,
     extents: Vec<Extent>,
+    /// Both are empty for a VMM that was started for one VM.
+    name: String,
+    device_state: Vec<u8>,
 }
 
-impl Pager {
-    /// Connects, says who is there, and receives the plan (an empty one when the memory is `mapped`).
-    pub fn call(path: &str, sandbox: &str, mapped: bool) -> Result<Pager, String> {
+impl Call {
+    pub fn dial(path: &str, sandbox: &str, wants: ShimWants) -> Result<Call, String> {
         let mut socket = UnixStream::connect(path).map_err(|error| format!("calling the pager at {path}: {error}"))?;
         // SAFETY: getpid has no preconditions.
         let pid = unsafe { libc::getpid() };
@@ -26,50 +33,72 @@ impl Pager {
             protocol: PROTOCOL_VERSION,
             sandbox: sandbox.into(),
             pid,
-            mapped,
+            wants,
         };
         let mut line = serde_json::to_vec(&hello).map_err(|error| error.to_string())?;
         line.push(b'\n');
         socket
             .write_all(&line)
             .map_err(|error| format!("greeting the pager: {error}"))?;
-        Self::receive(socket).map_err(|error| format!("the pager gave {sandbox} no memory: {error}"))
+        Ok(Call { socket })
     }
 
-    fn receive(mut socket: UnixStream) -> Result<Pager, String> {
-        let describe = |error: std::io::Error| error.to_string();
-        let mut layers = Vec::new();
-        let mut header = [0u8; HEADER_BYTES];
-        let mut got = 0;
-        while got < HEADER_BYTES {
-            match fds::receive_with_fds(&socket, &mut header[got..], &mut layers).map_err(describe)? {
-                0 => return Err("it closed the connection".into()),
-                count => got += count,
-            }
-        }
-        let header = Header::decode(&header)?;
-        while (layers.len() as u64) < header.fds {
-            // Descriptors beyond the first message's come with a byte each time.
-            if fds::receive_with_fds(&socket, &mut [0u8; 1], &mut layers).map_err(describe)? == 0 {
-                return Err("it closed the connection".into());
-            }
-        }
-        let mut bytes = vec![0u8; header.extents as usize * EXTENT_BYTES];
-        socket.read_exact(&mut bytes).map_err(describe)?;
-        let extents = bytes
-            .chunks_exact(EXTENT_BYTES)
-            .map(|b| Extent::decode(b.try_into().expect("an extent")))
-            .collect();
-        Ok(Pager {
-            socket,
-            header,
-            layers,
-            extents,
-        })
+    /// Waits for the plan.
+    pub fn receive(self) -> Result<Pager, String> {
+        receive(self.socket).map_err(|error| format!("the pager gave this VMM no memory: {error}"))
     }
+}
 
+fn receive(mut socket: UnixStream) -> Result<Pager, String> {
+    let describe = |error: std::io::Error| error.to_string();
+    let mut layers = Vec::new();
+    let mut header = [0u8; HEADER_BYTES];
+    let mut got = 0;
+    while got < HEADER_BYTES {
+        match fds::receive_with_fds(&socket, &mut header[got..], &mut layers).map_err(describe)? {
+            0 => return Err("it closed the connection".into()),
+            count => got += count,
+        }
+    }
+    let header = Header::decode(&header)?;
+    while (layers.len() as u64) < header.fds {
+        // Descriptors beyond the first message's come with a byte each time.
+        if fds::receive_with_fds(&socket, &mut [0u8; 1], &mut layers).map_err(describe)? == 0 {
+            return Err("it closed the connection".into());
+        }
+    }
+    let mut take = |bytes: u64| -> Result<Vec<u8>, String> {
+        let mut buffer = vec![0u8; bytes as usize];
+        socket.read_exact(&mut buffer).map_err(describe)?;
+        Ok(buffer)
+    };
+    let extents = take(header.extents * EXTENT_BYTES as u64)?
+        .chunks_exact(EXTENT_BYTES)
+        .map(|b| Extent::decode(b.try_into().expect("an extent")))
+        .collect();
+    let name = String::from_utf8(take(header.name_bytes)?).map_err(|error| error.to_string())?;
+    let device_state = take(header.device_state_bytes)?;
+    Ok(Pager {
+        socket,
+        header,
+        layers,
+        extents,
+        name,
+        device_state,
+    })
+}
+
+impl Pager {
     pub fn mem_bytes(&self) -> u64 {
         self.header.mem_bytes
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn device_state(&self) -> &[u8] {
+        &self.device_state
     }
 
     pub fn extents(&self) -> &[Extent] {
@@ -100,6 +129,7 @@ impl Pager {
     pub fn wait_for_end(&mut self) {
         // The descriptors would keep layers alive that the pager has let go of; the mappings do not need them.
         self.layers.clear();
+        self.device_state = Vec::new();
         let mut byte = [0u8; 1];
         while matches!(self.socket.read(&mut byte), Ok(1..)) {}
     }

@@ -9,30 +9,47 @@
 //! 3. When QEMU maps the placeholder, [`mmap64`] maps zeros and then the plan there, and hands the userfaultfd over.
 //! 4. A thread waits for the pager's end and calls its successor with a new userfaultfd.
 //!
+//! With `FORKD_SHIM_WAITS` in the environment the VMM is started before its VM is known. QEMU is told to load its device
+//! state from descriptor [`INCOMING_FD`], a pipe of the shim's. It finds zeros as its memory and waits. When the pager
+//! answers, a thread maps the plan over the zeros (nothing has run that could have used them), hands the userfaultfd over
+//! and writes the device state into the pipe: the VM runs. A pager that ends before that ends the VMM.
+//!
 //! Any failure ends the VMM with status [`EXIT_STATUS`] and one line on standard error: a VM with wrong memory must not run.
 
 mod call;
 
-use call::Pager;
+use call::{Call, Pager};
 use forkd_linux_sys::memfd;
-use forkd_protocol::PAGE_SIZE;
+use forkd_protocol::{PAGE_SIZE, ShimWants};
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::io::{PipeWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, OnceLock};
 
 /// The descriptor under which QEMU finds its memory file.
 pub const PLACEHOLDER_FD: i32 = 100;
+/// The descriptor from which a VMM that waits loads its device state.
+pub const INCOMING_FD: i32 = 101;
 /// How the VMM exits when the shim cannot do its work.
 pub const EXIT_STATUS: i32 = 97;
 
 struct Shim {
-    sandbox: String,
     socket: String,
     mem_bytes: u64,
     placeholder_inode: (u64, u64),
-    /// The call to the pager whose plan has not been mapped yet.
-    waiting: Mutex<Option<Pager>>,
+    /// What is to become of the memory once QEMU maps it.
+    start: Mutex<Option<Start>>,
+    /// Under which name the pager knows the VMM.
+    name: Mutex<String>,
+}
+
+/// How the VMM gets its memory.
+enum Start {
+    /// The plan is here.
+    Planned(Pager),
+    /// The plan comes later, and the device state with it, which goes into the pipe.
+    Waiting(Call, PipeWriter),
 }
 
 static SHIM: OnceLock<Shim> = OnceLock::new();
@@ -42,56 +59,93 @@ static SHIM: OnceLock<Shim> = OnceLock::new();
 static CONSTRUCTOR: extern "C" fn() = construct;
 
 extern "C" fn construct() {
-    let Some((sandbox, socket, mem_bytes)) = environment() else {
+    let Some(environment) = Environment::take() else {
         return;
     };
-    let shim = prepare(sandbox, socket, mem_bytes).unwrap_or_else(|error| give_up(&error));
+    let shim = prepare(environment).unwrap_or_else(|error| give_up(&error));
     if SHIM.set(shim).is_err() {
         give_up("loaded twice");
     }
 }
 
-fn environment() -> Option<(String, String, u64)> {
-    let sandbox = std::env::var("FORKD_SHIM_SANDBOX").ok()?;
-    let socket = std::env::var("FORKD_SHIM_SOCKET").ok()?;
-    let mem_bytes = std::env::var("FORKD_SHIM_MEM_BYTES").ok()?.parse().ok()?;
-    for name in [
-        "LD_PRELOAD",
-        "FORKD_SHIM_SANDBOX",
-        "FORKD_SHIM_SOCKET",
-        "FORKD_SHIM_MEM_BYTES",
-    ] {
-        // SAFETY: a constructor runs before the program has a second thread.
-        unsafe { std::env::remove_var(name) };
-    }
-    Some((sandbox, socket, mem_bytes))
+/// What the VMM was started with.
+struct Environment {
+    name: String,
+    socket: String,
+    mem_bytes: u64,
+    waits: bool,
 }
 
-fn prepare(sandbox: String, socket: String, mem_bytes: u64) -> Result<Shim, String> {
+impl Environment {
+    /// Reads it, and removes it together with `LD_PRELOAD`. `None` in a process that is no VMM of ours.
+    fn take() -> Option<Environment> {
+        let environment = Environment {
+            name: std::env::var("FORKD_SHIM_SANDBOX").ok()?,
+            socket: std::env::var("FORKD_SHIM_SOCKET").ok()?,
+            mem_bytes: std::env::var("FORKD_SHIM_MEM_BYTES").ok()?.parse().ok()?,
+            waits: std::env::var_os("FORKD_SHIM_WAITS").is_some(),
+        };
+        for name in [
+            "LD_PRELOAD",
+            "FORKD_SHIM_SANDBOX",
+            "FORKD_SHIM_SOCKET",
+            "FORKD_SHIM_MEM_BYTES",
+            "FORKD_SHIM_WAITS",
+        ] {
+            // SAFETY: a constructor runs before the program has a second thread.
+            unsafe { std::env::remove_var(name) };
+        }
+        Some(environment)
+    }
+}
+
+fn prepare(environment: Environment) -> Result<Shim, String> {
+    let Environment {
+        name,
+        socket,
+        mem_bytes,
+        waits,
+    } = environment;
     let placeholder =
         memfd::create(c"forkd-ram", mem_bytes).map_err(|error| format!("making the memory file: {error}"))?;
     let inode = identity(&placeholder).map_err(|error| format!("looking at the memory file: {error}"))?;
-    // SAFETY: duplicates an owned descriptor to a number that nothing uses this early in the process.
-    if unsafe { libc::dup3(placeholder.as_raw_fd(), PLACEHOLDER_FD, libc::O_CLOEXEC) } < 0 {
-        return Err(format!(
-            "duplicating the memory file: {}",
-            std::io::Error::last_os_error()
-        ));
-    }
-    let pager = Pager::call(&socket, &sandbox, false)?;
-    if pager.mem_bytes() != mem_bytes {
-        return Err(format!(
-            "the pager plans {} bytes of memory for {sandbox}, the VM has {mem_bytes}",
-            pager.mem_bytes()
-        ));
-    }
+    duplicate(placeholder.as_fd(), PLACEHOLDER_FD)?;
+    let start = if waits {
+        let (read, write) = std::io::pipe().map_err(|error| format!("making a pipe: {error}"))?;
+        duplicate(read.as_fd(), INCOMING_FD)?;
+        Start::Waiting(Call::dial(&socket, &name, ShimWants::Wake)?, write)
+    } else {
+        let pager = Call::dial(&socket, &name, ShimWants::Plan)?.receive()?;
+        check_size(&pager, mem_bytes)?;
+        Start::Planned(pager)
+    };
     Ok(Shim {
-        sandbox,
         socket,
         mem_bytes,
         placeholder_inode: inode,
-        waiting: Mutex::new(Some(pager)),
+        start: Mutex::new(Some(start)),
+        name: Mutex::new(name),
     })
+}
+
+/// Makes `fd` known under a number that the VMM's command line names.
+fn duplicate(fd: BorrowedFd<'_>, number: i32) -> Result<(), String> {
+    // SAFETY: duplicates an owned descriptor to a number that nothing uses this early in the process.
+    if unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) } < 0 {
+        let error = std::io::Error::last_os_error();
+        return Err(format!("making descriptor {number}: {error}"));
+    }
+    Ok(())
+}
+
+fn check_size(pager: &Pager, mem_bytes: u64) -> Result<(), String> {
+    if pager.mem_bytes() != mem_bytes {
+        return Err(format!(
+            "the pager plans {} bytes of memory, the VM has {mem_bytes}",
+            pager.mem_bytes()
+        ));
+    }
+    Ok(())
 }
 
 fn identity(file: &File) -> std::io::Result<(u64, u64)> {
@@ -171,22 +225,49 @@ impl Shim {
     /// # Safety
     /// With `MAP_FIXED` in `flags`, the range must be the caller's own and unused.
     unsafe fn map_ram(&'static self, address: *mut libc::c_void, flags: i32) -> *mut libc::c_void {
-        let Some(pager) = self.waiting.lock().expect("no panic while held").take() else {
+        let Some(start) = self.start.lock().expect("no panic while held").take() else {
             give_up("the memory was mapped twice");
         };
         let fixed = flags & libc::MAP_FIXED;
         let zeros = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
         let access = libc::PROT_READ | libc::PROT_WRITE;
         // SAFETY: passed on from the caller.
-        let base = unsafe { raw_mmap(address, self.mem_bytes as usize, access, zeros, -1, 0) };
-        if base == libc::MAP_FAILED {
-            return base;
+        let mapped = unsafe { raw_mmap(address, self.mem_bytes as usize, access, zeros, -1, 0) };
+        if mapped == libc::MAP_FAILED {
+            return mapped;
         }
-        if let Err(error) = self.map_layers(&pager, base as u64) {
-            give_up(&error);
+        let base = mapped as u64;
+        match start {
+            Start::Planned(pager) => {
+                let filled = self.fill(&pager, base);
+                filled.unwrap_or_else(|error| give_up(&error));
+                spawn(move || self.follow(pager, base));
+            }
+            Start::Waiting(call, incoming) => spawn(move || {
+                let pager = self.wake(call, incoming, base).unwrap_or_else(|error| give_up(&error));
+                self.follow(pager, base);
+            }),
         }
-        self.hand_over(pager, base as u64);
-        base
+        mapped
+    }
+
+    /// Waits for the VM that this VMM is to run, and lets it run.
+    fn wake(&self, call: Call, mut incoming: PipeWriter, base: u64) -> Result<Pager, String> {
+        let pager = call.receive()?;
+        check_size(&pager, self.mem_bytes)?;
+        *self.name.lock().expect("no panic while held") = pager.name().into();
+        self.fill(&pager, base)?;
+        memfd::exclude_from_dumps(base, self.mem_bytes).map_err(|error| format!("advising on memory: {error}"))?;
+        incoming
+            .write_all(pager.device_state())
+            .map_err(|error| format!("handing QEMU the device state: {error}"))?;
+        Ok(pager)
+    }
+
+    /// Maps the layers, and gives the pager the userfaultfd.
+    fn fill(&self, pager: &Pager, base: u64) -> Result<(), String> {
+        self.map_layers(pager, base)?;
+        pager.hand_over(base, self.mem_bytes)
     }
 
     fn map_layers(&self, pager: &Pager, base: u64) -> Result<(), String> {
@@ -206,23 +287,8 @@ impl Shim {
         Ok(())
     }
 
-    /// Gives the pager the userfaultfd, and watches for the pager's end from a thread that takes no signal of QEMU's.
-    fn hand_over(&'static self, pager: Pager, base: u64) {
-        if let Err(error) = pager.hand_over(base, self.mem_bytes) {
-            give_up(&error);
-        }
-        let spawned = with_signals_blocked(|| {
-            std::thread::Builder::new()
-                .name("forkd-shim".into())
-                .spawn(move || self.follow(pager, base))
-        });
-        if let Err(error) = spawned {
-            give_up(&format!("starting a thread: {error}"));
-        }
-    }
-
     /// For as long as the VMM lives: when the pager ends, calls the next one.
-    fn follow(&self, mut pager: Pager, base: u64) {
+    fn follow(&self, mut pager: Pager, base: u64) -> ! {
         loop {
             pager.wait_for_end();
             drop(pager);
@@ -232,7 +298,9 @@ impl Shim {
 
     fn call_again(&self, base: u64) -> Pager {
         loop {
-            let attempt = Pager::call(&self.socket, &self.sandbox, true)
+            let name = self.name.lock().expect("no panic while held").clone();
+            let attempt = Call::dial(&self.socket, &name, ShimWants::Nothing)
+                .and_then(Call::receive)
                 .and_then(|pager| pager.hand_over(base, self.mem_bytes).map(|()| pager));
             match attempt {
                 Ok(pager) => return pager,
@@ -240,6 +308,14 @@ impl Shim {
                 Err(_) => std::thread::sleep(std::time::Duration::from_millis(100)),
             }
         }
+    }
+}
+
+/// Starts a thread that takes no signal of QEMU's. It ends with the process.
+fn spawn(body: impl FnOnce() + Send + 'static) {
+    let spawned = with_signals_blocked(|| std::thread::Builder::new().name("forkd-shim".into()).spawn(body));
+    if let Err(error) = spawned {
+        give_up(&format!("starting a thread: {error}"));
     }
 }
 

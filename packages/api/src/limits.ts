@@ -44,6 +44,8 @@ export const limits = {
   ndjsonLineBytesMax: 4 * 1024 * 1024,
 
   branchConcurrencyDefault: 4,
+  /** VMMs that are started before anybody asks for them. */
+  vmmPoolDefault: 4,
   tokenBytesMin: 16,
   idleExitSecsDefault: 300,
 } as const;

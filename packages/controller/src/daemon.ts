@@ -63,7 +63,7 @@ export class Daemon {
     const log = this.#log;
     const pins = new Pins();
     const boot = new GuestBoot(paths.cache, binaries);
-    const vmm = new Vmm(paths, binaries, boot, log);
+    const vmm = new Vmm({ paths, binaries, boot, poolSizeMax: options.vmmPool, log });
     const housekeeping = new Housekeeping(store, pins, vmm, log);
     const registry = new Registry(paths.sandboxes, pins, housekeeping, log);
     // Sandboxes that run on need their pager; without any it has nothing to keep.

@@ -21,6 +21,8 @@ export interface Options {
   /** `null`: no TCP. */
   bind: { host: string; port: number } | null;
   branchConcurrency: number;
+  /** VMMs that wait for the next forks. */
+  vmmPool: number;
   /** `null`: never. */
   idleExitSecs: number | null;
   logLevel: LogLevel;
@@ -35,6 +37,7 @@ The daemon that runs sandboxes. Each option can be given as an environment varia
   --socket PATH             the unix socket (DATA/run/controller.sock, FORKD_CONTROLLER_SOCKET)
   --data-dir DIR            snapshots, caches, sandboxes (/var/lib/forkd, FORKD_DATA_DIR)
   --branch-concurrency N    branches at the same time (4, FORKD_BRANCH_CONCURRENCY)
+  --vmm-pool N              VMMs that are started ahead of the next forks; 0 for none (4, FORKD_VMM_POOL)
   --idle-exit-secs N        end after N seconds without a sandbox and a request (FORKD_IDLE_EXIT_SECS)
   --log-level LEVEL         ${logLevels.join(', ')} (info, FORKD_LOG_LEVEL)
   --help, --version
@@ -48,6 +51,7 @@ const flags = {
   socket: { type: 'string' },
   'data-dir': { type: 'string' },
   'branch-concurrency': { type: 'string' },
+  'vmm-pool': { type: 'string' },
   'idle-exit-secs': { type: 'string' },
   'log-level': { type: 'string' },
   help: { type: 'boolean' },
@@ -84,6 +88,7 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
       branchConcurrency:
         parseCount('--branch-concurrency', given('branch-concurrency', 'FORKD_BRANCH_CONCURRENCY')) ??
         limits.branchConcurrencyDefault,
+      vmmPool: parseCount('--vmm-pool', given('vmm-pool', 'FORKD_VMM_POOL'), 0) ?? limits.vmmPoolDefault,
       idleExitSecs: parseCount('--idle-exit-secs', given('idle-exit-secs', 'FORKD_IDLE_EXIT_SECS')),
       logLevel: parseLevel(given('log-level', 'FORKD_LOG_LEVEL') ?? 'info'),
     },
@@ -110,11 +115,11 @@ function isLoopback(host: string): boolean {
   return host === '::1' || host === 'localhost';
 }
 
-function parseCount(flag: string, text: string | undefined): number | null {
+function parseCount(flag: string, text: string | undefined, min = 1): number | null {
   if (text === undefined) return null;
   const count = Number(text);
-  if (!/^\d{1,9}$/.test(text) || count === 0)
-    throw new UsageError(`${flag} must be a number above 0, it is '${text}'.`);
+  if (!/^\d{1,9}$/.test(text) || count < min)
+    throw new UsageError(`${flag} must be a number of at least ${min}, it is '${text}'.`);
   return count;
 }
 

@@ -9,13 +9,22 @@ export interface DataPaths {
   cache: string;
   /** One directory a sandbox, named by its id. */
   sandboxes: string;
+  /** VMMs that wait for their VM, one directory each. */
+  pool: string;
   /** Sockets and what says which processes run. */
   run: string;
 }
 
 export function dataPaths(root: string): DataPaths {
   const at = (name: string) => join(root, name);
-  return { root, store: at('store'), cache: at('cache'), sandboxes: at('sandboxes'), run: at('run') };
+  return {
+    root,
+    store: at('store'),
+    cache: at('cache'),
+    sandboxes: at('sandboxes'),
+    pool: at('pool'),
+    run: at('run'),
+  };
 }
 
 /** `FORKD_DATA_DIR`, else `/var/lib/forkd` for root and `$XDG_DATA_HOME/forkd` for others. */

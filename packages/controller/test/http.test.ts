@@ -1,6 +1,7 @@
 // Proves the shape of every error, the framework's own among them, and how requests become calls: a real server on a real
 // unix socket and port, over services that only record what they are asked.
 import { stat } from 'node:fs/promises';
+import { once } from 'node:events';
 import { connect } from 'node:net';
 
 import { ApiError } from '@forkd/api';
@@ -122,4 +123,13 @@ test('only the socket may end the controller', async () => {
   expect(lab.calls).toEqual([]);
   expect((await lab.ask('POST', '/v1/shutdown?sandboxes=kill')).status).toBe(200);
   expect(lab.calls).toEqual([['host.shutdown', true]]);
+});
+
+test('a connection that never asks anything does not hold up the end', { timeout: 10_000 }, async () => {
+  const lab = await HttpLab.serve();
+  const silent = connect(lab.socket);
+  await once(silent, 'connect');
+  const ended = once(silent.resume(), 'close');
+  await lab.servers.close();
+  expect(await ended).toBeDefined();
 });

@@ -16,19 +16,30 @@ test('defaults, environment, flags', () => {
     socket: '/d/run/controller.sock',
     bind: { host: '127.0.0.1', port: 8889 },
     branchConcurrency: 4,
+    vmmPool: 4,
     idleExitSecs: null,
     logLevel: 'info',
   });
-  const env = { FORKD_DATA_DIR: '/e', FORKD_BIND: '[::1]:1', FORKD_BRANCH_CONCURRENCY: '2', FORKD_IDLE_EXIT_SECS: '9' };
+  const env = {
+    FORKD_DATA_DIR: '/e',
+    FORKD_BIND: '[::1]:1',
+    FORKD_BRANCH_CONCURRENCY: '2',
+    FORKD_IDLE_EXIT_SECS: '9',
+    FORKD_VMM_POOL: '0',
+  };
   expect(serve([], env)).toMatchObject({
     dataDir: '/e',
     bind: { host: '::1', port: 1 },
     branchConcurrency: 2,
+    vmmPool: 0,
     idleExitSecs: 9,
   });
-  expect(serve(['--bind', 'localhost:2', '--branch-concurrency=3', '--socket', '/s'], env)).toMatchObject({
+  expect(
+    serve(['--bind', 'localhost:2', '--branch-concurrency=3', '--vmm-pool', '4', '--socket', '/s'], env),
+  ).toMatchObject({
     bind: { host: 'localhost', port: 2 },
     branchConcurrency: 3,
+    vmmPool: 4,
     socket: '/s',
   });
   expect(serve(['--no-tcp'], env).bind).toBeNull();
@@ -36,7 +47,8 @@ test('defaults, environment, flags', () => {
 });
 
 test.each([
-  [['serve', '--branch-concurrency', '0'], "--branch-concurrency must be a number above 0, it is '0'."],
+  [['serve', '--branch-concurrency', '0'], "--branch-concurrency must be a number of at least 1, it is '0'."],
+  [['serve', '--vmm-pool', '-1'], '--vmm-pool'],
   [['serve', '--branch-concurrency', 'many'], "it is 'many'"],
   [['serve', '--bind', '0.0.0.0:8889'], 'not a loopback address'],
   [['serve', '--bind', '[::]:8889'], 'not a loopback address'],

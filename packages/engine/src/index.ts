@@ -13,6 +13,7 @@ export type {
   HeldSandbox,
   MemoryUse,
 } from './pager/wire.ts';
+export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
 export { restoreArguments } from './qemu/arguments.ts';
 export { runsUnderKvm } from './qemu/probe.ts';
@@ -25,6 +26,7 @@ export type {
   KernelFiles,
   Machine,
   RestoreSpec,
+  Shape,
   Vm,
   VmExit,
   VmRecord,

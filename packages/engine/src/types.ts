@@ -25,11 +25,18 @@ export interface KernelFiles {
   initramfs: string;
 }
 
+/** What a VMM is started with, whatever it restores. */
+export interface Shape {
+  machine: Machine;
+  /** The read-only erofs image that all sandboxes of a template share. */
+  rootImage: string;
+}
+
 /** What `boot` and `restore` have in common. */
 interface VmSpec {
-  /** The sandbox's id: the name under which the shim calls the pager. */
+  /** The sandbox's id: the name under which the pager knows it. */
   id: string;
-  /** A directory of this sandbox's own (made if missing) for its sockets, logs and nothing else. */
+  /** A directory of this VM's own (made if missing; empty if not) for its sockets, logs and nothing else. */
   dir: string;
   /** The read-only erofs image that all sandboxes of a template share. */
   rootImage: string;
@@ -96,8 +103,12 @@ export interface Engine {
   checkMachine(machine: Machine): void;
   /** Cold boot. Resolves when the VMM runs the VM; the guest agent answers later. */
   boot(spec: BootSpec): Promise<Vm>;
-  /** Resolves when the restored VM runs. */
+  /** Resolves when the restored VM runs. Takes a VMM that waits, if there is one of this shape, else starts one. */
   restore(spec: RestoreSpec): Promise<Vm>;
+  /** Resolves when `count` VMMs of a shape wait, or as many as the pool may hold. */
+  fill(shape: Shape, pager: Pager, count: number): Promise<void>;
+  /** Ends the VMMs that wait. VMs run on. */
+  close(): Promise<void>;
   /** Finds a VM that another process started. `null` when its process is gone. */
   adopt(record: VmRecord, pager: Pager): Promise<Vm | null>;
 }

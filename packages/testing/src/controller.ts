@@ -14,7 +14,7 @@ const POLL_MS = 20;
 /** A process that has to do with a data directory. */
 export interface Found {
   pid: number;
-  kind: 'controller' | 'pager' | 'vmm';
+  kind: 'controller' | 'pager' | 'vmm' | 'idle';
 }
 
 /** A real controller with a data directory of its own, which shares the suite's cache of kernels and images. */
@@ -53,7 +53,8 @@ export class TestController implements AsyncDisposable {
 
   /** Starts the controller, again if need be, and waits until it answers. */
   async serve(args: readonly string[] = []): Promise<void> {
-    const all = [PROGRAM, 'serve', '--data-dir', this.dir, '--no-tcp', ...args];
+    // Without VMMs that start by themselves, unless a test is about them.
+    const all = [PROGRAM, 'serve', '--data-dir', this.dir, '--no-tcp', '--vmm-pool', '0', ...args];
     const child = spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'pipe'] });
     child.stdout.on('data', (text: Buffer) => (this.log += text.toString()));
     child.stderr.on('data', (text: Buffer) => (this.log += text.toString()));
@@ -137,6 +138,7 @@ export class TestController implements AsyncDisposable {
       if (line.includes(path.join(this.dir, 'run')) && program.endsWith('forkd-pager')) return { pid, kind: 'pager' };
       if (script === PROGRAM && line.includes(this.dir)) return { pid, kind: 'controller' };
       const cwd = await readlink(`/proc/${pid}/cwd`);
+      if (cwd.startsWith(`${this.dir}/pool/`)) return { pid, kind: 'idle' };
       return cwd.startsWith(`${this.dir}/sandboxes/`) ? { pid, kind: 'vmm' } : null;
     } catch {
       // It has ended while it was looked at, or its details are the kernel's alone.

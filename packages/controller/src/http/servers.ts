@@ -58,9 +58,13 @@ export class HttpServers {
     const reason = new ApiError('shutting_down', 'The controller is ending.');
     this.#signals.drain(reason);
     const timer = setTimeout(() => this.#signals.cut(reason), limits.drainMs);
-    // A connection whose last reply goes out now would be kept alive for its next request.
+    // A connection whose last reply goes out now would be kept alive for its next request, and one that has never had a
+    // request does not count as idle.
     const sweep = setInterval(() => {
-      for (const app of this.#apps) app.server.closeIdleConnections();
+      for (const { server } of this.#apps) {
+        if (this.#inFlight === 0) server.closeAllConnections();
+        else server.closeIdleConnections();
+      }
     }, limits.drainSweepMs);
     try {
       await Promise.all(this.#apps.map((app) => app.close()));

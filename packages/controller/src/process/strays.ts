@@ -5,7 +5,7 @@ import { isRunning, killProcess, readStartTicks } from '@forkd/engine';
 
 import { sleep } from '../deadline.ts';
 
-/** A VMM process, and the sandbox's directory that it was started in. */
+/** A VMM process, and the directory that it works in. */
 export interface Stray extends ProcessId {
   dir: string;
 }
@@ -14,20 +14,19 @@ const endWaitMs = 5_000;
 const endPollMs = 10;
 
 /**
- * The VMMs that were started for the sandboxes of these directories. A VMM's working directory is its sandbox's, and its
- * environment names the sandbox: both must agree, so that a shell that somebody opened there is not taken for one.
+ * The VMMs that run in these directories. A VMM's environment has what it told its shim, so that a shell that somebody
+ * opened there is not taken for one.
  */
-export async function findVmms(dirs: ReadonlyMap<string, string>): Promise<Stray[]> {
+export async function findVmms(dirs: ReadonlySet<string>): Promise<Stray[]> {
   const found: Stray[] = [];
   if (dirs.size === 0) return found;
   for (const name of await readdir('/proc')) {
     const pid = Number(name);
     if (!Number.isSafeInteger(pid)) continue;
     const dir = await readlink(`/proc/${pid}/cwd`).catch(() => '');
-    const id = dirs.get(dir);
-    if (id === undefined) continue;
+    if (!dirs.has(dir)) continue;
     const environment = await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '');
-    if (!environment.split('\0').includes(`FORKD_SHIM_SANDBOX=${id}`)) continue;
+    if (!environment.split('\0').some((entry) => entry.startsWith('FORKD_SHIM_SANDBOX='))) continue;
     const startTicks = await readStartTicks(pid);
     if (startTicks !== null) found.push({ pid, startTicks, dir });
   }

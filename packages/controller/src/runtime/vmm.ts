@@ -38,6 +38,7 @@ export class Vmm {
   readonly #paths: DataPaths;
   readonly #binaries: Binaries;
   readonly #boot: GuestBoot;
+  readonly #poolSizeMax: number;
   readonly #log: Logger;
   readonly #closed = new AbortController();
   #engine: Promise<ProbedEngine> | null = null;
@@ -46,11 +47,12 @@ export class Vmm {
   #pager: Pager | null = null;
   #onNewPager: OnNewPager = async () => undefined;
 
-  constructor(paths: DataPaths, binaries: Binaries, boot: GuestBoot, log: Logger) {
-    this.#paths = paths;
-    this.#binaries = binaries;
-    this.#boot = boot;
-    this.#log = log;
+  constructor(parts: { paths: DataPaths; binaries: Binaries; boot: GuestBoot; poolSizeMax: number; log: Logger }) {
+    this.#paths = parts.paths;
+    this.#binaries = parts.binaries;
+    this.#boot = parts.boot;
+    this.#poolSizeMax = parts.poolSizeMax;
+    this.#log = parts.log;
   }
 
   onNewPager(handler: OnNewPager): void {
@@ -75,6 +77,7 @@ export class Vmm {
     this.#closed.abort(new ApiError('shutting_down', 'The controller is ending.'));
     const pager = this.#pager;
     this.#pager = null;
+    await (await this.#engine?.catch(() => null))?.engine.close();
     if (options.endPager) await this.#endPager(pager);
     pager?.close();
   }
@@ -137,6 +140,7 @@ export class Vmm {
   async #ensureEngine(pager: Pager): Promise<Engine> {
     const known = await this.#engine;
     if (known !== null && (known.probed || (await this.#boot.known()) === null)) return known.engine;
+    await known?.engine.close();
     const creating = this.#createEngine(pager);
     this.#engine = creating;
     creating.catch(() => {
@@ -149,7 +153,13 @@ export class Vmm {
     const signal = this.#closed.signal;
     const shim = await requireBinary(this.#binaries, 'shim');
     const probeKernel = await this.#boot.known();
-    const options = { cacheDir: this.#paths.cache, shim, pager, signal };
+    const pool = {
+      dir: this.#paths.pool,
+      sizeMax: this.#poolSizeMax,
+      onError: (error: unknown) =>
+        this.#log.warn({ reason: messageOf(error) }, 'could not start a VMM ahead of a fork'),
+    };
+    const options = { cacheDir: this.#paths.cache, shim, pager, pool, signal };
     const engine = await QemuEngine.create(probeKernel === null ? options : { ...options, probeKernel });
     this.#log.info({ version: engine.version, accelerator: engine.accelerator }, engine.acceleratorReason);
     return { engine, probed: probeKernel !== null };

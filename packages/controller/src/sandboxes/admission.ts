@@ -1,6 +1,5 @@
-import { readFile } from 'node:fs/promises';
-
 import { ApiError } from '@forkd/api';
+import { availableMemoryBytes } from '@forkd/engine';
 
 import { limits } from '../limits.ts';
 
@@ -17,10 +16,4 @@ export async function admit(what: string, count: number, bytesEach: number): Pro
     `${what} needs about ${mibOf(neededBytes)} MiB (${count} × ${mibOf(bytesEach)} MiB and ` +
     `${mibOf(limits.hostReserveBytes)} MiB for the host), ${mibOf(availableBytes)} MiB are available.`;
   throw new ApiError('out_of_memory', sentence);
-}
-
-/** What the kernel thinks can be had without swapping; `null` where it does not say. */
-async function availableMemoryBytes(): Promise<number | null> {
-  const kib = /^MemAvailable:\s+(\d+) kB$/m.exec(await readFile('/proc/meminfo', 'latin1'))?.[1];
-  return kib === undefined ? null : Number(kib) * 1024;
 }

@@ -92,7 +92,7 @@ export class ForkService {
     const beganMs = performance.now();
     const vm = await runtime.engine.restore({
       id,
-      dir: sandbox.dir,
+      dir: sandbox.vmDir,
       rootImage: this.#store.blobPath(source.rootDisk.digest),
       pager: runtime.pager,
       machine,

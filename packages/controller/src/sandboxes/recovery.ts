@@ -10,6 +10,7 @@ import { endProcess, findVmms } from '../process/strays.ts';
 import type { Runtime, Vmm } from '../runtime/vmm.ts';
 import type { FoundRecord, SandboxRecord } from './record.ts';
 import { readRecords } from './record.ts';
+import { vmDirOf } from './sandbox.ts';
 import type { Registry } from './registry.ts';
 
 /** With these the next attempt may succeed. */
@@ -114,7 +115,7 @@ export class Recovery {
 
   async #endStrays(dead: readonly FoundRecord[]): Promise<number> {
     let ended = 0;
-    const strays = await findVmms(new Map(dead.map(({ dir, id }) => [dir, id])));
+    const strays = await findVmms(new Set(dead.map(({ dir }) => vmDirOf(dir))));
     for (const stray of strays) {
       const gone = await endProcess(stray);
       this.#log.warn({ ...stray, gone }, 'ended the process of a sandbox that was half-made or cannot be taken over');

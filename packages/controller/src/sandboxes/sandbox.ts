@@ -1,3 +1,5 @@
+import { join } from 'node:path';
+
 import type { SandboxInfo } from '@forkd/api';
 import type { Vm } from '@forkd/engine';
 
@@ -37,6 +39,11 @@ export class Sandbox {
     this.guest = guest;
   }
 
+  /** The VMM's own part of the directory. */
+  get vmDir(): string {
+    return vmDirOf(this.dir);
+  }
+
   get id(): string {
     return this.record.id;
   }
@@ -68,4 +75,9 @@ export class Sandbox {
       ...(record.ready_ms !== null && { ready_ms: record.ready_ms }),
     };
   }
+}
+
+/** Where the VMM of the sandbox in `dir` has its files, which is its working directory. */
+export function vmDirOf(dir: string): string {
+  return join(dir, 'vmm');
 }

@@ -175,7 +175,7 @@ export class TemplateService {
     scope.defer(`the VM of template '${draft.tag}'`, () => this.#registry.end(sandbox));
     const vm = await runtime.engine.boot({
       id,
-      dir: sandbox.dir,
+      dir: sandbox.vmDir,
       rootImage: this.#store.blobPath(rootDisk.digest),
       pager: runtime.pager,
       memMib,

@@ -12,11 +12,13 @@ import type {
   HeldSandbox,
   MemoryUse,
   Op,
+  Prepare,
   Reply,
+  Wake,
 } from './wire.ts';
 
 /** The protocol's version that this client speaks; the pager's `PROTOCOL_VERSION`. */
-const PROTOCOL_VERSION = 1;
+const PROTOCOL_VERSION = 2;
 
 /** How long a pager may take to answer its first request. */
 const HELLO_TIMEOUT_MS = 5_000;
@@ -83,6 +85,21 @@ export class Pager {
 
   async open(sandbox: string): Promise<void> {
     await this.#link.request({ op: 'open', sandbox });
+  }
+
+  /** Announces a VMM that will wait for its VM. It ends with this connection, unless it is woken before. */
+  async prepare(prepare: Prepare): Promise<void> {
+    await this.#link.request({ op: 'prepare', ...prepare });
+  }
+
+  /** Resolves when a prepared VMM waits for its VM. */
+  async awaitIdle(vmm: string): Promise<void> {
+    await this.#link.request({ op: 'await_idle', vmm });
+  }
+
+  /** Gives a VMM that waits a VM. Resolves when it runs and is open. */
+  async wake(wake: Wake, signal?: AbortSignal): Promise<void> {
+    await this.#link.request({ op: 'wake', ...wake }, signal ? { signal } : {});
   }
 
   async release(sandbox: string): Promise<void> {

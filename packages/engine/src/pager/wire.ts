@@ -167,7 +167,25 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, } | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+
+export type Prepare = { 
+/**
+ * The VMM's name, which its shim gives when it calls.
+ */
+vmm: string, 
+/**
+ * Guest RAM in bytes, a multiple of [`PAGE_SIZE`].
+ */
+mem_bytes: number, 
+/**
+ * QEMU's machine protocol socket that is the pager's alone.
+ */
+monitor_socket: string, 
+/**
+ * QEMU's end of the guest channel.
+ */
+chardev_socket: string, };
 
 /**
  * One line to the controller.
@@ -177,4 +195,14 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, } | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+
+export type Wake = { vmm: string, 
+/**
+ * The VM that it becomes. The sockets are where they will be found after a restart of the pager.
+ */
+announce: Announce, 
+/**
+ * The file that holds the device state.
+ */
+device_state: string, };

@@ -4,7 +4,10 @@ import type { Accelerator, KernelFiles, Machine } from '../types.ts';
 const MEMORY_FD = 100;
 
 /** The descriptor on which a VMM finds its device state. */
-export const DEVICE_STATE_FD = 3;
+const DEVICE_STATE_FD = 3;
+
+/** The pipe through which the shim gives a VMM that waits its device state; the shim's `INCOMING_FD`. */
+const INCOMING_FD = 101;
 
 /** Names of the files in a sandbox's directory, which is the VMM's working directory. */
 export const FILES = {
@@ -86,6 +89,11 @@ export function bootArguments(machine: Machine, rootImage: string, kernel: Kerne
 /** How a VM starts from a device state, which it reads from {@link DEVICE_STATE_FD}. It needs no kernel. */
 export function restoreArguments(machine: Machine, rootImage: string): string[] {
   return [...commonArguments(machine, rootImage), '-incoming', `fd:${DEVICE_STATE_FD}`];
+}
+
+/** How a VMM starts that waits for its VM. */
+export function waitArguments(machine: Machine, rootImage: string): string[] {
+  return [...commonArguments(machine, rootImage), '-incoming', `fd:${INCOMING_FD}`];
 }
 
 /**

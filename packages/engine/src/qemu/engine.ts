@@ -1,9 +1,20 @@
 import { EngineError } from '../errors.ts';
 import type { Pager } from '../pager/client.ts';
-import type { Accelerator, BootSpec, Engine, KernelFiles, Machine, RestoreSpec, Vm, VmRecord } from '../types.ts';
+import type {
+  Accelerator,
+  BootSpec,
+  Engine,
+  KernelFiles,
+  Machine,
+  RestoreSpec,
+  Shape,
+  Vm,
+  VmRecord,
+} from '../types.ts';
 import { bootArguments, cpuModel, MACHINE, restoreArguments } from './arguments.ts';
 import { chooseAccelerator, readVersion } from './probe.ts';
-import { adopt, launch } from './vm.ts';
+import { type Idle, type PoolOptions, VmmPool } from './pool.ts';
+import { adopt, launch, type Launch, wake } from './vm.ts';
 
 /** The full build; it has every accelerator. */
 const PROGRAM = 'qemu-system-x86_64';
@@ -18,6 +29,8 @@ export interface QemuOptions {
   probeKernel?: KernelFiles;
   /** Skips the choice. */
   accelerator?: Accelerator;
+  /** VMMs that wait for a restore. Without it, each restore starts its own. */
+  pool?: PoolOptions;
   signal?: AbortSignal;
 }
 
@@ -28,12 +41,15 @@ export class QemuEngine implements Engine {
   readonly accelerator: Accelerator;
   readonly acceleratorReason: string;
   readonly #shim: string;
+  readonly #pool: VmmPool | undefined;
 
   private constructor(version: string, choice: { accelerator: Accelerator; reason: string }, options: QemuOptions) {
     this.version = version;
     this.accelerator = choice.accelerator;
     this.acceleratorReason = choice.reason;
     this.#shim = options.shim;
+    const { pool, shim } = options;
+    if (pool && pool.sizeMax > 0) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim });
   }
 
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
@@ -71,40 +87,48 @@ export class QemuEngine implements Engine {
   boot(spec: BootSpec): Promise<Vm> {
     const machine = this.machine(spec.memMib, spec.vcpus);
     const args = bootArguments(machine, spec.rootImage, spec.kernel, spec.pager.tscKhz);
-    return this.#launch(spec, machine, args, []);
+    return this.#yield(() => launch({ ...this.#common(spec, machine), args, stack: [] }));
   }
 
   async restore(spec: RestoreSpec): Promise<Vm> {
     this.checkMachine(spec.machine);
-    const args = restoreArguments(spec.machine, spec.rootImage);
-    return this.#launch(spec, spec.machine, args, spec.stack, spec.deviceState);
+    const { machine, rootImage, pager, stack, deviceState } = spec;
+    const args = restoreArguments(machine, rootImage);
+    const options = { ...this.#common(spec, machine), args, stack, deviceState };
+    return this.#yield(async () => {
+      const idle = this.#pool?.take({ machine, rootImage }, pager);
+      const woken = idle && (await this.#wake(idle, options));
+      return woken ?? launch(options);
+    });
+  }
+
+  async fill(shape: Shape, pager: Pager, count: number): Promise<void> {
+    await this.#pool?.fill(shape, pager, count);
+  }
+
+  async close(): Promise<void> {
+    await this.#pool?.close();
   }
 
   adopt(record: VmRecord, pager: Pager): Promise<Vm | null> {
     return adopt(record, pager);
   }
 
-  #launch(
-    spec: BootSpec | RestoreSpec,
-    machine: Machine,
-    args: readonly string[],
-    stack: readonly string[],
-    deviceState?: string,
-  ): Promise<Vm> {
-    const { id, dir, pager, signal, timeoutMs } = spec;
-    const state = deviceState === undefined ? {} : { deviceState };
-    return launch({
-      id,
-      dir,
-      pager,
-      signal,
-      timeoutMs,
-      program: PROGRAM,
-      args,
-      machine,
-      stack,
-      shim: this.#shim,
-      ...state,
-    });
+  /** `undefined` when the VMM was lost: another is started for this VM, which tells what is wrong if anything is. */
+  async #wake(idle: Idle, options: Launch & { deviceState: string }): Promise<Vm | undefined> {
+    try {
+      return await wake(idle, options);
+    } catch {
+      options.signal?.throwIfAborted();
+      return undefined;
+    }
+  }
+
+  #yield(start: () => Promise<Vm>): Promise<Vm> {
+    return this.#pool ? this.#pool.yieldTo(start) : start();
+  }
+
+  #common({ id, dir, pager, signal, timeoutMs }: BootSpec | RestoreSpec, machine: Machine) {
+    return { id, dir, pager, signal, timeoutMs, machine, program: PROGRAM, shim: this.#shim };
   }
 }

@@ -1,14 +1,15 @@
-import { spawn, type ChildProcess } from 'node:child_process';
-import { mkdir, open, rm, type FileHandle } from 'node:fs/promises';
-import { join } from 'node:path';
+import { mkdir, rename, rm } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EngineError } from '../errors.ts';
 import { readTail } from '../files.ts';
 import type { Pager } from '../pager/client.ts';
-import { isRunning, killProcess, readStartTicks } from '../process.ts';
+import { isRunning, killProcess } from '../process.ts';
 import type { Machine, Vm, VmExit, VmRecord } from '../types.ts';
 import { FILES } from './arguments.ts';
 import { waitUntilRunning } from './monitor.ts';
+import type { Idle } from './pool.ts';
+import { VmmProcess } from './vmm-process.ts';
 
 /** The longest path that a unix socket can have. */
 const SOCKET_PATH_BYTES_MAX = 107;
@@ -45,12 +46,38 @@ export async function launch(options: Launch): Promise<Vm> {
   await pager.announce(announcement(options.id, options.dir, options.machine, options.stack));
   let vm: Vm | undefined;
   try {
-    vm = await describe(await start(options), options);
-    await running(vm, options);
+    vm = vmOf(await VmmProcess.start({ ...options, name: id }), options);
+    await inTime(vm, options, (signal) => waitUntilRunning(join(options.dir, FILES.monitor), signal));
     await pager.open(id);
     return vm;
   } catch (error) {
     await (vm ? vm.kill() : pager.release(id).catch(() => undefined));
+    throw error;
+  }
+}
+
+/** Gives a VMM that waits its VM. On failure the VMM has ended. */
+export async function wake(idle: Idle, options: Launch & { deviceState: string }): Promise<Vm> {
+  checkSocketPaths(options.dir);
+  const { pager, id, dir, machine, stack, deviceState } = options;
+  const vmm = idle.process;
+  try {
+    await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
+    await rename(vmm.dir, dir);
+  } catch (error) {
+    await killProcess(vmm);
+    await pager.release(idle.name).catch(() => undefined);
+    throw error;
+  }
+  // Its sockets go by the names that they have in the directory, wherever that is.
+  vmm.dir = dir;
+  const vm = vmOf(vmm, options);
+  try {
+    const announce = announcement(id, dir, machine, stack);
+    await inTime(vm, options, (signal) => pager.wake({ vmm: idle.name, announce, device_state: deviceState }, signal));
+    return vm;
+  } catch (error) {
+    await vm.kill();
     throw error;
   }
 }
@@ -64,6 +91,12 @@ export async function adopt(record: VmRecord, pager: Pager): Promise<Vm | null> 
   }
   await pager.open(record.id);
   return new QemuVm(record, pager, endOfProcess(record));
+}
+
+/** The VM that a process runs. */
+function vmOf(vmm: VmmProcess, { id, machine, stack, pager }: Pick<Launch, 'id' | 'machine' | 'stack' | 'pager'>): Vm {
+  const { dir, pid, startTicks, exited } = vmm;
+  return new QemuVm({ id, dir, pid, startTicks, machine, stack }, pager, exited);
 }
 
 function announcement(id: string, dir: string, machine: Machine, stack: readonly string[]) {
@@ -89,82 +122,13 @@ function checkSocketPaths(dir: string): void {
   );
 }
 
-/** A VMM's process, and its end. */
-interface Started {
-  pid: number;
-  exited: Promise<VmExit>;
-}
-
-async function start(options: Launch): Promise<Started> {
-  const files: FileHandle[] = [];
-  try {
-    const log = await open(join(options.dir, FILES.log), 'a', 0o600);
-    files.push(log);
-    const state = options.deviceState === undefined ? undefined : await open(options.deviceState, 'r');
-    if (state) files.push(state);
-    const child = spawn(options.program, options.args, {
-      cwd: options.dir,
-      // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
-      detached: true,
-      env: environment(options),
-      stdio: ['ignore', log.fd, log.fd, ...(state ? [state.fd] : [])],
-    });
-    child.unref();
-    // Listened for at once: a process that is killed in its first milliseconds must not end unnoticed.
-    const exited = endOfChild(child, join(options.dir, FILES.log));
-    await spawned(child, options.program);
-    return { pid: child.pid ?? 0, exited };
-  } finally {
-    for (const file of files) await file.close();
-  }
-}
-
-function environment({ id, machine, pager, shim }: Launch): NodeJS.ProcessEnv {
-  return {
-    PATH: process.env['PATH'],
-    LD_PRELOAD: shim,
-    FORKD_SHIM_SANDBOX: id,
-    FORKD_SHIM_SOCKET: pager.shimSocket,
-    FORKD_SHIM_MEM_BYTES: String(machine.mem_mib * 2 ** 20),
-  };
-}
-
-function spawned(child: ChildProcess, program: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    child.once('spawn', resolve);
-    child.once('error', (cause) =>
-      reject(
-        new EngineError('engine_missing', `${program} could not be started.`, {
-          hint: 'Install it with: apt-get install qemu-system-x86',
-          cause,
-        }),
-      ),
-    );
-  });
-}
-
-function endOfChild(child: ChildProcess, log: string): Promise<VmExit> {
-  return new Promise((resolve) => {
-    child.once('exit', (code, signal) => {
-      void readTail(log).then((text) => resolve({ code, signal, log: text }));
-    });
-  });
-}
-
-async function describe({ pid, exited }: Started, options: Launch): Promise<Vm> {
-  // A child that has ended already has no start to be read; its end is reported in its place.
-  const startTicks = (await readStartTicks(pid)) ?? 0;
-  const { id, dir, machine, stack } = options;
-  return new QemuVm({ id, dir, pid, startTicks, machine, stack }, options.pager, exited);
-}
-
-/** Waits for the VM to run, unless the VMM ends, the caller gives up, or time runs out first. */
-async function running(vm: Vm, options: Launch): Promise<void> {
+/** Waits for what `start` promises, that the VM runs, unless the VMM ends, the caller gives up, or time runs out first. */
+async function inTime(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promise<void>): Promise<void> {
   const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   const over = new AbortController();
   const deadline = AbortSignal.timeout(timeoutMs);
   const signals = [over.signal, deadline, ...(options.signal ? [options.signal] : [])];
-  const ready = waitUntilRunning(join(options.dir, FILES.monitor), AbortSignal.any(signals));
+  const ready = start(AbortSignal.any(signals));
   const ended = vm.exited.then((exit) => {
     throw startFailure(vm.record.id, exit);
   });
@@ -191,7 +155,7 @@ async function explain(failure: unknown, vm: Vm): Promise<unknown> {
   return exit ? startFailure(vm.record.id, exit) : failure;
 }
 
-function startFailure(id: string, exit: VmExit): EngineError {
+export function startFailure(id: string, exit: VmExit): EngineError {
   const how = exit.signal ?? `status ${exit.code}`;
   const last = exit.log.split('\n').slice(-3).join('\n');
   return new EngineError('vm_start_failed', `The VMM of ${id} ended with ${how} before the VM ran.`, {

@@ -1,0 +1,223 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { availableMemoryBytes } from '../memory.ts';
+import type { Pager } from '../pager/client.ts';
+import { killProcess } from '../process.ts';
+import type { Machine, Shape } from '../types.ts';
+import { FILES, waitArguments } from './arguments.ts';
+import { startFailure } from './vm.ts';
+import { VmmProcess } from './vmm-process.ts';
+
+/** Below this much available memory the host is not asked for VMMs that nobody has asked for, and those that wait end. */
+const RESERVE_BYTES = 512 * 2 ** 20;
+/** How often that is looked at while VMMs wait. */
+const CHECK_MS = 5_000;
+/** A shape that nobody has asked for so long is not kept waiting for. */
+const UNUSED_MS = 10 * 60_000;
+/** So many shapes share the pool. */
+const SHAPES_MAX = 4;
+
+export interface PoolOptions {
+  /** A directory of the pool's own, on the file system of the VMs' directories. */
+  dir: string;
+  /** VMMs that wait at the same time, of all shapes together. 0: none, ever. */
+  sizeMax: number;
+  /** Told when a VMM could not be started in the background: a fork will start its own. */
+  onError?: (error: unknown) => void;
+}
+
+/** What a pool needs of its host and its engine. */
+export interface PoolParts extends PoolOptions {
+  program: string;
+  shim: string;
+  availableBytes?: () => Promise<number | null>;
+}
+
+/** A VMM that waits for its VM. */
+export interface Idle {
+  name: string;
+  process: VmmProcess;
+}
+
+interface Waiting extends Idle {
+  key: string;
+  pager: Pager;
+}
+
+interface Wanted {
+  key: string;
+  shape: Shape;
+  pager: Pager;
+  usedAtMs: number;
+}
+
+/**
+ * VMMs that were started before anybody asked, so that a fork need not wait for a process to start. They are of the shapes
+ * that were asked for last, which share the pool evenly; the snapshot is chosen when one is taken. It is refilled, one VMM
+ * at a time, while no VM is being started, and gives way when the host runs short of memory.
+ */
+export class VmmPool {
+  readonly #parts: PoolParts;
+  #waiting: Waiting[] = [];
+  /** The most recently used first. */
+  #wanted: Wanted[] = [];
+  #refilling: Promise<void> | undefined;
+  #busy = 0;
+  #closed = false;
+  #timer: NodeJS.Timeout | undefined;
+
+  constructor(parts: PoolParts) {
+    this.#parts = parts;
+  }
+
+  /** How many of a shape wait. */
+  count(shape: Shape): number {
+    const key = keyOf(shape);
+    return this.#waiting.filter((idle) => idle.key === key).length;
+  }
+
+  /** Takes a VMM that waits; it is the caller's from now on. `undefined` when none of this shape does. */
+  take(shape: Shape, pager: Pager): Idle | undefined {
+    this.#want(shape, pager);
+    const key = keyOf(shape);
+    const idle = this.#waiting.find((candidate) => candidate.key === key && candidate.pager === pager);
+    if (idle) this.#forget(idle);
+    return idle;
+  }
+
+  /** Runs `start`, which starts a VM: the pool is not refilled meanwhile, and is afterwards. */
+  async yieldTo<T>(start: () => Promise<T>): Promise<T> {
+    this.#busy += 1;
+    try {
+      return await start();
+    } finally {
+      this.#busy -= 1;
+      this.#refill();
+    }
+  }
+
+  /** Resolves when `count` of a shape wait. Throws when one cannot be started. */
+  async fill(shape: Shape, pager: Pager, count: number): Promise<void> {
+    this.#want(shape, pager);
+    while (!this.#closed && this.count(shape) < Math.min(count, this.#parts.sizeMax)) {
+      await (this.#refilling ?? this.#startOne(shape, pager));
+    }
+  }
+
+  /** Ends all that wait, and starts none any more. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    clearInterval(this.#timer);
+    await this.#refilling;
+    await Promise.all(this.#waiting.map((idle) => this.#end(idle)));
+    await rm(this.#parts.dir, { recursive: true, force: true });
+  }
+
+  #want(shape: Shape, pager: Pager): void {
+    const wanted = { key: keyOf(shape), shape, pager, usedAtMs: performance.now() };
+    const others = this.#wanted.filter((other) => other.key !== wanted.key && other.pager === pager);
+    this.#wanted = [wanted, ...others].slice(0, Math.min(SHAPES_MAX, this.#parts.sizeMax));
+  }
+
+  #refill(): void {
+    if (this.#refilling || this.#closed || this.#wanted.length === 0) return;
+    this.#refilling = this.#refillAll()
+      .catch((error: unknown) => this.#parts.onError?.(error))
+      .finally(() => (this.#refilling = undefined));
+  }
+
+  async #refillAll(): Promise<void> {
+    const share = Math.floor(this.#parts.sizeMax / this.#wanted.length);
+    const keys = new Set(this.#wanted.map((wanted) => wanted.key));
+    await Promise.all(this.#waiting.filter((idle) => !keys.has(idle.key)).map((idle) => this.#end(idle)));
+    for (;;) {
+      const next = this.#wanted.find(({ shape }) => this.count(shape) < share);
+      if (!next || this.#closed || this.#busy > 0 || (await this.#isShortOfMemory())) return;
+      const surplus = this.#waiting.length >= this.#parts.sizeMax ? this.#surplus(share) : undefined;
+      if (surplus) await this.#end(surplus);
+      await this.#startOne(next.shape, next.pager);
+    }
+  }
+
+  /** One of a shape that has more than its share. */
+  #surplus(share: number): Waiting | undefined {
+    return this.#waiting.find(({ key }) => this.#waiting.filter((other) => other.key === key).length > share);
+  }
+
+  async #startOne(shape: Shape, pager: Pager): Promise<void> {
+    const name = `idle-${randomBytes(6).toString('hex')}`;
+    const dir = join(this.#parts.dir, name);
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const { machine, rootImage } = shape;
+    let idle: Waiting | undefined;
+    try {
+      await pager.prepare({
+        vmm: name,
+        mem_bytes: machine.mem_mib * 2 ** 20,
+        monitor_socket: join(dir, FILES.pagerMonitor),
+        chardev_socket: join(dir, FILES.chardev),
+      });
+      const { program, shim } = this.#parts;
+      const args = waitArguments(machine, rootImage);
+      const process = await VmmProcess.start({ name, dir, program, args, machine, shim, pager, waits: true });
+      idle = { name, process, key: keyOf(shape), pager };
+      const ended = process.exited.then((exit) => {
+        throw startFailure(name, exit);
+      });
+      await Promise.race([pager.awaitIdle(name), ended]);
+    } catch (error) {
+      if (idle) await this.#end(idle);
+      else await discard(name, dir, pager);
+      throw error;
+    }
+    this.#keep(idle);
+  }
+
+  #keep(idle: Waiting): void {
+    this.#waiting.push(idle);
+    this.#timer ??= setInterval(() => void this.#check(), CHECK_MS).unref();
+    void idle.process.exited.then(() => (this.#waiting.includes(idle) ? this.#end(idle) : undefined));
+  }
+
+  #forget(idle: Waiting): void {
+    this.#waiting = this.#waiting.filter((other) => other !== idle);
+  }
+
+  async #end(idle: Waiting): Promise<void> {
+    this.#forget(idle);
+    await killProcess(idle.process);
+    await idle.process.exited;
+    await discard(idle.name, idle.process.dir, idle.pager);
+  }
+
+  /** Gives way to those who need the memory, and ends what nobody has asked for in a long time. */
+  async #check(): Promise<void> {
+    const oldest = performance.now() - UNUSED_MS;
+    this.#wanted = this.#wanted.filter((wanted) => wanted.usedAtMs > oldest);
+    const keys = new Set(this.#wanted.map((wanted) => wanted.key));
+    const short = await this.#isShortOfMemory();
+    const ending = this.#waiting.filter((idle) => short || !keys.has(idle.key));
+    await Promise.all(ending.map((idle) => this.#end(idle)));
+    if (this.#waiting.length > 0) return;
+    clearInterval(this.#timer);
+    this.#timer = undefined;
+  }
+
+  async #isShortOfMemory(): Promise<boolean> {
+    const available = await (this.#parts.availableBytes ?? availableMemoryBytes)();
+    return available !== null && available < RESERVE_BYTES;
+  }
+}
+
+/** A VMM can take any snapshot of the machine that it is; its disk is part of what it was started with. */
+function keyOf({ machine, rootImage }: Shape): string {
+  const fields = Object.keys(machine).toSorted() as (keyof Machine)[];
+  return JSON.stringify([rootImage, ...fields.map((field) => machine[field])]);
+}
+
+async function discard(name: string, dir: string, pager: Pager): Promise<void> {
+  // A pager that has gone holds nothing that would need to be released.
+  await pager.release(name).catch(() => undefined);
+  await rm(dir, { recursive: true, force: true });
+}

@@ -1,0 +1,104 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { open, type FileHandle } from 'node:fs/promises';
+import { join } from 'node:path';
+import { EngineError } from '../errors.ts';
+import { readTail } from '../files.ts';
+import type { Pager } from '../pager/client.ts';
+import { readStartTicks } from '../process.ts';
+import type { Machine, VmExit } from '../types.ts';
+import { FILES } from './arguments.ts';
+
+/** How a VMM's process is started. */
+export interface ProcessOptions {
+  /** The name under which its shim calls the pager. */
+  name: string;
+  /** Its working directory, which exists. */
+  dir: string;
+  program: string;
+  args: readonly string[];
+  machine: Machine;
+  shim: string;
+  pager: Pager;
+  /** Whether it waits for its VM, as the pager has been told with `prepare`. */
+  waits?: boolean;
+  /** The file that it finds as its fourth descriptor. */
+  deviceState?: string;
+}
+
+/** A VMM's process that we have started. */
+export class VmmProcess {
+  readonly pid: number;
+  readonly startTicks: number;
+  /** Settles with what is known of why it ended. */
+  readonly exited: Promise<VmExit>;
+  /** Where its files are. It is moved when a VMM that has waited is given a VM. */
+  dir: string;
+
+  private constructor(child: ChildProcess, dir: string, exited: Promise<VmExit>, startTicks: number) {
+    this.pid = child.pid ?? 0;
+    this.dir = dir;
+    this.startTicks = startTicks;
+    this.exited = exited;
+  }
+
+  /** Throws `engine_missing` when the program cannot be started. */
+  static async start(options: ProcessOptions): Promise<VmmProcess> {
+    const files: FileHandle[] = [];
+    try {
+      const log = await open(join(options.dir, FILES.log), 'a', 0o600);
+      files.push(log);
+      const state = options.deviceState === undefined ? undefined : await open(options.deviceState, 'r');
+      if (state) files.push(state);
+      const child = spawn(options.program, options.args, {
+        cwd: options.dir,
+        // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
+        detached: true,
+        env: environment(options),
+        stdio: ['ignore', log.fd, log.fd, ...(state ? [state.fd] : [])],
+      });
+      child.unref();
+      // Listened for at once: a process that is killed in its first milliseconds must not end unnoticed.
+      let started: VmmProcess | undefined;
+      const exited = endOfChild(child, () => join(started?.dir ?? options.dir, FILES.log));
+      await spawned(child, options.program);
+      // One that has ended already has no start to be read; its end is reported in its place.
+      started = new VmmProcess(child, options.dir, exited, (await readStartTicks(child.pid ?? 0)) ?? 0);
+      return started;
+    } finally {
+      for (const file of files) await file.close();
+    }
+  }
+}
+
+function environment({ name, machine, pager, shim, waits = false }: ProcessOptions): NodeJS.ProcessEnv {
+  return {
+    PATH: process.env['PATH'],
+    LD_PRELOAD: shim,
+    FORKD_SHIM_SANDBOX: name,
+    FORKD_SHIM_SOCKET: pager.shimSocket,
+    FORKD_SHIM_MEM_BYTES: String(machine.mem_mib * 2 ** 20),
+    ...(waits && { FORKD_SHIM_WAITS: '1' }),
+  };
+}
+
+function spawned(child: ChildProcess, program: string): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('spawn', resolve);
+    child.once('error', (cause) =>
+      reject(
+        new EngineError('engine_missing', `${program} could not be started.`, {
+          hint: 'Install it with: apt-get install qemu-system-x86',
+          cause,
+        }),
+      ),
+    );
+  });
+}
+
+function endOfChild(child: ChildProcess, log: () => string): Promise<VmExit> {
+  return new Promise((resolve) => {
+    child.once('exit', (code, signal) => {
+      void readTail(log()).then((text) => resolve({ code, signal, log: text }));
+    });
+  });
+}

@@ -1,0 +1,172 @@
+/**
+ * The pool of VMMs that wait, with a real pager and real QEMUs, which have no VM yet and so need neither kernel nor image:
+ * how many wait, of which shapes, and that whatever ends it (its close, the pager, a lack of memory) leaves nothing.
+ */
+import { mkdtemp, readdir, readlink, rm, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+
+import { Pager } from '../src/pager/client.ts';
+import { type Idle, type PoolParts, VmmPool } from '../src/qemu/pool.ts';
+import { QemuEngine } from '../src/qemu/engine.ts';
+import type { Shape } from '../src/types.ts';
+
+const TARGET = join(import.meta.dirname, '../../../target/release');
+const SHIM = join(TARGET, 'libforkd_shim.so');
+const PLENTY = 64 * 2 ** 30;
+const WAIT_MS = 20_000;
+
+let dir: string;
+let pager: Pager;
+let small: Shape;
+let large: Shape;
+const pools: VmmPool[] = [];
+
+beforeEach(async () => {
+  dir = await mkdtemp('/tmp/fk-pool-');
+  pager = await connect();
+  const engine = await QemuEngine.create({ cacheDir: dir, shim: SHIM, pager, accelerator: 'tcg' });
+  const rootImage = join(dir, 'disk');
+  await writeFile(rootImage, Buffer.alloc(1 << 20));
+  small = { machine: engine.machine(64, 1), rootImage };
+  large = { machine: engine.machine(128, 1), rootImage };
+});
+
+afterEach(async () => {
+  await Promise.all(pools.splice(0).map((pool) => pool.close()));
+  await pager.shutdown().catch(() => undefined);
+  if ((await processes()).length > 0) throw new Error('a VMM was left behind');
+  await rm(dir, { recursive: true, force: true });
+});
+
+function connect(): Promise<Pager> {
+  return Pager.ensure({ bin: join(TARGET, 'forkd-pager'), runDir: join(dir, 'run'), storeDir: join(dir, 'store') });
+}
+
+function newPool(sizeMax: number, more: Partial<PoolParts> = {}): VmmPool {
+  const pool = new VmmPool({
+    dir: join(dir, 'pool'),
+    sizeMax,
+    program: 'qemu-system-x86_64',
+    shim: SHIM,
+    availableBytes: async () => PLENTY,
+    onError: (error) => expect.unreachable(String(error)),
+    ...more,
+  });
+  pools.push(pool);
+  return pool;
+}
+
+/** The VMMs whose working directory is in this test's. */
+async function processes(): Promise<number[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
+  const cwds = await Promise.all(pids.map((pid) => readlink(`/proc/${pid}/cwd`).catch(() => '')));
+  return pids.filter((_, index) => cwds[index]?.startsWith(`${dir}/`)).map(Number);
+}
+
+async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {
+  const deadline = Date.now() + WAIT_MS;
+  while (!(await condition())) {
+    if (Date.now() > deadline) throw new Error(`not within ${WAIT_MS} ms: ${what}`);
+    await delay(10);
+  }
+}
+
+async function end(idle: Idle | undefined): Promise<void> {
+  if (!idle) throw new Error('there was none to take');
+  process.kill(idle.process.pid, 'SIGKILL');
+  await idle.process.exited;
+}
+
+test('what is taken is replaced, up to the size and not beyond', async () => {
+  const pool = newPool(2);
+  await pool.fill(small, pager, 5);
+  expect(pool.count(small)).toBe(2);
+  const idle = pool.take(small, pager);
+  expect(pool.count(small)).toBe(1);
+  await pool.yieldTo(async () => undefined);
+  await until('the pool is full again', () => pool.count(small) === 2);
+  expect(await processes()).toHaveLength(3);
+  await end(idle);
+});
+
+test('while a VM is being started, none is started for later', async () => {
+  const pool = newPool(2);
+  const starts: string[] = [];
+  await pool.fill(small, pager, 2);
+  const idle = pool.take(small, pager);
+  await pool.yieldTo(async () => {
+    await pool.yieldTo(async () => undefined);
+    starts.push(...(await readdir(join(dir, 'pool'))));
+  });
+  expect(starts).toHaveLength(2);
+  await until('the pool is full again', () => pool.count(small) === 2);
+  await end(idle);
+});
+
+test('shapes share the pool; a VMM is given only to its own', async () => {
+  const pool = newPool(4);
+  await pool.fill(small, pager, 4);
+  expect(pool.take(large, pager)).toBeUndefined();
+  await pool.yieldTo(async () => undefined);
+  await until('both have their share', () => pool.count(small) === 2 && pool.count(large) === 2);
+  expect(await processes()).toHaveLength(4);
+});
+
+test('one that ends by itself is missed, and is not given away', async () => {
+  const pool = newPool(1);
+  await pool.fill(small, pager, 1);
+  const [pid = 0] = await processes();
+  process.kill(pid, 'SIGKILL');
+  await until('it is missed', () => pool.count(small) === 0);
+  expect(pool.take(small, pager)).toBeUndefined();
+  await until('its directory is gone', async () => (await readdir(join(dir, 'pool'))).length === 0);
+});
+
+test('a host that is short of memory gets back what waits, and is asked for no more', async () => {
+  let available = PLENTY;
+  const pool = newPool(2, { availableBytes: async () => available });
+  await pool.fill(small, pager, 2);
+  available = 100 * 2 ** 20;
+  await until('the VMMs have ended', () => pool.count(small) === 0);
+  await pool.yieldTo(async () => undefined);
+  pool.take(small, pager);
+  await pool.close();
+  expect(await processes()).toEqual([]);
+});
+
+test('they end with their pager, and the next pager gets new ones', async () => {
+  const pool = newPool(2);
+  await pool.fill(small, pager, 2);
+  process.kill(pager.pid, 'SIGKILL');
+  await until('the VMMs have ended', () => pool.count(small) === 0);
+  pager = await connect();
+  await pool.fill(small, pager, 2);
+  expect(pool.count(small)).toBe(2);
+});
+
+test('they end with the connection that announced them: a controller that is killed leaves none', async () => {
+  const pool = newPool(2);
+  await pool.fill(small, pager, 2);
+  expect(await processes()).toHaveLength(2);
+  pager.close();
+  await until('the VMMs have ended', async () => (await processes()).length === 0);
+  pager = await connect();
+});
+
+test('a pool that is closed has left nothing, and starts none any more', async () => {
+  const pool = newPool(2);
+  await pool.fill(small, pager, 2);
+  await pool.close();
+  expect(await processes()).toEqual([]);
+  await expect(readdir(join(dir, 'pool'))).rejects.toMatchObject({ code: 'ENOENT' });
+  await pool.fill(small, pager, 2);
+  expect(pool.count(small)).toBe(0);
+});
+
+test('a VMM that cannot be started is told of, and leaves nothing', async () => {
+  const pool = newPool(1, { program: 'false' });
+  await expect(pool.fill(small, pager, 1)).rejects.toMatchObject({ code: 'vm_start_failed' });
+  expect(await readdir(join(dir, 'pool'))).toEqual([]);
+});
