@@ -17,7 +17,7 @@ pub(crate) const BATCH: usize = 64;
 /// Pages read a call: large enough that the call does not matter, small enough that a write to one of them is not held up.
 const CHUNK_PAGES: u64 = 32;
 /// Protection is changed this much at a time, so that no other user of the address space waits for all of it.
-const STEP_BYTES: u64 = 64 << 20;
+const STEP_BYTES: u64 = 16 << 20;
 /// Touched pages this near to each other are protected again in one call; those between them are protected anyway.
 const JOIN_PAGES: u64 = 32;
 /// With no more touched pages than this, the instant need not be prepared any further.
@@ -83,7 +83,7 @@ impl WpBranch {
     /// The scan comes after the protection: what is written later is noted by the handler.
     fn protect_and_scan(&mut self) -> Result<()> {
         let start = Instant::now();
-        for step in steps(self.target.source.range) {
+        for step in self.target.source.range.steps(STEP_BYTES) {
             self.target
                 .uffd
                 .protect(step)
@@ -156,7 +156,7 @@ impl WpBranch {
         self.set.as_ref().expect("the branch has been taken")
     }
 
-    /// Copies all pages that no fault has copied. `cancelled` is asked between chunks.
+    /// Copies all pages that no fault has copied; the sink has the whole set afterwards. `cancelled` is asked between chunks.
     pub fn copy(&mut self, cancelled: impl Fn() -> bool) -> Result<()> {
         let set = self.set().clone();
         let buffer = Pages::new(CHUNK_PAGES)?;
@@ -170,6 +170,12 @@ impl WpBranch {
             runs.iter().flat_map(ranks).for_each(|rank| set.complete(rank));
             self.handler.check()?;
         }
+        self.handler.wait_for_kept();
+        self.handler.check()?;
+        assert!(
+            set.is_complete(),
+            "every page has been claimed by somebody, who has kept it or failed"
+        );
         Ok(())
     }
 
@@ -191,7 +197,8 @@ impl WpBranch {
         Ok(())
     }
 
-    /// Lifts the protection. Fails if any page could not be had in time: what the sink has is worthless then.
+    /// Lifts the protection from what is left under it, and returns the set and what it has cost. Fails if a page could not
+    /// be had in time, as `copy` does, or if the process has ended since.
     pub fn finish(mut self) -> Result<(Arc<CaptureSet>, Statistics)> {
         self.release();
         self.handler.check()?;
@@ -216,7 +223,7 @@ impl WpBranch {
         self.released = true;
         // From here the handler only lets writers go, so that none waits for a page that will never be copied.
         self.handler.change_phase(|phase| *phase = Phase::Released);
-        for step in steps(self.target.source.range) {
+        for step in self.target.source.range.steps(STEP_BYTES) {
             // It fails only when the process has ended, and then nobody waits.
             if self.target.uffd.unprotect(step).is_err() {
                 break;
@@ -316,15 +323,6 @@ fn near(sorted: &[u64]) -> Vec<(u64, u64)> {
         }
     }
     out
-}
-
-fn steps(range: Range) -> impl Iterator<Item = Range> {
-    (range.start..range.end)
-        .step_by(STEP_BYTES as usize)
-        .map(move |start| Range {
-            start,
-            end: (start + STEP_BYTES).min(range.end),
-        })
 }
 
 /// Sorted, with what overlaps or touches made one.

@@ -64,6 +64,8 @@ struct Shared {
     /// Held while faults are served up to their release, and for a change of phase: never over the bulk copy, nor while
     /// the sink is given pages.
     phase: Mutex<Phase>,
+    /// Held from before a page is claimed until the sink has it.
+    keeping: Mutex<()>,
     stop: Bell,
     failure: OnceLock<CaptureError>,
     pages: AtomicU64,
@@ -82,6 +84,7 @@ impl Handler {
             target,
             sink,
             phase: Mutex::new(Phase::Tracking { touched: Vec::new() }),
+            keeping: Mutex::default(),
             stop: Bell::new().step(|| "making an eventfd".into())?,
             failure: OnceLock::new(),
             pages: AtomicU64::new(0),
@@ -102,6 +105,11 @@ impl Handler {
     /// Runs `change` while no fault is being served: all that were seen before have been dealt with.
     pub fn change_phase<T>(&self, change: impl FnOnce(&mut Phase) -> T) -> T {
         change(&mut self.shared.phase.lock().expect("no panic while held"))
+    }
+
+    /// Waits until the sink has every page that the handler has claimed.
+    pub fn wait_for_kept(&self) {
+        drop(self.shared.keeping.lock().expect("no panic while held"));
     }
 
     /// The failure of a page's copy, if there was one.
@@ -140,6 +148,7 @@ impl Shared {
             let waits = [Wait::readable(&*self.target.uffd), Wait::readable(&self.stop)];
             let ready = fds::wait(&waits, None).unwrap_or_else(|_| vec![true, false]);
             if ready[0] {
+                let _keeping = self.keeping.lock().expect("no panic while held");
                 let set = self.release_batch(&mut faults, buffer, &mut read);
                 // Only now that nobody waits any more.
                 if let Some(set) = set {

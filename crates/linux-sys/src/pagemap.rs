@@ -19,6 +19,9 @@ const BIT_FILE: u64 = 1 << 61;
 const MARKER_SWAP_TYPE: u64 = 31;
 const SWAP_TYPE_MASK: u64 = 31;
 
+/// The kernel holds the lock of the address space for one such step.
+const SCAN_STEP_BYTES: u64 = 64 << 20;
+
 /// What to look for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -92,8 +95,19 @@ impl Pagemap {
         })
     }
 
-    /// The ranges of `range` whose pages are of `kind`, ascending, neighbours joined.
+    /// The ranges of `range` whose pages are of `kind`, ascending, neighbours joined. Looked at in steps, between which the
+    /// process can change its mappings.
     pub fn scan(&self, range: Range, kind: Kind) -> io::Result<Vec<Range>> {
+        let mut found = Vec::new();
+        for step in range.steps(SCAN_STEP_BYTES) {
+            self.scan_step(step, kind)?
+                .into_iter()
+                .for_each(|next| push_joined(&mut found, next));
+        }
+        Ok(found)
+    }
+
+    fn scan_step(&self, range: Range, kind: Kind) -> io::Result<Vec<Range>> {
         match self.scan_by_ioctl(range, kind) {
             // Before Linux 6.7 the ioctl is unknown.
             Err(error) if error.raw_os_error() == Some(libc::ENOTTY) => self.scan_by_reading(range, kind),

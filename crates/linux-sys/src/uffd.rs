@@ -37,6 +37,14 @@ impl Range {
     pub fn is_empty(self) -> bool {
         self.start == self.end
     }
+
+    /// The range in pieces of at most `bytes`, which is a multiple of the page size.
+    pub fn steps(self, bytes: u64) -> impl Iterator<Item = Range> {
+        (self.start..self.end).step_by(bytes as usize).map(move |start| Range {
+            start,
+            end: (start + bytes).min(self.end),
+        })
+    }
 }
 
 /// A userfaultfd. It acts on the address space of the process that created it, whoever holds it.

@@ -34,6 +34,8 @@ pub struct Context<'a> {
 /// A captured image.
 struct Captured {
     layer: Layer,
+    /// To be finished once the snapshot is ready: what is still protected is in no hurry.
+    branch: Option<WpBranch>,
     device_state: Vec<u8>,
     truth: Option<Truth>,
 }
@@ -61,6 +63,10 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
         device_state: device_state.clone(),
         stats: stats.clone(),
     });
+    // The layer is complete: that the source may have ended since is no failure of the branch.
+    if let Some(Ok((_, statistics))) = captured.branch.map(WpBranch::finish) {
+        note_capture(&mut stats, &statistics);
+    }
     let stack = make_durable(context, &stack, &layer, &device_state)?;
     stats.durable_us = micros(start.elapsed());
     Ok(BranchDone {
@@ -110,11 +116,11 @@ fn live(
     (context.event)(BranchEvent::Resumed { stats: stats.clone() });
     let start = Instant::now();
     branch.copy(|| context.cancelled.load(Ordering::Relaxed))?;
-    let (set, statistics) = branch.finish()?;
     stats.capture_us = micros(start.elapsed());
-    note_capture(stats, &statistics);
+    note_capture(stats, &branch.statistics());
     Ok(Captured {
-        layer: sink.seal(&set)?,
+        layer: sink.seal(branch.set())?,
+        branch: Some(branch),
         device_state: paused.device_state,
         truth: paused.value,
     })
@@ -159,6 +165,7 @@ fn inside(
     (context.event)(BranchEvent::Resumed { stats: stats.clone() });
     Ok(Captured {
         layer: sink.seal(&set)?,
+        branch: None,
         device_state: paused.device_state,
         truth,
     })
