@@ -7,6 +7,7 @@ use crate::sink::Sink;
 use crate::source::{Pages, Source, Target};
 use crate::waits::WaitSummary;
 use forkd_linux_sys::pagemap::Kind;
+use forkd_linux_sys::sched::Urgent;
 use forkd_linux_sys::uffd::Range;
 use std::io;
 use std::sync::Arc;
@@ -182,6 +183,8 @@ impl WpBranch {
     /// A page's writer waits for the reading of its chunk, never for the sink.
     fn read(&mut self, set: &CaptureSet, runs: &[Run], buffer: &Pages) -> Result<()> {
         let source = self.target.source;
+        // With pages in hand for which somebody may wait, this thread must not be put aside.
+        let _urgent = Urgent::this_thread();
         source
             .read(runs, buffer, 0)
             .step(|| format!("reading the memory of process {}", source.pid))?;

@@ -8,11 +8,15 @@ use crate::source::{Pages, Target};
 use crate::waits::{WaitSummary, Waits};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::fds::{self, Bell, Wait};
+use forkd_linux_sys::sched::Urgent;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// Until the system is asked again that could not wait for faults.
+const WAIT_RETRY: Duration = Duration::from_millis(1);
 
 /// What a write fault means.
 #[derive(Debug)]
@@ -142,11 +146,17 @@ impl Handler {
 
 impl Shared {
     fn serve(&self, buffer: &Pages) {
+        // Whoever waits for it cannot go on, and it is done in microseconds.
+        let _urgent = Urgent::this_thread();
         let mut faults = Vec::with_capacity(BATCH);
         let mut read = Vec::with_capacity(BATCH);
         loop {
             let waits = [Wait::readable(&*self.target.uffd), Wait::readable(&self.stop)];
-            let ready = fds::wait(&waits, None).unwrap_or_else(|_| vec![true, false]);
+            let Ok(ready) = fds::wait(&waits, None) else {
+                // For want of memory, if anything: to end here would leave writers waiting for ever.
+                std::thread::sleep(WAIT_RETRY);
+                continue;
+            };
             if ready[0] {
                 let _keeping = self.keeping.lock().expect("no panic while held");
                 let set = self.release_batch(&mut faults, buffer, &mut read);

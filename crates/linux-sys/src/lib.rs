@@ -5,9 +5,11 @@
 //! handle; policy lives with the callers.
 
 pub mod fds;
+pub mod kvm;
 pub mod memfd;
 pub mod pagemap;
 pub mod process;
+pub mod sched;
 pub mod uffd;
 
 /// Bytes in a page.

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
+use std::sync::atomic::AtomicU64;
 
 /// An empty memfd of `size` bytes, close-on-exec, that can be sealed.
 pub fn create(name: &CStr, size: u64) -> io::Result<File> {
@@ -32,7 +33,7 @@ pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A shared mapping of a file, or private anonymous memory; unmapped when dropped.
+/// A mapping of a file, or anonymous memory; unmapped when dropped.
 #[derive(Debug)]
 pub struct Mapping {
     base: *mut u8,
@@ -54,6 +55,12 @@ impl Mapping {
     /// Maps `len` bytes of `file`, shared, for reading and writing.
     pub fn read_write(file: &File, len: usize) -> io::Result<Mapping> {
         Self::map(len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, Some(file))
+    }
+
+    /// Maps `len` bytes of `file`, privately: what is written stays here, and the file, which may be sealed, as it is.
+    pub fn private(file: &File, len: usize) -> io::Result<Mapping> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, Some(file))
     }
 
     /// Zeroed memory that takes up room only where it is written.
@@ -94,6 +101,36 @@ impl Mapping {
         );
         // SAFETY: in range by the assertion, mapped for as long as `self` lives.
         unsafe { std::slice::from_raw_parts(self.base.add(offset), len) }
+    }
+
+    /// The bytes of `[offset, offset + len)`, to be written. Panics when out of range.
+    pub fn bytes_mut(&mut self, offset: usize, len: usize) -> &mut [u8] {
+        let target = self.target(offset, len);
+        // SAFETY: in range, as `target` has checked, mapped for as long as `self` lives, and borrowed by nobody else.
+        unsafe { std::slice::from_raw_parts_mut(target, len) }
+    }
+
+    /// The word at `offset`, for threads that share it. Panics when out of range or not aligned.
+    #[inline]
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
+        assert!(
+            offset.is_multiple_of(8) && offset.checked_add(8).is_some_and(|end| end <= self.len),
+            "a word of the mapping"
+        );
+        // SAFETY: in range and aligned by the assertion, and mapped for as long as `self` lives.
+        unsafe { AtomicU64::from_ptr(self.base.add(offset).cast()) }
+    }
+
+    /// Asks for huge pages, or forbids them, wherever the memory is not populated yet. A wish: the host decides.
+    pub fn advise_huge_pages(&self, wanted: bool) -> io::Result<()> {
+        let advice = if wanted {
+            libc::MADV_HUGEPAGE
+        } else {
+            libc::MADV_NOHUGEPAGE
+        };
+        // SAFETY: advice for a range that is mapped, which changes the content of no page.
+        check(unsafe { libc::madvise(self.base.cast(), self.len, advice) }.into())?;
+        Ok(())
     }
 
     /// The address of `offset`, for a call that lets the kernel write there. Panics when `len` bytes do not fit.

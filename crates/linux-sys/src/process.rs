@@ -26,6 +26,26 @@ pub unsafe fn read_memory(pid: i32, pieces: &[Piece]) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads as many bytes as `buffer` has from `remote` on in process `pid`.
+pub fn read_into(pid: i32, remote: u64, buffer: &mut [u8]) -> io::Result<()> {
+    let piece = Piece {
+        local: buffer.as_mut_ptr(),
+        remote,
+        len: buffer.len(),
+    };
+    // SAFETY: the buffer has room for its own length, and is borrowed for this call alone.
+    unsafe { read_memory(pid, &[piece]) }
+}
+
+/// How many page faults the calling thread has had.
+pub fn thread_faults() -> io::Result<u64> {
+    // SAFETY: all zeros is a valid rusage.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: writes one rusage.
+    check(unsafe { libc::getrusage(libc::RUSAGE_THREAD, &mut usage) }.into())?;
+    Ok((usage.ru_minflt + usage.ru_majflt) as u64)
+}
+
 /// # Safety
 /// As [`read_memory`].
 unsafe fn read_batch(pid: i32, batch: &[Piece]) -> io::Result<()> {

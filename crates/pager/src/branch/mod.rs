@@ -79,9 +79,10 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
 
 /// Stop, save the device state, run: what no branch can be quicker than.
 pub fn floor(sandbox: &Sandbox) -> Result<Answer> {
+    let vmm = sandbox.attachment()?.source.pid;
     let mut lent = sandbox.exclusive()?;
     let (monitor, bridge) = lent.split();
-    let window = Window::prepare(monitor, bridge)?;
+    let window = Window::prepare(monitor, bridge, vmm)?;
     let paused = window.pause(true, During::after_saving(|| Ok(())))?;
     Ok(Answer::Floor {
         pause_us: micros(paused.pause),
@@ -101,7 +102,7 @@ fn live(
     let sink = Arc::new(LayerSink::new(context.sandbox.stack.clone())?);
     let mut branch = WpBranch::arm(target, sink.clone())?;
     let (monitor, bridge) = lent.split();
-    let window = Window::prepare(monitor, bridge)?;
+    let window = Window::prepare(monitor, bridge, source.pid)?;
     // The guest has run on since it was armed.
     branch.settle()?;
     let during = || {
@@ -157,7 +158,7 @@ fn inside(
         let truth = request.audit.then(|| Truth::take(source)).transpose()?;
         Ok((set, truth))
     };
-    let paused = Window::prepare(monitor, bridge)?.pause(request.resume, During::after_saving(during))?;
+    let paused = Window::prepare(monitor, bridge, source.pid)?.pause(request.resume, During::after_saving(during))?;
     note_pause(stats, &paused);
     stats.scan_us = micros(scan);
     let (set, truth) = paused.value;

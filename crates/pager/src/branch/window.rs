@@ -4,6 +4,7 @@ use crate::bridge::{Bridge, ShutGate};
 use crate::error::{PagerError, Result, Step};
 use crate::monitor::Monitor;
 use forkd_linux_sys::memfd;
+use forkd_linux_sys::sched::Urgent;
 use forkd_protocol::FaultCode;
 use serde_json::json;
 use std::fs::{File, OpenOptions};
@@ -44,23 +45,38 @@ impl<T, F: FnOnce() -> Result<T>> During<F> {
 /// A pause that is about to be: all that can be prepared while the guest runs has been.
 pub struct Window<'a> {
     monitor: &'a mut Monitor,
+    /// The process of the VMM.
+    vmm: i32,
     gate: ShutGate<'a>,
     /// Where the device state goes.
     file: File,
 }
 
 impl<'a> Window<'a> {
-    pub fn prepare(monitor: &'a mut Monitor, bridge: &'a Bridge) -> Result<Window<'a>> {
+    pub fn prepare(monitor: &'a mut Monitor, bridge: &'a Bridge, vmm: i32) -> Result<Window<'a>> {
         let file = memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())?;
         offer(monitor, &file)?;
         let gate = bridge.shut();
-        Ok(Window { monitor, gate, file })
+        Ok(Window {
+            monitor,
+            vmm,
+            gate,
+            file,
+        })
     }
 
     /// Stops the VM, saves its device state, does what is to be done, and lets it run again if it is to `resume`. Whatever
     /// fails, it runs before this returns.
     pub fn pause<T, F: FnOnce() -> Result<T>>(self, resume: bool, during: During<F>) -> Result<Paused<T>> {
-        let Window { monitor, gate, file } = self;
+        let Window {
+            monitor,
+            vmm,
+            gate,
+            file,
+        } = self;
+        // The guest stands still for as long as one of these waits for a processor: this thread, the VMM's main loop, a vCPU
+        // that has not noticed yet that it is to stop.
+        let urgent = (Urgent::this_thread(), Urgent::threads_of(vmm));
         let start = Instant::now();
         let result = stop_and_save(monitor, &gate, during);
         let resumed = if resume || result.is_err() {
@@ -69,7 +85,7 @@ impl<'a> Window<'a> {
             Ok(())
         };
         let pause = start.elapsed();
-        drop(gate);
+        drop((urgent, gate));
         let (value, device_state_time) = result?;
         resumed?;
         monitor.call("remove-fd", json!({ "fdset-id": FDSET }))?;
