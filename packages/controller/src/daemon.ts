@@ -8,6 +8,7 @@ import type { Binaries } from './binaries.ts';
 import { sleep } from './deadline.ts';
 import { HttpServers } from './http/servers.ts';
 import type { Services } from './http/services.ts';
+import { Tokens } from './http/tokens.ts';
 import { limits } from './limits.ts';
 import type { Options } from './options.ts';
 import { dataPaths, makeDataPaths } from './paths.ts';
@@ -59,8 +60,9 @@ export class Daemon {
     await makeDataPaths(paths);
     this.#scope.defer('the lock', await lockDataDir(paths, options.socket));
 
-    const store = await Store.open(paths.store);
     const log = this.#log;
+    const tokens = options.tokenFile === null ? null : await Tokens.open(options.tokenFile, log);
+    const store = await Store.open(paths.store);
     const pins = new Pins();
     const boot = new GuestBoot(paths.cache, binaries);
     const vmm = new Vmm({ paths, binaries, boot, poolSizeMax: options.vmmPool, log });
@@ -97,7 +99,7 @@ export class Daemon {
         shutdown: (endSandboxes) => this.#shutdown(registry, endSandboxes),
       },
     };
-    const servers = new HttpServers(services, log);
+    const servers = new HttpServers(services, tokens, log);
     this.#scope.defer('the listeners', () => servers.close());
     await servers.listen(options);
     await this.#untilTold(signal, servers, () => registry.size > 0 || catalog.inFlightCount > 0);

@@ -20,6 +20,8 @@ export interface Options {
   socket: string;
   /** `null`: no TCP. */
   bind: { host: string; port: number } | null;
+  /** Callers of the port must show one of its tokens. `null`: none is asked for. */
+  tokenFile: string | null;
   branchConcurrency: number;
   /** VMMs that wait for the next forks. */
   vmmPool: number;
@@ -32,7 +34,8 @@ export const usage = `forkd-controller serve [options]
 
 The daemon that runs sandboxes. Each option can be given as an environment variable.
 
-  --bind HOST:PORT          where TCP is served; loopback only (127.0.0.1:8889, FORKD_BIND)
+  --bind HOST:PORT          where TCP is served; loopback only without a token file (127.0.0.1:8889, FORKD_BIND)
+  --token-file FILE         bearer tokens for TCP, one a line, 16 bytes or more; read again on change (FORKD_TOKEN_FILE)
   --no-tcp                  serve the unix socket only (FORKD_NO_TCP=1)
   --socket PATH             the unix socket (DATA/run/controller.sock, FORKD_CONTROLLER_SOCKET)
   --data-dir DIR            snapshots, caches, sandboxes (/var/lib/forkd, FORKD_DATA_DIR)
@@ -47,6 +50,7 @@ Example: forkd-controller serve --bind 127.0.0.1:8889 --branch-concurrency 8
 
 const flags = {
   bind: { type: 'string' },
+  'token-file': { type: 'string' },
   'no-tcp': { type: 'boolean' },
   socket: { type: 'string' },
   'data-dir': { type: 'string' },
@@ -78,13 +82,15 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   const given = (flag: Exclude<keyof typeof flags, 'no-tcp' | 'help' | 'version'>, name: string) =>
     values[flag] ?? (env[name] || undefined);
   const dataDir = resolve(given('data-dir', 'FORKD_DATA_DIR') ?? defaultDataDir(env));
+  const tokenFile = given('token-file', 'FORKD_TOKEN_FILE');
   const noTcp = values['no-tcp'] ?? ['1', 'true'].includes(env['FORKD_NO_TCP'] ?? '');
   return {
     run: 'serve',
     options: {
       dataDir,
       socket: resolve(given('socket', 'FORKD_CONTROLLER_SOCKET') ?? join(dataPaths(dataDir).run, 'controller.sock')),
-      bind: noTcp ? null : parseBind(given('bind', 'FORKD_BIND')),
+      bind: noTcp ? null : parseBind(given('bind', 'FORKD_BIND'), tokenFile !== undefined),
+      tokenFile: tokenFile === undefined ? null : resolve(tokenFile),
       branchConcurrency:
         parseCount('--branch-concurrency', given('branch-concurrency', 'FORKD_BRANCH_CONCURRENCY')) ??
         limits.branchConcurrencyDefault,
@@ -96,15 +102,15 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
 }
 
 /** Without a token nobody but this host may reach the port: who does is root on it, in effect. */
-function parseBind(text: string | undefined): { host: string; port: number } {
+function parseBind(text: string | undefined, hasTokens: boolean): { host: string; port: number } {
   if (text === undefined) return { ...defaultListen };
   const match = /^(?:\[([0-9a-fA-F:.]+)\]|([^:]+)):(\d{1,5})$/.exec(text);
   const host = match?.[1] ?? match?.[2];
   const port = Number(match?.[3]);
   if (host === undefined || port > 65535) throw new UsageError(`--bind '${text}' is not HOST:PORT.`);
-  if (!isLoopback(host)) {
+  if (!hasTokens && !isLoopback(host)) {
     throw new UsageError(
-      `--bind '${text}' is not a loopback address, and the controller has no token: anybody who reaches it would own this host.`,
+      `--bind '${text}' is not a loopback address, and there is no --token-file: anybody who reaches it would own this host.`,
     );
   }
   return { host, port };

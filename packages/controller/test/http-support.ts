@@ -7,6 +7,7 @@ import { expect, onTestFinished } from 'vitest';
 
 import { HttpServers } from '../src/http/servers.ts';
 import type { Services } from '../src/http/services.ts';
+import type { Tokens } from '../src/http/tokens.ts';
 import type { Options } from '../src/options.ts';
 import { scratch, silent } from './support.ts';
 
@@ -27,16 +28,16 @@ export class HttpLab {
   readonly port: number;
   readonly servers: HttpServers;
 
-  private constructor(socket: string, port: number, answers: Answers, log: Logger) {
+  private constructor(socket: string, port: number, answers: Answers, log: Logger, tokens: Tokens | null) {
     this.socket = socket;
     this.port = port;
-    this.servers = new HttpServers(stub(this.calls, answers), log);
+    this.servers = new HttpServers(stub(this.calls, answers), tokens, log);
   }
 
   /** Serves until the test is over. What is not among `answers` answers nothing. */
-  static async serve(answers: Answers = {}, log: Logger = silent): Promise<HttpLab> {
+  static async serve(answers: Answers = {}, log: Logger = silent, tokens: Tokens | null = null): Promise<HttpLab> {
     const port = 20_000 + Math.floor(Math.random() * 20_000);
-    const lab = new HttpLab(join(await scratch(), 'c.sock'), port, answers, log);
+    const lab = new HttpLab(join(await scratch(), 'c.sock'), port, answers, log, tokens);
     await lab.servers.listen({ socket: lab.socket, bind: { host: '127.0.0.1', port } } as Options);
     onTestFinished(() => lab.servers.close());
     return lab;

@@ -15,6 +15,7 @@ test('defaults, environment, flags', () => {
     dataDir: '/d',
     socket: '/d/run/controller.sock',
     bind: { host: '127.0.0.1', port: 8889 },
+    tokenFile: null,
     branchConcurrency: 4,
     vmmPool: 4,
     idleExitSecs: null,
@@ -43,6 +44,10 @@ test('defaults, environment, flags', () => {
     socket: '/s',
   });
   expect(serve(['--no-tcp'], env).bind).toBeNull();
+  expect(serve(['--bind', '0.0.0.0:8889', '--token-file', '/t'], {})).toMatchObject({
+    bind: { host: '0.0.0.0' },
+    tokenFile: '/t',
+  });
   expect(parseCommand(['--help'], {}).run).toBe('help');
 });
 
@@ -55,7 +60,7 @@ test.each([
   [['serve', '--bind', '127.0.0.1'], 'is not HOST:PORT'],
   [['serve', '--bind', '127.0.0.1:70000'], 'is not HOST:PORT'],
   [['serve', '--log-level', 'loud'], '--log-level must be one of'],
-  [['serve', '--token-file', '/t'], "Unknown option '--token-file'"],
+  [['serve', '--tls', '/t'], "Unknown option '--tls'"],
   [['start'], "'start' is not a command"],
   [[], "'' is not a command"],
 ])('%j is refused', (argv, sentence) => {

@@ -28,6 +28,7 @@ export function buildApp(parts: AppParts): FastifyInstance {
   app.setValidatorCompiler(validatorCompiler);
   app.removeContentTypeParser('text/plain');
   acceptEmptyJson(app);
+  askForToken(app, parts);
   answerUnknownRoutes(app);
   hostRoutes(app, parts);
   snapshotRoutes(app, parts);
@@ -35,6 +36,17 @@ export function buildApp(parts: AppParts): FastifyInstance {
   commandRoutes(app, parts);
   fileRoutes(app, parts);
   return app;
+}
+
+/** On the port only: the unix socket is its owner's. Who asks whether the controller is up need not be anybody. */
+function askForToken(app: FastifyInstance, { tokens, listener }: AppParts): void {
+  if (tokens === null || listener === 'socket') return;
+  app.addHook('onRequest', async (request, reply) => {
+    if (request.method === 'GET' && request.url === '/healthz') return;
+    void reply.header('www-authenticate', 'Bearer');
+    await tokens.check(`${request.method} ${request.url}`, request.headers.authorization);
+    void reply.removeHeader('www-authenticate');
+  });
 }
 
 /** Clients say application/json also where they send nothing. */

@@ -13,18 +13,21 @@ import { UsageError } from '../options.ts';
 import { buildApp } from './app.ts';
 import type { Services } from './services.ts';
 import { Signals } from './signals.ts';
+import type { Tokens } from './tokens.ts';
 
 /** The listeners: a unix socket for the owner, and a TCP port. */
 export class HttpServers {
   readonly #services: Services;
+  readonly #tokens: Tokens | null;
   readonly #log: Logger;
   readonly #signals = new Signals();
   readonly #apps: FastifyInstance[] = [];
   #inFlight = 0;
   #lastMs = performance.now();
 
-  constructor(services: Services, log: Logger) {
+  constructor(services: Services, tokens: Tokens | null, log: Logger) {
     this.#services = services;
+    this.#tokens = tokens;
     this.#log = log;
   }
 
@@ -75,7 +78,13 @@ export class HttpServers {
   }
 
   #app(listener: 'socket' | 'tcp'): FastifyInstance {
-    const app = buildApp({ services: this.#services, signals: this.#signals, log: this.#log, listener });
+    const app = buildApp({
+      services: this.#services,
+      tokens: this.#tokens,
+      signals: this.#signals,
+      log: this.#log,
+      listener,
+    });
     app.addHook('onRequest', (_request, reply, done) => {
       this.#inFlight += 1;
       reply.raw.once('close', () => {

@@ -1,0 +1,90 @@
+import { createHash, timingSafeEqual } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
+
+import { ApiError, limits } from '@forkd/api';
+import type { Logger } from 'pino';
+
+import { messageOf } from '../errors.ts';
+import { UsageError } from '../options.ts';
+
+/** What installation guides write where a token belongs. */
+const placeholder = /^(replace|change)[_-]?me/i;
+/** A file of tokens is short: a longer one is another file. */
+const fileBytesMax = 64 * 1024;
+
+/** The bearer tokens that callers may show: one a line of a file, which is read again when it changes. */
+export class Tokens {
+  readonly #path: string;
+  readonly #log: Logger;
+  #digests: Buffer[];
+  #seen: string;
+
+  private constructor(path: string, digests: Buffer[], seen: string, log: Logger) {
+    this.#path = path;
+    this.#digests = digests;
+    this.#seen = seen;
+    this.#log = log;
+  }
+
+  /** Throws `UsageError` for a file that cannot be read, has no token, or one that anybody could guess. */
+  static async open(path: string, log: Logger): Promise<Tokens> {
+    const seen = await stampOf(path).catch((error: unknown) => {
+      throw new UsageError(`--token-file '${path}' cannot be read: ${messageOf(error)}.`);
+    });
+    return new Tokens(path, await readTokens(path), seen, log);
+  }
+
+  /** Throws `unauthorized` unless the header of a request shows one of the tokens. */
+  async check(what: string, authorization: string | undefined): Promise<void> {
+    await this.#refresh();
+    const shown = /^Bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
+    if (shown === undefined) throw new ApiError('unauthorized', `${what}: the request has no bearer token.`);
+    const digest = digestOf(shown);
+    // All of them, whichever fits: how long it takes tells nothing.
+    const fits = this.#digests.filter((known) => timingSafeEqual(known, digest)).length > 0;
+    if (!fits) throw new ApiError('unauthorized', `${what}: the bearer token is not one of the controller's.`);
+  }
+
+  /** A file that is wrong after a change leaves the tokens as they were: who made the mistake must not be locked out. */
+  async #refresh(): Promise<void> {
+    const seen = await stampOf(this.#path).catch(() => 'gone');
+    if (seen === this.#seen) return;
+    this.#seen = seen;
+    try {
+      this.#digests = await readTokens(this.#path);
+      this.#log.info({ tokens: this.#digests.length }, 'read the token file again');
+    } catch (error) {
+      this.#log.error({ reason: messageOf(error) }, 'the token file has changed and is wrong: the earlier tokens stay');
+    }
+  }
+}
+
+async function stampOf(path: string): Promise<string> {
+  const { ino, size, mtimeNs } = await stat(path, { bigint: true });
+  return `${ino}:${size}:${mtimeNs}`;
+}
+
+async function readTokens(path: string): Promise<Buffer[]> {
+  const refuse = (why: string) => new UsageError(`--token-file '${path}' ${why}.`);
+  const { size, mode } = await stat(path).catch((error: unknown) => {
+    throw refuse(`cannot be read: ${messageOf(error)}`);
+  });
+  if (size > fileBytesMax) throw refuse(`has ${size} bytes, and a list of tokens has at most ${fileBytesMax}`);
+  if ((mode & 0o077) !== 0) throw refuse('can be read by others than its owner; chmod 600 mends that');
+  const lines = (await readFile(path, 'utf8')).split('\n').map((line) => line.trim());
+  const tokens = lines.filter((line) => line !== '' && !line.startsWith('#'));
+  if (tokens.length === 0) throw refuse('has no token in it');
+  for (const token of tokens) {
+    if (placeholder.test(token)) throw refuse('still has a placeholder where a token belongs');
+    if (/\s/.test(token)) throw refuse('has a token with a space in it');
+    if (Buffer.byteLength(token) < limits.tokenBytesMin) {
+      throw refuse(`has a token of less than ${limits.tokenBytesMin} bytes, which could be guessed`);
+    }
+  }
+  return tokens.map(digestOf);
+}
+
+/** Digests are of one length, which the comparison needs, and keep the tokens themselves out of memory. */
+function digestOf(token: string): Buffer {
+  return createHash('sha256').update(token).digest();
+}
