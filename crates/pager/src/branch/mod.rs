@@ -49,8 +49,6 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
         BranchMode::Live => live(context, request, &mut lent, &mut stats)?,
         BranchMode::Diff | BranchMode::Full => inside(context, request, &mut lent, &mut stats)?,
     };
-    // The source has its connections back: only the copy was its own.
-    drop(lent);
     let device_state = context.blobs.put_bytes(&captured.device_state)?;
     let layer = Arc::new(captured.layer);
     stats.captured_pages = layer.pages();
@@ -67,6 +65,8 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
     if let Some(Ok((_, statistics))) = captured.branch.map(WpBranch::finish) {
         note_capture(&mut stats, &statistics);
     }
+    // Only now: to lift the protection would lift the next branch's too.
+    drop(lent);
     let stack = make_durable(context, &stack, &layer, &device_state)?;
     stats.durable_us = micros(start.elapsed());
     Ok(BranchDone {
