@@ -6,7 +6,7 @@ use crate::set::{CaptureSet, Claim, Run};
 use crate::sink::Sink;
 use crate::source::{Pages, Source, Target};
 use crate::waits::WaitSummary;
-use forkd_linux_sys::pagemap::Kind;
+use forkd_linux_sys::pagemap::{Kind, Pagemap};
 use forkd_linux_sys::sched::Urgent;
 use forkd_linux_sys::uffd::Range;
 use std::io;
@@ -90,6 +90,8 @@ impl WpBranch {
                 .protect(step)
                 .step(|| "write-protecting memory".into())?;
         }
+        self.protect_unpopulated()
+            .step(|| "write-protecting memory that was never populated".into())?;
         self.statistics.arm = start.elapsed();
         let mut ranges = self.target.source.scan(Kind::PrivatePresent)?;
         // Looked at after the scan: what it missed because it was swapped out is found now.
@@ -103,6 +105,20 @@ impl WpBranch {
         }
         self.preparing = Some(CaptureSet::new(self.target.source.range.start, &joined(ranges)));
         self.statistics.scan = start.elapsed() - self.statistics.arm;
+        Ok(())
+    }
+
+    /// Before Linux 6.4 a page of anonymous memory cannot be protected before it is populated, if only with zeros.
+    fn protect_unpopulated(&self) -> io::Result<()> {
+        let Target { source, uffd } = &self.target;
+        if uffd.protects_unpopulated()? {
+            return Ok(());
+        }
+        // Pages that were touched meanwhile are among these, and may be protected again: they have been noted.
+        for range in Pagemap::open(source.pid)?.unprotected(source.range)? {
+            source.populate(range)?;
+            uffd.protect(range)?;
+        }
         Ok(())
     }
 

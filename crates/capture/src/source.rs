@@ -84,6 +84,21 @@ impl Source {
             .step(|| format!("listing the pages of process {}", self.pid))
     }
 
+    /// Reads a byte of each page of `range`: one that was never populated has the page of zeros then.
+    pub(crate) fn populate(&self, range: Range) -> io::Result<()> {
+        let mut byte = 0u8;
+        let pages = (range.start..range.end).step_by(PAGE_SIZE);
+        let pieces: Vec<Piece> = pages
+            .map(|remote| Piece {
+                local: &raw mut byte,
+                remote,
+                len: 1,
+            })
+            .collect();
+        // SAFETY: every piece is the one byte, which nobody else uses.
+        unsafe { process::read_memory(self.pid, &pieces) }
+    }
+
     /// Reads `runs`, which must be claimed, one behind the other into `buffer` from its page `first` on.
     pub(crate) fn read(&self, runs: &[Run], buffer: &Pages, first: u64) -> io::Result<()> {
         let mut offset = first as usize * PAGE_SIZE;

@@ -15,6 +15,7 @@ const PAGEMAP_SCAN: u64 = (3 << 30) | (96 << 16) | ((b'f' as u64) << 8) | 16;
 const BIT_PRESENT: u64 = 1 << 63;
 const BIT_SWAPPED: u64 = 1 << 62;
 const BIT_FILE: u64 = 1 << 61;
+const BIT_WRITE_PROTECTED: u64 = 1 << 57;
 /// The swap type of an entry that is no page at all but a marker: "write-protected, never populated".
 const MARKER_SWAP_TYPE: u64 = 31;
 const SWAP_TYPE_MASK: u64 = 31;
@@ -162,6 +163,11 @@ impl Pagemap {
         self.where_entry(range, |entry| {
             entry & BIT_SWAPPED != 0 && entry & BIT_FILE == 0 && entry & SWAP_TYPE_MASK != MARKER_SWAP_TYPE
         })
+    }
+
+    /// The pages of `range` that a userfaultfd does not protect. Reads an entry a page.
+    pub fn unprotected(&self, range: Range) -> io::Result<Vec<Range>> {
+        self.where_entry(range, |entry| entry & BIT_WRITE_PROTECTED == 0)
     }
 
     fn where_entry(&self, range: Range, wanted: impl Fn(u64) -> bool) -> io::Result<Vec<Range>> {

@@ -87,6 +87,17 @@ impl Userfaultfd {
         Userfaultfd { fd }
     }
 
+    /// Whether it also protects pages of anonymous memory that were never populated, as it does since Linux 6.4. Those of
+    /// memory over a file it protects in any case.
+    pub fn protects_unpopulated(&self) -> io::Result<bool> {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;
+        // `API:`, then its number, the features that were asked for, and the calls, in hexadecimal.
+        let api = info.lines().find_map(|line| line.strip_prefix("API:"));
+        let features = api.and_then(|api| u64::from_str_radix(api.split(':').nth(1)?, 16).ok());
+        let features = features.ok_or_else(|| io::Error::other("a userfaultfd does not tell its features"))?;
+        Ok(features & FEATURE_WP_UNPOPULATED != 0)
+    }
+
     /// Makes write-protection possible in `range`. Nothing is protected yet.
     pub fn register_write_protect(&self, range: Range) -> io::Result<()> {
         let mut register = [range.start, range.len(), REGISTER_MODE_WP, 0u64];

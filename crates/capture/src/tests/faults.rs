@@ -1,0 +1,171 @@
+//! Captures that end before their time: whatever failed, the writers go on, nothing stays protected, and the reason is told.
+
+use super::area::Area;
+use super::sinks::{Image, given_by_handler};
+use super::storm::{assert_writable, await_that, storm};
+use crate::{CaptureError, Run, Sink, WpBranch};
+use forkd_deny::deny;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+const PAGES: u64 = 2048;
+
+#[test]
+fn a_branch_that_is_given_up_at_any_point_lets_the_writers_go() {
+    for step in 0..4 {
+        let area = Area::layered(PAGES);
+        area.warm(&mut 7);
+        storm(&area, step, |storm| {
+            let mut branch = WpBranch::arm(area.target.clone(), Image::new(&area)).expect("arm");
+            if step > 0 {
+                storm.stop(|| branch.take().expect("take"));
+            }
+            if step > 1 {
+                let cancelled = AtomicU64::new(0);
+                let error = branch
+                    .copy(|| cancelled.fetch_add(1, Ordering::Relaxed) >= step)
+                    .expect_err("cancelled");
+                assert!(matches!(error, CaptureError::Cancelled));
+            }
+            drop(branch);
+            assert_eq!(area.protected_pages(), 0);
+            storm.wait_for_writes(PAGES * 4);
+        });
+    }
+}
+
+/// Has room for so many pages, of those that the bulk copy gives it or of those that the handler does.
+struct Full {
+    image: Arc<Image>,
+    room: AtomicU64,
+    handlers: bool,
+    failed: AtomicBool,
+}
+
+impl Full {
+    fn new(area: &Area, room: u64, handlers: bool) -> Arc<Full> {
+        Arc::new(Full {
+            image: Image::new(area),
+            room: AtomicU64::new(room),
+            handlers,
+            failed: AtomicBool::new(false),
+        })
+    }
+}
+
+impl Sink for Full {
+    fn put(&self, run: Run, bytes: &[u8]) -> io::Result<()> {
+        if given_by_handler() == self.handlers {
+            let take = |room: u64| room.checked_sub(run.pages);
+            if self
+                .room
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, take)
+                .is_err()
+            {
+                self.failed.store(true, Ordering::Release);
+                return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+            }
+        }
+        self.image.put(run, bytes)
+    }
+}
+
+#[test]
+fn a_sink_that_is_full_ends_the_bulk_copy_with_its_reason() {
+    for (seed, room) in [0, 1, 33, 700].into_iter().enumerate() {
+        let area = Area::layered(PAGES);
+        (0..PAGES).for_each(|page| area.write(page, 0, &[7]));
+        storm(&area, seed as u64, |storm| {
+            let mut branch = WpBranch::arm(area.target.clone(), Full::new(&area, room, false)).expect("arm");
+            // The copy as well while nobody writes: else the handler could have all of the pages before it.
+            storm.stop(|| {
+                branch.take().expect("take");
+                assert_full(&branch.copy(|| false).expect_err("no room"));
+                assert!(area.protected_pages() > 0, "it was given up half-way");
+            });
+            storm.wait_for_writes(PAGES);
+            drop(branch);
+            assert_eq!(area.protected_pages(), 0);
+            storm.wait_for_writes(PAGES * 4);
+        });
+    }
+}
+
+#[test]
+fn a_sink_that_is_full_for_the_fault_handler_holds_up_no_writer_and_fails_the_copy() {
+    for (seed, room) in [0, 1, 100].into_iter().enumerate() {
+        let area = Area::layered(PAGES);
+        (0..PAGES).for_each(|page| area.write(page, 0, &[7]));
+        storm(&area, seed as u64, |storm| {
+            let sink = Full::new(&area, room, true);
+            let mut branch = WpBranch::arm(area.target.clone(), sink.clone()).expect("arm");
+            storm.stop(|| branch.take().expect("take"));
+            await_that("the sink is full", || sink.failed.load(Ordering::Acquire));
+            // Nobody copies, and yet every page can be written.
+            storm.wait_for_writes(PAGES * 4);
+            assert_full(&branch.copy(|| false).expect_err("a page is lost"));
+            drop(branch);
+            assert_eq!(area.protected_pages(), 0);
+            storm.wait_for_writes(PAGES * 4);
+        });
+    }
+}
+
+fn assert_full(error: &CaptureError) {
+    assert_eq!(error.raw_os_error(), Some(libc::ENOMEM));
+    let text = error.to_string();
+    assert!(
+        text.starts_with("keeping ") && text.contains("Cannot allocate memory"),
+        "{text}"
+    );
+}
+
+#[test]
+fn memory_that_cannot_be_read_by_the_bulk_copy_is_its_error() {
+    let area = Area::layered(PAGES);
+    area.warm(&mut 5);
+    storm(&area, 5, |storm| {
+        let mut branch = WpBranch::arm(area.target.clone(), Image::new(&area)).expect("arm");
+        // The handler's thread has been started: it may still read.
+        deny(&["process_vm_readv:EIO".parse().expect("a denial")]).expect("deny");
+        storm.stop(|| {
+            branch.take().expect("take");
+            let error = branch.copy(|| false).expect_err("unreadable");
+            assert_unreadable(&error, "reading the memory of process");
+        });
+        drop(branch);
+        assert_eq!(area.protected_pages(), 0);
+        storm.wait_for_writes(PAGES * 4);
+    });
+}
+
+#[test]
+fn memory_that_cannot_be_read_by_the_fault_handler_holds_up_no_writer_and_fails_the_copy() {
+    let area = Area::layered(PAGES);
+    (0..PAGES).for_each(|page| area.write(page, 0, &[7]));
+    let armed = std::thread::scope(|scope| {
+        let arm = || {
+            deny(&["process_vm_readv:EIO".parse().expect("a denial")]).expect("deny");
+            WpBranch::arm(area.target.clone(), Image::new(&area))
+        };
+        scope.spawn(arm).join().expect("no panic")
+    });
+    let mut branch = armed.expect("arm");
+    branch.take().expect("take");
+    // The page that cannot be read, and those of which there is no need any more.
+    [3, 4, PAGES - 1]
+        .into_iter()
+        .for_each(|page| assert_writable(&area, page));
+    assert_unreadable(
+        &branch.copy(|| false).expect_err("a page is lost"),
+        "serving a write fault",
+    );
+    drop(branch);
+    assert_eq!(area.protected_pages(), 0);
+}
+
+fn assert_unreadable(error: &CaptureError, step: &str) {
+    assert_eq!(error.raw_os_error(), Some(libc::EIO));
+    assert!(error.to_string().starts_with(step), "{error}");
+}
