@@ -1,7 +1,17 @@
+import { setMaxListeners } from 'node:events';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import path from 'node:path';
 import { randomBytes, randomUUID } from 'node:crypto';
-import { Pager, QemuEngine, type Branch, type BranchDone, type Machine, type Vm } from '@forkd/engine';
+import {
+  Pager,
+  QemuEngine,
+  type Branch,
+  type BranchDone,
+  type KernelFiles,
+  type Machine,
+  type Shape,
+  type Vm,
+} from '@forkd/engine';
 import { GuestAgent } from '@forkd/guest';
 import { buildRoot, ensureInitramfs, ensureKernel } from '@forkd/images';
 import { BUILT, requireBuilt, TEST_CACHE } from './paths.ts';
@@ -19,7 +29,22 @@ export interface Guest {
   agent: GuestAgent;
 }
 
-const MEM_MIB = 256;
+/** What a guest of a lab is made of. */
+export interface BootOptions {
+  /** Default 256. */
+  memMib?: number;
+  /** Default 1. */
+  vcpus?: number;
+}
+
+export interface LabOptions {
+  /** Gives up what is being started. */
+  signal?: AbortSignal | undefined;
+  /** VMMs that may wait for a restore, once {@link Lab.fill} has been called. Default none. */
+  poolMax?: number;
+}
+
+const MEM_MIB_DEFAULT = 256;
 const AGENT_TIMEOUT_MS = 60_000;
 
 /** A pager and an engine of one's own, in a directory of its own, without a controller. */
@@ -29,25 +54,30 @@ export class Lab implements AsyncDisposable {
   readonly dir: string;
   /** The read-only root that all its guests share. */
   readonly rootImage: string;
-  readonly #kernel: { vmlinuz: string; initramfs: string };
+  readonly #kernel: KernelFiles;
+  readonly #signal: AbortSignal | undefined;
   readonly #vms = new Set<Vm>();
   #serial = 0;
 
-  private constructor(
-    dir: string,
-    pager: Pager,
-    engine: QemuEngine,
-    rootImage: string,
-    kernel: { vmlinuz: string; initramfs: string },
-  ) {
-    this.dir = dir;
-    this.pager = pager;
-    this.engine = engine;
-    this.rootImage = rootImage;
-    this.#kernel = kernel;
+  private constructor(parts: {
+    dir: string;
+    pager: Pager;
+    engine: QemuEngine;
+    rootImage: string;
+    kernel: KernelFiles;
+    signal: AbortSignal | undefined;
+  }) {
+    this.dir = parts.dir;
+    this.pager = parts.pager;
+    this.engine = parts.engine;
+    this.rootImage = parts.rootImage;
+    this.#kernel = parts.kernel;
+    this.#signal = parts.signal;
   }
 
-  static async start(): Promise<Lab> {
+  static async start({ signal, poolMax = 0 }: LabOptions = {}): Promise<Lab> {
+    // Each VM that is being started listens to it, and there may be many at the same time.
+    if (signal) setMaxListeners(0, signal);
     await requireBuilt();
     const kernel = await ensureKernel({ cacheDir: TEST_CACHE });
     const initramfs = await ensureInitramfs({ cacheDir: TEST_CACHE, kernel, agentBinary: BUILT.agent });
@@ -59,15 +89,24 @@ export class Lab implements AsyncDisposable {
       runDir: path.join(dir, 'run'),
       storeDir: path.join(dir, 'store'),
     });
-    const engine = await QemuEngine.create({ cacheDir: TEST_CACHE, shim: BUILT.shim, pager });
-    return new Lab(dir, pager, engine, root.erofs, { vmlinuz: kernel.vmlinuz, initramfs });
+    const pool = { dir: path.join(dir, 'pool'), sizeMax: poolMax };
+    const engine = await QemuEngine.create({ cacheDir: TEST_CACHE, shim: BUILT.shim, pager, pool });
+    const files = { vmlinuz: kernel.vmlinuz, initramfs };
+    return new Lab({ dir, pager, engine, rootImage: root.erofs, kernel: files, signal });
+  }
+
+  /** Boots a guest from nothing; resolves when its agent answers. */
+  async boot({ memMib = MEM_MIB_DEFAULT, vcpus = 1 }: BootOptions = {}): Promise<Guest> {
+    const vm = await this.engine.boot({ ...this.#spec(), memMib, vcpus, kernel: this.#kernel });
+    return this.join(this.#track(vm));
   }
 
   /** Boots a guest, lets `warm` prepare it, and takes a template of it. */
-  async template(warm: (agent: GuestAgent) => Promise<void> = async () => {}): Promise<Point> {
-    const vm = await this.engine.boot({ ...this.#spec(), memMib: MEM_MIB, vcpus: 1, kernel: this.#kernel });
-    this.#track(vm);
-    const guest = await this.join(vm);
+  async template(
+    warm: (agent: GuestAgent) => Promise<void> = async () => {},
+    options: BootOptions = {},
+  ): Promise<Point> {
+    const guest = await this.boot(options);
     await warm(guest.agent);
     const done = await this.branch(guest, { mode: 'diff', resume: false });
     await this.end(guest);
@@ -84,6 +123,11 @@ export class Lab implements AsyncDisposable {
   /** Starts a VM from a point; resolves when it runs. */
   async restore(point: Point): Promise<Vm> {
     return this.#track(await this.engine.restore({ ...this.#spec(), ...point }));
+  }
+
+  /** Resolves when so many VMMs wait for a restore from `point`, as far as `poolMax` allows. */
+  fill(point: Point, count: number): Promise<void> {
+    return this.engine.fill(this.#shape(point), this.pager, count);
   }
 
   async identify(guest: Guest): Promise<void> {
@@ -108,6 +152,13 @@ export class Lab implements AsyncDisposable {
     };
   }
 
+  /** Forgets what a branch has captured, in memory and on disk; `under` is what the guest was started from, and stays. */
+  async discard(done: BranchDone, under: Point): Promise<void> {
+    const captured = done.stack.map((layer) => layer.digest).filter((digest) => !under.stack.includes(digest));
+    for (const digest of captured) await this.pager.dropLayer(digest);
+    for (const digest of [...captured, done.device_state.digest]) await rm(this.blob(digest), { force: true });
+  }
+
   /** The file of a blob of the store. */
   blob(digest: string): string {
     return path.join(this.dir, 'store/blobs/sha256', digest.replace('sha256:', ''));
@@ -115,12 +166,17 @@ export class Lab implements AsyncDisposable {
 
   async end(guest: Guest): Promise<void> {
     await guest.agent.close();
-    await guest.vm.kill();
-    this.#vms.delete(guest.vm);
+    await this.kill(guest.vm);
+  }
+
+  async kill(vm: Vm): Promise<void> {
+    await vm.kill();
+    this.#vms.delete(vm);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#vms].map((vm) => vm.kill()));
+    await this.engine.close();
     await this.pager.shutdown();
     await rm(this.dir, { recursive: true, force: true });
   }
@@ -128,7 +184,8 @@ export class Lab implements AsyncDisposable {
   /** Connects to the agent of a VM that runs. */
   async join(vm: Vm): Promise<Guest> {
     try {
-      return { vm, agent: await GuestAgent.connect(vm.agentSocket, { timeoutMs: AGENT_TIMEOUT_MS }) };
+      const wait = { timeoutMs: AGENT_TIMEOUT_MS, ...(this.#signal && { signal: this.#signal }) };
+      return { vm, agent: await GuestAgent.connect(vm.agentSocket, wait) };
     } catch (error) {
       const console = await readFile(path.join(vm.record.dir, 'console.log'), 'utf8').catch(() => '');
       await vm.kill();
@@ -136,10 +193,15 @@ export class Lab implements AsyncDisposable {
     }
   }
 
+  #shape({ machine }: Point): Shape {
+    return { machine, rootImage: this.rootImage };
+  }
+
   #spec() {
     this.#serial += 1;
     const id = `vm${this.#serial}`;
-    return { id, dir: path.join(this.dir, id), rootImage: this.rootImage, pager: this.pager };
+    const place = { id, dir: path.join(this.dir, id), rootImage: this.rootImage, pager: this.pager };
+    return { ...place, ...(this.#signal && { signal: this.#signal }) };
   }
 
   /** What runs is ended with the host, whatever became of the test. */
