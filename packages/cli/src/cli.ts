@@ -63,12 +63,13 @@ function buildProgram(streams: Streams, run: Runner): Program {
       outputError: () => {},
     });
   for (const spec of globalOptions) program.addOption(toOption(spec));
-  for (const command of commands) program.addCommand(toProgram(command, program, run));
+  for (const command of commands) program.addCommand(toProgram(command, [program], run));
   return program;
 }
 
-function toProgram(command: Command, parent: Program, run: Runner): Program {
-  const program = new Program(command.name).summary(command.summary).copyInheritedSettings(parent);
+/** `above`: the programs whose options hold for this one too, the outermost first. */
+function toProgram(command: Command, above: readonly [Program, ...Program[]], run: Runner): Program {
+  const program = new Program(command.name).summary(command.summary).copyInheritedSettings(above[0]);
   program.description(command.description ? `${command.summary}\n\n${command.description}` : command.summary);
   program.aliases([...(command.aliases ?? [])]);
   if (command.passThrough) program.passThroughOptions();
@@ -81,13 +82,15 @@ function toProgram(command: Command, parent: Program, run: Runner): Program {
   for (const spec of globalOptions) {
     if (!own.has(longFlag(spec))) program.addOption(toOption(spec).helpGroup(GLOBAL_GROUP));
   }
+  for (const inner of command.subcommands ?? []) program.addCommand(toProgram(inner, [...above, program], run));
   program.addHelpText('after', () => examplesText(command));
   program.action(async (...call: unknown[]) => {
     const args = call
       .slice(0, command.args.length)
       .flat()
       .filter((arg) => arg !== undefined) as string[];
-    await run(command, args, { ...parent.opts(), ...program.opts() });
+    const options = [...above, program].map((one) => one.opts<GlobalOptions>());
+    await run(command, args, Object.assign({}, ...options) as GlobalOptions);
   });
   return program;
 }

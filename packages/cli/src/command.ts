@@ -31,6 +31,8 @@ export type Command<Options = Record<string, unknown>> = {
   examples: readonly Example[];
   /** Everything after the first positional argument belongs to the command in the guest. */
   passThrough?: boolean;
+  /** Verbs of its own, such as `forkd bench fork`; by itself it then only says that one is missing. */
+  subcommands?: readonly Command[];
   /** @returns the exit code; nothing is 0. */
   run(call: Call<Options>): Promise<number | void>;
 };

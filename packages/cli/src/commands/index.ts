@@ -1,5 +1,6 @@
 import type { Command } from '../command.ts';
 import { attach } from './attach.ts';
+import { bench } from './bench/index.ts';
 import { cp } from './cp.ts';
 import { doctor } from './doctor/index.ts';
 import { evalCommand } from './eval.ts';
@@ -15,6 +16,7 @@ import { rmi } from './rmi.ts';
 import { snapshot } from './snapshot.ts';
 import { stop } from './stop.ts';
 import { version } from './version.ts';
+import { wpBench } from './wp-bench.ts';
 
 /** Every verb, in the order in which help shows them: the way of a sandbox through its life, then the host. */
 export const commands: readonly Command[] = [
@@ -32,6 +34,8 @@ export const commands: readonly Command[] = [
   images,
   rmi,
   doctor,
+  bench,
+  wpBench,
   stop,
   version,
 ];

@@ -12,6 +12,24 @@ export function integer(name: string, min: number, max: number): (text: string) 
   };
 }
 
+/** For an option that is a list with commas, each part of which `parse` takes. A part that comes twice is a mistake. */
+export function list<T>(name: string, parse: (text: string) => T): (text: string) => T[] {
+  return (text) => {
+    const parts = text.split(',').map(parse);
+    if (new Set(parts).size < parts.length) throw new UsageError(`${name}: "${text}" names something twice`);
+    return parts;
+  };
+}
+
+/** For an option that is one of these. */
+export function choice<T extends string>(name: string, choices: readonly T[]): (text: string) => T {
+  return (text) => {
+    const found = choices.find((candidate) => candidate === text);
+    if (found === undefined) throw new UsageError(`${name}: "${text}" is not one of ${choices.join(', ')}`);
+    return found;
+  };
+}
+
 /** For an option in seconds, which may be fractional. */
 export function seconds(name: string, max: number): (text: string) => number {
   return (text) => {

@@ -36,11 +36,15 @@ beforeEach(() => {
 });
 
 type Result = { code: number | null; stdout: Buffer; stderr: string };
-type RunOptions = { stdin?: string | Buffer; onStdout?: (child: ReturnType<typeof spawn>, text: string) => void };
+type RunOptions = {
+  env?: NodeJS.ProcessEnv;
+  stdin?: string | Buffer;
+  onStdout?: (child: ReturnType<typeof spawn>, text: string) => void;
+};
 
 /** Runs `forkd` to its end. */
 export function forkd(args: readonly string[], options: RunOptions = {}): Promise<Result> {
-  const env = { ...process.env, FORKD_URL: `unix:${fake.socket}`, NO_COLOR: '1' };
+  const env = { ...process.env, FORKD_URL: `unix:${fake.socket}`, NO_COLOR: '1', ...options.env };
   const child = spawn(process.execPath, [MAIN, ...args], { env, cwd: here, stdio: ['pipe', 'pipe', 'pipe'] });
   const stdout: Buffer[] = [];
   let stderr = '';

@@ -1,0 +1,58 @@
+import type * as benchmarks from '@forkd/bench';
+import type { Context } from '../../context.ts';
+import { CommandError } from '../../lib/errors.ts';
+import { formatMs } from '../../lib/text.ts';
+
+type Benchmarks = typeof benchmarks;
+
+/** Runs a benchmark, with its progress on stderr. */
+export function measure<T>(context: Context, run: (bench: Benchmarks, how: benchmarks.Run) => Promise<T>): Promise<T> {
+  const progress = (text: string): void => {
+    if (!context.out.isQuiet) context.out.streams.stderr.write(`${text}\n`);
+  };
+  return withBenchmarks(async (bench) => {
+    if (process.geteuid?.() !== 0) {
+      throw new bench.BenchError('benchmarks start virtual machines as root, and this is another user', 'use sudo -E');
+    }
+    await bench.requireBuilt();
+    return run(bench, { signal: context.signal, progress });
+  });
+}
+
+/**
+ * The benchmarks are loaded only when one is run: they bring engines and images, which no other verb needs, and are part of
+ * a checkout only.
+ */
+export async function withBenchmarks<T>(run: (bench: Benchmarks) => Promise<T>): Promise<T> {
+  const bench = await loadBenchmarks();
+  try {
+    return await run(bench);
+  } catch (error) {
+    if (!(error instanceof bench.BenchError)) throw error;
+    throw new CommandError('bench_failed', error.message, error.hint);
+  }
+}
+
+async function loadBenchmarks(): Promise<Benchmarks> {
+  try {
+    return await import('@forkd/bench');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error;
+    throw new CommandError(
+      'bench_missing',
+      'the benchmarks are part of a checkout of forkd, and this is none that has been built',
+      '`npm run bench` in a checkout builds what it needs',
+    );
+  }
+}
+
+/** `p50 / p99 / max` with their unit. */
+export function quantiles({ p50, p99, max }: { p50: number; p99: number; max: number }): string {
+  return [p50, p99, max].map(formatMs).join(' / ');
+}
+
+/** The report as JSON, or whatever `table` prints. */
+export function print<T>(context: Context, report: T, table: (report: T) => void): void {
+  if (context.out.isJson) context.out.json(report);
+  else table(report);
+}

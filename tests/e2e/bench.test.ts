@@ -1,0 +1,157 @@
+/**
+ * The benchmarks as users run them, in small: each prints one document with every figure that it promises, progress goes to
+ * stderr, and neither a process nor a directory is left behind, also when it is interrupted. The figures are not judged.
+ */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { access, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
+import path from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { REPO, requireBuilt } from '@forkd/lab';
+import { until } from '@forkd/testing';
+
+const CLI = path.join(REPO, 'packages/cli/dist/main.js');
+const WAIT_MS = 60_000;
+
+/** Is in the PATH of all that a benchmark starts, which is how it is found again. */
+let mark: string;
+
+beforeAll(async () => {
+  await requireBuilt();
+  mark = await mkdtemp('/tmp/forkd-bench-');
+});
+
+afterAll(async () => {
+  await rm(mark, { recursive: true, force: true });
+});
+
+/** A benchmark that runs. */
+class Bench {
+  stdout = '';
+  stderr = '';
+  /** Where it keeps what it needs, once that is known. */
+  dir = '';
+  readonly child: ChildProcess;
+
+  constructor(...args: string[]) {
+    const env = { ...process.env, PATH: `${process.env['PATH']}:${mark}` };
+    const child = spawn(process.execPath, [CLI, 'bench', ...args], { stdio: 'pipe', env });
+    child.stdout.on('data', (text: Buffer) => (this.stdout += text.toString()));
+    child.stderr.on('data', (text: Buffer) => (this.stderr += text.toString()));
+    this.child = child;
+  }
+
+  /** Resolves when its pager runs, which says where its directory is. */
+  async started(): Promise<void> {
+    await until('its pager runs', WAIT_MS, async () => {
+      const runDir = (await marked()).map((line) => /--run-dir (\S+)\/run/.exec(line)?.[1]).find(Boolean);
+      this.dir = runDir ?? '';
+      return runDir !== undefined;
+    });
+  }
+
+  /** Throws what it said when it has not ended with `code`. */
+  async endsWith(code: number): Promise<void> {
+    const { child } = this;
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'close');
+    if (child.exitCode !== code) throw new Error(`it ended with ${child.exitCode} and said: ${this.stderr}`);
+  }
+
+  /** Its processes, and its directory if that is still there. */
+  async left(): Promise<string[]> {
+    const isThere = await access(this.dir).then(
+      () => true,
+      () => false,
+    );
+    return [...(await marked()), ...(isThere ? [this.dir] : [])];
+  }
+}
+
+/** The command lines of all processes that a benchmark of this test has started. */
+async function marked(): Promise<string[]> {
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
+  const lines = await Promise.all(
+    pids.map(async (pid) => {
+      const environment = await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '');
+      if (!environment.includes(mark)) return '';
+      return (await readFile(`/proc/${pid}/cmdline`, 'latin1').catch(() => '')).replaceAll('\0', ' ');
+    }),
+  );
+  return lines.filter((line) => line !== '');
+}
+
+const number = expect.any(Number);
+const quantiles = { n: number, p50: number, p99: number, max: number };
+const count = (n: number) => ({ ...quantiles, n });
+
+describe('forkd bench', { timeout: 2 * WAIT_MS }, () => {
+  it('branch: a row a branch, an entry a mode, and nothing left', async () => {
+    const modes = ['--modes', 'live-async,diff'];
+    const bench = new Bench(
+      'branch',
+      '--iterations',
+      '2',
+      '--mem',
+      '256',
+      '--private',
+      '8',
+      '--storm',
+      ...modes,
+      '--json',
+    );
+    await bench.started();
+    await bench.endsWith(0);
+    const { host, method, rows, summary } = JSON.parse(bench.stdout) as Record<string, unknown[]>;
+    expect(host).toMatchObject({ cpus: number, qemu: expect.any(String), accelerator: expect.any(String) });
+    expect(method?.join(' ')).toContain('ratio_p99 the pause p99 over the floor p50');
+    expect(rows?.map((row) => (row as { mode: string }).mode)).toEqual(['live-async', 'diff', 'diff', 'live-async']);
+    const entry = (mode: string) => ({
+      mem_mib: 256,
+      private_mib: 8,
+      storm: true,
+      mode,
+      pause_ms: count(2),
+      floor_ms: count(4),
+      ratio_p50: number,
+      ratio_p99: number,
+      round_trip_ms: count(2),
+      ready_ms: count(2),
+      durable_ms: count(2),
+      guest_gap_ms: count(2),
+      guest_gap_ready_ms: count(2),
+      quiet_gap_ms: count(2),
+      faults: number,
+      fault_wait_us: { p50: number, p99: number, max: number },
+    });
+    expect(summary).toMatchObject([entry('live-async'), entry('diff')]);
+    for (const row of rows as { pause_us: number; private_pages: number; guest_gap_ms: number }[]) {
+      // Eight MiB at least, and whoever is paused is held up for as long.
+      expect(row.private_pages).toBeGreaterThan(2048);
+      expect(row.guest_gap_ms).toBeGreaterThanOrEqual(Math.floor(row.pause_us / 1e3));
+    }
+    expect(bench.stderr).toContain('2 of 2');
+    expect(await bench.left()).toEqual([]);
+  });
+
+  it('exec: both ways, on a real controller, and nothing left', async () => {
+    const bench = new Bench('exec', '--iterations', '5', '--json', '--quiet');
+    await bench.started();
+    await bench.endsWith(0);
+    const { rows, summary } = JSON.parse(bench.stdout) as { rows: unknown[]; summary: unknown[] };
+    expect(rows).toHaveLength(10);
+    expect(summary).toEqual([{ rest_ms: count(5), agent_ms: count(5), added_ms: number }]);
+    expect(bench.stderr).toBe('');
+    expect(await bench.left()).toEqual([]);
+  });
+
+  it('ends its guests when it is interrupted while it measures', async () => {
+    const bench = new Bench('branch', '--iterations', '1000', '--storm', '--modes', 'live-async');
+    await bench.started();
+    await until('it has branched', WAIT_MS, async () => bench.stderr.includes('1 of 1000'));
+    expect((await marked()).some((line) => line.startsWith('qemu-system-x86_64'))).toBe(true);
+    bench.child.kill('SIGINT');
+    await bench.endsWith(130);
+    expect(bench.stdout).toBe('');
+    expect(await bench.left()).toEqual([]);
+  });
+});
