@@ -101,6 +101,6 @@ export function waitArguments(machine: Machine, rootImage: string): string[] {
  * late, and hang or get it wrong.
  */
 function kernelCommandLine(accelerator: Accelerator, tscKhz: number): string {
-  const clock = accelerator === 'tcg' ? [`tsc_early_khz=${tscKhz}`, 'no_timer_check'] : [];
+  const clock = accelerator === 'tcg' ? [`tsc_early_khz=${tscKhz}`, `tsc=reliable`, 'no_timer_check'] : [];
   return ['console=ttyS0', 'quiet', 'reboot=t', 'panic=-1', ...clock, 'forkd.root=/dev/vda'].join(' ');
 }
