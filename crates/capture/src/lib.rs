@@ -31,4 +31,6 @@ pub use source::{Source, Target};
 pub use waits::WaitSummary;
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

@@ -39,6 +39,7 @@ const fn request(direction: u64, number: u64, size: usize) -> u64 {
 
 const EXIT_IO: u32 = 2;
 const EXIT_HALTED: u32 = 5;
+const EXIT_MEMORY_IO: u32 = 6;
 const IO_OUT: u8 = 1;
 
 /// `struct kvm_userspace_memory_region`.
@@ -128,7 +129,7 @@ pub struct Registers {
     pub special: Special,
 }
 
-/// The beginning of `struct kvm_run`, with the part of its union that belongs to input and output.
+/// The beginning of `struct kvm_run`, with the parts of its union that belong to input and output.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct RunPage {
@@ -141,7 +142,15 @@ struct RunPage {
     flags: u16,
     cr8: u64,
     apic_base: u64,
+    detail: Detail,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+union Detail {
     io: InputOutput,
+    memory_io: MemoryInputOutput,
+    first_word: u64,
 }
 
 #[repr(C)]
@@ -155,6 +164,15 @@ struct InputOutput {
     data_offset: u64,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct MemoryInputOutput {
+    address: u64,
+    data: [u8; 8],
+    len: u32,
+    is_write: u8,
+}
+
 // The kernel's numbers, so that a slip of the hand in the structures above does not compile.
 const _: () = {
     assert!(KVM_SET_USER_MEMORY_REGION == 0x4020_AE46);
@@ -165,7 +183,8 @@ const _: () = {
     assert!(offset_of!(Special, tr) == 0x90 && offset_of!(Special, gdt) == 0xC0);
     assert!(offset_of!(Special, cr0) == 0xE0 && offset_of!(Special, apic_base) == 0x110);
     assert!(offset_of!(RunPage, immediate_exit) == 1 && offset_of!(RunPage, exit_reason) == 8);
-    assert!(offset_of!(RunPage, io) == 0x20 && offset_of!(InputOutput, data_offset) == 8);
+    assert!(offset_of!(RunPage, detail) == 0x20 && offset_of!(InputOutput, data_offset) == 8);
+    assert!(offset_of!(MemoryInputOutput, len) == 16 && offset_of!(MemoryInputOutput, is_write) == 20);
 };
 
 /// KVM itself.
@@ -242,6 +261,8 @@ impl Machine {
 pub enum Exit {
     /// The guest wrote to a port. The instruction is complete only when the processor has been run again.
     Out { port: u16, value: u32 },
+    /// The guest wrote to an address where there is no memory. Complete, likewise, only when it has been run again.
+    Store { address: u64, value: u64 },
     /// Somebody has kicked it. It is between two instructions, all of them complete.
     Kicked,
     /// The guest has halted it.
@@ -291,23 +312,27 @@ impl Processor {
     fn exit(&self) -> Exit {
         let page = self.shared.page.target(0, size_of::<RunPage>()).cast::<RunPage>();
         // SAFETY: the page holds such a structure, and the kernel writes to it only while the processor runs.
-        let RunPage { exit_reason, io, .. } = unsafe { page.read() };
-        match exit_reason {
-            EXIT_IO if io.direction == IO_OUT && io.count == 1 => {
-                let mut value = [0; 4];
-                let size = usize::from(io.size);
-                value[..size].copy_from_slice(self.shared.page.bytes(io.data_offset as usize, size));
-                Exit::Out {
-                    port: io.port,
-                    value: u32::from_le_bytes(value),
-                }
-            }
+        let RunPage {
+            exit_reason: reason,
+            detail,
+            ..
+        } = unsafe { page.read() };
+        // SAFETY: whichever of them the kernel has filled in, all are plain numbers.
+        let (io, memory_io, first_word) = unsafe { (detail.io, detail.memory_io, detail.first_word) };
+        match reason {
+            EXIT_IO if io.direction == IO_OUT && io.count == 1 => Exit::Out {
+                port: io.port,
+                value: number(self.shared.page.bytes(io.data_offset as usize, io.size.into())) as u32,
+            },
+            EXIT_MEMORY_IO if memory_io.is_write != 0 => Exit::Store {
+                address: memory_io.address,
+                value: number(&memory_io.data[..memory_io.len as usize]),
+            },
             EXIT_HALTED => Exit::Halted,
-            reason => {
-                let bytes = self.shared.page.bytes(offset_of!(RunPage, io), 8);
-                let detail = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-                Exit::Other { reason, detail }
-            }
+            _ => Exit::Other {
+                reason,
+                detail: first_word,
+            },
         }
     }
 
@@ -370,6 +395,13 @@ fn handle_kicks() {
         // SAFETY: the handler does nothing. The call can only fail for a number that is no signal.
         unsafe { libc::sigaction(libc::SIGRTMIN(), &action, std::ptr::null_mut()) };
     });
+}
+
+fn number(bytes: &[u8]) -> u64 {
+    bytes
+        .iter()
+        .rev()
+        .fold(0, |number, byte| (number << 8) | u64::from(*byte))
 }
 
 fn owned(fd: i64) -> File {
