@@ -65,6 +65,7 @@ impl WpBranch {
         target
             .uffd
             .register_write_protect(target.source.range)
+            .map_err(|error| target.source.gone().unwrap_or(error))
             .step(|| "registering memory for write-protection".into())?;
         let handler = Handler::start(target.clone(), sink.clone())?;
         let mut branch = WpBranch {

@@ -23,6 +23,7 @@ mod machine;
 mod pages;
 mod protocol;
 mod state;
+mod steps;
 
 use explore::explore;
 use protocol::{Mistake, Protocol};
@@ -52,6 +53,7 @@ fn world(pages: u8, writes: &'static [u8]) -> World {
         protocol: Protocol {
             pages,
             rounds: 1,
+            old_kernel: false,
             mistake: None,
         },
         writes,
@@ -105,6 +107,16 @@ fn three_pages() {
 }
 
 #[test]
+fn a_kernel_that_protects_only_what_is_populated() {
+    let right = world(2, &[1, 1]);
+    let protocol = Protocol {
+        old_kernel: true,
+        ..right.protocol
+    };
+    holds(World { protocol, ..right });
+}
+
+#[test]
 fn a_branch_that_is_given_up_anywhere() {
     holds(World {
         gives_up: true,
@@ -137,6 +149,7 @@ fn goes_wrong(mistake: Mistake, wanted: &str) {
         ..world(2, &[2])
     };
     let protocol = Protocol {
+        old_kernel: mistake == Mistake::LeavesUnpopulatedPages,
         mistake: Some(mistake),
         ..right.protocol
     };
@@ -187,6 +200,11 @@ fn touched_pages_that_are_not_protected_at_the_instant_are_noticed() {
 #[test]
 fn a_scan_of_pages_that_are_not_protected_is_noticed() {
     goes_wrong(Mistake::ScansBeforeProtecting, "are not in the set");
+}
+
+#[test]
+fn unpopulated_pages_that_an_old_kernel_leaves_unprotected_are_noticed() {
+    goes_wrong(Mistake::LeavesUnpopulatedPages, "are not in the set");
 }
 
 #[test]

@@ -84,6 +84,16 @@ impl Source {
             .step(|| format!("listing the pages of process {}", self.pid))
     }
 
+    /// The error that tells that the process has ended, if it has: not all calls say so by themselves.
+    pub(crate) fn gone(&self) -> Option<io::Error> {
+        let first = Range {
+            end: self.range.start + PAGE_SIZE as u64,
+            ..self.range
+        };
+        let error = self.populate(first).err()?;
+        (error.raw_os_error() == Some(libc::ESRCH)).then_some(error)
+    }
+
     /// Reads a byte of each page of `range`: one that was never populated has the page of zeros then.
     pub(crate) fn populate(&self, range: Range) -> io::Result<()> {
         let mut byte = 0u8;

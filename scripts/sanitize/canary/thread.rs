@@ -1,5 +1,5 @@
 //! Writes to the same place from two threads at the same time.
-//! Often, since what is written by both at the very same moment can escape the sanitizer.
+//! Often, since two writes at the very same moment can escape the sanitizer.
 
 use std::cell::UnsafeCell;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -10,6 +10,10 @@ pub enum Step {
     /// A page's protection is lifted. Those who wait for it are woken only by the `Wake` that ends the call.
     Unprotect(Page),
     Wake(PageSet),
+    /// What is not protected yet, of which some may never have been populated, is listed.
+    ListUnprotected,
+    /// A page is read, so that it is there.
+    Populate(Page),
     /// The scan comes to this page.
     Scan(Page),
     /// Either of the next two, with so many rounds left.
@@ -81,6 +85,7 @@ pub enum Mistake {
     ChangesPhaseLast,
     DoesNotProtectAgain,
     ScansBeforeProtecting,
+    LeavesUnpopulatedPages,
     LeavesTheProtection,
     LiftsWithoutWaking,
     DoesNotAwaitTheHandler,
@@ -92,6 +97,8 @@ pub struct Protocol {
     pub pages: u8,
     /// Rounds of settling, at most.
     pub rounds: u8,
+    /// On a kernel that protects only what is populated, as Linux before 6.4 with anonymous memory.
+    pub old_kernel: bool,
     pub mistake: Option<Mistake>,
 }
 
@@ -100,20 +107,31 @@ impl Protocol {
         self.mistake == Some(mistake)
     }
 
-    fn all(self) -> PageSet {
+    pub fn all(self) -> PageSet {
         (0..self.pages).collect()
     }
 
     /// `WpBranch::arm`, and what follows.
     pub fn branch(self) -> Vec<Step> {
-        let protect = self.all().iter().map(Step::Protect);
-        let scan = self.all().iter().map(Step::Scan);
+        let mut protect: Vec<Step> = self.all().iter().map(Step::Protect).collect();
+        if self.old_kernel && !self.makes(Mistake::LeavesUnpopulatedPages) {
+            protect.push(Step::ListUnprotected);
+        }
+        let scan: Vec<Step> = self.all().iter().map(Step::Scan).collect();
         let settle = Step::Settle { rounds: self.rounds };
         if self.makes(Mistake::ScansBeforeProtecting) {
-            scan.chain(protect).chain([settle]).collect()
+            [scan, protect, vec![settle]].concat()
         } else {
-            protect.chain(scan).chain([settle]).collect()
+            [protect, scan, vec![settle]].concat()
         }
+    }
+
+    /// `WpBranch::protect_unpopulated`, once it has its list.
+    pub fn protect_listed(self, listed: PageSet) -> impl Iterator<Item = Step> {
+        listed
+            .iter()
+            .map(Step::Populate)
+            .chain(listed.iter().map(Step::Protect))
     }
 
     /// One round of `WpBranch::settle`. The phase is not locked any more.

@@ -88,6 +88,8 @@ pub struct State {
     /// or than they had at the instant after it.
     pub protected: PageSet,
     pub changed: PageSet,
+    /// Those that the kernel cannot protect yet.
+    pub unpopulated: PageSet,
     pub writers: Vec<Writer>,
     pub stopped: bool,
     /// Signals that may still interrupt a writer's sleep.
@@ -126,6 +128,7 @@ impl State {
             writer.at = At::Fault { page, told, asleep };
         } else {
             self.changed.add(page);
+            self.unpopulated.remove(page);
             writer.at = At::Rest;
             writer.writes -= 1;
         }

@@ -3,9 +3,13 @@
 use super::area::Area;
 use super::sinks::{Image, given_by_handler};
 use super::storm::{assert_writable, await_that, storm};
-use crate::{CaptureError, Run, Sink, WpBranch};
+use crate::{CaptureError, Run, Sink, Source, Target, WpBranch};
 use forkd_deny::deny;
+use forkd_linux_sys::fds;
+use forkd_linux_sys::uffd::{Range, Userfaultfd};
 use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -168,4 +172,40 @@ fn memory_that_cannot_be_read_by_the_fault_handler_holds_up_no_writer_and_fails_
 fn assert_unreadable(error: &CaptureError, step: &str) {
     assert_eq!(error.raw_os_error(), Some(libc::EIO));
     assert!(error.to_string().starts_with(step), "{error}");
+}
+
+/// A userfaultfd of a process that has ended, and that process, which nobody has waited for yet.
+fn of_an_ended_process() -> (Target, i32) {
+    let (ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    // SAFETY: the child makes system calls only, and ends without running anything of the parent's.
+    let pid = unsafe { libc::fork() };
+    if pid == 0 {
+        let sent = Userfaultfd::create().and_then(|uffd| fds::send_with_fds(&theirs, &[0], &[uffd.as_fd()]));
+        // SAFETY: ends the child at once.
+        unsafe { libc::_exit(sent.is_err().into()) };
+    }
+    let mut received = Vec::new();
+    fds::receive_with_fds(&ours, &mut [0u8; 1], &mut received).expect("the child's userfaultfd");
+    // SAFETY: all zeros is a valid value that the call overwrites.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: waits for a child of ours, which stays to be waited for once more.
+    let ended = unsafe { libc::waitid(libc::P_PID, pid as u32, &mut info, libc::WEXITED | libc::WNOWAIT) };
+    assert_eq!(ended, 0, "{}", io::Error::last_os_error());
+    let range = Range {
+        start: 1 << 30,
+        end: (1 << 30) + 4096,
+    };
+    let uffd = Arc::new(Userfaultfd::adopt(received.remove(0)));
+    let source = Source { pid, range };
+    (Target { source, uffd }, pid)
+}
+
+#[test]
+fn a_process_that_has_ended_is_told_as_that_and_not_as_a_lack_of_memory() {
+    let (target, pid) = of_an_ended_process();
+    let image = Image::new(&Area::anonymous(1));
+    let error = WpBranch::arm(target, image).err().expect("nothing is left to protect");
+    assert_eq!(error.raw_os_error(), Some(libc::ESRCH), "{error}");
+    // SAFETY: takes leave of our own child.
+    assert_eq!(unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) }, pid);
 }
