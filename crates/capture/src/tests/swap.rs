@@ -13,8 +13,9 @@ struct Swap {
 
 impl Swap {
     fn on() -> Swap {
-        let path = std::path::PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target"))
-            .join(format!("swap-test-{}", std::process::id()));
+        // Beside this program, which is on a disk: swap space in a tmpfs is refused.
+        let program = std::env::current_exe().expect("this program's path");
+        let path = program.with_file_name(format!("swap-test-{}", std::process::id()));
         std::fs::write(&path, vec![0u8; 32 << 20]).expect("a file for swap space");
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("permissions");
         let made = std::process::Command::new("/sbin/mkswap")
