@@ -34,3 +34,8 @@ pub use waits::WaitSummary;
 mod model;
 #[cfg(test)]
 mod tests;
+
+/// The sample in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,8 +14,9 @@ const REPORTS_A_PASS: usize = (guest::WRITTEN as usize).div_ceil(guest::STEPS_A_
 
 fn kvm() -> Option<Kvm> {
     if let Err(error) = OpenOptions::new().read(true).write(true).open("/dev/kvm") {
-        // Not by `eprintln`, which the test runner keeps to itself.
-        let _ = writeln!(std::io::stderr(), "skipped: /dev/kvm cannot be opened: {error}");
+        // Not by `eprintln`, which the test runner keeps to itself; and at once, since other tests have something to say too.
+        let reason = format!("skipped: /dev/kvm cannot be opened: {error}\n");
+        let _ = std::io::stderr().write_all(reason.as_bytes());
         return None;
     }
     Some(Kvm::open().expect("a usable KVM"))

@@ -1,126 +1,27 @@
-//! KVM, as far as a machine with one processor and one piece of memory needs it. Numbers and layouts are those of
-//! `<linux/kvm.h>` and `<asm/kvm.h>` on x86-64.
+//! KVM, as far as a machine with one processor and one piece of memory needs it.
 
-use crate::check;
+mod uapi;
+
+pub use uapi::{General, Segment, Special, Table};
+
 use crate::memfd::Mapping;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::offset_of;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::FromRawFd;
 use std::sync::atomic::{AtomicI32, AtomicU8, Ordering};
 use std::sync::{Arc, Once};
+use uapi::*;
 
 const API_VERSION: i64 = 12;
 const CAP_IMMEDIATE_EXIT: u64 = 136;
-/// Three pages that Intel's processors may need to run real mode; beyond all memory that a machine here has.
+/// Three pages that Intel's processors may need to run real mode; there must be no memory.
 const TSS_ADDRESS: u64 = 0xFFFB_D000;
-
-const KVM_GET_API_VERSION: u64 = request(NONE, 0x00, 0);
-const KVM_CREATE_VM: u64 = request(NONE, 0x01, 0);
-const KVM_CHECK_EXTENSION: u64 = request(NONE, 0x03, 0);
-const KVM_GET_VCPU_MMAP_SIZE: u64 = request(NONE, 0x04, 0);
-const KVM_CREATE_VCPU: u64 = request(NONE, 0x41, 0);
-const KVM_SET_USER_MEMORY_REGION: u64 = request(IN, 0x46, size_of::<MemoryRegion>());
-const KVM_SET_TSS_ADDR: u64 = request(NONE, 0x47, 0);
-const KVM_RUN: u64 = request(NONE, 0x80, 0);
-const KVM_GET_REGS: u64 = request(OUT, 0x81, size_of::<General>());
-const KVM_SET_REGS: u64 = request(IN, 0x82, size_of::<General>());
-const KVM_GET_SREGS: u64 = request(OUT, 0x83, size_of::<Special>());
-const KVM_SET_SREGS: u64 = request(IN, 0x84, size_of::<Special>());
-
-const NONE: u64 = 0;
-/// The kernel reads what the argument points to, or writes it.
-const IN: u64 = 1;
-const OUT: u64 = 2;
-
-const fn request(direction: u64, number: u64, size: usize) -> u64 {
-    (direction << 30) | ((size as u64) << 16) | (0xAE << 8) | number
-}
 
 const EXIT_IO: u32 = 2;
 const EXIT_HALTED: u32 = 5;
 const EXIT_MEMORY_IO: u32 = 6;
 const IO_OUT: u8 = 1;
-
-/// `struct kvm_userspace_memory_region`.
-#[repr(C)]
-struct MemoryRegion {
-    slot: u32,
-    flags: u32,
-    guest_address: u64,
-    len: u64,
-    host_address: u64,
-}
-
-/// `struct kvm_regs`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct General {
-    pub rax: u64,
-    pub rbx: u64,
-    pub rcx: u64,
-    pub rdx: u64,
-    pub rsi: u64,
-    pub rdi: u64,
-    pub rsp: u64,
-    pub rbp: u64,
-    pub r8_to_r15: [u64; 8],
-    pub rip: u64,
-    pub rflags: u64,
-}
-
-/// `struct kvm_segment`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Segment {
-    pub base: u64,
-    pub limit: u32,
-    pub selector: u16,
-    pub kind: u8,
-    pub present: u8,
-    pub privilege: u8,
-    pub default_size: u8,
-    pub code_or_data: u8,
-    pub long_mode: u8,
-    /// Whether the limit counts pages.
-    pub granularity: u8,
-    pub available: u8,
-    pub unusable: u8,
-    pub padding: u8,
-}
-
-/// `struct kvm_dtable`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Table {
-    pub base: u64,
-    pub limit: u16,
-    pub padding: [u16; 3],
-}
-
-/// `struct kvm_sregs`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Special {
-    pub cs: Segment,
-    pub ds: Segment,
-    pub es: Segment,
-    pub fs: Segment,
-    pub gs: Segment,
-    pub ss: Segment,
-    pub tr: Segment,
-    pub ldt: Segment,
-    pub gdt: Table,
-    pub idt: Table,
-    pub cr0: u64,
-    pub cr2: u64,
-    pub cr3: u64,
-    pub cr4: u64,
-    pub cr8: u64,
-    pub efer: u64,
-    pub apic_base: u64,
-    pub interrupt_bitmap: [u64; 4],
-}
 
 /// The registers of a processor that a guest without interrupts and without a floating-point unit depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -128,64 +29,6 @@ pub struct Registers {
     pub general: General,
     pub special: Special,
 }
-
-/// The beginning of `struct kvm_run`, with the parts of its union that belong to input and output.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct RunPage {
-    request_interrupt_window: u8,
-    immediate_exit: u8,
-    padding: [u8; 6],
-    exit_reason: u32,
-    ready_for_interrupt: u8,
-    interrupts_enabled: u8,
-    flags: u16,
-    cr8: u64,
-    apic_base: u64,
-    detail: Detail,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-union Detail {
-    io: InputOutput,
-    memory_io: MemoryInputOutput,
-    first_word: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct InputOutput {
-    direction: u8,
-    size: u8,
-    port: u16,
-    count: u32,
-    /// From the beginning of the page.
-    data_offset: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct MemoryInputOutput {
-    address: u64,
-    data: [u8; 8],
-    len: u32,
-    is_write: u8,
-}
-
-// The kernel's numbers, so that a slip of the hand in the structures above does not compile.
-const _: () = {
-    assert!(KVM_SET_USER_MEMORY_REGION == 0x4020_AE46);
-    assert!(KVM_GET_REGS == 0x8090_AE81 && KVM_GET_SREGS == 0x8138_AE83);
-    assert!(KVM_SET_REGS == 0x4090_AE82 && KVM_SET_SREGS == 0x4138_AE84);
-    assert!(offset_of!(General, rbp) == 0x38 && offset_of!(General, rip) == 0x80);
-    assert!(size_of::<Segment>() == 24 && size_of::<Table>() == 16);
-    assert!(offset_of!(Special, tr) == 0x90 && offset_of!(Special, gdt) == 0xC0);
-    assert!(offset_of!(Special, cr0) == 0xE0 && offset_of!(Special, apic_base) == 0x110);
-    assert!(offset_of!(RunPage, immediate_exit) == 1 && offset_of!(RunPage, exit_reason) == 8);
-    assert!(offset_of!(RunPage, detail) == 0x20 && offset_of!(InputOutput, data_offset) == 8);
-    assert!(offset_of!(MemoryInputOutput, len) == 16 && offset_of!(MemoryInputOutput, is_write) == 20);
-};
 
 /// KVM itself.
 #[derive(Debug)]
@@ -210,8 +53,12 @@ impl Kvm {
         Ok(kvm)
     }
 
-    /// A machine whose memory, from its address zero on, is `memory`.
+    /// A machine whose memory, from its address zero on, is `memory`. Panics when that is about 4 GiB or more.
     pub fn create_machine(&self, memory: Arc<Mapping>) -> io::Result<Machine> {
+        assert!(
+            memory.len() as u64 <= TSS_ADDRESS,
+            "memory lies below the pages of real mode"
+        );
         let file = owned(call(&self.file, KVM_CREATE_VM, 0)?);
         call(&file, KVM_SET_TSS_ADDR, TSS_ADDRESS)?;
         let region = MemoryRegion {
@@ -407,39 +254,4 @@ fn number(bytes: &[u8]) -> u64 {
 fn owned(fd: i64) -> File {
     // SAFETY: the descriptor was just created and is owned by nobody else.
     unsafe { File::from_raw_fd(fd as i32) }
-}
-
-/// A request whose argument is a number.
-fn call(file: &File, request: u64, argument: u64) -> io::Result<i64> {
-    assert_eq!(argument_size(request), 0, "the request takes a number");
-    // SAFETY: the kernel takes the argument for a number, whatever it is.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), request, argument) }.into())
-}
-
-/// A request that reads a structure.
-fn set<T>(file: &File, request: u64, argument: &T) -> io::Result<()> {
-    assert_eq!(
-        argument_size(request),
-        size_of::<T>(),
-        "the request takes this structure"
-    );
-    // SAFETY: the kernel reads as many bytes as the request says, which the structure has.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), request, argument) }.into())?;
-    Ok(())
-}
-
-/// A request that writes a structure, all fields of which are numbers.
-fn get<T>(file: &File, request: u64, argument: &mut T) -> io::Result<()> {
-    assert_eq!(
-        argument_size(request),
-        size_of::<T>(),
-        "the request gives this structure"
-    );
-    // SAFETY: the kernel writes as many bytes as the request says, which the structure has.
-    check(unsafe { libc::ioctl(file.as_raw_fd(), request, argument) }.into())?;
-    Ok(())
-}
-
-fn argument_size(request: u64) -> usize {
-    (request >> 16) as usize & 0x3FFF
 }
