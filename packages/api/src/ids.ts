@@ -8,6 +8,11 @@ export function newSandboxId(): string {
   return `sb-${randomHex(10)}`;
 }
 
+/** `ws-` and ten hex digits. */
+export function newWorkspaceId(): string {
+  return `ws-${randomHex(10)}`;
+}
+
 /** True for what may name a snapshot, a workspace or a branch. */
 export function isTag(text: string): boolean {
   return tagExpression.test(text);

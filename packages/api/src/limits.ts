@@ -7,6 +7,9 @@
 export const TAG_PATTERN = '^[A-Za-z0-9_-]{1,64}$';
 export const SANDBOX_ID_PATTERN = '^sb-[A-Za-z0-9_-]{1,61}$';
 
+/** Keys of labels: as those of containers, without a slash. */
+export const LABEL_KEY_PATTERN = '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$';
+
 export const limits = {
   /** Children of one fork request. */
   forkCountMin: 1,
@@ -16,6 +19,21 @@ export const limits = {
   /** How long a boot may take before the agent has answered, when the caller names a root file system himself. */
   bootWaitSecsDefault: 10,
   bootWaitSecsMax: 60,
+
+  labelsMax: 64,
+  labelBytesMax: 256,
+  /** From now on; a month. */
+  ttlSecsMax: 31 * 86_400,
+  /** A memory limit below this would end the VMM before its guest ran. */
+  memoryLimitMibMin: 64,
+  idempotencyKeyBytesMax: 255,
+  /** How long the reply to an idempotency key is kept. */
+  idempotencyKeepSecs: 86_400,
+  /** The latest part of a guest's console, where the caller does not say how much. */
+  logTailBytesDefault: 64 * 1024,
+  logTailBytesMax: 16 * 1024 * 1024,
+  /** Events that a reader who comes back can still have. */
+  eventsKeptMax: 1000,
 
   memMibMin: 64,
   memMibMax: 1_048_576,

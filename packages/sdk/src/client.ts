@@ -3,8 +3,10 @@ import type {
   BranchResponse,
   CommandEvent,
   CommandInfo,
+  ControllerEvent,
   CreateSandboxesRequest,
   CreateSnapshotRequest,
+  CreateWorkspaceRequest,
   DirEntry,
   EvalRequest,
   EvalResponse,
@@ -13,15 +15,23 @@ import type {
   FloorInfo,
   Health,
   HostInfo,
+  ListSandboxesQuery,
   MemoryInfo,
+  PartialForkResponse,
   PingResponse,
+  PruneSnapshotsRequest,
+  PruneSnapshotsResponse,
   SandboxInfo,
+  SandboxStats,
   ShutdownResponse,
   SnapshotEvent,
   SnapshotInfo,
   SnapshotInfoDetail,
   StartCommandRequest,
+  SuspendWorkspaceRequest,
+  UpdateSandboxRequest,
   VersionInfo,
+  WorkspaceInfo,
 } from '@forkd/api';
 import { limits } from '@forkd/api/constants';
 import { openConnection, type ConnectionOptions } from './connection.ts';
@@ -38,6 +48,7 @@ const GRACE_MS = 30_000;
 const seg = encodeURIComponent;
 const sandboxPath = (id: string) => `/v1/sandboxes/${seg(id)}`;
 const commandPath = (id: string, commandId: string) => `${sandboxPath(id)}/commands/${seg(commandId)}`;
+const workspacePath = (name: string) => `/v1/workspaces/${seg(name)}`;
 const snapshotPath = (tag: string) => `/v1/snapshots/${seg(tag)}`;
 
 /**
@@ -109,8 +120,18 @@ export class ForkdClient {
     return this.#transport.none({ method: 'DELETE', path: snapshotPath(tag), query }, options);
   }
 
-  listSandboxes(options: CallOptions = {}): Promise<SandboxInfo[]> {
-    return this.#transport.json({ method: 'GET', path: '/v1/sandboxes' }, options);
+  /** Writes a snapshot anew that needs none of those above it: its memory in one layer. */
+  compactSnapshot(tag: string, to: string, options: CallOptions = {}): Promise<SnapshotInfo> {
+    const spec = { method: 'POST', path: `${snapshotPath(tag)}/compact`, json: { to } } as const;
+    return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
+  }
+
+  pruneSnapshots(request: PruneSnapshotsRequest, options: CallOptions = {}): Promise<PruneSnapshotsResponse> {
+    return this.#transport.json({ method: 'POST', path: '/v1/snapshots/prune', json: request }, options);
+  }
+
+  listSandboxes(options: CallOptions = {}, query: ListSandboxesQuery = {}): Promise<SandboxInfo[]> {
+    return this.#transport.json({ method: 'GET', path: '/v1/sandboxes', query }, options);
   }
 
   getSandbox(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
@@ -120,6 +141,82 @@ export class ForkdClient {
   createSandboxes(request: CreateSandboxesRequest, options: CallOptions = {}): Promise<SandboxInfo[]> {
     const spec = { method: 'POST', path: '/v1/sandboxes', json: request, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
     return this.#transport.json(spec, options);
+  }
+
+  /** With `partial`: those that started are kept when others fail, and each has a result of its own. */
+  async createSandboxesPartially(
+    request: CreateSandboxesRequest,
+    options: CallOptions = {},
+  ): Promise<PartialForkResponse> {
+    const json = { ...request, partial: true };
+    const spec = { method: 'POST', path: '/v1/sandboxes', json, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
+    const reply = await this.#transport.json<SandboxInfo[] | PartialForkResponse>(spec, options);
+    if (!Array.isArray(reply)) return reply;
+    return { results: reply.map((sandbox, index) => ({ index, sandbox })) };
+  }
+
+  updateSandbox(id: string, request: UpdateSandboxRequest, options: CallOptions = {}): Promise<SandboxInfo> {
+    return this.#transport.json({ method: 'PATCH', path: sandboxPath(id), json: request }, options);
+  }
+
+  /** It keeps its memory and loses its processor. One that is paused already stays so. */
+  pauseSandbox(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+    return this.#transport.json({ method: 'POST', path: `${sandboxPath(id)}/pause` }, options);
+  }
+
+  resumeSandbox(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
+    return this.#transport.json({ method: 'POST', path: `${sandboxPath(id)}/resume` }, options);
+  }
+
+  sandboxStats(id: string, options: CallOptions = {}): Promise<SandboxStats> {
+    return this.#transport.json({ method: 'GET', path: `${sandboxPath(id)}/stats` }, options);
+  }
+
+  /** The guest's console: its last `tail_bytes`, and with `follow` what comes after. */
+  sandboxLogs(
+    id: string,
+    query: { tail_bytes?: number; follow?: boolean } = {},
+    options: CallOptions = {},
+  ): AsyncGenerator<Uint8Array> {
+    return this.#transport.stream({ method: 'GET', path: `${sandboxPath(id)}/logs`, query }, options);
+  }
+
+  /** What happens from now on, or after the event `after`. The stream ends with the connection. */
+  events(query: { after?: string; sandbox?: string } = {}, options: CallOptions = {}): AsyncGenerator<ControllerEvent> {
+    return this.#transport.serverSentEvents({ method: 'GET', path: '/v1/events', query }, options);
+  }
+
+  listWorkspaces(options: CallOptions = {}): Promise<WorkspaceInfo[]> {
+    return this.#transport.json({ method: 'GET', path: '/v1/workspaces' }, options);
+  }
+
+  getWorkspace(name: string, options: CallOptions = {}): Promise<WorkspaceInfo> {
+    return this.#transport.json({ method: 'GET', path: workspacePath(name) }, options);
+  }
+
+  /** Starts its first sandbox too. */
+  createWorkspace(request: CreateWorkspaceRequest, options: CallOptions = {}): Promise<WorkspaceInfo> {
+    const spec = { method: 'POST', path: '/v1/workspaces', json: request, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
+    return this.#transport.json(spec, options);
+  }
+
+  /** Ends its sandbox and removes its state. The snapshot that it came from stays. */
+  deleteWorkspace(name: string, options: CallOptions = {}): Promise<void> {
+    return this.#transport.none({ method: 'DELETE', path: workspacePath(name) }, options);
+  }
+
+  suspendWorkspace(
+    name: string,
+    request: SuspendWorkspaceRequest = {},
+    options: CallOptions = {},
+  ): Promise<WorkspaceInfo> {
+    const spec = { method: 'POST', path: `${workspacePath(name)}/suspend`, json: request } as const;
+    return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
+  }
+
+  resumeWorkspace(name: string, options: CallOptions = {}): Promise<WorkspaceInfo> {
+    const spec = { method: 'POST', path: `${workspacePath(name)}/resume` } as const;
+    return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
   }
 
   deleteSandbox(id: string, options: CallOptions = {}): Promise<void> {

@@ -3,13 +3,15 @@ import type { Connection, FetchInit, ReplyLike } from './connection.ts';
 import { sleep, startDeadline, type CallOptions, type Deadline } from './deadline.ts';
 import { errorFromReply, ForkdError } from './errors.ts';
 import { parseNdjson } from './ndjson.ts';
+import { parseServerSentEvents } from './server-sent-events.ts';
 
 export type RequestBody = string | Uint8Array | AsyncIterable<Uint8Array>;
 
 export type RequestSpec = {
-  method: 'GET' | 'POST' | 'PUT' | 'DELETE';
+  method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   path: string;
-  query?: Record<string, string | number | boolean | undefined>;
+  query?: Record<string, string | number | boolean | readonly string[] | undefined>;
+  headers?: Record<string, string>;
   json?: unknown;
   raw?: RequestBody;
   timeoutMsDefault?: number;
@@ -62,6 +64,10 @@ export class Transport {
     return parseNdjson<Event>(this.stream(spec, options, NDJSON_MEDIA_TYPE));
   }
 
+  serverSentEvents<Event>(spec: RequestSpec, options: CallOptions): AsyncGenerator<Event> {
+    return parseServerSentEvents<Event>(this.stream(spec, options, 'text/event-stream'));
+  }
+
   async #whole<Result>(
     spec: RequestSpec,
     options: CallOptions,
@@ -85,7 +91,7 @@ export class Transport {
   }
 
   #init(spec: RequestSpec, accept: string, signal: AbortSignal): FetchInit {
-    const headers: Record<string, string> = { accept };
+    const headers: Record<string, string> = { accept, ...spec.headers };
     if (this.connection.token !== undefined) headers['authorization'] = `Bearer ${this.connection.token}`;
     const init: FetchInit = { method: spec.method, headers, signal };
     if (spec.json !== undefined) {
@@ -161,7 +167,8 @@ function causeText(error: Error): string {
 function queryString(query: RequestSpec['query']): string {
   const parameters = new URLSearchParams();
   for (const [name, value] of Object.entries(query ?? {})) {
-    if (value !== undefined) parameters.set(name, String(value));
+    for (const one of Array.isArray(value) ? value : [value])
+      if (one !== undefined) parameters.append(name, String(one));
   }
   const text = parameters.toString();
   return text === '' ? '' : `?${text}`;

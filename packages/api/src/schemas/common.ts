@@ -1,5 +1,5 @@
 import { Type, type Static, type TSchema } from 'typebox';
-import { TAG_PATTERN, limits } from '../limits.ts';
+import { LABEL_KEY_PATTERN, TAG_PATTERN, limits } from '../limits.ts';
 
 /** A field that is always there and may be null: forkd's clients read it without asking whether it exists. */
 export const Nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
@@ -13,6 +13,16 @@ export const Measure = Type.Number({ minimum: 0 });
 export const Tag = Type.String({ pattern: TAG_PATTERN });
 export const GuestPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax });
 
+/** What callers note on a sandbox to find it again by: at most 64 of them. */
+export const Labels = Type.Record(
+  Type.String({ pattern: LABEL_KEY_PATTERN }),
+  Type.String({ maxLength: limits.labelBytesMax }),
+  {
+    maxProperties: limits.labelsMax,
+  },
+);
+export type Labels = Static<typeof Labels>;
+
 export const TagParams = Type.Object({ tag: Type.String() });
 export type TagParams = Static<typeof TagParams>;
 export const SandboxParams = Type.Object({ id: Type.String() });
@@ -22,7 +32,12 @@ export type CommandParams = Static<typeof CommandParams>;
 
 /** The body of every error, the framework's own included. Some codes add fields of their own (`dependents`, `stdout`). */
 export const ErrorBody = Type.Object(
-  { error: Type.String(), code: Type.String(), hint: Type.Optional(Type.String()) },
+  {
+    error: Type.String(),
+    code: Type.String(),
+    hint: Type.Optional(Type.String()),
+    request_id: Type.Optional(Type.String()),
+  },
   { additionalProperties: true },
 );
 export type ErrorBody = Static<typeof ErrorBody>;

@@ -1,8 +1,17 @@
 import { Type, type Static } from 'typebox';
 import { limits } from '../limits.ts';
-import { Count, GuestPath, Measure, Nullable, Omittable, Tag } from './common.ts';
+import { Count, GuestPath, Labels, Measure, Nullable, Omittable, Tag } from './common.ts';
 
-/** A running VM. The nulls are present on the wire. */
+export const SandboxState = Type.Union([Type.Literal('running'), Type.Literal('paused')]);
+export type SandboxState = Static<typeof SandboxState>;
+
+/** What becomes of a sandbox whose time is over. */
+export const OnExpire = Type.Union([Type.Literal('kill'), Type.Literal('pause')]);
+export type OnExpire = Static<typeof OnExpire>;
+
+const TtlSecs = Type.Integer({ minimum: 1, maximum: limits.ttlSecsMax });
+
+/** A VM. The nulls are present on the wire; what is optional is absent when empty. */
 export const SandboxInfo = Type.Object({
   id: Type.String(),
   snapshot_tag: Type.String(),
@@ -16,6 +25,17 @@ export const SandboxInfo = Type.Object({
   branch_count: Count,
 
   hostname: Type.Optional(Type.String()),
+  /** A paused one has its memory and no processor: nothing in it runs, and it cannot be asked anything. */
+  state: Type.Optional(SandboxState),
+  name: Type.Optional(Type.String()),
+  labels: Type.Optional(Labels),
+  /** When its time is over; absent for one that lives until it is ended. */
+  expires_at_unix: Type.Optional(Count),
+  on_expire: Type.Optional(OnExpire),
+  /** The workspace whose live sandbox it is. */
+  workspace: Type.Optional(Type.String()),
+  /** What was asked for and is not so, in sentences. */
+  warnings: Type.Optional(Type.Array(Type.String())),
   /** Restore begun until the VM ran. */
   fork_ms: Type.Optional(Measure),
   /** Restore begun until the child had an identity of its own and could be asked. */
@@ -25,19 +45,91 @@ export type SandboxInfo = Static<typeof SandboxInfo>;
 
 export const SandboxList = Type.Array(SandboxInfo);
 
+/** `GET /v1/sandboxes`: those that match all that is given. */
+export const ListSandboxesQuery = Type.Object({
+  /** `key` or `key=value`, any number of times. */
+  label: Type.Optional(Type.Union([Type.String(), Type.Array(Type.String(), { maxItems: limits.labelsMax })])),
+  name: Type.Optional(Type.String()),
+  snapshot_tag: Type.Optional(Type.String()),
+  workspace: Type.Optional(Type.String()),
+  state: Type.Optional(SandboxState),
+});
+export type ListSandboxesQuery = Static<typeof ListSandboxesQuery>;
+
 export const CreateSandboxesRequest = Type.Object({
   snapshot_tag: Tag,
   n: Type.Optional(
     Type.Integer({ default: limits.forkCountDefault, minimum: limits.forkCountMin, maximum: limits.forkCountMax }),
   ),
   per_child_netns: Type.Optional(Type.Boolean({ default: false })),
-  memory_limit_mib: Omittable(Type.Integer({ minimum: 1 })),
+  memory_limit_mib: Omittable(Type.Integer({ minimum: limits.memoryLimitMibMin, maximum: limits.memMibMax })),
+  /** Accepted and needless: a child's first branch costs what the others do. */
   prewarm: Type.Optional(Type.Boolean({ default: false })),
   /** Accepted and needless: every sandbox can be branched live. */
   live_fork: Type.Optional(Type.Boolean({ default: false })),
+  /** Accepted; layers are mapped in pages of 4 KiB, and a warning says so. */
   hugepages: Type.Optional(Type.Boolean({ default: false })),
+  /** Unique among the sandboxes that are there; only where n is 1. Taken in place of the id everywhere. */
+  name: Omittable(Tag),
+  labels: Omittable(Labels),
+  /** Without it a sandbox lives until it is ended. */
+  ttl_secs: Omittable(TtlSecs),
+  on_expire: Type.Optional(OnExpire),
+  /** Keep those that started when some of n fail, and answer 207 with one result each; otherwise none is kept. */
+  partial: Type.Optional(Type.Boolean({ default: false })),
 });
 export type CreateSandboxesRequest = Static<typeof CreateSandboxesRequest>;
+
+export const ForkResult = Type.Union([
+  Type.Object({ index: Count, sandbox: SandboxInfo }),
+  Type.Object({ index: Count, error: Type.String(), code: Type.String(), hint: Type.Optional(Type.String()) }),
+]);
+export type ForkResult = Static<typeof ForkResult>;
+
+/** 207 of a fork with `partial`, where some failed; one where all started is answered with the list, as without it. */
+export const PartialForkResponse = Type.Object({ results: Type.Array(ForkResult) });
+export type PartialForkResponse = Static<typeof PartialForkResponse>;
+
+/** `PATCH /v1/sandboxes/:id`: what is left out stays as it is; null takes it away. */
+export const UpdateSandboxRequest = Type.Object({
+  name: Omittable(Tag),
+  /** In place of all that there were. */
+  labels: Omittable(Labels),
+  /** From now on. */
+  ttl_secs: Omittable(TtlSecs),
+  on_expire: Type.Optional(OnExpire),
+});
+export type UpdateSandboxRequest = Static<typeof UpdateSandboxRequest>;
+
+/** What a sandbox has used since it was started. */
+export const SandboxStats = Type.Object({
+  id: Type.String(),
+  state: SandboxState,
+  uptime_secs: Measure,
+  /** Of the VMM, in user and kernel mode. */
+  cpu_secs: Measure,
+  /** Of the VMM, its guest's memory included. */
+  rss_bytes: Count,
+  minor_faults: Count,
+  major_faults: Count,
+  /** Guest pages: its own, and in common with its siblings. */
+  private_bytes: Count,
+  shared_bytes: Count,
+  memory_limit_bytes: Nullable(Count),
+  /** Commands and evaluations that this controller has run in it. */
+  exec_count: Count,
+  branch_count: Count,
+});
+export type SandboxStats = Static<typeof SandboxStats>;
+
+/** `GET /v1/sandboxes/:id/logs`: the guest's console, as text. */
+export const LogsQuery = Type.Object({
+  tail_bytes: Type.Optional(
+    Type.Integer({ default: limits.logTailBytesDefault, minimum: 0, maximum: limits.logTailBytesMax }),
+  ),
+  follow: Type.Optional(Type.Boolean({ default: false })),
+});
+export type LogsQuery = Static<typeof LogsQuery>;
 
 const commandArgs = Type.Array(Type.String({ maxLength: limits.commandArgBytesMax }), {
   minItems: 1,

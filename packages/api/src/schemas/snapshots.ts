@@ -14,6 +14,8 @@ export const SnapshotInfo = Type.Object({
   bootable: Type.Boolean(),
 
   branched_from: Type.Optional(Type.String()),
+  /** The snapshot that its source was started from. */
+  parent_tag: Type.Optional(Type.String()),
   pause_ms: Type.Optional(Measure),
   diff_ms: Type.Optional(Measure),
   diff_physical_bytes: Type.Optional(Count),
@@ -74,7 +76,9 @@ export const CreateSnapshotRequest = Type.Object({
   kernel: Omittable(Type.String({ minLength: 1 })),
   /** A root file system image on the controller's host. */
   rootfs: Omittable(Type.String({ minLength: 1 })),
+  /** Accepted: guests can always write to their root, each to an overlay of its own. */
   rw: Type.Optional(Type.Boolean({ default: false })),
+  /** Accepted; guests have no network yet, and a warning says so. */
   tap: Omittable(Type.String()),
   boot_wait_secs: Type.Optional(
     Type.Number({ default: limits.bootWaitSecsDefault, minimum: 0, maximum: limits.bootWaitSecsMax }),
@@ -111,6 +115,23 @@ export type DeleteSnapshotQuery = Static<typeof DeleteSnapshotQuery>;
 
 export const CompactSnapshotRequest = Type.Object({ to: Tag });
 export type CompactSnapshotRequest = Static<typeof CompactSnapshotRequest>;
+
+/** `POST /v1/snapshots/prune`: removes branches that are old or many. Templates, and what others need, stay. */
+export const PruneSnapshotsRequest = Type.Object({
+  older_than_secs: Omittable(Type.Integer({ minimum: 0 })),
+  /** Of the branches of each template, this many of the newest stay. */
+  keep: Omittable(Type.Integer({ minimum: 0 })),
+  /** Only say what would be removed. */
+  dry_run: Type.Optional(Type.Boolean({ default: false })),
+});
+export type PruneSnapshotsRequest = Static<typeof PruneSnapshotsRequest>;
+
+export const PruneSnapshotsResponse = Type.Object({
+  removed: Type.Array(Type.String()),
+  /** Those that are due, and why they stay all the same. */
+  kept: Type.Array(Type.Object({ tag: Type.String(), reason: Type.String() })),
+});
+export type PruneSnapshotsResponse = Static<typeof PruneSnapshotsResponse>;
 
 export const SnapshotProgressEvent = Type.Object({
   type: Type.Literal('progress'),
