@@ -36,13 +36,22 @@ impl Monitor {
         Ok(monitor)
     }
 
-    /// Lets a VM go on that a pager stopped and then ended before it could resume it. Nobody else stops VMs.
+    /// Stops the vCPUs until they are told to go on.
+    pub fn stop(&mut self) -> Result<()> {
+        self.call("stop", json!({})).map(drop)
+    }
+
+    /// Lets a VM go on that was stopped. Nobody but a pager stops VMs.
     pub fn run_if_stopped(&mut self) -> Result<()> {
-        let status = self.call("query-status", json!({}))?;
-        if status.get("status").and_then(Value::as_str) == Some("paused") {
+        if self.is_stopped()? {
             self.call("cont", json!({}))?;
         }
         Ok(())
+    }
+
+    pub fn is_stopped(&mut self) -> Result<bool> {
+        let status = self.call("query-status", json!({}))?;
+        Ok(status.get("status").and_then(Value::as_str) == Some("paused"))
     }
 
     /// Waits until a VM runs that is being loaded. No command may be without its reply.

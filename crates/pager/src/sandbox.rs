@@ -57,13 +57,17 @@ impl Sandbox {
         *self.attachment.lock().expect("no panic while held") = None;
     }
 
-    /// Connects to the VM, which must be running.
-    pub fn open(&self) -> Result<()> {
+    /// Connects to the VM. It stands still afterwards if it is meant to be `paused`, else it runs.
+    pub fn open(&self, paused: bool) -> Result<()> {
         let mut connections = self.connections.lock().expect("no panic while held");
         // The listening socket of an earlier bridge is removed when it ends: that must come before the next one's.
         *connections = None;
         let mut monitor = Monitor::connect(&self.announced.monitor_socket)?;
-        monitor.run_if_stopped()?;
+        if paused {
+            monitor.stop()?;
+        } else {
+            monitor.run_if_stopped()?;
+        }
         let bridge = Bridge::open(&self.announced.chardev_socket, &self.announced.agent_socket)?;
         *connections = Some(Connections { monitor, bridge });
         Ok(())
@@ -72,7 +76,7 @@ impl Sandbox {
     /// The same after whoever had the connections has panicked.
     pub fn reopen(&self) -> Result<()> {
         self.connections.clear_poison();
-        self.open()
+        self.open(false)
     }
 
     /// Takes over connections that were made while the VMM had no VM yet.
@@ -125,6 +129,10 @@ pub struct Exclusive<'a> {
 }
 
 impl Exclusive<'_> {
+    pub fn monitor(&mut self) -> &mut Monitor {
+        self.split().0
+    }
+
     pub fn split(&mut self) -> (&mut Monitor, &Bridge) {
         let connections = self.guard.as_mut().expect("checked when it was lent");
         (&mut connections.monitor, &connections.bridge)

@@ -152,7 +152,7 @@ impl Connection {
         match op {
             Op::Hello => return Ok(pager.hello()),
             Op::Announce(announced) => pager.sandboxes.announce(announced, &pager.layers, &pager.blobs)?,
-            Op::Open { sandbox } => pager.sandboxes.find(&sandbox)?.open()?,
+            Op::Open { sandbox, paused } => pager.sandboxes.find(&sandbox)?.open(paused)?,
             Op::Prepare(prepare) => self.prepare(prepare)?,
             Op::AwaitIdle { vmm } => pager.idle.await_idle(&vmm)?,
             Op::Wake(wake) => {
@@ -166,8 +166,19 @@ impl Connection {
             }
             Op::Branch(request) => return self.branch(id, &request),
             Op::Cancel { request } => self.cancel(request)?,
+            Op::Pause { sandbox } => pager.sandboxes.find(&sandbox)?.exclusive()?.monitor().stop()?,
+            Op::Resume { sandbox } => pager
+                .sandboxes
+                .find(&sandbox)?
+                .exclusive()?
+                .monitor()
+                .run_if_stopped()?,
             Op::Floor { sandbox } => return branch::floor(&*pager.sandboxes.find(&sandbox)?),
             Op::Memory { sandbox } => return Ok(Answer::Memory(pager.sandboxes.find(&sandbox)?.memory()?)),
+            Op::Flatten { mem_bytes, stack } => {
+                let stack = pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
+                return Ok(Answer::Layer(pager.blobs.put_layer(&*stack.flatten()?, || false)?));
+            }
             Op::Inventory => {
                 return Ok(Answer::Inventory {
                     layers: pager.layers.inventory(),

@@ -103,7 +103,8 @@ impl Stack {
         })
     }
 
-    fn flatten(&self) -> Result<Arc<Layer>> {
+    /// All that is seen of the layers as one base layer.
+    pub fn flatten(&self) -> Result<Arc<Layer>> {
         if let Some(layer) = self.flattened.get() {
             return Ok(layer.clone());
         }

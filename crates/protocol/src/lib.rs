@@ -14,7 +14,7 @@ use ts_rs::TS;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
@@ -45,7 +45,8 @@ pub enum Op {
     /// pager) adopts it.
     Announce(Announce),
     /// Connects to the VM's monitor and guest channel, once it runs. From then on `agent_socket` accepts a client.
-    Open { sandbox: String },
+    /// Afterwards it stands still if it is `paused`, else it runs: a pager that has ended may have left it stopped.
+    Open { sandbox: String, paused: bool },
     /// Announces a VMM that will wait for its VM, before it starts. It belongs to this connection, and ends with it.
     Prepare(Prepare),
     /// Waits until a prepared VMM listens, and connects to it.
@@ -62,10 +63,20 @@ pub enum Op {
         #[ts(type = "number")]
         request: u64,
     },
+    /// Stops a VM until it is resumed: a branch of it leaves it stopped. `Busy` while a branch of it is under way.
+    Pause { sandbox: String },
+    /// Lets a VM go on that was paused.
+    Resume { sandbox: String },
     /// Stop, save the device state, run, and nothing else: the floor under every pause. Answers [`Answer::Floor`].
     Floor { sandbox: String },
     /// How much of a VM's memory is its own and how much it shares. Answers [`Answer::Memory`].
     Memory { sandbox: String },
+    /// Writes what a stack holds as one layer that needs no other. Answers [`Answer::Layer`].
+    Flatten {
+        #[ts(type = "number")]
+        mem_bytes: u64,
+        stack: Vec<LayerRef>,
+    },
     /// All that the pager holds. Answers [`Answer::Inventory`].
     Inventory,
     /// Lets go of a layer held in RAM. VMs that map it keep it.
@@ -301,6 +312,7 @@ pub enum Answer {
         device_state_us: u64,
     },
     Memory(MemoryUse),
+    Layer(Blob),
     Inventory {
         layers: Vec<HeldLayer>,
         sandboxes: Vec<HeldSandbox>,

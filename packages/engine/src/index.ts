@@ -15,7 +15,7 @@ export type {
 } from './pager/wire.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
-export { restoreArguments } from './qemu/arguments.ts';
+export { consoleFile, restoreArguments } from './qemu/arguments.ts';
 export { runsUnderKvm } from './qemu/probe.ts';
 export { QemuEngine, type QemuOptions } from './qemu/engine.ts';
 export { waitUntilRunning } from './qemu/monitor.ts';

@@ -109,6 +109,6 @@ export interface Engine {
   fill(shape: Shape, pager: Pager, count: number): Promise<void>;
   /** Ends the VMMs that wait. VMs run on. */
   close(): Promise<void>;
-  /** Finds a VM that another process started. `null` when its process is gone. */
-  adopt(record: VmRecord, pager: Pager): Promise<Vm | null>;
+  /** Finds a VM that another process started. `null` when its process is gone. One that is not `paused` runs afterwards. */
+  adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null>;
 }

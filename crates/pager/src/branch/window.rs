@@ -50,36 +50,41 @@ pub struct Window<'a> {
     gate: ShutGate<'a>,
     /// Where the device state goes.
     file: File,
+    /// It was paused before, and is to stay so.
+    was_stopped: bool,
 }
 
 impl<'a> Window<'a> {
     pub fn prepare(monitor: &'a mut Monitor, bridge: &'a Bridge, vmm: i32) -> Result<Window<'a>> {
         let file = memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())?;
         offer(monitor, &file)?;
+        let was_stopped = monitor.is_stopped()?;
         let gate = bridge.shut();
         Ok(Window {
             monitor,
             vmm,
             gate,
             file,
+            was_stopped,
         })
     }
 
     /// Stops the VM, saves its device state, does what is to be done, and lets it run again if it is to `resume`. Whatever
-    /// fails, it runs before this returns.
+    /// fails, it runs before this returns, unless it was stopped when the window was prepared.
     pub fn pause<T, F: FnOnce() -> Result<T>>(self, resume: bool, during: During<F>) -> Result<Paused<T>> {
         let Window {
             monitor,
             vmm,
             gate,
             file,
+            was_stopped,
         } = self;
         // The guest stands still for as long as one of these waits for a processor: this thread, the VMM's main loop, a vCPU
         // that has not noticed yet that it is to stop.
         let urgent = (Urgent::this_thread(), Urgent::threads_of(vmm));
         let start = Instant::now();
         let result = stop_and_save(monitor, &gate, during);
-        let resumed = if resume || result.is_err() {
+        let resumed = if (resume || result.is_err()) && !was_stopped {
             monitor.call("cont", json!({})).map(drop)
         } else {
             Ok(())

@@ -5,6 +5,7 @@ import { startPager, type PagerOptions } from './start.ts';
 import type {
   Announce,
   Answer,
+  Blob,
   Branch,
   BranchDone,
   BranchEvent,
@@ -18,7 +19,7 @@ import type {
 } from './wire.ts';
 
 /** The protocol's version that this client speaks; the pager's `PROTOCOL_VERSION`. */
-const PROTOCOL_VERSION = 2;
+const PROTOCOL_VERSION = 3;
 
 /** How long a pager may take to answer its first request. */
 const HELLO_TIMEOUT_MS = 5_000;
@@ -83,8 +84,19 @@ export class Pager {
     await this.#link.request({ op: 'announce', ...announce });
   }
 
-  async open(sandbox: string): Promise<void> {
-    await this.#link.request({ op: 'open', sandbox });
+  /** Connects to the VM, which stands still afterwards if it is `paused`, else it runs. */
+  async open(sandbox: string, paused = false): Promise<void> {
+    await this.#link.request({ op: 'open', sandbox, paused });
+  }
+
+  /** Stops a VM until it is resumed. `busy` while a branch of it is under way. */
+  async pause(sandbox: string): Promise<void> {
+    await this.#link.request({ op: 'pause', sandbox });
+  }
+
+  /** Lets a VM go on that was paused. */
+  async resume(sandbox: string): Promise<void> {
+    await this.#link.request({ op: 'resume', sandbox });
   }
 
   /** Announces a VMM that will wait for its VM. It ends with this connection, unless it is woken before. */
@@ -121,6 +133,13 @@ export class Pager {
   async memory(sandbox: string): Promise<MemoryUse> {
     const { private_bytes, shared_bytes } = expect(await this.#link.request({ op: 'memory', sandbox }), 'memory');
     return { private_bytes, shared_bytes };
+  }
+
+  /** Writes what a stack holds as one layer that needs no other. */
+  async flatten(memBytes: number, stack: readonly string[]): Promise<Blob> {
+    const answer = await this.#link.request({ op: 'flatten', mem_bytes: memBytes, stack: [...stack] });
+    const { digest, size } = expect(answer, 'layer');
+    return { digest, size };
   }
 
   async inventory(): Promise<Inventory> {

@@ -34,7 +34,7 @@ live_unavailable: string | null,
 /**
  * The processor's time stamp counter, in kHz, measured at start.
  */
-tsc_khz: number, } | { "answer": "done" } | { "answer": "branch" } & BranchDone | { "answer": "floor", pause_us: number, device_state_us: number, } | { "answer": "memory" } & MemoryUse | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
+tsc_khz: number, } | { "answer": "done" } | { "answer": "branch" } & BranchDone | { "answer": "floor", pause_us: number, device_state_us: number, } | { "answer": "memory" } & MemoryUse | { "answer": "layer" } & Blob | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
 
 /**
  * The comparison of a captured layer with a copy taken inside the pause.
@@ -167,7 +167,7 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
 
 export type Prepare = { 
 /**
@@ -195,7 +195,7 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
 
 export type Wake = { vmm: string, 
 /**

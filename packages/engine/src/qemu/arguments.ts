@@ -23,6 +23,9 @@ export const FILES = {
   log: 'vmm.log',
 } as const;
 
+/** What the guest writes to its console, in the directory of its VM. */
+export const consoleFile = FILES.console;
+
 /**
  * The machine: `acpi=on` lets the guest find its devices, `suppress-vmdesc` keeps the device state free of a description
  * that a restore would not expect, `mem-merge=off` keeps the host from merging pages behind our back.

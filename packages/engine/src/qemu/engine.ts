@@ -110,8 +110,8 @@ export class QemuEngine implements Engine {
     await this.#pool?.close();
   }
 
-  adopt(record: VmRecord, pager: Pager): Promise<Vm | null> {
-    return adopt(record, pager);
+  adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null> {
+    return adopt(record, pager, paused);
   }
 
   /** `undefined` when the VMM was lost: another is started for this VM, which tells what is wrong if anything is. */

@@ -83,13 +83,13 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
 }
 
 /** Finds a VM that another process started, and makes it known to the pager if it is not. `null` when it has ended. */
-export async function adopt(record: VmRecord, pager: Pager): Promise<Vm | null> {
+export async function adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null> {
   if (!(await isRunning(record))) return null;
   const { sandboxes } = await pager.inventory();
   if (!sandboxes.some((held) => held.sandbox === record.id)) {
     await pager.announce(announcement(record.id, record.dir, record.machine, record.stack));
   }
-  await pager.open(record.id);
+  await pager.open(record.id, paused);
   return new QemuVm(record, pager, endOfProcess(record));
 }
 
