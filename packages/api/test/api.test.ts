@@ -34,6 +34,7 @@ describe('requests', () => {
       prewarm: false,
       live_fork: false,
       hugepages: false,
+      partial: false,
     });
     expect(Value.Check(CreateSandboxesRequest, { snapshot_tag: 'py', n: 3, memory_limit_mib: null })).toBe(true);
     expect(Value.Default(ExecRequest, { args: ['true'] })).toEqual({ args: ['true'], timeout_secs: 30 });

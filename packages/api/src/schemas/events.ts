@@ -21,7 +21,7 @@ export const eventTypes = [
   'events.gap',
 ] as const;
 
-export const EventType = Type.Union(eventTypes.map((type) => Type.Literal(type)));
+export const EventType = Type.Enum([...eventTypes]);
 export type EventType = (typeof eventTypes)[number];
 
 /** What happened to a sandbox, a snapshot or a workspace. */
