@@ -6,6 +6,7 @@ import type { Logger } from 'pino';
 
 import type { Binaries } from './binaries.ts';
 import { sleep } from './deadline.ts';
+import { EventLog } from './events.ts';
 import { HttpServers } from './http/servers.ts';
 import type { Services } from './http/services.ts';
 import { Tokens } from './http/tokens.ts';
@@ -13,21 +14,27 @@ import { limits } from './limits.ts';
 import type { Options } from './options.ts';
 import { dataPaths, makeDataPaths } from './paths.ts';
 import { lockDataDir } from './process/lock.ts';
+import { Replies } from './replies.ts';
 import { GuestBoot } from './runtime/guest-boot.ts';
 import { Vmm } from './runtime/vmm.ts';
 import { BranchService } from './sandboxes/branch.ts';
+import { Expiry } from './sandboxes/expiry.ts';
 import { ForkService } from './sandboxes/fork.ts';
 import { Guests } from './sandboxes/guests.ts';
+import { Lifecycle } from './sandboxes/lifecycle.ts';
 import { Recovery } from './sandboxes/recovery.ts';
 import { Registry } from './sandboxes/registry.ts';
 import { Sandboxes } from './sandboxes/sandboxes.ts';
 import { Scope } from './scope.ts';
 import { Catalog } from './snapshots/catalog.ts';
+import { Compaction } from './snapshots/compaction.ts';
 import { Housekeeping } from './snapshots/housekeeping.ts';
 import { Pins } from './snapshots/pins.ts';
+import { Pruning } from './snapshots/pruning.ts';
 import { Removal } from './snapshots/removal.ts';
 import { TemplateService } from './snapshots/templates.ts';
 import { version } from './version.ts';
+import { Workspaces } from './workspaces/workspaces.ts';
 
 /** The controller of one data directory. It owns nothing that runs: sandboxes outlive it unless they are told otherwise. */
 export class Daemon {
@@ -63,27 +70,34 @@ export class Daemon {
     const log = this.#log;
     const tokens = options.tokenFile === null ? null : await Tokens.open(options.tokenFile, log);
     const store = await Store.open(paths.store);
+    const replies = await Replies.open(paths.replies);
+    const events = new EventLog();
     const pins = new Pins();
     const boot = new GuestBoot(paths.cache, binaries);
     const vmm = new Vmm({ paths, binaries, boot, poolSizeMax: options.vmmPool, log });
     const housekeeping = new Housekeeping(store, pins, vmm, log);
-    const registry = new Registry(paths.sandboxes, pins, housekeeping, log);
+    const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, log });
     // Sandboxes that run on need their pager; without any it has nothing to keep.
     this.#scope.defer('the pager', () => vmm.close({ endPager: registry.size === 0 }));
     this.#scope.defer('housekeeping', () => housekeeping.close());
-    const catalog = new Catalog(store);
-    const shared = { catalog, registry, store, pins, housekeeping, vmm, boot, paths, log };
+    const catalog = new Catalog(store, events);
+    const shared = { catalog, registry, store, pins, housekeeping, vmm, boot, paths, replies, events, log };
     const branches = new BranchService({ ...shared, cap: options.branchConcurrency });
     this.#scope.defer('branches', () => branches.close(AbortSignal.timeout(limits.branchDrainMs)));
+    const forks = new ForkService(shared);
+    const reservedBy = (tag: string) => workspaces.reservedBy(tag);
+    const removal = new Removal({ ...shared, reservedBy });
+    const workspaces = new Workspaces({ ...shared, dir: paths.workspaces, forks, branches, removal });
 
-    const recovery = new Recovery({ root: paths.sandboxes, registry, vmm, log });
-    const found = await recovery.recover();
-    vmm.onNewPager((runtime) => recovery.readopt(runtime));
-    log.info({ ...found, data_dir: paths.root }, 'recovered what earlier controllers left');
+    await this.#recover(new Recovery({ ...shared, root: paths.sandboxes }), { vmm, replies, workspaces });
     housekeeping.request();
 
-    const removal = new Removal(catalog, store, housekeeping);
+    const lifecycle = new Lifecycle(shared);
+    const expiry = new Expiry({ ...shared, lifecycle });
+    this.#scope.defer('the expiry timer', () => expiry.close());
     const templates = new TemplateService(shared);
+    const compaction = new Compaction(shared);
+    const pruning = new Pruning({ catalog, removal, reservedBy });
     const services: Services = {
       snapshots: {
         list: () => catalog.list(),
@@ -91,9 +105,14 @@ export class Daemon {
         detail: (tag) => catalog.detail(tag),
         create: (request, outer, onProgress) => templates.create(request, outer, onProgress),
         remove: (tag, query) => removal.remove(tag, query),
+        compact: (tag, to, outer) => compaction.compact(tag, to, outer),
+        prune: (request) => pruning.prune(request),
       },
-      sandboxes: new Sandboxes(registry, new ForkService(shared), branches, vmm),
+      sandboxes: new Sandboxes({ registry, forks, branches, lifecycle, vmm }),
       guests: new Guests(registry),
+      workspaces,
+      events: (query, outer) => events.follow(query, outer),
+      replies,
       host: {
         info: () => this.#hostInfo(vmm),
         shutdown: (endSandboxes) => this.#shutdown(registry, endSandboxes),
@@ -104,6 +123,18 @@ export class Daemon {
     await servers.listen(options);
     await this.#untilTold(signal, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
     log.info({ reason: this.#ending, running: registry.size }, 'ending');
+  }
+
+  /** Before any request: what earlier controllers left either is there afterwards, or is gone. */
+  async #recover(
+    recovery: Recovery,
+    { vmm, replies, workspaces }: { vmm: Vmm; replies: Replies; workspaces: Workspaces },
+  ): Promise<void> {
+    const found = await recovery.recover();
+    vmm.onNewPager((runtime) => recovery.readopt(runtime));
+    await workspaces.recover();
+    await replies.forgetCutOff();
+    this.#log.info({ ...found, data_dir: this.#options.dataDir }, 'recovered what earlier controllers left');
   }
 
   /** Ends when `signal` fires, when a request said so, or when nothing has happened and nothing runs for long enough. */

@@ -32,6 +32,15 @@ export const limits = {
   branchDrainMs: 30_000,
   idleCheckMs: 1_000,
 
+  /** Between two signs of life to who reads events. */
+  eventBeatMs: 15_000,
+
+  /** The longest that a timer can wait. */
+  expiryTimerMsMax: 2 ** 31 - 1,
+  expiryRetrySecs: 5,
+  /** A kept reply: a thousand sandboxes, and some. */
+  replyBytesMax: 8 * 1024 * 1024,
+
   recordBytesMax: 1024 * 1024,
   lockWaitMs: 3_000,
 } as const;

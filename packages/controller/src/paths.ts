@@ -9,6 +9,10 @@ export interface DataPaths {
   cache: string;
   /** One directory a sandbox, named by its id. */
   sandboxes: string;
+  /** One file a workspace. */
+  workspaces: string;
+  /** Replies to requests with an idempotency key. */
+  replies: string;
   /** VMMs that wait for their VM, one directory each. */
   pool: string;
   /** Sockets and what says which processes run. */
@@ -22,6 +26,8 @@ export function dataPaths(root: string): DataPaths {
     store: at('store'),
     cache: at('cache'),
     sandboxes: at('sandboxes'),
+    workspaces: at('workspaces'),
+    replies: at('replies'),
     pool: at('pool'),
     run: at('run'),
   };

@@ -139,7 +139,7 @@ function end(id: string): Command {
       const tag = model.branching.get(id);
       const snapshot = tag === undefined ? undefined : model.snapshots.get(tag);
       const fake = lab.fakes.get(id);
-      await lab.registry.end(lab.registry.get(id));
+      await lab.registry.end(lab.registry.find(id));
       model.alive.delete(id);
       model.branching.delete(id);
       lab.fakes.delete(id);

@@ -27,7 +27,7 @@ test('the reply comes at the stage that was asked for', async () => {
     expect(info.status).toBe(until === 'resumed' ? 'writing' : 'ready');
     expect(info.durable).toBe(until === 'durable');
     expect('captured_bytes' in info).toBe(until !== 'resumed');
-    expect(lab.registry.get(id).info()).toMatchObject({ has_branched: true, branch_count: 1 });
+    expect(lab.registry.find(id).info()).toMatchObject({ has_branched: true, branch_count: 1 });
   }
   await lab.close();
   // Those that were cut off at the end are failed, the one that was done is on disk.
@@ -53,11 +53,11 @@ test('a failure reaches those who wait, stays in the list with its reason, and l
     error: expect.stringMatching(/'full' of sandbox sb-1.*No space/),
   });
   expect(await codeOf(lab.catalog.forkSource('full'))).toBe('not_forkable');
-  expect(lab.registry.get('sb-1').branching).toBeNull();
+  expect(lab.registry.find('sb-1').branching).toBeNull();
   // The tag can be taken again, or the failure removed.
   lab.fakes.delete('sb-1');
   const again = lab.branches.branch('sb-1', { tag: 'full', mode: 'diff' });
-  await expect.poll(() => lab.registry.get('sb-1').branching).toBe('full');
+  await expect.poll(() => lab.registry.find('sb-1').branching).toBe('full');
   await expect.poll(() => lab.fakes.get('sb-1')).toBeDefined();
   await lab.fakes.get('sb-1')!.durable();
   expect((await again).status).toBe('ready');
@@ -154,6 +154,6 @@ test('the slot is free when the reply says that it is over, for better or worse'
       expect(await reply).toBe(code);
     }
   }
-  expect(lab.registry.get('sb-1').info().branch_count).toBe(5);
+  expect(lab.registry.find('sb-1').info().branch_count).toBe(5);
   await lab.close();
 });

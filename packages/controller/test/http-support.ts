@@ -103,5 +103,7 @@ function stub(calls: unknown[][], answers: Answers): Services {
     sandboxes: group('sandboxes'),
     guests: group('guests'),
     host: group('host'),
-  } as Services;
+    workspaces: group('workspaces'),
+    replies: { answer: (_key: string, _request: unknown, run: (key: string) => unknown) => run('key') },
+  } as unknown as Services;
 }

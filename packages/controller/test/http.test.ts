@@ -21,7 +21,7 @@ test('healthz is exactly that, and the socket is the owner’s alone', async () 
 test('what no handler sees is refused in the same shape', async () => {
   const lab = await HttpLab.serve();
   expectError(await lab.ask('GET', '/nowhere'), 404, 'not_found');
-  const wrongMethod = await lab.ask('PATCH', '/v1/sandboxes/sb-1');
+  const wrongMethod = await lab.ask('PUT', '/v1/sandboxes/sb-1');
   expect(expectError(wrongMethod, 405, 'not_found').hint).toContain('DELETE');
   expect(wrongMethod.headers['allow']).toContain('GET');
   expectError(await lab.ask('GET', '/%zz'), 400, 'bad_request');
@@ -85,7 +85,7 @@ test('a request becomes one call, with defaults filled in and unknown fields pas
     'sandboxes.branch': () => ({ tag: 't', status: 'writing' }),
   });
   expect((await lab.ask('POST', '/v1/sandboxes', { body: '{"snapshot_tag":"py","novel":1}' })).status).toBe(201);
-  expect(lab.calls[0]).toMatchObject(['sandboxes.fork', { snapshot_tag: 'py', n: 1, per_child_netns: false }]);
+  expect(lab.calls[0]).toMatchObject(['sandboxes.fork', { snapshot_tag: 'py', n: 1, per_child_netns: false }, null]);
   // A body is optional where all in it is, with and without the header.
   expect((await lab.ask('POST', '/v1/sandboxes/sb-1/branch')).status).toBe(202);
   expect((await lab.ask('POST', '/v1/sandboxes/sb-1/branch', { body: '' })).status).toBe(202);

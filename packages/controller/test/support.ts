@@ -10,9 +10,11 @@ import { pino } from 'pino';
 import { onTestFinished } from 'vitest';
 
 import { deferred } from '../src/deferred.ts';
+import { EventLog } from '../src/events.ts';
 import type { Runtime } from '../src/runtime/vmm.ts';
 import { BranchService } from '../src/sandboxes/branch.ts';
 import type { SandboxRecord } from '../src/sandboxes/record.ts';
+import { settingsDefault } from '../src/sandboxes/record.ts';
 import { Registry } from '../src/sandboxes/registry.ts';
 import { Catalog } from '../src/snapshots/catalog.ts';
 import { Housekeeping } from '../src/snapshots/housekeeping.ts';
@@ -116,6 +118,7 @@ export class Lab {
   readonly removal: Removal;
   readonly housekeeping: Housekeeping;
   readonly pins = new Pins();
+  readonly events = new EventLog();
   readonly fakes = new Map<string, FakeBranch>();
   #count = 0;
 
@@ -134,10 +137,11 @@ export class Lab {
     const runtime = { pager } as unknown as Runtime;
     const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager };
     this.housekeeping = new Housekeeping(store, this.pins, vmm, silent);
-    this.registry = new Registry(join(dir, 'sandboxes'), this.pins, this.housekeeping, silent);
-    this.catalog = new Catalog(store);
-    this.removal = new Removal(this.catalog, store, this.housekeeping);
-    const { catalog, registry, housekeeping } = this;
+    const { pins, housekeeping, events } = this;
+    this.registry = new Registry({ root: join(dir, 'sandboxes'), pins, housekeeping, events, log: silent });
+    this.catalog = new Catalog(store, events);
+    const { catalog, registry } = this;
+    this.removal = new Removal({ catalog, store, housekeeping, events, reservedBy: () => null });
     this.branches = new BranchService({ catalog, registry, store, housekeeping, vmm, log: silent, cap });
   }
 
@@ -149,7 +153,10 @@ export class Lab {
   async addSandbox(id: string, parentTag = 'base', parentDigest: SandboxRecord['snapshot_digest'] = null) {
     const root_disk = await this.store.putBytes(Buffer.from('root'));
     const record: SandboxRecord = {
-      format: 1,
+      ...settingsDefault,
+      labels: {},
+      warnings: [],
+      format: 2,
       id,
       kind: 'sandbox',
       state: 'starting',

@@ -6,10 +6,12 @@ import type { AppParts } from './app-parts.ts';
 import { answerClientError, errorHandler } from './errors.ts';
 import { answerUnknownRoutes } from './not-found.ts';
 import { commandRoutes } from './routes/commands.ts';
+import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/host.ts';
 import { sandboxRoutes } from './routes/sandboxes.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
+import { workspaceRoutes } from './routes/workspaces.ts';
 import { validatorCompiler } from './validation.ts';
 
 /** The HTTP side of the controller, for one listener. */
@@ -35,6 +37,8 @@ export function buildApp(parts: AppParts): FastifyInstance {
   sandboxRoutes(app, parts);
   commandRoutes(app, parts);
   fileRoutes(app, parts);
+  workspaceRoutes(app, parts);
+  eventRoutes(app, parts);
   return app;
 }
 

@@ -3,27 +3,39 @@ import type {
   CommandEvent,
   CommandInfo,
   CommandOutputQuery,
+  ControllerEvent,
   CreateSandboxesRequest,
   CreateSnapshotRequest,
+  CreateWorkspaceRequest,
   DeleteSnapshotQuery,
   DirEntry,
   EvalRequest,
   EvalResponse,
+  EventsQuery,
   ExecRequest,
   ExecResponse,
   FileQuery,
   FloorInfo,
   HostInfo,
+  ListSandboxesQuery,
+  LogsQuery,
   MemoryInfo,
+  PartialForkResponse,
   PingResponse,
+  PruneSnapshotsRequest,
+  PruneSnapshotsResponse,
   SandboxInfo,
+  SandboxStats,
   ShutdownResponse,
   SnapshotInfo,
   SnapshotInfoDetail,
   StartCommandRequest,
+  UpdateSandboxRequest,
+  WorkspaceInfo,
 } from '@forkd/api';
 import type { Bytes, FileContents } from '@forkd/guest';
 
+import type { Replies } from '../replies.ts';
 import type { OnProgress } from '../snapshots/progress.ts';
 import type { TemplateResult } from '../snapshots/templates.ts';
 
@@ -35,11 +47,24 @@ export interface Services {
     detail(tag: string): Promise<SnapshotInfoDetail>;
     create(request: CreateSnapshotRequest, signal: AbortSignal, onProgress: OnProgress): Promise<TemplateResult>;
     remove(tag: string, query: DeleteSnapshotQuery): Promise<void>;
+    compact(tag: string, to: string, signal: AbortSignal): Promise<SnapshotInfo>;
+    prune(request: PruneSnapshotsRequest): Promise<PruneSnapshotsResponse>;
   };
   sandboxes: {
-    list(): SandboxInfo[];
+    list(query: ListSandboxesQuery): SandboxInfo[];
     get(id: string): SandboxInfo;
-    fork(request: CreateSandboxesRequest, signal: AbortSignal): Promise<SandboxInfo[]>;
+    /** With `partial`, one result each where some have failed. */
+    fork(
+      request: CreateSandboxesRequest,
+      signal: AbortSignal,
+      /** Names the request in what it makes, where its reply is kept. */
+      requestKey: string | null,
+    ): Promise<SandboxInfo[] | PartialForkResponse>;
+    update(id: string, request: UpdateSandboxRequest): Promise<SandboxInfo>;
+    pause(id: string): Promise<SandboxInfo>;
+    resume(id: string): Promise<SandboxInfo>;
+    stats(id: string): Promise<SandboxStats>;
+    logs(id: string, query: LogsQuery, signal: AbortSignal): AsyncGenerator<Uint8Array>;
     end(id: string): Promise<void>;
     branch(id: string, request: BranchRequest): Promise<SnapshotInfo>;
     memory(id: string): Promise<MemoryInfo>;
@@ -62,6 +87,17 @@ export interface Services {
     removeFile(id: string, path: string, recursive: boolean, signal: AbortSignal): Promise<void>;
     listDir(id: string, path: string, signal: AbortSignal): Promise<DirEntry[]>;
   };
+  workspaces: {
+    list(): WorkspaceInfo[];
+    get(name: string): WorkspaceInfo;
+    create(request: CreateWorkspaceRequest, signal: AbortSignal): Promise<WorkspaceInfo>;
+    remove(name: string): Promise<void>;
+    suspend(name: string): Promise<WorkspaceInfo>;
+    resume(name: string, signal: AbortSignal): Promise<WorkspaceInfo>;
+  };
+  /** What happens from now on, or after the event `after`, until the signal fires. */
+  events(query: EventsQuery, signal: AbortSignal): AsyncGenerator<ControllerEvent>;
+  replies: Pick<Replies, 'answer'>;
   host: {
     info(): Promise<HostInfo>;
     /** Resolves before the controller ends, so that the reply can be sent. */

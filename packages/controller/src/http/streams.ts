@@ -1,9 +1,10 @@
-import { PassThrough, Readable } from 'node:stream';
+import { PassThrough, pipeline, Readable } from 'node:stream';
 
 import { NDJSON_MEDIA_TYPE } from '@forkd/api';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 
+import { limits } from '../limits.ts';
 import { errorEvent } from './errors.ts';
 
 export function wantsEvents(request: FastifyRequest): boolean {
@@ -32,6 +33,29 @@ export async function sendEvents(
     }
   }
   return reply.type(NDJSON_MEDIA_TYPE).send(Readable.from(lines()));
+}
+
+/**
+ * Replies with server-sent events, each with its id, by which a reader who was cut off says where it was. A comment now
+ * and then keeps the connection from being taken for dead.
+ */
+export function sendServerSentEvents<Event extends { id: string; type: string }>(
+  reply: FastifyReply,
+  events: AsyncGenerator<Event>,
+): FastifyReply {
+  const channel = new PassThrough();
+  const beat = setInterval(() => channel.write(':\n\n'), limits.eventBeatMs);
+  channel.write(':\n\n');
+  const source = Readable.from(textOf(events));
+  // A reader who has gone and a controller that ends look the same from here: the stream is over.
+  pipeline(source, channel, () => clearInterval(beat));
+  return reply.header('cache-control', 'no-store').type('text/event-stream').send(channel);
+}
+
+async function* textOf<Event extends { id: string; type: string }>(events: AsyncGenerator<Event>) {
+  for await (const event of events) {
+    yield `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+  }
 }
 
 /** What `run` reports while it works, and then what it resolves with, as one sequence. */

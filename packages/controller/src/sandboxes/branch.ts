@@ -62,14 +62,14 @@ export class BranchService {
   /** Resolves at the stage that was asked for. The slot is taken until the branch is durable or failed. */
   async branch(id: string, request: BranchRequest): Promise<SnapshotInfo> {
     const plan = branchPlan(request);
-    let sandbox = this.#registry.get(id);
-    const tag = request.tag ?? defaultBranchTag(id);
+    let sandbox = this.#registry.find(id);
+    const tag = request.tag ?? defaultBranchTag(sandbox.id);
     assertTag(tag);
     assertParent(sandbox, request.parent_tag ?? null);
     const { pager } = await this.#vmm.use(sandbox.ended.signal);
-    assertMode(pager, id, plan);
+    assertMode(pager, sandbox.id, plan);
     // It may have ended while the pager came up.
-    sandbox = this.#registry.get(id);
+    sandbox = this.#registry.find(sandbox.id);
     this.#assertFree(sandbox, tag);
     sandbox.branching = tag;
     let draft: Draft;
@@ -168,7 +168,7 @@ export class BranchService {
     this.#count(flight);
     if (event.stage === 'ready') {
       const { root_disk: rootDisk } = sandbox.record;
-      draft.becomeReady({ stack: event.stack, deviceState: blobOf(event.device_state), rootDisk });
+      this.#catalog.becomeReady(draft, { stack: event.stack, deviceState: blobOf(event.device_state), rootDisk });
     }
     resumed.resolve();
   }

@@ -14,10 +14,11 @@ import { machineFor } from '../runtime/vmm.ts';
 import type { Catalog, ForkSource } from '../snapshots/catalog.ts';
 import type { Pins } from '../snapshots/pins.ts';
 import { admit } from './admission.ts';
+import { assertName, expiryOf } from './lifecycle.ts';
 import type { SandboxRecord } from './record.ts';
 import type { Registry } from './registry.ts';
 import type { Sandbox } from './sandbox.ts';
-import { startAll } from './starts.ts';
+import { startAll, startEach } from './starts.ts';
 
 /** Starts sandboxes from snapshots. */
 export class ForkService {
@@ -44,9 +45,18 @@ export class ForkService {
     this.#log = parts.log;
   }
 
-  /** All of them, or none: when one cannot be started, those that were are ended, and the error says which and why. */
-  async fork(request: CreateSandboxesRequest, signal: AbortSignal): Promise<Sandbox[]> {
+  /**
+   * All of them, or none: when one cannot be started, those that were are ended, and the error says which and why. With
+   * `partial` those that started are kept, and each of the others has its error.
+   */
+  async fork(
+    request: CreateSandboxesRequest,
+    signal: AbortSignal,
+    owner: Partial<ForkOwner> = {},
+  ): Promise<Sandbox[] | PartialFork> {
     refuseUnsupported(request);
+    const settings = settingsOf(request, owner);
+    this.#registry.assertNameFree(settings.name);
     const { snapshot_tag: tag, n = apiLimits.forkCountDefault } = request;
     const source = await this.#catalog.forkSource(tag);
     const unpin = this.#pins.hold(needsOf(source));
@@ -55,18 +65,33 @@ export class ForkService {
       const machine = machineFor(runtime.engine, tag, source.machine);
       await this.#checkBlobs(source, signal);
       await admit(`A fork of ${n} from '${tag}'`, n, limits.vmOverheadBytes);
-      return await this.#startChildren({ runtime, source, machine }, n, signal);
+      const plan: ChildPlan = { runtime, source, machine, settings };
+      return await (request.partial === true ? this.#startSome(plan, n, signal) : this.#startAll(plan, n, signal));
     } finally {
       unpin();
     }
   }
 
-  async #startChildren(plan: ChildPlan, n: number, signal: AbortSignal): Promise<Sandbox[]> {
+  async #startSome(plan: ChildPlan, n: number, signal: AbortSignal): Promise<Sandbox[] | PartialFork> {
+    const ids = Array.from({ length: n }, newSandboxId);
+    const results = await startEach(ids, limits.forkParallelism, async (id) => {
+      const [child] = await this.#start(plan, [id], signal);
+      return child as Sandbox;
+    });
+    const children = results.flatMap((result) => (result instanceof ApiError ? [] : [result]));
+    return children.length === n ? children : { results };
+  }
+
+  #startAll(plan: ChildPlan, n: number, signal: AbortSignal): Promise<Sandbox[]> {
+    return this.#start(plan, Array.from({ length: n }, newSandboxId), signal);
+  }
+
+  async #start(plan: ChildPlan, ids: readonly string[], signal: AbortSignal): Promise<Sandbox[]> {
     const { tag, draft } = plan.source;
+    const n = ids.length;
     const failed = new AbortController();
     const children = new Set<Sandbox>();
     const stopping = anySignal(signal, failed.signal);
-    const ids = Array.from({ length: n }, newSandboxId);
     try {
       const started = await startAll(
         ids,
@@ -86,7 +111,7 @@ export class ForkService {
 
   async #startChild(plan: ChildPlan, id: string, children: Set<Sandbox>, signal: AbortSignal): Promise<Sandbox> {
     const { runtime, source, machine } = plan;
-    const sandbox = await this.#registry.reserve(recordOf(id, source), needsOf(source));
+    const sandbox = await this.#registry.reserve(recordOf(id, plan), needsOf(source));
     children.add(sandbox);
     signal.throwIfAborted();
     const beganMs = performance.now();
@@ -127,7 +152,26 @@ interface ChildPlan {
   runtime: Runtime;
   source: ForkSource;
   machine: Machine;
+  settings: Settings;
 }
+
+/** What a fork has done where some of it failed. */
+export interface PartialFork {
+  results: (Sandbox | ApiError)[];
+}
+
+/** For whom sandboxes are started. */
+interface ForkOwner {
+  /** The workspace that they are the live sandbox of. */
+  workspace: string | null;
+  /** The request, where it has a key under which its reply will be kept. */
+  requestKey: string | null;
+}
+
+type Settings = Pick<
+  SandboxRecord,
+  'name' | 'labels' | 'expires_at_unix' | 'on_expire' | 'workspace' | 'request_key' | 'warnings'
+>;
 
 /** Before any command of a user: entropy, clock and names of its own. The same again is no second identity. */
 async function identify(sandbox: Sandbox, signal: AbortSignal): Promise<void> {
@@ -146,9 +190,9 @@ function needsOf(source: ForkSource): string[] {
   return [...source.stack, source.deviceState.digest, source.rootDisk.digest];
 }
 
-function recordOf(id: string, source: ForkSource): SandboxRecord {
+function recordOf(id: string, { source, settings }: ChildPlan): SandboxRecord {
   return {
-    format: 1,
+    format: 2,
     id,
     kind: 'sandbox',
     state: 'starting',
@@ -164,17 +208,33 @@ function recordOf(id: string, source: ForkSource): SandboxRecord {
     fork_ms: null,
     ready_ms: null,
     vm: null,
+    paused: false,
+    ...settings,
+  };
+}
+
+function settingsOf(request: CreateSandboxesRequest, owner: Partial<ForkOwner>): Settings {
+  const { name = null, labels, ttl_secs: ttlSecs, on_expire: onExpire, n = 1, hugepages = false } = request;
+  if (name !== null) {
+    assertName(name);
+    if (n > 1) throw new ApiError('bad_request', `Fork of ${n}: only one sandbox can have the name '${name}'.`);
+  }
+  return {
+    name,
+    labels: labels ?? {},
+    expires_at_unix: expiryOf(ttlSecs ?? null),
+    on_expire: onExpire ?? 'kill',
+    workspace: owner.workspace ?? null,
+    request_key: owner.requestKey ?? null,
+    warnings: hugepages ? ['hugepages: layers are mapped in pages of 4 KiB'] : [],
   };
 }
 
 /** What the wire knows and this version cannot do is refused: a limit that is not enforced would be worse. */
 function refuseUnsupported(request: CreateSandboxesRequest): void {
-  const { snapshot_tag: tag } = request;
-  const refuse = (field: string, why: string) =>
-    new ApiError('unsupported', `Fork of '${tag}': ${field} is not there yet: ${why}.`, { hint: 'Leave it out.' });
-  if (request.per_child_netns === true) throw refuse('per_child_netns', 'guests have no network');
-  if (request.memory_limit_mib != null) throw refuse('memory_limit_mib', 'sandboxes are not put into cgroups');
-  if (request.hugepages === true) throw refuse('hugepages', 'layers are mapped in pages of 4 KiB');
+  if (request.memory_limit_mib == null) return;
+  const sentence = `Fork of '${request.snapshot_tag}': memory_limit_mib is not there yet: sandboxes are not put into cgroups.`;
+  throw new ApiError('unsupported', sentence, { hint: 'Leave it out.' });
 }
 
 function round(ms: number): number {

@@ -49,6 +49,7 @@ export class Guests {
       ...(input != null && { stdin: Buffer.from(input, 'base64') }),
     };
     const { sandbox, signal } = this.#open(id, outer);
+    sandbox.execCount += 1;
     const result = await sandbox.guest.call((agent) => runOnce(agent, request.args, { ...options, signal }), {
       signal,
     });
@@ -63,6 +64,7 @@ export class Guests {
 
   async eval(id: string, request: EvalRequest, outer: AbortSignal): Promise<EvalResponse> {
     const { sandbox, signal } = this.#open(id, outer);
+    sandbox.execCount += 1;
     const timeoutSecs = request.timeout_secs ?? apiLimits.evalTimeoutSecsDefault;
     const evalTimeoutMs = timeoutSecs * 1000;
     const options = { evalTimeoutMs, timeoutMs: evalTimeoutMs + limits.guestGraceMs, signal };
@@ -77,6 +79,7 @@ export class Guests {
 
   async start(id: string, request: StartCommandRequest, outer: AbortSignal): Promise<CommandInfo> {
     const { sandbox, signal } = this.#open(id, outer);
+    sandbox.execCount += 1;
     return sandbox.guest.call(
       async (agent) => {
         const started = await agent.start(request.args, { ...startOptions(request), signal });
@@ -89,6 +92,7 @@ export class Guests {
   /** Starts a command and follows it. The command goes on when the caller leaves. */
   async *startAndFollow(id: string, request: StartCommandRequest, outer: AbortSignal): AsyncGenerator<CommandEvent> {
     const { sandbox, signal } = this.#open(id, outer);
+    sandbox.execCount += 1;
     const begin = (agent: GuestAgent) => agent.exec(request.args, { ...startOptions(request), signal });
     const output = await sandbox.guest.call(begin, { signal });
     yield { type: 'started', id: output.id, pid: output.pid ?? 0 };
@@ -167,7 +171,7 @@ export class Guests {
   }
 
   #open(id: string, outer: AbortSignal): { sandbox: Sandbox; signal: AbortSignal } {
-    const sandbox = this.#registry.get(id);
+    const sandbox = this.#registry.running(id);
     return { sandbox, signal: anySignal(outer, sandbox.ended.signal) };
   }
 }

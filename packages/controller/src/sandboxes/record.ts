@@ -32,7 +32,7 @@ const VmSchema = Type.Object({
 
 /** What another controller must know to take a sandbox over: `sandboxes/<id>/sandbox.json`. */
 export const SandboxRecord = Type.Object({
-  format: Type.Literal(1),
+  format: Type.Literal(2),
   id: Type.String(),
   /** A template's VM lives only as long as its build: it is never adopted. */
   kind: Type.Union([Type.Literal('sandbox'), Type.Literal('template')]),
@@ -57,8 +57,37 @@ export const SandboxRecord = Type.Object({
   ready_ms: Nullable(Type.Number()),
   /** `null` until the VM runs. */
   vm: Nullable(VmSchema),
+  name: Nullable(Type.String()),
+  labels: Type.Record(Type.String(), Type.String()),
+  /** `null`: it lives until it is ended. */
+  expires_at_unix: Nullable(Unix),
+  on_expire: Type.Union([Type.Literal('kill'), Type.Literal('pause')]),
+  paused: Type.Boolean(),
+  /** The workspace whose live sandbox it is. */
+  workspace: Nullable(Type.String()),
+  /** Of the request that it was made for: if that was never answered, nobody knows of it. */
+  request_key: Nullable(Type.String()),
+  warnings: Type.Array(Type.String()),
 });
 export type SandboxRecord = Static<typeof SandboxRecord>;
+
+/** What a record of format 1 does not say. */
+export const settingsDefault = {
+  name: null,
+  labels: {},
+  expires_at_unix: null,
+  on_expire: 'kill',
+  paused: false,
+  workspace: null,
+  request_key: null,
+  warnings: [],
+} as const satisfies Partial<Record<keyof SandboxRecord, unknown>>;
+
+/** A record of any format that this version knows, as the newest. */
+function upgrade(value: unknown): unknown {
+  if (typeof value !== 'object' || value === null || !('format' in value) || value.format !== 1) return value;
+  return { ...settingsDefault, ...value, format: 2 };
+}
 
 const validator = Compile(SandboxRecord);
 const fileName = 'sandbox.json';
@@ -87,7 +116,7 @@ export async function readRecords(root: string): Promise<FoundRecord[]> {
 async function readRecord(dir: string, id: string): Promise<SandboxRecord | null> {
   try {
     const bytes = await readCapped(join(dir, fileName), limits.recordBytesMax, () => new Error('too long'));
-    const value: unknown = bytes === null ? null : JSON.parse(bytes.toString('utf8'));
+    const value: unknown = bytes === null ? null : upgrade(JSON.parse(bytes.toString('utf8')));
     return validator.Check(value) && value.id === id ? value : null;
   } catch {
     // Torn or foreign: the sandbox cannot be taken over, and is ended like one that was half-made.

@@ -8,6 +8,7 @@ import type { Logger } from 'pino';
 
 import { endProcess, findVmms } from '../process/strays.ts';
 import type { Runtime, Vmm } from '../runtime/vmm.ts';
+import type { Replies } from '../replies.ts';
 import type { FoundRecord, SandboxRecord } from './record.ts';
 import { readRecords } from './record.ts';
 import { vmDirOf } from './sandbox.ts';
@@ -34,12 +35,20 @@ export class Recovery {
   readonly #root: string;
   readonly #registry: Registry;
   readonly #vmm: Pick<Vmm, 'use'>;
+  readonly #replies: Pick<Replies, 'wasCutOff'>;
   readonly #log: Logger;
 
-  constructor(parts: { root: string; registry: Registry; vmm: Pick<Vmm, 'use'>; log: Logger }) {
+  constructor(parts: {
+    root: string;
+    registry: Registry;
+    vmm: Pick<Vmm, 'use'>;
+    replies: Pick<Replies, 'wasCutOff'>;
+    log: Logger;
+  }) {
     this.#root = parts.root;
     this.#registry = parts.registry;
     this.#vmm = parts.vmm;
+    this.#replies = parts.replies;
     this.#log = parts.log;
   }
 
@@ -50,7 +59,7 @@ export class Recovery {
     const alive: SandboxRecord[] = [];
     for (const entry of await readRecords(this.#root)) {
       const { record } = entry;
-      if (record !== null && (await isAdoptable(record))) alive.push(record);
+      if (record !== null && (await this.#isAdoptable(record))) alive.push(record);
       else dead.push(entry);
     }
     if (alive.length > 0) {
@@ -75,9 +84,9 @@ export class Recovery {
     for (const sandbox of this.#registry.all()) {
       const { record, state } = sandbox;
       if (state === 'starting') await this.#registry.end(sandbox, lostWithPager(sandbox.id));
-      if (state !== 'running' || record.vm === null) continue;
-      const vm = await this.#tryAdopt(record.vm, runtime);
-      if (vm !== null && sandbox.state === 'running') this.#registry.attach(sandbox, vm);
+      if (!sandbox.isThere || record.vm === null) continue;
+      const vm = await this.#tryAdopt(record, record.vm, runtime);
+      if (vm !== null && sandbox.isThere) this.#registry.attach(sandbox, vm);
       // A guest that cannot be reached again is of no use to anybody.
       else if (vm === null) await this.#registry.end(sandbox, lostWithPager(sandbox.id));
     }
@@ -91,8 +100,15 @@ export class Recovery {
     for (const { sandbox } of sandboxes) if (!known.has(sandbox)) await pager.release(sandbox);
   }
 
+  /** One that was made for a request which never had its reply is nobody's: whoever asked asks again. */
+  async #isAdoptable({ kind, state, vm, request_key: requestKey }: SandboxRecord): Promise<boolean> {
+    if (kind !== 'sandbox' || state !== 'running' || vm === null) return false;
+    if (requestKey !== null && this.#replies.wasCutOff(requestKey)) return false;
+    return isRunning(vm);
+  }
+
   async #adopt(record: SandboxRecord, runtime: Runtime): Promise<boolean> {
-    const vm = record.vm === null ? null : await this.#tryAdopt(record.vm, runtime);
+    const vm = record.vm === null ? null : await this.#tryAdopt(record, record.vm, runtime);
     if (vm === null) return false;
     this.#registry.adopt(record, vm);
     this.#log.info({ sandbox: record.id, pid: vm.record.pid }, 'took over a running sandbox');
@@ -100,9 +116,9 @@ export class Recovery {
   }
 
   /** `null` for a VM that has ended or cannot be had back. Throws what is no fault of this VM: others must not pay for it. */
-  async #tryAdopt(vm: VmRecord, { engine, pager }: Runtime): Promise<Vm | null> {
+  async #tryAdopt({ paused }: SandboxRecord, vm: VmRecord, { engine, pager }: Runtime): Promise<Vm | null> {
     try {
-      return await engine.adopt(vm, pager);
+      return await engine.adopt(vm, pager, paused);
     } catch (error) {
       if (!(error instanceof EngineError) || pagersFault.includes(error.code)) throw error;
       this.#log.error(
@@ -123,10 +139,6 @@ export class Recovery {
     }
     return ended;
   }
-}
-
-async function isAdoptable({ kind, state, vm }: SandboxRecord): Promise<boolean> {
-  return kind === 'sandbox' && state === 'running' && vm !== null && (await isRunning(vm));
 }
 
 function lostWithPager(id: string): ApiError {

@@ -7,12 +7,19 @@ import type { StoredSnapshot } from '@forkd/store';
 import { Mutex, removeTree } from '@forkd/store';
 import type { Logger } from 'pino';
 
+import type { EventLog, Subject } from '../events.ts';
 import type { Housekeeping } from '../snapshots/housekeeping.ts';
 import type { Pins } from '../snapshots/pins.ts';
 import { GuestLink } from './guest-link.ts';
 import type { SandboxRecord } from './record.ts';
 import { writeRecord } from './record.ts';
 import { Sandbox } from './sandbox.ts';
+
+/** What of a record may change while the sandbox is there. */
+type Changeable = Pick<
+  SandboxRecord,
+  'branch_count' | 'last_branch_memory_path' | 'name' | 'labels' | 'expires_at_unix' | 'on_expire' | 'paused'
+>;
 
 /** What a VMM said last goes into the hint of the error, so much of it. */
 const hintBytesMax = 500;
@@ -22,6 +29,7 @@ export class Registry {
   readonly #root: string;
   readonly #pins: Pins;
   readonly #housekeeping: Housekeeping;
+  readonly #events: EventLog;
   readonly #log: Logger;
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #unpin = new Map<string, () => void>();
@@ -29,11 +37,12 @@ export class Registry {
   /** One writer a record at a time: the newest state is the one that stays. */
   readonly #writes = new Map<string, Mutex>();
 
-  constructor(root: string, pins: Pins, housekeeping: Housekeeping, log: Logger) {
-    this.#root = root;
-    this.#pins = pins;
-    this.#housekeeping = housekeeping;
-    this.#log = log;
+  constructor(parts: { root: string; pins: Pins; housekeeping: Housekeeping; events: EventLog; log: Logger }) {
+    this.#root = parts.root;
+    this.#pins = parts.pins;
+    this.#housekeeping = parts.housekeeping;
+    this.#events = parts.events;
+    this.#log = parts.log;
   }
 
   /** How many run or are about to. */
@@ -42,16 +51,21 @@ export class Registry {
   }
 
   list(): Sandbox[] {
-    return [...this.#sandboxes.values()].filter(
-      ({ state, record }) => state === 'running' && record.kind === 'sandbox',
-    );
+    return [...this.#sandboxes.values()].filter(({ isThere, record }) => isThere && record.kind === 'sandbox');
   }
 
-  /** A sandbox that runs. */
-  get(id: string): Sandbox {
-    const sandbox = this.#sandboxes.get(id);
-    if (sandbox === undefined || sandbox.state !== 'running') throw notFound(id);
+  /** A sandbox that runs or is paused, by its id or its name. */
+  find(idOrName: string): Sandbox {
+    const sandbox = this.#sandboxes.get(idOrName) ?? this.list().find(({ record }) => record.name === idOrName);
+    if (sandbox === undefined || !sandbox.isThere) throw notFound(idOrName);
     return sandbox;
+  }
+
+  /** A sandbox that runs: one that can be asked something. */
+  running(idOrName: string): Sandbox {
+    const sandbox = this.find(idOrName);
+    if (sandbox.state !== 'paused') return sandbox;
+    throw new ApiError('sandbox_paused', `Sandbox ${sandbox.id} is paused: nothing in it can answer.`);
   }
 
   /** All, also those that start or end. */
@@ -61,6 +75,7 @@ export class Registry {
 
   /** 1. Notes that a VMM is about to be started, with the layers that it will need. */
   async reserve(record: SandboxRecord, needs: readonly string[]): Promise<Sandbox> {
+    this.assertNameFree(record.name);
     const sandbox = this.#add(record, needs);
     await mkdir(sandbox.dir, { recursive: true, mode: 0o700 });
     await this.#save(sandbox);
@@ -82,6 +97,7 @@ export class Registry {
     // It may have died while its record was written.
     if (sandbox.state !== 'starting') throw sandbox.ended.signal.reason;
     sandbox.enter('running');
+    this.#events.emit('sandbox.created', subjectOf(sandbox));
   }
 
   /** Takes over a sandbox that an earlier controller started. */
@@ -89,14 +105,18 @@ export class Registry {
     const sandbox = this.#add(record, [...vm.record.stack, record.root_disk.digest]);
     this.attach(sandbox, vm);
     sandbox.enter('running');
+    if (record.paused) sandbox.enter('paused');
     return sandbox;
   }
 
-  /** Notes what a branch changed. In memory at once; resolves when it is on disk. */
-  async note(
-    sandbox: Sandbox,
-    what: Partial<Pick<SandboxRecord, 'branch_count' | 'last_branch_memory_path'>>,
-  ): Promise<void> {
+  /** Throws `name_taken` when another sandbox has it. */
+  assertNameFree(name: string | null, own?: Sandbox): void {
+    const other = this.all().find((sandbox) => sandbox !== own && name !== null && sandbox.record.name === name);
+    if (other !== undefined) throw new ApiError('name_taken', `The name '${name}' is that of sandbox ${other.id}.`);
+  }
+
+  /** Notes what has changed. In memory at once; resolves when it is on disk. */
+  async note(sandbox: Sandbox, what: Partial<Changeable>): Promise<void> {
     sandbox.record = { ...sandbox.record, ...what };
     await this.#save(sandbox);
   }
@@ -110,7 +130,7 @@ export class Registry {
       const { record } = sandbox;
       if (record.snapshot_tag !== stored.tag || record.snapshot_digest !== null) continue;
       if (record.vm === null || record.vm.stack.join() !== ramStack.join()) continue;
-      if (sandbox.state !== 'running' && sandbox.state !== 'starting') continue;
+      if (!sandbox.isThere && sandbox.state !== 'starting') continue;
       const stack = stored.memory.map((blob) => blob.digest);
       sandbox.record = { ...record, snapshot_digest: stored.manifest.digest, vm: { ...record.vm, stack } };
       // Both names for now: the pager that is up knows the VM by the old ones.
@@ -144,6 +164,7 @@ export class Registry {
   }
 
   async #endOnce(sandbox: Sandbox, why: ApiError): Promise<void> {
+    const wasThere = sandbox.isThere && sandbox.record.kind === 'sandbox';
     sandbox.enter('ending');
     sandbox.ended.abort(why);
     sandbox.guest.close();
@@ -156,6 +177,7 @@ export class Registry {
     await this.#mutex(sandbox).run(() => removeTree(this.#root, sandbox.dir));
     sandbox.enter('gone');
     this.#sandboxes.delete(sandbox.id);
+    if (wasThere) this.#events.emit('sandbox.ended', { ...subjectOf(sandbox), reason: why.message });
     this.#writes.delete(sandbox.id);
     this.#unpin.get(sandbox.id)?.();
     this.#unpin.delete(sandbox.id);
@@ -177,7 +199,7 @@ export class Registry {
 
   async #save(sandbox: Sandbox): Promise<void> {
     await this.#mutex(sandbox).run(async () => {
-      if (sandbox.state === 'starting' || sandbox.state === 'running') await writeRecord(sandbox.dir, sandbox.record);
+      if (sandbox.state === 'starting' || sandbox.isThere) await writeRecord(sandbox.dir, sandbox.record);
     });
   }
 
@@ -189,6 +211,15 @@ export class Registry {
     }
     return mutex;
   }
+}
+
+/** What an event about a sandbox is about. */
+export function subjectOf({ id, record }: Sandbox): Subject {
+  return {
+    sandbox: id,
+    snapshot: record.snapshot_tag,
+    ...(record.workspace !== null && { workspace: record.workspace }),
+  };
 }
 
 function notFound(id: string): ApiError {

@@ -1,3 +1,7 @@
+import type { ApiError } from '@forkd/api';
+
+import { toApiError } from '../errors.ts';
+
 /** Runs `start` for each item, at most `parallel` at a time, until one fails: then no more are begun, and its error is thrown once all that were begun have settled. */
 export async function startAll<T, R>(
   items: readonly T[],
@@ -23,4 +27,14 @@ export async function startAll<T, R>(
   await Promise.all(Array.from({ length: Math.min(parallel, items.length) }, worker));
   if (failure !== null) throw (failure as { error: unknown }).error;
   return items.map((_, index) => results.get(index) as R);
+}
+
+/** Runs `start` for each item, at most `parallel` at a time, whatever becomes of the others. */
+export async function startEach<T, R>(
+  items: readonly T[],
+  parallel: number,
+  start: (item: T) => Promise<R>,
+): Promise<(R | ApiError)[]> {
+  const each = (item: T): Promise<R | ApiError> => start(item).catch(toApiError);
+  return startAll(items, parallel, each, () => undefined);
 }

@@ -4,8 +4,9 @@ import type { Blob, Digest, ImageRecord, MachineRecord, SnapshotDraft, Store, St
 import { dependentsOf } from '@forkd/store';
 
 import { messageOf, toApiError } from '../errors.ts';
+import type { EventLog, Subject } from '../events.ts';
 import { detailOf, infoOfDraft, infoOfListed } from './describe.ts';
-import type { DraftFacts } from './draft.ts';
+import type { DraftFacts, RamSnapshot } from './draft.ts';
 import { Draft } from './draft.ts';
 
 /** All that is needed to start a child of a snapshot. */
@@ -28,10 +29,12 @@ export interface ForkSource {
 /** All snapshots by tag: those in the store, and the drafts that are not there yet or failed. */
 export class Catalog {
   readonly #store: Store;
+  readonly #events: EventLog;
   readonly #drafts = new Map<string, Draft>();
 
-  constructor(store: Store) {
+  constructor(store: Store, events: EventLog) {
     this.#store = store;
+    this.#events = events;
   }
 
   get inFlightCount(): number {
@@ -50,6 +53,7 @@ export class Catalog {
     this.#drafts.set(tag, draft);
     try {
       if ((await this.#store.list()).some((entry) => entry.tag === tag)) throw tagExists(tag);
+      this.#events.emit('snapshot.writing', subjectOf(draft));
       return draft;
     } catch (error) {
       this.#drafts.delete(tag);
@@ -57,22 +61,31 @@ export class Catalog {
     }
   }
 
+  /** Its memory is in the pager's hands: it can be forked from. */
+  becomeReady(draft: Draft, ram: RamSnapshot): void {
+    draft.becomeReady(ram);
+    this.#events.emit('snapshot.ready', subjectOf(draft));
+  }
+
   /** Writes a draft to the store, which makes it durable. */
   async publish(draft: Draft, contents: SnapshotDraft): Promise<StoredSnapshot> {
     const stored = await this.#store.writeSnapshot(contents);
     draft.becomeDurable(stored);
     this.#drafts.delete(draft.tag);
+    this.#events.emit('snapshot.durable', subjectOf(draft));
     return stored;
   }
 
   /** The draft stays in the list with the reason, until somebody removes it. */
   fail(draft: Draft, error: unknown): void {
-    draft.fail(toApiError(error));
+    const failure = toApiError(error);
+    draft.fail(failure);
+    this.#events.emit('snapshot.failed', { ...subjectOf(draft), reason: failure.message });
   }
 
   /** Gives a claimed tag back as if it had never been asked for. */
   discard(draft: Draft, error: unknown): void {
-    draft.fail(toApiError(error));
+    this.fail(draft, error);
     this.#drafts.delete(draft.tag);
   }
 
@@ -159,6 +172,10 @@ export class Catalog {
       throw toApiError(error);
     }
   }
+}
+
+function subjectOf({ tag, facts }: Draft): Subject {
+  return { snapshot: tag, ...(facts.branchedFrom !== null && { sandbox: facts.branchedFrom }) };
 }
 
 /** `detail` and forks want a snapshot that is there: this says why one is not. */

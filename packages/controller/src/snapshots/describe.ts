@@ -70,6 +70,7 @@ export function infoOfDraft(draft: Draft, dir: string): SnapshotInfo {
     durable: false,
     source: facts.source,
     ...(facts.branchedFrom !== null && { branched_from: facts.branchedFrom }),
+    ...(facts.parent !== null && { parent_tag: facts.parent.tag }),
     ...(facts.machine !== null && { mem_mib: facts.machine.mem_mib, accelerator: facts.machine.accelerator }),
     ...(error !== null && { error: error.message }),
     ...pickStats(draft.stats),
@@ -88,6 +89,7 @@ export function infoOfStored({ tag, config }: StoredSnapshot, dir: string): Snap
     mem_mib: config.machine.mem_mib,
     accelerator: config.machine.accelerator,
     ...(config.branched_from !== null && { branched_from: config.branched_from }),
+    ...(config.parent_tag !== null && { parent_tag: config.parent_tag }),
     ...pickStats(config.stats),
   };
 }

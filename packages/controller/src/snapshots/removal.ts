@@ -4,20 +4,34 @@ import type { Store } from '@forkd/store';
 import { descendantsOf } from '@forkd/store';
 
 import { toApiError } from '../errors.ts';
+import type { EventLog } from '../events.ts';
 import type { Catalog } from './catalog.ts';
 import { assertTag } from './catalog.ts';
 import type { Housekeeping } from './housekeeping.ts';
+
+/** For whom a snapshot must stay, in words, such as the workspace whose state it is. */
+export type ReservedBy = (tag: string) => string | null;
 
 /** Removes snapshots. */
 export class Removal {
   readonly #catalog: Catalog;
   readonly #store: Store;
   readonly #housekeeping: Housekeeping;
+  readonly #events: EventLog;
+  readonly #reservedBy: ReservedBy;
 
-  constructor(catalog: Catalog, store: Store, housekeeping: Housekeeping) {
-    this.#catalog = catalog;
-    this.#store = store;
-    this.#housekeeping = housekeeping;
+  constructor(parts: {
+    catalog: Catalog;
+    store: Store;
+    housekeeping: Housekeeping;
+    events: EventLog;
+    reservedBy: ReservedBy;
+  }) {
+    this.#catalog = parts.catalog;
+    this.#store = parts.store;
+    this.#housekeeping = parts.housekeeping;
+    this.#events = parts.events;
+    this.#reservedBy = parts.reservedBy;
   }
 
   /**
@@ -30,7 +44,10 @@ export class Removal {
       throw new ApiError('bad_request', `snapshot '${tag}': cascade and force exclude each other.`);
     }
     this.#assertSettled(tag, tag);
-    if (this.#catalog.dropFailed(tag)) return;
+    if (this.#catalog.dropFailed(tag)) {
+      this.#events.emit('snapshot.removed', { snapshot: tag });
+      return;
+    }
     const dependents = await this.#catalog.dependents(tag);
     if (dependents.length > 0 && !cascade && !force) {
       const names = dependents.map((name) => `'${name}'`).join(', ');
@@ -43,11 +60,19 @@ export class Removal {
       for (const name of tags)
         for (const child of await this.#catalog.dependents(name)) this.#assertSettled(child, tag);
     }
+    const reserved = tags.find((name) => this.#reservedBy(name) !== null);
+    if (reserved !== undefined && !force) {
+      const sentence = `Snapshot '${reserved}' cannot be removed: ${this.#reservedBy(reserved)}.`;
+      throw new ApiError('has_dependents', sentence, {
+        hint: 'Delete the workspace, or remove only this one with --force.',
+      });
+    }
     try {
       await this.#store.remove(...tags);
     } catch (error) {
       throw toApiError(error);
     }
+    for (const removed of tags) this.#events.emit('snapshot.removed', { snapshot: removed });
     this.#housekeeping.request();
   }
 

@@ -16,6 +16,7 @@ import type { DataPaths } from '../paths.ts';
 import type { GuestBoot } from '../runtime/guest-boot.ts';
 import type { Runtime, Vmm } from '../runtime/vmm.ts';
 import { admit } from '../sandboxes/admission.ts';
+import { settingsDefault } from '../sandboxes/record.ts';
 import type { Registry } from '../sandboxes/registry.ts';
 import type { Sandbox } from '../sandboxes/sandbox.ts';
 import type { Scope } from '../scope.ts';
@@ -72,8 +73,8 @@ export class TemplateService {
   }
 
   async create(request: CreateSnapshotRequest, signal: AbortSignal, onProgress: OnProgress): Promise<TemplateResult> {
-    refuseUnsupported(request);
-    const { tag } = request;
+    assertRequest(request);
+    const { tag, tap } = request;
     const draft = await this.#catalog.claim({
       tag,
       createdAtUnix: Math.floor(Date.now() / 1000),
@@ -85,7 +86,9 @@ export class TemplateService {
       branchedFrom: null,
     });
     try {
-      return await withScope(this.#log, (scope) => this.#build({ draft, request, signal, onProgress, scope }));
+      const result = await withScope(this.#log, (scope) => this.#build({ draft, request, signal, onProgress, scope }));
+      if (tap != null) result.snapshot.warning = `tap '${tap}' was passed over: guests have no network yet`;
+      return result;
     } catch (error) {
       const failure = during(`Snapshot '${tag}'`, signal.aborted ? signal.reason : error);
       this.#log.warn({ tag, code: failure.code }, failure.message);
@@ -153,7 +156,10 @@ export class TemplateService {
     const id = newSandboxId();
     const sandbox = await this.#registry.reserve(
       {
-        format: 1,
+        ...settingsDefault,
+        labels: {},
+        warnings: [],
+        format: 2,
         id,
         kind: 'template',
         state: 'starting',
@@ -244,13 +250,7 @@ function bootWaitMs(request: CreateSnapshotRequest, { engine }: Runtime): number
   return engine.accelerator === 'tcg' ? Math.max(askedMs, limits.bootWaitTcgMsMin) : Math.max(askedMs, 1000);
 }
 
-function refuseUnsupported(request: CreateSnapshotRequest): void {
+function assertRequest(request: CreateSnapshotRequest): void {
   const problem = createSnapshotProblem(request);
   if (problem !== undefined) throw new ApiError('bad_request', problem);
-  const refuse = (field: string, why: string) =>
-    new ApiError('unsupported', `Snapshot '${request.tag}': ${field} cannot be had: ${why}.`, {
-      hint: 'Leave it out.',
-    });
-  if (request.rw === true) throw refuse('rw', 'the root image is shared, each sandbox writes to an overlay of its own');
-  if (request.tap != null) throw refuse('tap', 'guests have no network yet');
 }

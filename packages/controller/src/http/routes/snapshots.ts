@@ -1,15 +1,22 @@
 import type { SnapshotEvent } from '@forkd/api';
-import { CreateSnapshotRequest, DeleteSnapshotQuery, TagParams } from '@forkd/api';
+import {
+  CompactSnapshotRequest,
+  CreateSnapshotRequest,
+  DeleteSnapshotQuery,
+  PruneSnapshotsRequest,
+  TagParams,
+} from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 
 import type { AppParts } from '../app-parts.ts';
+import { answerOnce } from '../idempotency.ts';
 import type { Services } from '../services.ts';
 import { eventsWhile, sendEvents, wantsEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
 export function snapshotRoutes(instance: FastifyInstance, { services, signals, log }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
-  const { snapshots } = services;
+  const { snapshots, replies } = services;
 
   app.get('/v1/snapshots', () => snapshots.list());
   app.get('/v1/snapshots/:tag', { schema: { params: TagParams } }, (request) => snapshots.info(request.params.tag));
@@ -20,9 +27,20 @@ export function snapshotRoutes(instance: FastifyInstance, { services, signals, l
   app.post('/v1/snapshots', { schema: { body: CreateSnapshotRequest } }, async (request, reply) => {
     const signal = signals.ofCall(reply);
     if (wantsEvents(request)) return sendEvents(reply, log, buildEvents(snapshots, request.body, signal));
-    const { snapshot } = await snapshots.create(request.body, signal, () => undefined);
-    return reply.code(201).send(snapshot);
+    return answerOnce(replies, request, reply, async () => {
+      const { snapshot } = await snapshots.create(request.body, signal, () => undefined);
+      return { status: 201, body: snapshot };
+    });
   });
+
+  app.post('/v1/snapshots/prune', { schema: { body: PruneSnapshotsRequest } }, (request) =>
+    snapshots.prune(request.body),
+  );
+  app.post(
+    '/v1/snapshots/:tag/compact',
+    { schema: { params: TagParams, body: CompactSnapshotRequest } },
+    (request, reply) => snapshots.compact(request.params.tag, request.body.to, signals.ofCall(reply)),
+  );
 
   const removal = { schema: { params: TagParams, querystring: DeleteSnapshotQuery } };
   app.delete('/v1/snapshots/:tag', removal, async (request, reply) => {
