@@ -5,6 +5,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { REPO, requireBuilt, TEST_CACHE } from '@forkd/lab';
 import { ForkdClient } from '@forkd/sdk';
+import { Agent, fetch, type RequestInit, type Response } from 'undici';
 
 const PROGRAM = path.join(REPO, 'packages/controller/dist/main.js');
 const START_TIMEOUT_MS = 20_000;
@@ -24,6 +25,7 @@ export class TestController implements AsyncDisposable {
   /** What the controllers of this directory have logged. */
   log = '';
   #process: ChildProcess | undefined;
+  #agent: Agent | undefined;
 
   private constructor(dir: string) {
     this.dir = dir;
@@ -67,6 +69,12 @@ export class TestController implements AsyncDisposable {
         () => false,
       );
     });
+  }
+
+  /** A request as it is, for what the client would not send. */
+  fetch(route: string, init: RequestInit = {}): Promise<Response> {
+    const dispatcher = (this.#agent ??= new Agent({ connect: { socketPath: this.socket } }));
+    return fetch(`http://controller${route}`, { ...init, dispatcher });
   }
 
   /** Ends the controller as a power cut would, and waits for its end. */
@@ -125,6 +133,7 @@ export class TestController implements AsyncDisposable {
       await ended;
     }
     await this.client.close();
+    await this.#agent?.close();
     // What a test has left on purpose, or by failing.
     for (const { pid } of await this.processes()) process.kill(pid, 'SIGKILL');
     await until('all processes have ended', START_TIMEOUT_MS, async () => (await this.processes()).length === 0);
