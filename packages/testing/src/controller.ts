@@ -53,17 +53,19 @@ export class TestController implements AsyncDisposable {
     return this.#process?.pid ?? 0;
   }
 
-  /** Starts the controller, again if need be, and waits until it answers. */
-  async serve(args: readonly string[] = []): Promise<void> {
+  /** Starts the controller, again if need be, and waits until it answers. `through` is a program that starts it in turn. */
+  async serve(args: readonly string[] = [], through: readonly string[] = []): Promise<void> {
     // Without VMMs that start by themselves, unless a test is about them.
     const all = [PROGRAM, 'serve', '--data-dir', this.dir, '--no-tcp', '--vmm-pool', '0', ...args];
-    const child = spawn(process.execPath, all, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const [program = '', ...rest] = [...through, process.execPath, ...all];
+    const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
     child.stdout.on('data', (text: Buffer) => (this.log += text.toString()));
     child.stderr.on('data', (text: Buffer) => (this.log += text.toString()));
     this.#process = child;
     await until(`the controller answers (it said: ${this.log.slice(-2000)})`, START_TIMEOUT_MS, async () => {
-      if (child.exitCode !== null)
-        throw new Error(`the controller ended with ${child.exitCode}: ${this.log.slice(-4000)}`);
+      if (child.exitCode !== null || child.signalCode !== null) {
+        throw new Error(`the controller ended with ${child.exitCode ?? child.signalCode}: ${this.log.slice(-4000)}`);
+      }
       return this.client.health().then(
         () => true,
         () => false,
@@ -82,7 +84,16 @@ export class TestController implements AsyncDisposable {
     const child = this.#process;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
     const ended = once(child, 'exit');
-    child.kill('SIGKILL');
+    for (const pid of await this.pids('controller')) process.kill(pid, 'SIGKILL');
+    await ended;
+  }
+
+  /** Ends the controller in order, if it runs. Its sandboxes run on. */
+  async stop(): Promise<void> {
+    const child = this.#process;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    await this.client.shutdown();
     await ended;
   }
 

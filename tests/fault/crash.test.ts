@@ -1,0 +1,89 @@
+// Proves: a controller that is killed at any instant of a mixed run loses no sandbox that ran, leaves no orphan, and its
+// registry agrees with every answer that it gave. A fork whose answer was lost is had once, by asking again with its key.
+// The instants are random (FORKD_TEST_SEED repeats them, FORKD_TEST_CRASHES says how many), and, with strace, each write
+// of a scripted run in turn.
+import { readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { makeTemplate, TestController } from '@forkd/testing';
+import { expect, test } from 'vitest';
+import { MixedRun, randomOf, restart } from '../support/mixed-run.ts';
+
+const CRASHES = Number(process.env['FORKD_TEST_CRASHES'] ?? 12);
+const SEED = Number(process.env['FORKD_TEST_SEED'] ?? Date.now() % 2 ** 31);
+const WORKERS = 4;
+/** The longest that a run goes on before it is cut off: each request takes a fraction of it. */
+const RUN_MS_MAX = 1_500;
+/** So that what is there does not grow from crash to crash. */
+const CLEAR_EVERY = 4;
+
+test(
+  `killed at ${CRASHES} random points of a mixed run (seed ${SEED})`,
+  { timeout: 60_000 + CRASHES * 30_000 },
+  async () => {
+    const random = randomOf(SEED);
+    await using controller = await TestController.start();
+    await makeTemplate(controller.client);
+    const run = new MixedRun(controller, random);
+    for (let crash = 1; crash <= CRASHES; crash += 1) {
+      const stop = new AbortController();
+      const working = run.work(WORKERS, stop.signal);
+      await delay(random() * RUN_MS_MAX);
+      await controller.kill9();
+      stop.abort();
+      await working;
+      await restart(controller);
+      await run.verify();
+      if (crash % CLEAR_EVERY === 0) await run.clear();
+    }
+    // A run in which little was answered would show little.
+    expect(run.answered.size).toBeGreaterThan(5);
+    console.log(`answered between the crashes: ${JSON.stringify(Object.fromEntries(run.answered))}`);
+  },
+);
+
+/** What a controller changes its files with. */
+const WRITES = ['mkdir', 'fsync', 'rename', 'unlink', 'rmdir'] as const;
+/** Of each kind of write, so many are tried; FORKD_TEST_WRITES=all tries all. */
+const TRIED = process.env['FORKD_TEST_WRITES'] === 'all' ? Infinity : 2;
+/** All file operations in one thread, so that they can be counted. */
+const ONE_THREAD = ['env', 'UV_THREADPOOL_SIZE=1', 'UV_USE_IO_URING=0'];
+
+/** strace on the controller alone: not on the pager and the VMMs that it starts. */
+function strace(...more: string[]): string[] {
+  return ['strace', '-f', '-qq', '--detach-on=execve', '--signal=none', ...more, ...ONE_THREAD];
+}
+
+test('killed at each write of a scripted run', { timeout: 60 * 60_000 }, async () => {
+  const random = randomOf(SEED);
+  await using controller = await TestController.start();
+  await makeTemplate(controller.client);
+  const log = path.join(controller.dir, 'writes.log');
+  await controller.stop();
+  await controller.serve([], strace('-e', `trace=${WRITES.join(',')}`, '-o', log));
+  const counted = new MixedRun(controller, random);
+  await counted.script();
+  await controller.stop();
+  const text = await readFile(log, 'utf8');
+  await controller.serve();
+  await counted.verify();
+  await counted.clear();
+  for (const write of WRITES) {
+    const count = text.split('\n').filter((line) => line.includes(` ${write}(`)).length;
+    expect({ [write]: count }).toEqual({ [write]: expect.toSatisfy((n: number) => n > 0) });
+    const step = Math.max(1, Math.floor(count / TRIED));
+    for (let nth = 1; nth <= count; nth += step) {
+      const run = new MixedRun(controller, random);
+      await controller.stop();
+      const inject = ['-e', `inject=${write}:signal=SIGKILL:when=${nth}`, '-o', '/dev/null'];
+      // It may already end while it starts.
+      await controller.serve([], strace('-e', `trace=${write}`, ...inject)).then(
+        () => run.script(),
+        () => undefined,
+      );
+      await restart(controller);
+      await run.verify();
+      await run.clear();
+    }
+  }
+});

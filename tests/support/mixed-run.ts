@@ -1,0 +1,285 @@
+import { randomUUID } from 'node:crypto';
+import type { SandboxInfo } from '@forkd/api';
+import { isForkdError } from '@forkd/sdk';
+import { shell, type TestController, until } from '@forkd/testing';
+import { expect } from 'vitest';
+
+/** What is known of a thing that a request was to make, change or remove: `maybe` until the request has been answered. */
+type Known = 'there' | 'gone' | 'maybe';
+
+/** A fork that had no answer when the controller ended: whoever asks again with its key gets it, once. */
+interface Unanswered {
+  key: string;
+  n: number;
+}
+
+const RESTART_TIMEOUT_MS = 60_000;
+
+/** Numbers from a seed: a run that failed can be had again as far as the controller's own timing allows. */
+export function randomOf(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1_664_525) + 1_013_904_223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
+
+/**
+ * Does what users do, with several requests at once, and remembers what has been answered. Whatever happens to the controller
+ * meanwhile, `verify` holds what it says afterwards against that.
+ */
+export class MixedRun {
+  readonly #controller: TestController;
+  readonly #random: () => number;
+  readonly #sandboxes = new Map<string, Known>();
+  readonly #snapshots = new Map<string, Known>();
+  readonly #workspaces = new Map<string, Known>();
+  #unanswered: Unanswered[] = [];
+  #count = 0;
+  /** Requests that were answered, by what they did: a run that does nothing proves nothing. */
+  readonly answered = new Map<string, number>();
+
+  constructor(controller: TestController, random: () => number) {
+    this.#controller = controller;
+    this.#random = random;
+  }
+
+  /** Works with `workers` requests at a time until `signal` fires or the controller is gone. */
+  async work(workers: number, signal: AbortSignal): Promise<void> {
+    await Promise.all(Array.from({ length: workers }, () => this.#worker(signal)));
+  }
+
+  /** Does each of these things once, one after the other, as far as the controller lets it. */
+  async script(): Promise<void> {
+    const steps = [
+      () => this.#fork(),
+      () => this.#exec(),
+      () => this.#pause(),
+      () => this.#branch(),
+      () => this.#createWorkspace(),
+      () => this.#moveWorkspace(),
+      () => this.#moveWorkspace(),
+      () => this.#removeSnapshot(),
+      () => this.#end(),
+    ];
+    for (const step of steps) {
+      try {
+        await step();
+      } catch (error) {
+        if (isForkdError(error) && error.status !== undefined) throw error;
+        return;
+      }
+    }
+  }
+
+  /** After a restart: all that was answered is so, what was not is whole or not there at all, and nothing else is. */
+  async verify(): Promise<void> {
+    await this.#askAgain();
+    await this.#verifySandboxes(await this.#controller.client.listSandboxes());
+    await this.#verifySnapshots();
+    await this.#verifyWorkspaces();
+    const listed = await this.#controller.client.listSandboxes();
+    const running = await this.#controller.pids('vmm');
+    expect(new Set(running)).toEqual(new Set(listed.map(({ pid }) => pid)));
+    expect((await this.#controller.sandboxDirs()).toSorted()).toEqual(listed.map(({ id }) => id).toSorted());
+  }
+
+  /** Removes all but the template, so that the next run begins as this one did. */
+  async clear(): Promise<void> {
+    const { client } = this.#controller;
+    for (const { name } of await client.listWorkspaces()) await client.deleteWorkspace(name);
+    await Promise.all((await client.listSandboxes()).map(({ id }) => client.deleteSandbox(id)));
+    for (const { tag } of await client.listSnapshots()) {
+      if (tag !== 'base') await client.deleteSnapshot(tag, { force: true });
+    }
+    for (const known of [this.#sandboxes, this.#snapshots, this.#workspaces]) known.clear();
+  }
+
+  async #worker(signal: AbortSignal): Promise<void> {
+    const steps = [
+      () => this.#fork(),
+      () => this.#fork(),
+      () => this.#end(),
+      () => this.#pause(),
+      () => this.#branch(),
+      () => this.#branch(),
+      () => this.#removeSnapshot(),
+      () => this.#createWorkspace(),
+      () => this.#moveWorkspace(),
+      () => this.#exec(),
+    ];
+    while (!signal.aborted) {
+      try {
+        await this.#pick(steps)?.();
+      } catch (error) {
+        // What another worker does at the same time may be in the way: that has been answered too.
+        const isAnswer = isForkdError(error) && error.status !== undefined && error.status < 500;
+        if (!isAnswer) return;
+      }
+    }
+  }
+
+  async #fork(): Promise<void> {
+    const request = { key: randomUUID(), n: 1 + Math.floor(this.#random() * 3) };
+    this.#unanswered.push(request);
+    for (const { id } of await this.#forkOnce(request)) this.#sandboxes.set(id, 'there');
+    this.#unanswered = this.#unanswered.filter((other) => other !== request);
+    this.#note('fork');
+  }
+
+  async #forkOnce({ key, n }: Unanswered): Promise<SandboxInfo[]> {
+    const reply = await this.#controller.fetch('/v1/sandboxes', {
+      method: 'POST',
+      headers: { 'content-type': 'application/json', 'idempotency-key': key },
+      body: JSON.stringify({ snapshot_tag: 'base', n }),
+    });
+    const body = await reply.json();
+    if (reply.status !== 201) throw new Error(`a fork was answered ${reply.status}: ${JSON.stringify(body)}`);
+    return body as SandboxInfo[];
+  }
+
+  #end(): Promise<void> {
+    return this.#change(this.#sandboxes, 'end', 'gone', (id) => this.#controller.client.deleteSandbox(id));
+  }
+
+  async #pause(): Promise<void> {
+    const id = this.#some(this.#sandboxes);
+    if (id === undefined) return;
+    await this.#controller.client.pauseSandbox(id);
+    await this.#controller.client.resumeSandbox(id);
+    this.#note('pause');
+  }
+
+  async #exec(): Promise<void> {
+    const id = this.#some(this.#sandboxes);
+    if (id === undefined) return;
+    await this.#controller.client.exec(id, { args: ['true'] });
+    this.#note('exec');
+  }
+
+  async #branch(): Promise<void> {
+    const id = this.#some(this.#sandboxes);
+    if (id === undefined) return;
+    this.#count += 1;
+    const tag = `branch-${this.#count}`;
+    const mode = this.#random() < 0.5 ? 'live' : 'diff';
+    this.#snapshots.set(tag, 'maybe');
+    await this.#controller.client.branch(id, { tag, mode });
+    this.#snapshots.set(tag, 'there');
+    this.#note('branch');
+  }
+
+  #removeSnapshot(): Promise<void> {
+    const remove = (tag: string) => this.#controller.client.deleteSnapshot(tag);
+    return this.#change(this.#snapshots, 'remove', 'gone', remove);
+  }
+
+  async #createWorkspace(): Promise<void> {
+    this.#count += 1;
+    const name = `workspace-${this.#count}`;
+    this.#workspaces.set(name, 'maybe');
+    await this.#controller.client.createWorkspace({ name, snapshot_tag: 'base' });
+    this.#workspaces.set(name, 'there');
+    this.#note('create workspace');
+  }
+
+  async #moveWorkspace(): Promise<void> {
+    const name = this.#some(this.#workspaces);
+    if (name === undefined) return;
+    const { status } = await this.#controller.client.getWorkspace(name);
+    if (status === 'running') await this.#controller.client.suspendWorkspace(name);
+    else await this.#controller.client.resumeWorkspace(name);
+    this.#note(status === 'running' ? 'suspend' : 'resume');
+  }
+
+  /** One thing goes from `there` to another state; nobody else touches it meanwhile. */
+  async #change(
+    all: Map<string, Known>,
+    what: string,
+    becomes: Known,
+    change: (name: string) => Promise<void>,
+  ): Promise<void> {
+    const name = this.#some(all);
+    if (name === undefined) return;
+    all.set(name, 'maybe');
+    await change(name);
+    all.set(name, becomes);
+    this.#note(what);
+  }
+
+  async #askAgain(): Promise<void> {
+    for (const request of this.#unanswered) {
+      for (const { id } of await this.#forkOnce(request)) this.#sandboxes.set(id, 'there');
+    }
+    this.#unanswered = [];
+  }
+
+  async #verifySandboxes(listed: readonly SandboxInfo[]): Promise<void> {
+    const { client } = this.#controller;
+    const plain = listed.filter(({ workspace }) => workspace === undefined).map(({ id }) => id);
+    this.#compare('sandboxes', plain, this.#sandboxes);
+    for (const { id, state } of listed) {
+      // It may have been paused when the controller ended.
+      if (state === 'paused') await client.resumeSandbox(id);
+      expect(await shell(client, id, 'hostname')).toBe(id);
+    }
+  }
+
+  async #verifySnapshots(): Promise<void> {
+    const { client } = this.#controller;
+    const listed = await client.listSnapshots();
+    expect(listed.filter(({ status }) => status !== 'ready')).toEqual([]);
+    const plain = listed.filter(({ tag }) => tag !== 'base' && !tag.startsWith('ws-')).map(({ tag }) => tag);
+    this.#compare('snapshots', plain, this.#snapshots);
+    const tag = this.#pick(plain);
+    if (tag === undefined) return;
+    const [child] = await client.createSandboxes({ snapshot_tag: tag });
+    expect(await shell(client, child?.id ?? '', 'hostname')).toBe(child?.id);
+    await client.deleteSandbox(child?.id ?? '');
+  }
+
+  async #verifyWorkspaces(): Promise<void> {
+    const { client } = this.#controller;
+    const listed = await client.listWorkspaces();
+    const names = listed.map(({ name }) => name);
+    this.#compare('workspaces', names, this.#workspaces);
+    const states = (await client.listSnapshots()).map(({ tag }) => tag).filter((tag) => tag.startsWith('ws-'));
+    // One that was cut off when its next state was being written keeps that one until it is suspended again.
+    expect(states).toEqual(expect.arrayContaining(listed.flatMap(({ current_state_tag: tag }) => tag ?? [])));
+    for (const { name, status } of listed) {
+      if (status === 'running') continue;
+      await client.resumeWorkspace(name);
+      this.#note('resume');
+    }
+  }
+
+  /** What is known to be there is; what is known to be gone is not; the rest is now known. */
+  #compare(what: string, listed: readonly string[], known: Map<string, Known>): void {
+    const names = new Set(listed);
+    const lost = [...known].filter(([name, state]) => state === 'there' && !names.has(name)).map(([name]) => name);
+    const unknown = listed.filter((name) => (known.get(name) ?? 'gone') === 'gone');
+    expect({ what, lost, unknown }).toEqual({ what, lost: [], unknown: [] });
+    for (const name of known.keys()) known.set(name, names.has(name) ? 'there' : 'gone');
+  }
+
+  #note(what: string): void {
+    this.answered.set(what, (this.answered.get(what) ?? 0) + 1);
+  }
+
+  #some(all: Map<string, Known>): string | undefined {
+    return this.#pick([...all].flatMap(([name, known]) => (known === 'there' ? [name] : [])));
+  }
+
+  #pick<T>(items: readonly T[]): T | undefined {
+    return items[Math.floor(this.#random() * items.length)];
+  }
+}
+
+/** Starts the controller again after it was killed, and waits until it answers. */
+export async function restart(controller: TestController, args: readonly string[] = []): Promise<void> {
+  await controller.kill9();
+  await until('the controller is back', RESTART_TIMEOUT_MS, async () => {
+    await controller.serve(args);
+    return true;
+  });
+}
