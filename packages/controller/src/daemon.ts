@@ -5,16 +5,18 @@ import { Store } from '@forkd/store';
 import type { Logger } from 'pino';
 
 import type { Binaries } from './binaries.ts';
-import { sleep } from './deadline.ts';
+import { raceAbort, sleep } from './deadline.ts';
 import { EventLog } from './events.ts';
+import { openEdge, reloadEdge } from './http/edge.ts';
 import { HttpServers } from './http/servers.ts';
 import type { Services } from './http/services.ts';
-import { Tokens } from './http/tokens.ts';
 import { limits } from './limits.ts';
+import { GaugeReader } from './observe/gauges.ts';
 import type { Options } from './options.ts';
 import { dataPaths, makeDataPaths } from './paths.ts';
 import { lockDataDir } from './process/lock.ts';
 import { Replies } from './replies.ts';
+import type { ServiceManager } from './process/service-manager.ts';
 import { GuestBoot } from './runtime/guest-boot.ts';
 import { Vmm } from './runtime/vmm.ts';
 import { BranchService } from './sandboxes/branch.ts';
@@ -36,6 +38,15 @@ import { TemplateService } from './snapshots/templates.ts';
 import { version } from './version.ts';
 import { Workspaces } from './workspaces/workspaces.ts';
 
+/** Who tells the controller what to do, and whom it tells how it goes. */
+export interface Outside {
+  /** Fires when it is to end, with why. */
+  stop: AbortSignal;
+  /** Has a `reload` event when files that it has open have been changed or moved away. */
+  reload: EventTarget;
+  manager: ServiceManager | null;
+}
+
 /** The controller of one data directory. It owns nothing that runs: sandboxes outlive it unless they are told otherwise. */
 export class Daemon {
   readonly #options: Options;
@@ -52,23 +63,29 @@ export class Daemon {
   }
 
   /** Runs until it is told to end: by `signal`, by a request, or by being idle. */
-  static async run(options: Options, binaries: Binaries, log: Logger, signal: AbortSignal): Promise<void> {
+  static async run(options: Options, binaries: Binaries, log: Logger, outside: Outside): Promise<void> {
     const daemon = new Daemon(options, log);
     try {
-      await daemon.#serve(binaries, signal);
+      await daemon.#serve(binaries, outside);
     } finally {
       await daemon.#scope.close();
     }
   }
 
-  async #serve(binaries: Binaries, signal: AbortSignal): Promise<void> {
+  async #serve(binaries: Binaries, outside: Outside): Promise<void> {
     const options = this.#options;
-    const paths = dataPaths(options.dataDir);
+    const paths = dataPaths(options.dataDir, options.snapshotRoot);
     await makeDataPaths(paths);
     this.#scope.defer('the lock', await lockDataDir(paths, options.socket));
 
+    // It may be elsewhere, and another data directory's too: what one controller does not need the other would free.
+    const storeLock = await lockDataDir({ root: paths.store, run: paths.store }, options.socket);
+    this.#scope.defer('the lock of the store', storeLock);
+
     const log = this.#log;
-    const tokens = options.tokenFile === null ? null : await Tokens.open(options.tokenFile, log);
+    const edge = await openEdge(options, log, this.#scope);
+    const { metrics } = edge;
+    outside.reload.addEventListener('reload', () => void reloadEdge(edge));
     const store = await Store.open(paths.store);
     const replies = await Replies.open(paths.replies);
     const events = new EventLog();
@@ -81,7 +98,7 @@ export class Daemon {
     this.#scope.defer('the pager', () => vmm.close({ endPager: registry.size === 0 }));
     this.#scope.defer('housekeeping', () => housekeeping.close());
     const catalog = new Catalog(store, events);
-    const shared = { catalog, registry, store, pins, housekeeping, vmm, boot, paths, replies, events, log };
+    const shared = { catalog, registry, store, pins, housekeeping, vmm, boot, paths, replies, events, log, metrics };
     const branches = new BranchService({ ...shared, cap: options.branchConcurrency });
     this.#scope.defer('branches', () => branches.close(AbortSignal.timeout(limits.branchDrainMs)));
     const forks = new ForkService(shared);
@@ -109,7 +126,7 @@ export class Daemon {
         prune: (request) => pruning.prune(request),
       },
       sandboxes: new Sandboxes({ registry, forks, branches, lifecycle, vmm }),
-      guests: new Guests(registry),
+      guests: new Guests(registry, metrics),
       workspaces,
       events: (query, outer) => events.follow(query, outer),
       replies,
@@ -118,11 +135,16 @@ export class Daemon {
         shutdown: (endSandboxes) => this.#shutdown(registry, endSandboxes),
       },
     };
-    const servers = new HttpServers(services, tokens, log);
+    const gauges = new GaugeReader({ ...shared, cap: options.branchConcurrency, audit: edge.audit });
+    metrics.readFrom(() => gauges.read());
+    const servers = new HttpServers(services, edge);
     this.#scope.defer('the listeners', () => servers.close());
     await servers.listen(options);
-    await this.#untilTold(signal, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
+    const health = (signal: AbortSignal) => this.#health(vmm, registry, signal);
+    await outside.manager?.ready(health);
+    await this.#untilTold(outside.stop, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
     log.info({ reason: this.#ending, running: registry.size }, 'ending');
+    await outside.manager?.stopping(this.#ending ?? '');
   }
 
   /** Before any request: what earlier controllers left either is there afterwards, or is gone. */
@@ -146,6 +168,12 @@ export class Daemon {
       if (isBusy()) servers.touch();
       if (idleExitSecs !== null && servers.idleMs() >= idleExitSecs * 1000) this.#end('idle');
     }
+  }
+
+  /** For the service manager. A pager that does not answer is not well; one that is not needed yet, or lost, is no fault. */
+  async #health(vmm: Vmm, registry: Registry, signal: AbortSignal): Promise<string> {
+    await raceAbort<unknown>(vmm.pagerIfUp()?.inventory() ?? Promise.resolve(), signal);
+    return `${registry.list().length} sandboxes run.`;
   }
 
   #end(why: string): void {

@@ -40,6 +40,36 @@ export const limits = {
   expiryRetrySecs: 5,
   /** A kept reply: a thousand sandboxes, and some. */
   replyBytesMax: 8 * 1024 * 1024,
+  /** Of connections to the API. Tests take shorter ones. */
+  http: {
+    connectionsMax: 1024,
+    /** The request line counts. */
+    headerBytesMax: 16 * 1024,
+    urlBytesMax: 8 * 1024,
+    /** From a connection's beginning, or the end of its last request, to the end of the TLS handshake or of the headers. */
+    headersTimeoutMs: 10_000,
+    /** For a JSON body, from its headers to its end. */
+    jsonBodyTimeoutMs: 30_000,
+    /** How long the other side of a connection may take or give nothing while it is its turn. */
+    stallMs: 60_000,
+    keepAliveMs: 60_000,
+    /** How often the times above are looked at. */
+    checkMs: 1_000,
+  },
+  requestIdCharsMax: 128,
+  tlsCheckMs: 1_000,
+
+  /** Of what waits to be written to the audit log; what is more is dropped, and counted. */
+  auditQueueBytesMax: 8 * 1024 * 1024,
+  auditAgentCharsMax: 256,
+
+  /** Numbers that cost something to find out are found out at most this often, and a scrape waits this long for them. */
+  gaugeAgeMs: 1_000,
+  gaugeWaitMs: 500,
+  gaugeParallelism: 8,
+
+  /** For the program that speaks to the service manager. */
+  notifyTimeoutMs: 5_000,
 
   recordBytesMax: 1024 * 1024,
   lockWaitMs: 3_000,

@@ -7,6 +7,7 @@ import { messageOf, toApiError } from './errors.ts';
 import type { Options } from './options.ts';
 import { parseCommand, usage, UsageError } from './options.ts';
 import { LockedError } from './process/lock.ts';
+import { ServiceManager } from './process/service-manager.ts';
 import { version } from './version.ts';
 
 /** Exit codes: 2 for a mistake in the command line, 1 for a failure. */
@@ -26,9 +27,13 @@ async function main(): Promise<number> {
 async function serve(options: Options): Promise<number> {
   const log = pino({ level: options.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime });
   const stop = new AbortController();
+  // A second one finds it ending already.
   for (const name of ['SIGTERM', 'SIGINT'] as const) process.on(name, () => stop.abort(name));
+  const reload = new EventTarget();
+  process.on('SIGHUP', () => reload.dispatchEvent(new Event('reload')));
+  const manager = ServiceManager.fromEnv(process.env, log);
   try {
-    await Daemon.run(options, locateBinaries(), log, stop.signal);
+    await Daemon.run(options, locateBinaries(), log, { stop: stop.signal, reload, manager });
     return 0;
   } catch (error) {
     if (error instanceof UsageError || error instanceof LockedError) throw error;

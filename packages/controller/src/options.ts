@@ -17,11 +17,17 @@ export type LogLevel = (typeof logLevels)[number];
 
 export interface Options {
   dataDir: string;
+  /** The store of snapshots: in the data directory, unless it is somewhere else. */
+  snapshotRoot: string;
   socket: string;
   /** `null`: no TCP. */
   bind: { host: string; port: number } | null;
   /** Callers of the port must show one of its tokens. `null`: none is asked for. */
   tokenFile: string | null;
+  /** `null`: the port speaks plain HTTP. */
+  tls: { cert: string; key: string } | null;
+  /** `null`: none is kept. */
+  auditLog: string | null;
   branchConcurrency: number;
   /** VMMs that wait for the next forks. */
   vmmPool: number;
@@ -36,9 +42,14 @@ The daemon that runs sandboxes. Each option can be given as an environment varia
 
   --bind HOST:PORT          where TCP is served; loopback only without a token file (127.0.0.1:8889, FORKD_BIND)
   --token-file FILE         bearer tokens for TCP, one a line, 16 bytes or more; read again on change (FORKD_TOKEN_FILE)
+  --tls-cert FILE           certificate chain of the TCP port, PEM; read again on change (FORKD_TLS_CERT)
+  --tls-key FILE            its key, PEM (FORKD_TLS_KEY)
   --no-tcp                  serve the unix socket only (FORKD_NO_TCP=1)
   --socket PATH             the unix socket (DATA/run/controller.sock, FORKD_CONTROLLER_SOCKET)
+  --audit-log FILE          a line of JSON for each request; SIGHUP opens it again (FORKD_AUDIT_LOG)
   --data-dir DIR            snapshots, caches, sandboxes (/var/lib/forkd, FORKD_DATA_DIR)
+  --state DIR               the same by forkd's name (FORKD_STATE)
+  --snapshot-root DIR       the store of snapshots, when it is elsewhere (DATA/store, FORKD_SNAPSHOT_ROOT)
   --branch-concurrency N    branches at the same time (4, FORKD_BRANCH_CONCURRENCY)
   --vmm-pool N              VMMs that are started ahead of the next forks; 0 for none (4, FORKD_VMM_POOL)
   --idle-exit-secs N        end after N seconds without a sandbox and a request (FORKD_IDLE_EXIT_SECS)
@@ -48,12 +59,35 @@ The daemon that runs sandboxes. Each option can be given as an environment varia
 Example: forkd-controller serve --bind 127.0.0.1:8889 --branch-concurrency 8
 `;
 
+/** The variable of each option, which the command line goes over. */
+export const optionEnv = {
+  bind: 'FORKD_BIND',
+  'token-file': 'FORKD_TOKEN_FILE',
+  'tls-cert': 'FORKD_TLS_CERT',
+  'tls-key': 'FORKD_TLS_KEY',
+  'no-tcp': 'FORKD_NO_TCP',
+  socket: 'FORKD_CONTROLLER_SOCKET',
+  'audit-log': 'FORKD_AUDIT_LOG',
+  'data-dir': 'FORKD_DATA_DIR',
+  state: 'FORKD_STATE',
+  'snapshot-root': 'FORKD_SNAPSHOT_ROOT',
+  'branch-concurrency': 'FORKD_BRANCH_CONCURRENCY',
+  'vmm-pool': 'FORKD_VMM_POOL',
+  'idle-exit-secs': 'FORKD_IDLE_EXIT_SECS',
+  'log-level': 'FORKD_LOG_LEVEL',
+} as const;
+
 const flags = {
   bind: { type: 'string' },
   'token-file': { type: 'string' },
+  'tls-cert': { type: 'string' },
+  'tls-key': { type: 'string' },
   'no-tcp': { type: 'boolean' },
   socket: { type: 'string' },
+  'audit-log': { type: 'string' },
   'data-dir': { type: 'string' },
+  state: { type: 'string' },
+  'snapshot-root': { type: 'string' },
   'branch-concurrency': { type: 'string' },
   'vmm-pool': { type: 'string' },
   'idle-exit-secs': { type: 'string' },
@@ -79,26 +113,49 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   if (positionals.join(' ') !== 'serve') {
     throw new UsageError(`'${positionals.join(' ')}' is not a command; there is 'serve'.`);
   }
-  const given = (flag: Exclude<keyof typeof flags, 'no-tcp' | 'help' | 'version'>, name: string) =>
-    values[flag] ?? (env[name] || undefined);
-  const dataDir = resolve(given('data-dir', 'FORKD_DATA_DIR') ?? defaultDataDir(env));
-  const tokenFile = given('token-file', 'FORKD_TOKEN_FILE');
-  const noTcp = values['no-tcp'] ?? ['1', 'true'].includes(env['FORKD_NO_TCP'] ?? '');
+  const given = (flag: Exclude<keyof typeof optionEnv, 'no-tcp'>) =>
+    values[flag] ?? (env[optionEnv[flag]] || undefined);
+  const givenPath = (flag: Parameters<typeof given>[0]): string | null => {
+    const path = given(flag);
+    return path === undefined ? null : resolve(path);
+  };
+  const dataDir = parseDataDir(givenPath('data-dir'), givenPath('state')) ?? defaultDataDir(env);
+  const paths = dataPaths(dataDir, givenPath('snapshot-root') ?? undefined);
+  const tokenFile = givenPath('token-file');
+  const noTcp = values['no-tcp'] ?? ['1', 'true'].includes(env[optionEnv['no-tcp']] ?? '');
+  const count = (flag: Parameters<typeof given>[0], min = 1) => parseCount(`--${flag}`, given(flag), min);
   return {
     run: 'serve',
     options: {
       dataDir,
-      socket: resolve(given('socket', 'FORKD_CONTROLLER_SOCKET') ?? join(dataPaths(dataDir).run, 'controller.sock')),
-      bind: noTcp ? null : parseBind(given('bind', 'FORKD_BIND'), tokenFile !== undefined),
-      tokenFile: tokenFile === undefined ? null : resolve(tokenFile),
-      branchConcurrency:
-        parseCount('--branch-concurrency', given('branch-concurrency', 'FORKD_BRANCH_CONCURRENCY')) ??
-        limits.branchConcurrencyDefault,
-      vmmPool: parseCount('--vmm-pool', given('vmm-pool', 'FORKD_VMM_POOL'), 0) ?? limits.vmmPoolDefault,
-      idleExitSecs: parseCount('--idle-exit-secs', given('idle-exit-secs', 'FORKD_IDLE_EXIT_SECS')),
-      logLevel: parseLevel(given('log-level', 'FORKD_LOG_LEVEL') ?? 'info'),
+      snapshotRoot: paths.store,
+      socket: givenPath('socket') ?? join(paths.run, 'controller.sock'),
+      bind: noTcp ? null : parseBind(given('bind'), tokenFile !== null),
+      tokenFile,
+      tls: parseTls(givenPath('tls-cert'), givenPath('tls-key')),
+      auditLog: givenPath('audit-log'),
+      branchConcurrency: count('branch-concurrency') ?? limits.branchConcurrencyDefault,
+      vmmPool: count('vmm-pool', 0) ?? limits.vmmPoolDefault,
+      idleExitSecs: count('idle-exit-secs'),
+      logLevel: parseLevel(given('log-level') ?? 'info'),
     },
   };
+}
+
+/** Two names for one directory, of which scripts know one or the other. */
+function parseDataDir(dataDir: string | null, state: string | null): string | null {
+  if (dataDir !== null && state !== null && dataDir !== state) {
+    throw new UsageError(`--data-dir '${dataDir}' and --state '${state}' are two names for one directory; give one.`);
+  }
+  return dataDir ?? state;
+}
+
+function parseTls(cert: string | null, key: string | null): Options['tls'] {
+  if (cert !== null && key !== null) return { cert, key };
+  if (cert === null && key === null) return null;
+  throw new UsageError(
+    cert === null ? `--tls-key '${key}' needs a --tls-cert.` : `--tls-cert '${cert}' needs a --tls-key.`,
+  );
 }
 
 /** Without a token nobody but this host may reach the port: who does is root on it, in effect. */
@@ -116,12 +173,12 @@ function parseBind(text: string | undefined, hasTokens: boolean): { host: string
   return { host, port };
 }
 
-function isLoopback(host: string): boolean {
+export function isLoopback(host: string): boolean {
   if (isIP(host) === 4) return host.startsWith('127.');
   return host === '::1' || host === 'localhost';
 }
 
-function parseCount(flag: string, text: string | undefined, min = 1): number | null {
+function parseCount(flag: string, text: string | undefined, min: number): number | null {
   if (text === undefined) return null;
   const count = Number(text);
   if (!/^\d{1,9}$/.test(text) || count < min)

@@ -19,11 +19,12 @@ export interface DataPaths {
   run: string;
 }
 
-export function dataPaths(root: string): DataPaths {
+/** `store` may be elsewhere, on a disk of its own perhaps. */
+export function dataPaths(root: string, store?: string): DataPaths {
   const at = (name: string) => join(root, name);
   return {
     root,
-    store: at('store'),
+    store: store ?? at('store'),
     cache: at('cache'),
     sandboxes: at('sandboxes'),
     workspaces: at('workspaces'),

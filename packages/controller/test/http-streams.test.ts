@@ -120,8 +120,8 @@ test('a stream whose caller has left is no fault of anybody’s in the log', asy
   const lab = await HttpLab.serve({ 'guests.output': forEver }, log);
   const debug = pino.levels.values['debug'];
   for (const cid of ['c-1', 'c-2']) {
-    const path = `/v1/sandboxes/sb-1/commands/${cid}/output?follow=true`;
-    const leaver = httpRequest({ socketPath: lab.socket, path });
+    const path = `/v1/sandboxes/sb-1/commands/${cid}/output`;
+    const leaver = httpRequest({ socketPath: lab.socket, path: `${path}?follow=true` });
     leaver.on('error', () => undefined);
     leaver.on('response', (response) => response.on('error', () => undefined).resume());
     leaver.end();

@@ -5,10 +5,12 @@ import { errorRegistry, isErrorCode } from '@forkd/api';
 import type { Logger } from 'pino';
 import { expect, onTestFinished } from 'vitest';
 
+import type { Edge } from '../src/http/app-parts.ts';
 import { HttpServers } from '../src/http/servers.ts';
 import type { Services } from '../src/http/services.ts';
 import type { Tokens } from '../src/http/tokens.ts';
-import type { Options } from '../src/options.ts';
+import { limits } from '../src/limits.ts';
+import { Metrics } from '../src/observe/metrics.ts';
 import { scratch, silent } from './support.ts';
 
 export interface Reply {
@@ -28,17 +30,30 @@ export class HttpLab {
   readonly port: number;
   readonly servers: HttpServers;
 
-  private constructor(socket: string, port: number, answers: Answers, log: Logger, tokens: Tokens | null) {
+  private constructor(socket: string, port: number, answers: Answers, edge: Edge) {
     this.socket = socket;
     this.port = port;
-    this.servers = new HttpServers(stub(this.calls, answers), tokens, log);
+    this.servers = new HttpServers(stub(this.calls, answers), edge);
   }
 
   /** Serves until the test is over. What is not among `answers` answers nothing. */
-  static async serve(answers: Answers = {}, log: Logger = silent, tokens: Tokens | null = null): Promise<HttpLab> {
+  static async serve(
+    answers: Answers = {},
+    log: Logger = silent,
+    tokens: Tokens | null = null,
+    more: Partial<Edge> = {},
+  ): Promise<HttpLab> {
     const port = 20_000 + Math.floor(Math.random() * 20_000);
-    const lab = new HttpLab(join(await scratch(), 'c.sock'), port, answers, log, tokens);
-    await lab.servers.listen({ socket: lab.socket, bind: { host: '127.0.0.1', port } } as Options);
+    const lab = new HttpLab(join(await scratch(), 'c.sock'), port, answers, {
+      tokens,
+      tls: null,
+      audit: null,
+      metrics: new Metrics(),
+      bounds: limits.http,
+      log,
+      ...more,
+    });
+    await lab.servers.listen({ socket: lab.socket, bind: { host: '127.0.0.1', port } });
     onTestFinished(() => lab.servers.close());
     return lab;
   }

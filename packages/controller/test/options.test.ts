@@ -1,8 +1,10 @@
 // Proves that the command line is read over the environment, and that what is wrong in it is refused with a sentence.
+import { join } from 'node:path';
+
 import { expect, test } from 'vitest';
 
 import type { Options } from '../src/options.ts';
-import { parseCommand, UsageError } from '../src/options.ts';
+import { optionEnv, parseCommand, usage, UsageError } from '../src/options.ts';
 
 const serve = (argv: string[], env: NodeJS.ProcessEnv = {}): Options => {
   const command = parseCommand(['serve', ...argv], env);
@@ -13,9 +15,12 @@ const serve = (argv: string[], env: NodeJS.ProcessEnv = {}): Options => {
 test('defaults, environment, flags', () => {
   expect(serve(['--data-dir', '/d'])).toEqual({
     dataDir: '/d',
+    snapshotRoot: '/d/store',
     socket: '/d/run/controller.sock',
     bind: { host: '127.0.0.1', port: 8889 },
     tokenFile: null,
+    tls: null,
+    auditLog: null,
     branchConcurrency: 4,
     vmmPool: 4,
     idleExitSecs: null,
@@ -51,6 +56,30 @@ test('defaults, environment, flags', () => {
   expect(parseCommand(['--help'], {}).run).toBe('help');
 });
 
+test('where things are, by our names and by forkd’s', () => {
+  const env = { FORKD_STATE: '/st', FORKD_SNAPSHOT_ROOT: '/snaps', FORKD_AUDIT_LOG: '/a', FORKD_TOKEN_FILE: '/t' };
+  expect(serve([], env)).toMatchObject({
+    dataDir: '/st',
+    snapshotRoot: '/snaps',
+    socket: '/st/run/controller.sock',
+    auditLog: '/a',
+    tokenFile: '/t',
+  });
+  expect(serve(['--state', '/x', '--data-dir', '/x/', '--audit-log', 'a'], {})).toMatchObject({
+    dataDir: '/x',
+    snapshotRoot: '/x/store',
+    auditLog: join(process.cwd(), 'a'),
+  });
+  expect(serve([], { FORKD_TLS_CERT: '/c', FORKD_TLS_KEY: '/k' }).tls).toEqual({ cert: '/c', key: '/k' });
+  expect(serve(['--tls-cert', '/c2', '--tls-key', '/k'], { FORKD_TLS_CERT: '/c' }).tls?.cert).toBe('/c2');
+});
+
+test('each option has a variable, and both are in the usage text', () => {
+  for (const [flag, variable] of Object.entries(optionEnv)) {
+    expect(usage.split('\n').find((line) => line.startsWith(`  --${flag} `))).toContain(variable);
+  }
+});
+
 test.each([
   [['serve', '--branch-concurrency', '0'], "--branch-concurrency must be a number of at least 1, it is '0'."],
   [['serve', '--vmm-pool', '-1'], '--vmm-pool'],
@@ -60,6 +89,9 @@ test.each([
   [['serve', '--bind', '127.0.0.1'], 'is not HOST:PORT'],
   [['serve', '--bind', '127.0.0.1:70000'], 'is not HOST:PORT'],
   [['serve', '--log-level', 'loud'], '--log-level must be one of'],
+  [['serve', '--tls-cert', '/c'], "--tls-cert '/c' needs a --tls-key."],
+  [['serve', '--tls-key', '/k'], "--tls-key '/k' needs a --tls-cert."],
+  [['serve', '--data-dir', '/a', '--state', '/b'], 'two names for one directory'],
   [['serve', '--tls', '/t'], "Unknown option '--tls'"],
   [['start'], "'start' is not a command"],
   [[], "'' is not a command"],

@@ -36,6 +36,7 @@ export const ErrorBody = Type.Object(
     error: Type.String(),
     code: Type.String(),
     hint: Type.Optional(Type.String()),
+    /** The request's id in the logs of the controller; also in the header `x-request-id`. */
     request_id: Type.Optional(Type.String()),
   },
   { additionalProperties: true },
@@ -54,5 +55,6 @@ export const ErrorEvent = Type.Object({
   error: Type.String(),
   code: Type.String(),
   hint: Type.Optional(Type.String()),
+  request_id: Type.Optional(Type.String()),
 });
 export type ErrorEvent = Static<typeof ErrorEvent>;

@@ -1,38 +1,51 @@
-import { limits } from '@forkd/api';
+import { ApiError, limits } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
-import Fastify from 'fastify';
+import Fastify, { LogController } from 'fastify';
 
 import type { AppParts } from './app-parts.ts';
 import { answerClientError, errorHandler } from './errors.ts';
+import { readJsonBodies } from './json-body.ts';
 import { answerUnknownRoutes } from './not-found.ts';
+import { pathOf, requestIdOf } from './request-id.ts';
 import { commandRoutes } from './routes/commands.ts';
 import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/host.ts';
+import { metricsRoutes } from './routes/metrics.ts';
 import { sandboxRoutes } from './routes/sandboxes.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { workspaceRoutes } from './routes/workspaces.ts';
+import { makeServer } from './server-factory.ts';
+import { begin, trackRequests } from './track.ts';
 import { validatorCompiler } from './validation.ts';
 
 /** The HTTP side of the controller, for one listener. */
 export function buildApp(parts: AppParts): FastifyInstance {
-  const { log } = parts;
-  const handleError = errorHandler(log);
+  const { log, bounds, listener, metrics } = parts;
+  const tls = listener === 'tcp' ? parts.tls : null;
   const app = Fastify({
     bodyLimit: limits.jsonBodyBytesMax,
-    // A file may take any time to send; the headers may not, which Node sees to.
-    requestTimeout: 0,
+    serverFactory: (handler) => makeServer(handler, bounds, tls, () => metrics.connectionRefused()),
     forceCloseConnections: 'idle',
-    frameworkErrors: handleError,
+    genReqId: (raw) => requestIdOf(raw),
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
+    childLoggerFactory: (_none, bindings) => log.child(bindings),
+    frameworkErrors: (error, request, reply) => {
+      begin(parts, request, reply);
+      errorHandler(error, request, reply);
+    },
     clientErrorHandler: (error, socket) => answerClientError(error, socket),
   });
-  app.setErrorHandler(handleError);
+  app.setErrorHandler(errorHandler);
   app.setValidatorCompiler(validatorCompiler);
-  app.removeContentTypeParser('text/plain');
-  acceptEmptyJson(app);
+  app.removeContentTypeParser(['text/plain', 'application/json']);
+  readJsonBodies(app, bounds.jsonBodyTimeoutMs);
+  trackRequests(app, parts);
+  refuseLongUrls(app, bounds.urlBytesMax);
   askForToken(app, parts);
   answerUnknownRoutes(app);
   hostRoutes(app, parts);
+  metricsRoutes(app, parts);
   snapshotRoutes(app, parts);
   sandboxRoutes(app, parts);
   commandRoutes(app, parts);
@@ -42,22 +55,20 @@ export function buildApp(parts: AppParts): FastifyInstance {
   return app;
 }
 
+function refuseLongUrls(app: FastifyInstance, bytesMax: number): void {
+  app.addHook('onRequest', async ({ url, method }) => {
+    if (url.length <= bytesMax) return;
+    throw new ApiError('url_too_long', `${method} ${url.slice(0, 80)}…: the URL is longer than ${bytesMax} bytes.`);
+  });
+}
+
 /** On the port only: the unix socket is its owner's. Who asks whether the controller is up need not be anybody. */
 function askForToken(app: FastifyInstance, { tokens, listener }: AppParts): void {
   if (tokens === null || listener === 'socket') return;
   app.addHook('onRequest', async (request, reply) => {
     if (request.method === 'GET' && request.url === '/healthz') return;
     void reply.header('www-authenticate', 'Bearer');
-    await tokens.check(`${request.method} ${request.url}`, request.headers.authorization);
+    request.tokenId = await tokens.check(`${request.method} ${pathOf(request.url)}`, request.headers.authorization);
     void reply.removeHeader('www-authenticate');
-  });
-}
-
-/** Clients say application/json also where they send nothing. */
-function acceptEmptyJson(app: FastifyInstance): void {
-  const parseJson = app.getDefaultJsonParser('error', 'error');
-  app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
-    if (body === '') done(null, undefined);
-    else void parseJson(request, body.toString(), done);
   });
 }

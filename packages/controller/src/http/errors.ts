@@ -1,49 +1,52 @@
 import type { Socket } from 'node:net';
 
-import type { ErrorBody, ErrorEvent } from '@forkd/api';
-import { ApiError, limits } from '@forkd/api';
-import type { FastifyError, FastifyReply, FastifyRequest } from 'fastify';
+import type { ErrorEvent } from '@forkd/api';
+import { ApiError } from '@forkd/api';
+import type { FastifyBaseLogger, FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
 
 import { toApiError } from '../errors.ts';
+import { pathOf, requestIdOf } from './request-id.ts';
 import { isCallerGone } from './signals.ts';
 
 /** Turns whatever a request ended with into a reply: one shape for all, the framework's own refusals included. */
-export function errorHandler(log: Logger) {
-  return (error: unknown, request: FastifyRequest, reply: FastifyReply): void => {
-    const failure = fromFramework(error, request) ?? toApiError(error);
-    record(log, `${request.method} ${request.url}`, failure);
-    if (reply.sent || reply.raw.headersSent) return;
-    void reply.code(failure.status).type('application/json').send(failure.toBody());
-  };
+export function errorHandler(error: unknown, request: FastifyRequest, reply: FastifyReply): void {
+  const failure = fromFramework(error, request) ?? toApiError(error);
+  record(request.log, request, failure);
+  if (reply.sent || reply.raw.headersSent) return;
+  // The rest of such a request will not be read.
+  if (failure.code === 'too_large' || failure.code === 'request_timeout') void reply.header('connection', 'close');
+  void reply
+    .code(failure.status)
+    .type('application/json')
+    .send({ ...failure.toBody(), request_id: request.id });
 }
 
 /** The last line of a stream that went wrong after its status line was sent. */
-export function errorEvent(log: Logger, what: string, error: unknown): ErrorEvent {
+export function errorEvent(log: Logger, request: FastifyRequest, error: unknown): ErrorEvent {
   const failure = toApiError(error);
-  record(log, what, failure);
-  return { type: 'error', ...(failure.toBody() as Omit<ErrorEvent, 'type'>) };
+  record(log.child({ request_id: request.id }), request, failure);
+  return { type: 'error', ...(failure.toBody() as Omit<ErrorEvent, 'type'>), request_id: request.id };
 }
 
 /**
- * A user's mistake is the user's to read, and a caller who has gone away is no mistake at all; what the host lacks its owner
- * must see; a bug we must, with its stack.
+ * A user's mistake is the user's to read, and may quote what he sent, which is not for our log; a caller who has gone away
+ * is no mistake at all; what the host lacks its owner must see; a bug we must, with its stack.
  */
-function record(log: Logger, what: string, failure: ApiError): void {
+function record(log: FastifyBaseLogger, { method, url }: FastifyRequest, failure: ApiError): void {
   const { code, message } = failure;
-  if (isCallerGone(failure)) log.debug({ code }, `${what}: ${message}`);
+  const what = `${method} ${pathOf(url)}`;
+  if (isCallerGone(failure)) log.debug({ code }, `${what}: the caller has gone away`);
   else if (failure.class === 'bug') log.error({ err: failure.cause ?? failure }, `${what}: ${message}`);
   else if (failure.class === 'system') log.warn({ code }, `${what}: ${message}`);
-  else log.debug({ code }, `${what}: ${message}`);
+  else log.debug({ code }, `${what} is refused`);
 }
 
 /** What Fastify refuses by itself, before a handler is called. */
 function fromFramework(error: unknown, { method, url }: FastifyRequest): ApiError | null {
   if (!isFastifyError(error)) return null;
-  const where = `${method} ${url}`;
+  const where = `${method} ${pathOf(url)}`;
   switch (error.code) {
-    case 'FST_ERR_CTP_BODY_TOO_LARGE':
-      return new ApiError('too_large', `${where}: the body is longer than ${limits.jsonBodyBytesMax} bytes.`);
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new ApiError('bad_media_type', `${where}: the body's content-type is not one that this route takes.`);
     case 'FST_ERR_CTP_INVALID_JSON_BODY':
@@ -61,16 +64,34 @@ function isFastifyError(error: unknown): error is FastifyError {
 
 /** A request that is no HTTP has no route and no reply object: the answer is written by hand. */
 export function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
-  if (error.code === 'ECONNRESET' || !socket.writable) {
+  // Where TLS failed there is nobody to whom anything could be said.
+  const isTls = /^(ERR_SSL|ERR_TLS|EPROTO)/.test(error.code ?? '');
+  if (isTls || error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
     return;
   }
-  const body: ErrorBody = new ApiError('bad_request', `The request is not HTTP: ${error.message}.`).toBody();
-  const text = JSON.stringify(body);
+  const failure = clientErrorOf(error);
+  const requestId = requestIdOf({ headers: {} });
+  const text = JSON.stringify({ ...failure.toBody(), request_id: requestId });
   const head = [
-    'HTTP/1.1 400 Bad Request',
+    `HTTP/1.1 ${failure.status} ${reasons[failure.status] ?? 'Bad Request'}`,
     'content-type: application/json',
     `content-length: ${Buffer.byteLength(text)}`,
+    `x-request-id: ${requestId}`,
+    'connection: close',
   ];
-  socket.end(`${head.join('\r\n')}\r\nconnection: close\r\n\r\n${text}`);
+  socket.end(`${head.join('\r\n')}\r\n\r\n${text}`);
+}
+
+const reasons: Record<number, string> = { 408: 'Request Timeout', 431: 'Request Header Fields Too Large' };
+
+function clientErrorOf(error: NodeJS.ErrnoException): ApiError {
+  switch (error.code) {
+    case 'HPE_HEADER_OVERFLOW':
+      return new ApiError('headers_too_large', 'The headers of the request are longer than they may be.');
+    case 'ERR_HTTP_REQUEST_TIMEOUT':
+      return new ApiError('request_timeout', 'The headers of the request did not arrive in time.');
+    default:
+      return new ApiError('bad_request', `The request is not HTTP: ${error.message}.`);
+  }
 }

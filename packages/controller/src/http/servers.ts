@@ -1,37 +1,36 @@
-import { chmod, mkdir } from 'node:fs/promises';
+import { lookup } from 'node:dns/promises';
+import { chmod, mkdir, stat } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { dirname } from 'node:path';
 
 import { ApiError } from '@forkd/api';
 import { removeFile } from '@forkd/store';
 import type { FastifyInstance } from 'fastify';
-import type { Logger } from 'pino';
 
 import { limits } from '../limits.ts';
 import type { Options } from '../options.ts';
-import { UsageError } from '../options.ts';
+import { isLoopback, UsageError } from '../options.ts';
+import type { Edge } from './app-parts.ts';
 import { buildApp } from './app.ts';
 import type { Services } from './services.ts';
 import { Signals } from './signals.ts';
-import type { Tokens } from './tokens.ts';
+import { Traffic } from './traffic.ts';
 
 /** The listeners: a unix socket for the owner, and a TCP port. */
 export class HttpServers {
   readonly #services: Services;
-  readonly #tokens: Tokens | null;
-  readonly #log: Logger;
+  readonly #edge: Edge;
   readonly #signals = new Signals();
+  readonly #traffic = new Traffic();
   readonly #apps: FastifyInstance[] = [];
-  #inFlight = 0;
-  #lastMs = performance.now();
 
-  constructor(services: Services, tokens: Tokens | null, log: Logger) {
+  constructor(services: Services, edge: Edge) {
     this.#services = services;
-    this.#tokens = tokens;
-    this.#log = log;
+    this.#edge = edge;
   }
 
-  async listen({ socket, bind }: Options): Promise<void> {
+  async listen({ socket, bind }: Pick<Options, 'socket' | 'bind'>): Promise<void> {
+    const { log, tls } = this.#edge;
     await clearSocket(socket);
     // Nobody else may connect in the moment between the socket's making and its chmod.
     const umask = process.umask(0o177);
@@ -41,19 +40,25 @@ export class HttpServers {
       process.umask(umask);
     }
     await chmod(socket, 0o600);
-    this.#log.info({ socket }, 'listening');
+    log.info({ socket }, 'listening');
     if (bind === null) return;
-    const address = await this.#app('tcp').listen(bind);
-    this.#log.info({ address }, 'listening');
+    if (tls === null && !isLoopback(bind.host)) {
+      log.warn({ host: bind.host }, 'the port has no TLS: tokens can be read on their way to it');
+    }
+    // A name may stand for several addresses: 'localhost' does.
+    for (const { address: host } of await lookup(bind.host, { all: true })) {
+      const address = await this.#app('tcp').listen({ host, port: bind.port });
+      log.info({ address, tls: tls !== null }, 'listening');
+    }
   }
 
   /** Since a request was last under way, or since `touch`. */
   idleMs(): number {
-    return this.#inFlight > 0 ? 0 : performance.now() - this.#lastMs;
+    return this.#traffic.idleMs();
   }
 
   touch(): void {
-    this.#lastMs = performance.now();
+    this.#traffic.touch();
   }
 
   /** Takes no more requests and waits for those under way, for a bounded time. Streams end at once. */
@@ -65,7 +70,7 @@ export class HttpServers {
     // request does not count as idle.
     const sweep = setInterval(() => {
       for (const { server } of this.#apps) {
-        if (this.#inFlight === 0) server.closeAllConnections();
+        if (this.#traffic.inFlight === 0) server.closeAllConnections();
         else server.closeIdleConnections();
       }
     }, limits.drainSweepMs);
@@ -79,24 +84,11 @@ export class HttpServers {
 
   #app(listener: 'socket' | 'tcp'): FastifyInstance {
     const app = buildApp({
+      ...this.#edge,
       services: this.#services,
-      tokens: this.#tokens,
       signals: this.#signals,
-      log: this.#log,
+      traffic: this.#traffic,
       listener,
-    });
-    app.addHook('onRequest', (_request, reply, done) => {
-      this.#inFlight += 1;
-      reply.raw.once('close', () => {
-        this.#inFlight -= 1;
-        this.touch();
-      });
-      done();
-    });
-    app.addHook('onResponse', (request, reply, done) => {
-      const { method, url } = request;
-      this.#log.debug({ method, url, status: reply.statusCode, ms: Math.round(reply.elapsedTime) }, 'request');
-      done();
     });
     this.#apps.push(app);
     return app;
@@ -105,7 +97,13 @@ export class HttpServers {
 
 /** A socket that a killed controller left is removed; one that somebody answers on is not ours. */
 async function clearSocket(path: string): Promise<void> {
-  await mkdir(dirname(path), { recursive: true, mode: 0o700 });
+  const dir = dirname(path);
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const { mode } = await stat(dir);
+  // The socket's own mode says who may connect to it, and nothing about who may put another in its place.
+  if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0) {
+    throw new UsageError(`--socket '${path}': others can write to its directory; chmod go-w mends that.`);
+  }
   const answered = await new Promise<boolean>((resolve) => {
     const probe = connect(path);
     probe.once('connect', () => {

@@ -21,13 +21,12 @@ export async function sendEvents(
   events: AsyncGenerator<object>,
 ): Promise<FastifyReply> {
   const first = await events.next();
-  const what = `${reply.request.method} ${reply.request.url}`;
   async function* lines(): AsyncGenerator<string> {
     try {
       if (first.done !== true) yield lineOf(first.value);
       for await (const event of events) yield lineOf(event);
     } catch (error) {
-      yield lineOf(errorEvent(log, what, error));
+      yield lineOf(errorEvent(log, reply.request, error));
     } finally {
       await events.return(undefined);
     }

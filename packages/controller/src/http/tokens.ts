@@ -11,6 +11,8 @@ import { UsageError } from '../options.ts';
 const placeholder = /^(replace|change)[_-]?me/i;
 /** A file of tokens is short: a longer one is another file. */
 const fileBytesMax = 64 * 1024;
+/** Of a token's SHA-256: enough to tell tokens apart in the audit log, and nothing to guess one from. */
+const idDigits = 8;
 
 /** The bearer tokens that callers may show: one a line of a file, which is read again when it changes. */
 export class Tokens {
@@ -34,19 +36,20 @@ export class Tokens {
     return new Tokens(path, await readTokens(path), seen, log);
   }
 
-  /** Throws `unauthorized` unless the header of a request shows one of the tokens. */
-  async check(what: string, authorization: string | undefined): Promise<void> {
-    await this.#refresh();
+  /** Returns the id of the token that the header of a request shows. Throws `unauthorized` unless it is one of ours. */
+  async check(what: string, authorization: string | undefined): Promise<string> {
+    await this.reload();
     const shown = /^Bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
     if (shown === undefined) throw new ApiError('unauthorized', `${what}: the request has no bearer token.`);
     const digest = digestOf(shown);
     // All of them, whichever fits: how long it takes tells nothing.
     const fits = this.#digests.filter((known) => timingSafeEqual(known, digest)).length > 0;
     if (!fits) throw new ApiError('unauthorized', `${what}: the bearer token is not one of the controller's.`);
+    return digest.toString('hex').slice(0, idDigits);
   }
 
   /** A file that is wrong after a change leaves the tokens as they were: who made the mistake must not be locked out. */
-  async #refresh(): Promise<void> {
+  async reload(): Promise<void> {
     const seen = await stampOf(this.#path).catch(() => 'gone');
     if (seen === this.#seen) return;
     this.#seen = seen;

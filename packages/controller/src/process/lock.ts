@@ -10,6 +10,9 @@ import { sleep } from '../deadline.ts';
 import { limits } from '../limits.ts';
 import type { DataPaths } from '../paths.ts';
 
+/** A directory, and where its pid file goes. */
+type Locked = Pick<DataPaths, 'root' | 'run'>;
+
 /** Who holds a data directory. */
 interface Holder {
   pid: number;
@@ -27,7 +30,7 @@ export class LockedError extends Error {
  * socket is exclusive without a race and goes with its process, but only within a network namespace; the pid file
  * reaches further, and is checked against the start time of the process, so a stale one is known as such.
  */
-export async function lockDataDir(paths: DataPaths, socket: string): Promise<() => Promise<void>> {
+export async function lockDataDir(paths: Locked, socket: string): Promise<() => Promise<void>> {
   const file = join(paths.run, 'controller.json');
   const server = await holdName(paths, file);
   try {
@@ -52,7 +55,7 @@ export async function lockDataDir(paths: DataPaths, socket: string): Promise<() 
   };
 }
 
-async function holdName(paths: DataPaths, file: string): Promise<Server> {
+async function holdName(paths: Locked, file: string): Promise<Server> {
   const hash = createHash('sha256')
     .update(await realpath(paths.root))
     .digest('hex')
@@ -102,7 +105,8 @@ async function readHolder(file: string): Promise<Holder | null> {
   }
 }
 
-function lockedBy(paths: DataPaths, holder: Holder | null): LockedError {
+function lockedBy(paths: Locked, holder: Holder | null): LockedError {
   const who = holder === null ? 'Another controller' : `The controller with pid ${holder.pid} (on ${holder.socket})`;
-  return new LockedError(`${who} has the data directory ${paths.root}. Use that one, or give --data-dir another.`);
+  const other = 'Use that one, or give another with --data-dir and --snapshot-root.';
+  return new LockedError(`${who} has the directory ${paths.root}. ${other}`);
 }

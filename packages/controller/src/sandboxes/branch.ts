@@ -10,6 +10,7 @@ import { deferred } from '../deferred.ts';
 import { anySignal, withDeadline } from '../deadline.ts';
 import { during, toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
+import type { Metrics } from '../observe/metrics.ts';
 import type { Vmm } from '../runtime/vmm.ts';
 import type { Catalog } from '../snapshots/catalog.ts';
 import { assertTag } from '../snapshots/catalog.ts';
@@ -37,6 +38,7 @@ export class BranchService {
   readonly #housekeeping: Housekeeping;
   readonly #vmm: Pick<Vmm, 'use'>;
   readonly #log: Logger;
+  readonly #metrics: Metrics | undefined;
   readonly #cap: number;
   readonly #flights = new Set<Promise<void>>();
   readonly #stop = new AbortController();
@@ -48,6 +50,7 @@ export class BranchService {
     housekeeping: Housekeeping;
     vmm: Pick<Vmm, 'use'>;
     log: Logger;
+    metrics?: Metrics;
     cap: number;
   }) {
     this.#catalog = parts.catalog;
@@ -56,6 +59,7 @@ export class BranchService {
     this.#housekeeping = parts.housekeeping;
     this.#vmm = parts.vmm;
     this.#log = parts.log;
+    this.#metrics = parts.metrics;
     this.#cap = parts.cap;
   }
 
@@ -146,8 +150,10 @@ export class BranchService {
       draft.stats = this.#stats(flight, done.stats);
       this.#count(flight);
       await this.#publish(flight, done);
+      this.#metrics?.branched(plan.mode, draft.stats);
       this.#log.info({ tag: draft.tag, sandbox: sandbox.id, ...draft.stats }, 'branch is durable');
     } catch (error) {
+      this.#metrics?.branchFailed(plan.mode);
       const cause = signal.aborted ? signal.reason : error;
       const failure = during(`Branch '${draft.tag}' of sandbox ${sandbox.id}`, branchFailure(cause));
       this.#log.warn({ tag: draft.tag, sandbox: sandbox.id, code: failure.code }, failure.message);

@@ -9,6 +9,7 @@ import type { Logger } from 'pino';
 import { anySignal } from '../deadline.ts';
 import { during } from '../errors.ts';
 import { limits } from '../limits.ts';
+import type { Metrics } from '../observe/metrics.ts';
 import type { Runtime, Vmm } from '../runtime/vmm.ts';
 import { machineFor } from '../runtime/vmm.ts';
 import type { Catalog, ForkSource } from '../snapshots/catalog.ts';
@@ -28,6 +29,7 @@ export class ForkService {
   readonly #pins: Pins;
   readonly #vmm: Pick<Vmm, 'use'>;
   readonly #log: Logger;
+  readonly #metrics: Metrics | undefined;
 
   constructor(parts: {
     catalog: Catalog;
@@ -36,6 +38,7 @@ export class ForkService {
     pins: Pins;
     vmm: Pick<Vmm, 'use'>;
     log: Logger;
+    metrics?: Metrics;
   }) {
     this.#catalog = parts.catalog;
     this.#registry = parts.registry;
@@ -43,6 +46,7 @@ export class ForkService {
     this.#pins = parts.pins;
     this.#vmm = parts.vmm;
     this.#log = parts.log;
+    this.#metrics = parts.metrics;
   }
 
   /**
@@ -66,7 +70,14 @@ export class ForkService {
       await this.#checkBlobs(source, signal);
       await admit(`A fork of ${n} from '${tag}'`, n, limits.vmOverheadBytes);
       const plan: ChildPlan = { runtime, source, machine, settings };
-      return await (request.partial === true ? this.#startSome(plan, n, signal) : this.#startAll(plan, n, signal));
+      const started = await (request.partial === true
+        ? this.#startSome(plan, n, signal)
+        : this.#startAll(plan, n, signal));
+      this.#metrics?.forked();
+      return started;
+    } catch (error) {
+      this.#metrics?.forkFailed();
+      throw error;
     } finally {
       unpin();
     }
@@ -131,6 +142,7 @@ export class ForkService {
     await identify(sandbox, anySignal(signal, sandbox.ended.signal));
     const readyMs = performance.now() - beganMs;
     await this.#registry.run(sandbox, { fork_ms: round(forkMs), ready_ms: round(readyMs) });
+    this.#metrics?.child({ forkMs, readyMs });
     this.#log.info({ sandbox: id, tag: source.tag, fork_ms: round(forkMs), ready_ms: round(readyMs) }, 'forked');
     return sandbox;
   }

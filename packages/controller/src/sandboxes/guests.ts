@@ -18,6 +18,7 @@ import type * as guest from '@forkd/guest';
 import { anySignal } from '../deadline.ts';
 import { toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
+import type { Metrics } from '../observe/metrics.ts';
 import { guestFailure } from './guest-errors.ts';
 import type { Registry } from './registry.ts';
 import type { Sandbox } from './sandbox.ts';
@@ -25,9 +26,11 @@ import type { Sandbox } from './sandbox.ts';
 /** What is done inside of sandboxes: commands, evaluations, files. */
 export class Guests {
   readonly #registry: Registry;
+  readonly #metrics: Metrics | undefined;
 
-  constructor(registry: Registry) {
+  constructor(registry: Registry, metrics?: Metrics) {
     this.#registry = registry;
+    this.#metrics = metrics;
   }
 
   async ping(id: string, outer: AbortSignal): Promise<PingResponse> {
@@ -50,9 +53,11 @@ export class Guests {
     };
     const { sandbox, signal } = this.#open(id, outer);
     sandbox.execCount += 1;
+    const beganMs = performance.now();
     const result = await sandbox.guest.call((agent) => runOnce(agent, request.args, { ...options, signal }), {
       signal,
     });
+    this.#metrics?.executed(performance.now() - beganMs);
     const stdout = textOf(result.stdout);
     const stderr = textOf(result.stderr);
     if (result.timedOut) {

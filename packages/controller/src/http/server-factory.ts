@@ -1,0 +1,65 @@
+import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
+import { createServer } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import type { Socket } from 'node:net';
+
+import type { limits } from '../limits.ts';
+import type { TlsFiles } from './tls.ts';
+
+/** What one connection may cost, in numbers that tests can shorten. */
+export type HttpBounds = { [Name in keyof (typeof limits)['http']]: number };
+
+interface Exchange {
+  request: IncomingMessage;
+  response: ServerResponse;
+}
+
+/** A server on which nobody can hold a connection for nothing. */
+export function makeServer(
+  handler: RequestListener,
+  bounds: HttpBounds,
+  tls: TlsFiles | null,
+  onRefused: () => void,
+): Server {
+  const options = {
+    maxHeaderSize: bounds.headerBytesMax,
+    headersTimeout: bounds.headersTimeoutMs,
+    // A file may take any time to send, as long as it moves.
+    requestTimeout: 0,
+    keepAliveTimeout: bounds.keepAliveMs,
+    connectionsCheckingInterval: bounds.checkMs,
+  };
+  const server =
+    tls === null
+      ? createServer(options, handler)
+      : createTlsServer({ ...options, ...tls.context, handshakeTimeout: bounds.headersTimeoutMs }, handler);
+  if (tls !== null) tls.serve(server);
+  server.maxConnections = bounds.connectionsMax;
+  server.on('drop', onRefused);
+  endStalled(server, bounds.stallMs);
+  return server;
+}
+
+/**
+ * Ends connections on which nothing has moved for a while and it is the caller's turn. A caller who waits for us, for the
+ * end of a command perhaps, may wait for as long as that takes.
+ */
+function endStalled(server: Server, stallMs: number): void {
+  const exchanges = new WeakMap<Socket, Exchange>();
+  server.on('request', (request: IncomingMessage, response: ServerResponse) => {
+    exchanges.set(request.socket, { request, response });
+  });
+  server.setTimeout(stallMs, (socket) => {
+    const exchange = exchanges.get(socket);
+    // The timer is armed by bytes that move, and none have.
+    if (exchange !== undefined && waitsForUs(exchange, socket)) socket.setTimeout(stallMs);
+    else socket.destroy();
+  });
+}
+
+function waitsForUs({ request, response }: Exchange, socket: Socket): boolean {
+  if (response.writableFinished) return false;
+  // What has come and was not taken yet keeps the rest from coming.
+  if (!request.complete && request.readableLength === 0) return false;
+  return response.writableLength === 0 && socket.writableLength === 0;
+}

@@ -1,0 +1,121 @@
+import { X509Certificate } from 'node:crypto';
+import { readFile, stat } from 'node:fs/promises';
+import type { Server } from 'node:http';
+import { Server as TlsServer } from 'node:https';
+import type { SecureContextOptions } from 'node:tls';
+import { createSecureContext } from 'node:tls';
+
+import type { Logger } from 'pino';
+
+import { messageOf } from '../errors.ts';
+import { limits } from '../limits.ts';
+import { UsageError } from '../options.ts';
+
+/** A certificate chain and its key are short: longer ones are other files. */
+const fileBytesMax = 1024 * 1024;
+
+export interface TlsPaths {
+  cert: string;
+  key: string;
+}
+
+/** The certificate and key of the TCP port, read again when they change. Connections that are open keep theirs. */
+export class TlsFiles {
+  readonly #paths: TlsPaths;
+  readonly #log: Logger;
+  readonly #servers = new Set<TlsServer>();
+  readonly #timer: NodeJS.Timeout;
+  #context: SecureContextOptions;
+  #seen: string;
+  #checking: Promise<void> | null = null;
+
+  private constructor(paths: TlsPaths, context: SecureContextOptions, seen: string, log: Logger) {
+    this.#paths = paths;
+    this.#context = context;
+    this.#seen = seen;
+    this.#log = log;
+    // Looked at, not watched: such files are often links that are changed far away from them.
+    this.#timer = setInterval(() => void this.reload(), limits.tlsCheckMs).unref();
+  }
+
+  /** Throws `UsageError` for files that cannot be read or do not belong together. */
+  static async open(paths: TlsPaths, log: Logger): Promise<TlsFiles> {
+    const seen = await stampOf(paths);
+    return new TlsFiles(paths, await readPair(paths), seen, log);
+  }
+
+  get context(): SecureContextOptions {
+    return this.#context;
+  }
+
+  /** Gives a server new pairs as they come. */
+  serve(server: Server): void {
+    if (!(server instanceof TlsServer)) return;
+    this.#servers.add(server);
+    server.once('close', () => this.#servers.delete(server));
+  }
+
+  /** Takes the files up if they have changed. A pair that is wrong leaves the earlier one in use. */
+  reload(): Promise<void> {
+    this.#checking ??= this.#check().finally(() => {
+      this.#checking = null;
+    });
+    return this.#checking;
+  }
+
+  async close(): Promise<void> {
+    clearInterval(this.#timer);
+    await this.#checking;
+  }
+
+  async #check(): Promise<void> {
+    const seen = await stampOf(this.#paths);
+    if (seen === this.#seen) return;
+    this.#seen = seen;
+    try {
+      this.#context = await readPair(this.#paths);
+      for (const server of this.#servers) server.setSecureContext(this.#context);
+      this.#log.info({ cert: this.#paths.cert }, 'read the TLS certificate again');
+    } catch (error) {
+      const why = 'the TLS certificate or key has changed and is wrong: the earlier pair stays';
+      this.#log.error({ reason: messageOf(error) }, why);
+    }
+  }
+}
+
+async function stampOf({ cert, key }: TlsPaths): Promise<string> {
+  const stamps = [cert, key].map(async (path) => {
+    const found = await stat(path, { bigint: true }).catch(() => null);
+    return found === null ? 'gone' : `${found.ino}:${found.size}:${found.mtimeNs}`;
+  });
+  return (await Promise.all(stamps)).join();
+}
+
+async function readPair({ cert: certPath, key: keyPath }: TlsPaths): Promise<SecureContextOptions> {
+  const cert = await readShort('--tls-cert', certPath);
+  const key = await readShort('--tls-key', keyPath);
+  if (((await stat(keyPath)).mode & 0o007) !== 0) {
+    throw new UsageError(`--tls-key '${keyPath}' can be read by everybody; chmod 600 mends that.`);
+  }
+  const context: SecureContextOptions = { cert, key, minVersion: 'TLSv1.2' };
+  try {
+    createSecureContext(context);
+    const { validTo } = new X509Certificate(cert);
+    if (Date.parse(validTo) < Date.now()) throw new Error(`the certificate was valid until ${validTo}`);
+  } catch (error) {
+    throw new UsageError(`--tls-cert '${certPath}' and --tls-key '${keyPath}' cannot be used: ${messageOf(error)}.`, {
+      cause: error,
+    });
+  }
+  return context;
+}
+
+async function readShort(flag: string, path: string): Promise<Buffer> {
+  try {
+    const { size } = await stat(path);
+    if (size > fileBytesMax) throw new Error(`it has ${size} bytes`);
+    return await readFile(path);
+  } catch (error) {
+    throw new UsageError(`${flag} '${path}' cannot be read: ${messageOf(error)}.`, { cause: error });
+  }
+}

@@ -1,0 +1,61 @@
+import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
+
+import type { AppParts } from './app-parts.ts';
+import { pathOf } from './request-id.ts';
+
+declare module 'fastify' {
+  interface FastifyRequest {
+    /** Names the token that was shown, without telling it; `null` where none was asked for. */
+    tokenId: string | null;
+  }
+}
+
+/** What is written down as the status of a request whose caller left before the reply began. */
+const callerLeftStatus = 499;
+
+/** Follows each request from its first byte to its last: its id, its lines in the logs, its time. */
+export function trackRequests(app: FastifyInstance, parts: AppParts): void {
+  app.decorateRequest('tokenId', null);
+  app.addHook('onRequest', (request, reply, done) => {
+    begin(parts, request, reply);
+    done();
+  });
+}
+
+/** For those requests too that no hook sees, because their path cannot be read. */
+export function begin(parts: AppParts, request: FastifyRequest, reply: FastifyReply): void {
+  const { traffic, listener } = parts;
+  // The socket forgets its address when it closes.
+  const remote = listener === 'socket' ? 'unix' : (request.socket.remoteAddress ?? '');
+  const beganMs = performance.now();
+  void reply.header('x-request-id', request.id);
+  traffic.began();
+  reply.raw.once('close', () => {
+    traffic.ended();
+    record(parts, request, reply, { remote, ms: performance.now() - beganMs });
+  });
+}
+
+function record(
+  { audit, metrics }: AppParts,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  { remote, ms }: { remote: string; ms: number },
+): void {
+  const { method, headers, id } = request;
+  const path = pathOf(request.url);
+  const status = reply.raw.headersSent ? reply.statusCode : callerLeftStatus;
+  request.log.debug({ method, path, status, ms: Math.round(ms) }, 'request');
+  metrics.request({ route: request.routeOptions?.url ?? 'none', method, status, ms });
+  audit?.write({
+    time: new Date().toISOString(),
+    method,
+    path,
+    status,
+    latency_ms: Math.round(ms * 1000) / 1000,
+    agent: headers['user-agent'] ?? null,
+    remote,
+    token_id: request.tokenId ?? null,
+    request_id: id,
+  });
+}

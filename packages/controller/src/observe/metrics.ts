@@ -1,0 +1,133 @@
+import { version } from '../version.ts';
+import type { Counter, Histogram } from './exposition.ts';
+import { Exposition } from './exposition.ts';
+import { addProcessMetrics } from './process-metrics.ts';
+
+/** What is asked for at each scrape. `null`: not known at the moment. */
+export interface Gauges {
+  snapshots: number | null;
+  sandboxes: number;
+  branchesInFlight: number;
+  branchCap: number;
+  /** Of the pager: what it holds in RAM, and what sandboxes have mapped. */
+  layers: number | null;
+  layerBytes: number | null;
+  privateBytes: number | null;
+  sharedBytes: number | null;
+  auditLinesDropped: number;
+}
+
+/** Those of a branch's numbers that are measured here, as the wire names them. */
+export type BranchNumbers = Readonly<Record<string, number>>;
+
+const seconds = (...ms: number[]): number[] => ms.map((value) => value / 1000);
+const shortSeconds = seconds(0.1, 0.25, 0.5, 1, 2, 5, 10, 25, 50, 100, 250, 1000);
+const longSeconds = seconds(1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000);
+
+/** Whatever the controller counts and measures of itself. */
+export class Metrics {
+  readonly #all = new Exposition();
+  readonly #forks: Counter;
+  readonly #forkSeconds: Histogram;
+  readonly #forkReadySeconds: Histogram;
+  readonly #execSeconds: Histogram;
+  readonly #branches: Counter;
+  readonly #branchFaults: Counter;
+  readonly #branchPauseSeconds: Histogram;
+  readonly #branchCaptureSeconds: Histogram;
+  readonly #requestSeconds: Histogram;
+  readonly #refused: Counter;
+  #gauges: Gauges | null = null;
+  #readGauges: () => Promise<Gauges> = () => Promise.reject(new Error('nothing to read gauges from'));
+
+  constructor() {
+    const all = this.#all;
+    all.gauge('forkd_build_info', 'Always 1; the version is in the label.', () => 1, { version });
+    this.#forks = all.counter('forkd_forks_total', 'Forks that were begun, by result: ok, failed.');
+    this.#forkSeconds = all.histogram('forkd_fork_seconds', 'A child: until its VM runs.', longSeconds);
+    const ready = 'A child: until it has an identity of its own and takes commands.';
+    this.#forkReadySeconds = all.histogram('forkd_fork_ready_seconds', ready, longSeconds);
+    this.#execSeconds = all.histogram('forkd_exec_seconds', 'exec: the command and the way to it.', longSeconds);
+    this.#branches = all.counter('forkd_branches_total', 'Branches that were begun, by mode and result: ok, failed.');
+    this.#branchFaults = all.counter(
+      'forkd_branch_faults_total',
+      'Writes of guests that waited for a page to be saved.',
+    );
+    this.#branchPauseSeconds = all.histogram('forkd_branch_pause_seconds', 'How long a guest stood.', shortSeconds);
+    const capture = 'From the end of the pause until the memory was saved.';
+    this.#branchCaptureSeconds = all.histogram('forkd_branch_capture_seconds', capture, longSeconds);
+    const request = 'Requests, by the pattern of their route.';
+    this.#requestSeconds = all.histogram('forkd_http_request_seconds', request, longSeconds);
+    this.#refused = all.counter('forkd_http_connections_refused_total', 'Connections over the limit of their number.');
+    for (const mode of ['live', 'diff', 'full']) this.#branches.add(0, { mode, result: 'ok' });
+    for (const result of ['ok', 'failed']) this.#forks.add(0, { result });
+    this.#branchFaults.add(0);
+    this.#refused.add(0);
+    this.#addGauges();
+    addProcessMetrics(all);
+  }
+
+  /** From where the gauges come. */
+  readFrom(read: () => Promise<Gauges>): void {
+    this.#readGauges = read;
+  }
+
+  /** The text of a scrape. */
+  async scrape(): Promise<string> {
+    this.#gauges = await this.#readGauges();
+    return this.#all.text();
+  }
+
+  /** A fork that was begun, with all of its children running. */
+  forked(): void {
+    this.#forks.add(1, { result: 'ok' });
+  }
+
+  forkFailed(): void {
+    this.#forks.add(1, { result: 'failed' });
+  }
+
+  child({ forkMs, readyMs }: { forkMs: number; readyMs: number }): void {
+    this.#forkSeconds.observe(forkMs / 1000);
+    this.#forkReadySeconds.observe(readyMs / 1000);
+  }
+
+  executed(ms: number): void {
+    this.#execSeconds.observe(ms / 1000);
+  }
+
+  branched(mode: string, numbers: BranchNumbers): void {
+    const { pause_us: pauseUs, capture_ms: captureMs, faults } = numbers;
+    this.#branches.add(1, { mode, result: 'ok' });
+    if (pauseUs !== undefined) this.#branchPauseSeconds.observe(pauseUs / 1_000_000, { mode });
+    if (captureMs !== undefined) this.#branchCaptureSeconds.observe(captureMs / 1000, { mode });
+    this.#branchFaults.add(faults ?? 0);
+  }
+
+  branchFailed(mode: string): void {
+    this.#branches.add(1, { mode, result: 'failed' });
+  }
+
+  request({ route, method, status, ms }: { route: string; method: string; status: number; ms: number }): void {
+    this.#requestSeconds.observe(ms / 1000, { route, method, status: String(status) });
+  }
+
+  connectionRefused(): void {
+    this.#refused.add(1);
+  }
+
+  #addGauges(): void {
+    const gauge = (name: string, help: string, key: keyof Gauges): void =>
+      this.#all.gauge(name, help, () => this.#gauges?.[key] ?? null);
+    gauge('forkd_snapshots_total', 'Snapshots, those being written among them.', 'snapshots');
+    gauge('forkd_sandboxes_active', 'Sandboxes that run.', 'sandboxes');
+    gauge('forkd_branches_in_flight', 'Branches under way.', 'branchesInFlight');
+    gauge('forkd_branch_concurrency_cap', 'How many branches may be under way.', 'branchCap');
+    gauge('forkd_layers', 'Layers that the pager holds in RAM.', 'layers');
+    gauge('forkd_layer_bytes', 'Their pages.', 'layerBytes');
+    gauge('forkd_sandbox_private_bytes', 'Memory that sandboxes have written: their own.', 'privateBytes');
+    gauge('forkd_sandbox_shared_bytes', 'Pages of layers that sandboxes have mapped in, each counted.', 'sharedBytes');
+    const dropped = 'Lines of the audit log that could not be written.';
+    this.#all.counted('forkd_audit_lines_dropped_total', dropped, () => this.#gauges?.auditLinesDropped ?? null);
+  }
+}
