@@ -60,7 +60,7 @@ test('killed at each write of a scripted run', { timeout: 60 * 60_000 }, async (
   await makeTemplate(controller.client);
   const log = path.join(controller.dir, 'writes.log');
   await controller.stop();
-  await controller.serve([], strace('-e', `trace=${WRITES.join(',')}`, '-o', log));
+  await controller.serve([], { through: strace('-e', `trace=${WRITES.join(',')}`, '-o', log) });
   const counted = new MixedRun(controller, random);
   await counted.script();
   await controller.stop();
@@ -77,7 +77,7 @@ test('killed at each write of a scripted run', { timeout: 60 * 60_000 }, async (
       await controller.stop();
       const inject = ['-e', `inject=${write}:signal=SIGKILL:when=${nth}`, '-o', '/dev/null'];
       // It may already end while it starts.
-      await controller.serve([], strace('-e', `trace=${write}`, ...inject)).then(
+      await controller.serve([], { through: strace('-e', `trace=${write}`, ...inject) }).then(
         () => run.script(),
         () => undefined,
       );

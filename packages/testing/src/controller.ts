@@ -32,8 +32,10 @@ export class TestController implements AsyncDisposable {
     this.client = new ForkdClient({ socket: this.socket });
   }
 
-  /** `dir` is made if it is missing; it is removed at the end either way. */
-  static async start(options: { dir?: string; args?: readonly string[] } = {}): Promise<TestController> {
+  /** `dir` is made if it is missing; it is removed at the end either way. `env` goes over this process's own. */
+  static async start(
+    options: { dir?: string; args?: readonly string[]; env?: NodeJS.ProcessEnv } = {},
+  ): Promise<TestController> {
     await requireBuilt();
     // Short, because the sockets' paths may not be long.
     const dir = options.dir ?? (await mkdtemp('/tmp/fk-'));
@@ -41,7 +43,7 @@ export class TestController implements AsyncDisposable {
     await mkdir(TEST_CACHE, { recursive: true });
     await symlink(TEST_CACHE, path.join(dir, 'cache'));
     const controller = new TestController(dir);
-    await controller.serve(options.args);
+    await controller.serve(options.args, options.env === undefined ? {} : { env: options.env });
     return controller;
   }
 
@@ -54,11 +56,16 @@ export class TestController implements AsyncDisposable {
   }
 
   /** Starts the controller, again if need be, and waits until it answers. `through` is a program that starts it in turn. */
-  async serve(args: readonly string[] = [], through: readonly string[] = []): Promise<void> {
-    // Without VMMs that start by themselves, unless a test is about them.
-    const all = [PROGRAM, 'serve', '--data-dir', this.dir, '--no-tcp', '--vmm-pool', '0', ...args];
+  async serve(
+    args: readonly string[] = [],
+    options: { env?: NodeJS.ProcessEnv; through?: readonly string[] } = {},
+  ): Promise<void> {
+    const { env = {}, through = [] } = options;
+    // Without a port and without VMMs that start by themselves, unless a test is about them.
+    const port = args.includes('--bind') ? [] : ['--no-tcp'];
+    const all = [PROGRAM, 'serve', '--data-dir', this.dir, ...port, '--vmm-pool', '0', ...args];
     const [program = '', ...rest] = [...through, process.execPath, ...all];
-    const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
     child.stdout.on('data', (text: Buffer) => (this.log += text.toString()));
     child.stderr.on('data', (text: Buffer) => (this.log += text.toString()));
     this.#process = child;
@@ -77,6 +84,26 @@ export class TestController implements AsyncDisposable {
   fetch(route: string, init: RequestInit = {}): Promise<Response> {
     const dispatcher = (this.#agent ??= new Agent({ connect: { socketPath: this.socket } }));
     return fetch(`http://controller${route}`, { ...init, dispatcher });
+  }
+
+  /** The address of its port, with `--bind 127.0.0.1:0`, as it has logged it. */
+  get url(): string {
+    const found = [...this.log.matchAll(/"address":"(https?:[^"]+)"/g)].at(-1)?.[1];
+    if (found === undefined) throw new Error('the controller has no port');
+    return found;
+  }
+
+  /** Sends it a signal. */
+  signal(name: NodeJS.Signals): void {
+    this.#process?.kill(name);
+  }
+
+  /** How it ended, once it has. */
+  async ended(): Promise<number | NodeJS.Signals | null> {
+    const child = this.#process;
+    if (!child) return null;
+    if (child.exitCode === null && child.signalCode === null) await once(child, 'exit');
+    return child.exitCode ?? child.signalCode;
   }
 
   /** Ends the controller as a power cut would, and waits for its end. */

@@ -1,6 +1,7 @@
 import { lookup } from 'node:dns/promises';
 import { chmod, mkdir, stat } from 'node:fs/promises';
-import { connect } from 'node:net';
+import type { AddressInfo } from 'node:net';
+import { connect, isIPv6 } from 'node:net';
 import { dirname } from 'node:path';
 
 import { ApiError } from '@forkd/api';
@@ -47,8 +48,11 @@ export class HttpServers {
     }
     // A name may stand for several addresses: 'localhost' does.
     for (const { address: host } of await lookup(bind.host, { all: true })) {
-      const address = await this.#app('tcp').listen({ host, port: bind.port });
-      log.info({ address, tls: tls !== null }, 'listening');
+      const app = this.#app('tcp');
+      await app.listen({ host, port: bind.port });
+      const { port } = app.server.address() as AddressInfo;
+      const authority = `${isIPv6(host) ? `[${host}]` : host}:${port}`;
+      log.info({ address: `${tls === null ? 'http' : 'https'}://${authority}` }, 'listening');
     }
   }
 
