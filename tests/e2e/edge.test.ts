@@ -148,7 +148,8 @@ describe('a controller under a service manager', () => {
     const heard: Datagram[] = await receiveDatagrams(socket);
     const has = (word: string) => heard.filter(({ text }) => text.split('\n').some((line) => line.startsWith(word)));
     const env = { NOTIFY_SOCKET: socket, WATCHDOG_USEC: '1000000' };
-    controller = await TestController.start({ env });
+    const audit = path.join(dir, 'ending.log');
+    controller = await TestController.start({ env, args: ['--audit-log', audit] });
     const { client, pid } = controller;
     await until('it says that it is ready', WAIT_MS, async () => has('READY=1').length === 1);
 
@@ -176,6 +177,9 @@ describe('a controller under a service manager', () => {
     controller.signal('SIGINT');
     expect((await running).stdout).toBe('finished\n');
     expect(await controller.ended()).toBe(0);
+    // The last requests are in the audit log too.
+    const written = (await readFile(audit, 'utf8')).trim().split('\n');
+    expect(JSON.parse(written.at(-1) ?? '')).toMatchObject({ path: `/v1/sandboxes/${id}/exec`, status: 200 });
     // The sandbox is nobody's child: it runs on, and the next controller has it.
     expect(await controller.pids('vmm')).toHaveLength(1);
     await controller.serve();

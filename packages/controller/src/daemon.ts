@@ -94,6 +94,8 @@ export class Daemon {
     const vmm = new Vmm({ paths, binaries, boot, poolSizeMax: options.vmmPool, log });
     const housekeeping = new Housekeeping(store, pins, vmm, log);
     const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, log });
+    // The guests run on; an open connection to one would keep this process from ending.
+    this.#scope.defer('the connections to guests', () => registry.all().forEach(({ guest }) => guest.close()));
     // Sandboxes that run on need their pager; without any it has nothing to keep.
     this.#scope.defer('the pager', () => vmm.close({ endPager: registry.size === 0 }));
     this.#scope.defer('housekeeping', () => housekeeping.close());

@@ -42,7 +42,7 @@ export const limits = {
   replyBytesMax: 8 * 1024 * 1024,
   /** Of connections to the API. Tests take shorter ones. */
   http: {
-    connectionsMax: 1024,
+    connectionsMax: 4096,
     /** The request line counts. */
     headerBytesMax: 16 * 1024,
     urlBytesMax: 8 * 1024,

@@ -1,13 +1,22 @@
 // Proves what a service manager is told, and by whom, over a real unix datagram socket, with the real systemd-notify.
+import { execFile } from 'node:child_process';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
+import { promisify } from 'node:util';
 
 import { pino } from 'pino';
-import { expect, test } from 'vitest';
+import { beforeEach, expect, test } from 'vitest';
 
 import { ServiceManager } from '../src/process/service-manager.ts';
 import { receiveDatagrams } from './datagrams.ts';
 import { scratch, silent } from './support.ts';
+
+beforeEach(async (context) => {
+  for (const program of ['systemd-notify', 'python3']) {
+    const missing = await promisify(execFile)(program, ['--version']).catch(() => program);
+    context.skip(missing === program, `${program} is not installed`);
+  }
+});
 
 const noMoreAfterStop = (texts: string[]) => texts.slice(texts.findIndex((text) => text.includes('STOPPING=1')) + 1);
 
