@@ -7,6 +7,7 @@ import { connect } from 'node:net';
 import { ApiError } from '@forkd/api';
 import { expect, test } from 'vitest';
 
+import { UsageError } from '../src/options.ts';
 import { expectError, HttpLab } from './http-support.ts';
 
 const missing = (id: string) => new ApiError('not_found_sandbox', `There is no sandbox '${id}'.`);
@@ -132,4 +133,27 @@ test('a connection that never asks anything does not hold up the end', { timeout
   const ended = once(silent.resume(), 'close');
   await lab.servers.close();
   expect(await ended).toBeDefined();
+});
+
+test('a port that cannot be had is the caller’s to choose anew', async () => {
+  const lab = await HttpLab.serve();
+  const again = async (host: string) => {
+    const socket = `${lab.socket}-2`;
+    await lab.servers.listen({ socket, bind: { host, port: lab.port } });
+  };
+  await expect(again('127.0.0.1')).rejects.toThrow(`--bind 127.0.0.1:${lab.port} cannot be served: another program`);
+});
+
+test('an address that this host does not have is a mistake, not a fault', async () => {
+  const lab = await HttpLab.serve();
+  const bind = { host: '192.0.2.1', port: lab.port };
+  const listening = lab.servers.listen({ socket: `${lab.socket}-2`, bind });
+  await expect(listening).rejects.toThrow(UsageError);
+});
+
+test('a name is served on its addresses', async () => {
+  const lab = await HttpLab.serve();
+  await lab.servers.listen({ socket: `${lab.socket}-2`, bind: { host: 'localhost', port: lab.port + 1 } });
+  const reply = await fetch(`http://127.0.0.1:${lab.port + 1}/healthz`);
+  expect(await reply.json()).toEqual({ ok: true });
 });

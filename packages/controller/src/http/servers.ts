@@ -5,9 +5,10 @@ import { connect, isIPv6 } from 'node:net';
 import { dirname } from 'node:path';
 
 import { ApiError } from '@forkd/api';
-import { removeFile } from '@forkd/store';
+import { errnoOf, removeFile } from '@forkd/store';
 import type { FastifyInstance } from 'fastify';
 
+import { messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Options } from '../options.ts';
 import { isLoopback, UsageError } from '../options.ts';
@@ -46,14 +47,30 @@ export class HttpServers {
     if (tls === null && !isLoopback(bind.host)) {
       log.warn({ host: bind.host }, 'the port has no TLS: tokens can be read on their way to it');
     }
-    // A name may stand for several addresses: 'localhost' does.
-    for (const { address: host } of await lookup(bind.host, { all: true })) {
+    await this.#listenOnPort(bind);
+  }
+
+  /** A name may stand for several addresses, 'localhost' for one that this host does not have: one of them is enough. */
+  async #listenOnPort({ host: name, port }: { host: string; port: number }): Promise<void> {
+    const addresses = await lookup(name, { all: true }).catch((error: unknown) => {
+      throw cannotServe(name, port, error);
+    });
+    const failures: unknown[] = [];
+    for (const { address: host } of addresses) {
       const app = this.#app('tcp');
-      await app.listen({ host, port: bind.port });
-      const { port } = app.server.address() as AddressInfo;
-      const authority = `${isIPv6(host) ? `[${host}]` : host}:${port}`;
-      log.info({ address: `${tls === null ? 'http' : 'https'}://${authority}` }, 'listening');
+      try {
+        await app.listen({ host, port });
+      } catch (error) {
+        if (errnoOf(error) !== 'EADDRNOTAVAIL') throw cannotServe(name, port, error);
+        failures.push(error);
+        continue;
+      }
+      const { port: actual } = app.server.address() as AddressInfo;
+      const authority = `${isIPv6(host) ? `[${host}]` : host}:${actual}`;
+      const scheme = this.#edge.tls === null ? 'http' : 'https';
+      this.#edge.log.info({ address: `${scheme}://${authority}` }, 'listening');
     }
+    if (failures.length === addresses.length) throw cannotServe(name, port, failures[0]);
   }
 
   /** Since a request was last under way, or since `touch`. */
@@ -97,6 +114,11 @@ export class HttpServers {
     this.#apps.push(app);
     return app;
   }
+}
+
+function cannotServe(host: string, port: number, cause: unknown): UsageError {
+  const why = errnoOf(cause) === 'EADDRINUSE' ? 'another program listens there' : messageOf(cause);
+  return new UsageError(`--bind ${host}:${port} cannot be served: ${why}.`, { cause });
 }
 
 /** A socket that a killed controller left is removed; one that somebody answers on is not ours. */

@@ -14,6 +14,8 @@ import { UsageError } from '../options.ts';
 /** A certificate chain and its key are short: longer ones are other files. */
 const fileBytesMax = 1024 * 1024;
 
+type Pair = SecureContextOptions & { cert: Buffer };
+
 export interface TlsPaths {
   cert: string;
   key: string;
@@ -25,11 +27,11 @@ export class TlsFiles {
   readonly #log: Logger;
   readonly #servers = new Set<TlsServer>();
   readonly #timer: NodeJS.Timeout;
-  #context: SecureContextOptions;
+  #context: Pair;
   #seen: string;
   #checking: Promise<void> | null = null;
 
-  private constructor(paths: TlsPaths, context: SecureContextOptions, seen: string, log: Logger) {
+  private constructor(paths: TlsPaths, context: Pair, seen: string, log: Logger) {
     this.#paths = paths;
     this.#context = context;
     this.#seen = seen;
@@ -41,7 +43,9 @@ export class TlsFiles {
   /** Throws `UsageError` for files that cannot be read or do not belong together. */
   static async open(paths: TlsPaths, log: Logger): Promise<TlsFiles> {
     const seen = await stampOf(paths);
-    return new TlsFiles(paths, await readPair(paths), seen, log);
+    const context = await readPair(paths);
+    log.info(factsOf(paths, context), 'read the TLS certificate');
+    return new TlsFiles(paths, context, seen, log);
   }
 
   get context(): SecureContextOptions {
@@ -75,12 +79,17 @@ export class TlsFiles {
     try {
       this.#context = await readPair(this.#paths);
       for (const server of this.#servers) server.setSecureContext(this.#context);
-      this.#log.info({ cert: this.#paths.cert }, 'read the TLS certificate again');
+      this.#log.info(factsOf(this.#paths, this.#context), 'read the TLS certificate again');
     } catch (error) {
       const why = 'the TLS certificate or key has changed and is wrong: the earlier pair stays';
       this.#log.error({ reason: messageOf(error) }, why);
     }
   }
+}
+
+/** For who reads the log to see what is coming. */
+function factsOf({ cert: path }: TlsPaths, { cert }: Pair): object {
+  return { cert: path, valid_until: new X509Certificate(cert).validTo };
 }
 
 async function stampOf({ cert, key }: TlsPaths): Promise<string> {
@@ -91,17 +100,15 @@ async function stampOf({ cert, key }: TlsPaths): Promise<string> {
   return (await Promise.all(stamps)).join();
 }
 
-async function readPair({ cert: certPath, key: keyPath }: TlsPaths): Promise<SecureContextOptions> {
+async function readPair({ cert: certPath, key: keyPath }: TlsPaths): Promise<Pair> {
   const cert = await readShort('--tls-cert', certPath);
   const key = await readShort('--tls-key', keyPath);
   if (((await stat(keyPath)).mode & 0o007) !== 0) {
     throw new UsageError(`--tls-key '${keyPath}' can be read by everybody; chmod 600 mends that.`);
   }
-  const context: SecureContextOptions = { cert, key, minVersion: 'TLSv1.2' };
+  const context: Pair = { cert, key, minVersion: 'TLSv1.2' };
   try {
     createSecureContext(context);
-    const { validTo } = new X509Certificate(cert);
-    if (Date.parse(validTo) < Date.now()) throw new Error(`the certificate was valid until ${validTo}`);
   } catch (error) {
     throw new UsageError(`--tls-cert '${certPath}' and --tls-key '${keyPath}' cannot be used: ${messageOf(error)}.`, {
       cause: error,
