@@ -4,11 +4,14 @@
  * and branches.
  */
 import { mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { get } from 'node:http';
 import { request } from 'node:https';
 import path from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { REPO } from '@forkd/lab';
 import { forkOne, makeTemplate, TestController, until } from '@forkd/testing';
 import { makePair, type Pair } from '../../packages/controller/test/certificates.ts';
 import { type Datagram, receiveDatagrams } from '../../packages/controller/test/datagrams.ts';
@@ -112,6 +115,17 @@ describe('the port, with TLS and tokens', () => {
     for (const text of [controller.log, await readFile(audit(), 'utf8')]) {
       for (const secret of [TOKEN, WRONG_TOKEN, SECRET]) expect(text).not.toContain(secret);
     }
+  });
+
+  it('is reached by the command as it is, which is told of the authority', async () => {
+    const cli = path.join(REPO, 'packages/cli/dist/main.js');
+    const env = { ...process.env, FORKD_URL: controller.url, FORKD_TOKEN: TOKEN };
+    const list = (more: NodeJS.ProcessEnv) =>
+      promisify(execFile)(process.execPath, [cli, 'ls', '--json'], { env: { ...env, ...more } });
+    const { stdout } = await list({ NODE_EXTRA_CA_CERTS: pair.cert });
+    expect(JSON.parse(stdout)).toEqual([]);
+    await expect(list({})).rejects.toThrow(/SELF_SIGNED_CERT/);
+    await expect(list({ NODE_EXTRA_CA_CERTS: pair.cert, FORKD_TOKEN: WRONG_TOKEN })).rejects.toThrow(/bearer token/);
   });
 
   it('opens its files again at SIGHUP, and loses no line', async () => {
