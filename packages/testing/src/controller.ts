@@ -62,10 +62,12 @@ export class TestController implements AsyncDisposable {
   ): Promise<void> {
     const { env = {}, through = [] } = options;
     // Without a port and without VMMs that start by themselves, unless a test is about them.
-    const port = args.includes('--bind') ? [] : ['--no-tcp'];
+    const hasPort = args.includes('--bind');
+    const port = hasPort ? [] : ['--no-tcp'];
     const all = [PROGRAM, 'serve', '--data-dir', this.dir, ...port, '--vmm-pool', '0', ...args];
     const [program = '', ...rest] = [...through, process.execPath, ...all];
     const child = spawn(program, rest, { stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, ...env } });
+    const loggedBefore = this.log.length;
     child.stdout.on('data', (text: Buffer) => (this.log += text.toString()));
     child.stderr.on('data', (text: Buffer) => (this.log += text.toString()));
     this.#process = child;
@@ -73,6 +75,8 @@ export class TestController implements AsyncDisposable {
       if (child.exitCode !== null || child.signalCode !== null) {
         throw new Error(`the controller ended with ${child.exitCode ?? child.signalCode}: ${this.log.slice(-4000)}`);
       }
+      // The port comes after the socket.
+      if (hasPort && !this.log.includes('"address":', loggedBefore)) return false;
       return this.client.health().then(
         () => true,
         () => false,
