@@ -14,6 +14,9 @@ import { AuditLog } from '../src/observe/audit.ts';
 import { HttpLab } from './http-support.ts';
 import { scratch, silent } from './support.ts';
 
+/** On a busy machine too. */
+const soon = { timeout: 20_000 };
+
 const entry: AuditEntry = {
   time: new Date(0).toISOString(),
   method: 'GET',
@@ -53,9 +56,9 @@ test('one line a request, on both listeners, without queries', async () => {
   ];
   const leaver = httpRequest({ socketPath: lab.socket, path: '/v1/sandboxes/sb-1/ping', method: 'POST' });
   leaver.on('error', () => undefined).end();
-  await expect.poll(() => lab.calls.length).toBe(1);
+  await expect.poll(() => lab.calls.length, soon).toBe(1);
   leaver.destroy();
-  await expect.poll(async () => (await linesOf(path)).length).toBe(6);
+  await expect.poll(async () => (await linesOf(path)).length, soon).toBe(6);
   const lines = await linesOf(path);
   const fields = lines.map(({ method, path: asked, status, remote }) => [method, asked, status, remote]);
   expect(fields).toEqual([
@@ -107,7 +110,7 @@ test('a full disk fails no request, is said once, and what is lost is counted', 
   const audit = await AuditLog.open('/dev/full', log);
   const lab = await HttpLab.serve({}, silent, null, { audit });
   for (let n = 0; n < 5; n += 1) expect((await lab.ask('GET', '/healthz')).status).toBe(200);
-  await expect.poll(() => audit.droppedLines).toBe(5);
+  await expect.poll(() => audit.droppedLines, soon).toBe(5);
   expect(logged.map(({ msg }) => msg)).toEqual(['the audit log cannot be written: lines are lost, requests go on']);
   await audit.close();
 });
@@ -152,7 +155,7 @@ test('two that write to one file do not write over each other', async () => {
   const other = await open(path, constants.O_WRONLY | constants.O_APPEND);
   onTestFinished(() => other.close());
   audit.write(entry);
-  await expect.poll(async () => (await linesOf(path)).length).toBe(1);
+  await expect.poll(async () => (await linesOf(path)).length, soon).toBe(1);
   await other.write(`${JSON.stringify(entry)}\n`);
   audit.write(entry);
   await audit.close();

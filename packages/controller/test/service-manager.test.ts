@@ -11,6 +11,9 @@ import { ServiceManager } from '../src/process/service-manager.ts';
 import { receiveDatagrams } from './datagrams.ts';
 import { scratch, silent } from './support.ts';
 
+/** On a busy machine too. */
+const soon = { timeout: 20_000 };
+
 beforeEach(async (context) => {
   for (const program of ['systemd-notify', 'python3']) {
     const missing = await promisify(execFile)(program, ['--version']).catch(() => program);
@@ -36,17 +39,17 @@ test('ready, well, not well, well again, stopping: in our own name', async () =>
     return `asked ${asked} times`;
   });
   expect(received[0]?.text.split('\n')).toEqual(expect.arrayContaining(['READY=1', 'STATUS=asked 1 times']));
-  await expect.poll(() => received.filter(({ text }) => text.includes('WATCHDOG=1')).length).toBeGreaterThan(2);
+  await expect.poll(() => received.filter(({ text }) => text.includes('WATCHDOG=1')).length, soon).toBeGreaterThan(2);
   well = false;
-  await expect.poll(() => logged.length).toBeGreaterThan(2);
+  await expect.poll(() => logged.length, soon).toBeGreaterThan(2);
   const before = received.length;
   const askedBefore = asked;
-  await expect.poll(() => asked).toBeGreaterThan(askedBefore + 2);
+  await expect.poll(() => asked, soon).toBeGreaterThan(askedBefore + 2);
   expect(received.length).toBe(before);
   well = true;
-  await expect.poll(() => received.length).toBeGreaterThan(before);
+  await expect.poll(() => received.length, soon).toBeGreaterThan(before);
   await manager?.stopping('SIGTERM');
-  await expect.poll(() => received.at(-1)?.text).toContain('STOPPING=1');
+  await expect.poll(() => received.at(-1)?.text, soon).toContain('STOPPING=1');
   expect(noMoreAfterStop(received.map(({ text }) => text))).toEqual([]);
   // So that the unit needs to trust this process only. It takes a privilege; without it the program speaks for itself.
   if (process.geteuid?.() === 0) expect(new Set(received.map(({ pid }) => pid))).toEqual(new Set([process.pid]));
@@ -67,9 +70,9 @@ test('a health that never answers is no health', async () => {
     return hang(signal);
   });
   hangs = true;
-  await expect.poll(() => given).toBeGreaterThan(0);
+  await expect.poll(() => given, soon).toBeGreaterThan(0);
   const before = received.length;
-  await expect.poll(() => given).toBeGreaterThan(3);
+  await expect.poll(() => given, soon).toBeGreaterThan(3);
   expect(received.length).toBe(before);
   await manager?.stopping('idle');
 });
@@ -83,7 +86,7 @@ test('nobody is told where nobody listens, and no watchdog is fed that is not ou
   const manager = ServiceManager.fromEnv(env, silent);
   await manager?.ready(async () => 'well');
   await manager?.stopping('idle');
-  await expect.poll(() => received.length).toBe(2);
+  await expect.poll(() => received.length, soon).toBe(2);
   expect(received.map(({ text }) => text).join()).not.toContain('WATCHDOG');
   expect(await readdir(dir)).toEqual(['notify']);
 });
