@@ -36,6 +36,7 @@ import type {
 import { limits } from '@forkd/api/constants';
 import { openConnection, type ConnectionOptions } from './connection.ts';
 import type { CallOptions } from './deadline.ts';
+import { newIdempotencyKey } from './idempotency-key.ts';
 import { Transport, type RequestBody } from './transport.ts';
 
 /** For what a host may need minutes for: forks by the hundred, a branch that waits for the disk. */
@@ -50,10 +51,17 @@ const sandboxPath = (id: string) => `/v1/sandboxes/${seg(id)}`;
 const commandPath = (id: string, commandId: string) => `${sandboxPath(id)}/commands/${seg(commandId)}`;
 const workspacePath = (name: string) => `/v1/workspaces/${seg(name)}`;
 const snapshotPath = (tag: string) => `/v1/snapshots/${seg(tag)}`;
+/** A POST with a key of its own, by which the controller knows a repetition: asked twice, it is done once. */
+const keyed = () =>
+  ({ method: 'POST', repeatable: 'keyed', headers: { 'idempotency-key': newIdempotencyKey() } }) as const;
 
 /**
- * The wire, one method a route, with its types and nothing else. `Sandbox` and `Snapshot` are the same in friendlier words.
- * Every method takes `{signal, timeoutMs}` last and rejects with a ForkdError, or with the signal's reason.
+ * The wire, one method a route, with its types and nothing else. `Sandbox`, `Snapshot`, `Workspace` and `Events` are the same
+ * in friendlier words.
+ *
+ * Every method takes `{signal, timeoutMs}` last and rejects with a ForkdError, or with the signal's reason. A connection that
+ * is refused is tried again whatever the request; an answer that was lost, or was a 502, 503 or 504, only where that is safe:
+ * for GET, and for `createSnapshot`, `createSandboxes` and `branch`, which carry an Idempotency-Key.
  */
 export class ForkdClient {
   readonly #transport: Transport;
@@ -72,8 +80,10 @@ export class ForkdClient {
     return this.#transport.connection.close();
   }
 
+  /** Whether it answers now: the one read that is not tried again. */
   health(options: CallOptions = {}): Promise<Health> {
-    return this.#transport.json({ method: 'GET', path: '/healthz', timeoutMsDefault: 5_000 }, options);
+    const spec = { method: 'GET', path: '/healthz', repeatable: 'never', timeoutMsDefault: 5_000 } as const;
+    return this.#transport.json(spec, options);
   }
 
   version(options: CallOptions = {}): Promise<VersionInfo> {
@@ -102,7 +112,7 @@ export class ForkdClient {
   }
 
   createSnapshot(request: CreateSnapshotRequest, options: CallOptions = {}): Promise<SnapshotInfo> {
-    const spec = { method: 'POST', path: '/v1/snapshots', json: request, timeoutMsDefault: BUILD_TIMEOUT_MS } as const;
+    const spec = { ...keyed(), path: '/v1/snapshots', json: request, timeoutMsDefault: BUILD_TIMEOUT_MS } as const;
     return this.#transport.json(spec, options);
   }
 
@@ -139,7 +149,7 @@ export class ForkdClient {
   }
 
   createSandboxes(request: CreateSandboxesRequest, options: CallOptions = {}): Promise<SandboxInfo[]> {
-    const spec = { method: 'POST', path: '/v1/sandboxes', json: request, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
+    const spec = { ...keyed(), path: '/v1/sandboxes', json: request, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
     return this.#transport.json(spec, options);
   }
 
@@ -149,7 +159,7 @@ export class ForkdClient {
     options: CallOptions = {},
   ): Promise<PartialForkResponse> {
     const json = { ...request, partial: true };
-    const spec = { method: 'POST', path: '/v1/sandboxes', json, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
+    const spec = { ...keyed(), path: '/v1/sandboxes', json, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
     const reply = await this.#transport.json<SandboxInfo[] | PartialForkResponse>(spec, options);
     if (!Array.isArray(reply)) return reply;
     return { results: reply.map((sandbox, index) => ({ index, sandbox })) };
@@ -181,9 +191,14 @@ export class ForkdClient {
     return this.#transport.stream({ method: 'GET', path: `${sandboxPath(id)}/logs`, query }, options);
   }
 
-  /** What happens from now on, or after the event `after`. The stream ends with the connection. */
+  /** What happens from now on, or after the event `after`. The stream ends with the connection; `Events` goes on. */
   events(query: { after?: string; sandbox?: string } = {}, options: CallOptions = {}): AsyncGenerator<ControllerEvent> {
-    return this.#transport.serverSentEvents({ method: 'GET', path: '/v1/events', query }, options);
+    const { after, sandbox } = query;
+    const headers: Record<string, string> = after === undefined ? {} : { 'last-event-id': after };
+    return this.#transport.serverSentEvents(
+      { method: 'GET', path: '/v1/events', query: { sandbox }, headers },
+      options,
+    );
   }
 
   listWorkspaces(options: CallOptions = {}): Promise<WorkspaceInfo[]> {
@@ -244,13 +259,8 @@ export class ForkdClient {
   }
 
   branch(id: string, request: BranchRequest = {}, options: CallOptions = {}): Promise<BranchResponse> {
-    const spec = {
-      method: 'POST',
-      path: `${sandboxPath(id)}/branch`,
-      json: request,
-      timeoutMsDefault: SLOW_TIMEOUT_MS,
-    } as const;
-    return this.#transport.json(spec, options);
+    const spec = { ...keyed(), path: `${sandboxPath(id)}/branch`, json: request } as const;
+    return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
   }
 
   memory(id: string, options: CallOptions = {}): Promise<MemoryInfo> {

@@ -1,22 +1,24 @@
 import type { CommandEvent, CommandInfo, StartCommandRequest } from '@forkd/api';
+import { bytesOfBase64, concatBytes, textOf } from './bytes.ts';
 import type { ForkdClient } from './client.ts';
-import type { CallOptions } from './deadline.ts';
 import { errorFromEvent, ForkdError, isForkdError } from './errors.ts';
+import { callOptions, type RequestOptions } from './options.ts';
 import type { RequestBody } from './transport.ts';
 
 /** A program with its arguments, or a line for the guest's own `/bin/sh`. */
 export type CommandLine = readonly string[] | string;
 
-export type StartOptions = {
+export type StartOptions = RequestOptions & {
   env?: Record<string, string> | undefined;
   cwd?: string | undefined;
   user?: string | undefined;
   /** Give the command a pipe as stdin, to be fed with `sendStdin`. */
   stdin?: boolean | undefined;
-  /** The command's own time, in the guest; what it printed until then is kept. Not the time of a request. */
-  commandTimeoutSecs?: number | undefined;
-  signal?: AbortSignal | undefined;
+  /** The command's own time, in milliseconds, kept in the guest; what it printed until then is kept. Default: none. */
+  timeoutMs?: number | undefined;
 };
+
+export type StdinOptions = RequestOptions & { close?: boolean | undefined };
 
 export type OutputHandlers = {
   onStdout?: ((chunk: Uint8Array) => void) | undefined;
@@ -50,7 +52,10 @@ export class Commands {
     this.#sandboxId = sandboxId;
   }
 
-  /** Runs it to its end and forgets it. An exit code that is not 0 is a result, not an error. */
+  /**
+   * Runs it to its end and forgets it. An exit code that is not 0 is a result, not an error; so is `timedOut`.
+   * `requestTimeoutMs` is for all of it; default: no limit.
+   */
   async run(command: CommandLine, options: StartOptions & OutputHandlers = {}): Promise<CommandResult> {
     const handle = await this.#follow(command, options);
     try {
@@ -62,35 +67,40 @@ export class Commands {
 
   /** Starts it and returns; the command runs on by itself. */
   start(command: CommandLine, options: StartOptions = {}): Promise<CommandInfo> {
-    return this.#client.startCommand(this.#sandboxId, startRequest(command, options), { signal: options.signal });
+    return this.#client.startCommand(this.#sandboxId, startRequest(command, options), callOptions(options));
   }
 
-  list(options: CallOptions = {}): Promise<CommandInfo[]> {
-    return this.#client.listCommands(this.#sandboxId, options);
+  /** Those that run, and those that ended and were not forgotten. */
+  list(options: RequestOptions = {}): Promise<CommandInfo[]> {
+    return this.#client.listCommands(this.#sandboxId, callOptions(options));
   }
 
   /** Takes up the output of a command that runs or ran, from `offset` (default 0). */
-  async attach(commandId: string, options: { offset?: number; signal?: AbortSignal } = {}): Promise<CommandHandle> {
+  async attach(
+    commandId: string,
+    options: { offset?: number | undefined; signal?: AbortSignal | undefined } = {},
+  ): Promise<CommandHandle> {
     const { offset = 0, signal } = options;
     const info = await this.#client.getCommand(this.#sandboxId, commandId, { signal });
     const events = this.#client.commandOutput(this.#sandboxId, commandId, { offset, follow: true }, { signal });
     return new CommandHandle(this.#client, this.#sandboxId, info, events);
   }
 
-  sendStdin(commandId: string, data: RequestBody, options: CallOptions & { close?: boolean } = {}): Promise<void> {
-    const { close, ...call } = options;
-    const query = close === undefined ? {} : { close };
-    return this.#client.writeCommandStdin(this.#sandboxId, commandId, data, query, call);
+  /** For a command that was started with `stdin`. `close` ends its input behind the data. */
+  sendStdin(commandId: string, data: RequestBody, options: StdinOptions = {}): Promise<void> {
+    const query = options.close === undefined ? {} : { close: options.close };
+    return this.#client.writeCommandStdin(this.#sandboxId, commandId, data, query, callOptions(options));
   }
 
-  signal(commandId: string, signal: string | number, options: CallOptions = {}): Promise<void> {
-    return this.#client.signalCommand(this.#sandboxId, commandId, signal, options);
+  /** By number, or by name with or without `SIG`. */
+  signal(commandId: string, signal: string | number, options: RequestOptions = {}): Promise<void> {
+    return this.#client.signalCommand(this.#sandboxId, commandId, signal, callOptions(options));
   }
 
   /** Ends it if it runs, and forgets it. False when there was no such command. */
-  async kill(commandId: string, options: CallOptions = {}): Promise<boolean> {
+  async kill(commandId: string, options: RequestOptions = {}): Promise<boolean> {
     try {
-      await this.#client.deleteCommand(this.#sandboxId, commandId, options);
+      await this.#client.deleteCommand(this.#sandboxId, commandId, callOptions(options));
       return true;
     } catch (error) {
       if (isForkdError(error, 'not_found_command') || isForkdError(error, 'not_found_sandbox')) return false;
@@ -100,7 +110,7 @@ export class Commands {
 
   async #follow(command: CommandLine, options: StartOptions): Promise<CommandHandle> {
     const request = startRequest(command, options);
-    const events = this.#client.startCommandEvents(this.#sandboxId, request, { signal: options.signal });
+    const events = this.#client.startCommandEvents(this.#sandboxId, request, callOptions(options));
     const first = await events.next();
     if (!first.done && first.value.type === 'error') throw errorFromEvent(first.value);
     if (first.done || first.value.type !== 'started') {
@@ -138,7 +148,7 @@ export class CommandHandle implements AsyncIterable<OutputChunk> {
   async *[Symbol.asyncIterator](): AsyncGenerator<OutputChunk> {
     for await (const event of this.#events) {
       if (event.type === 'stdout' || event.type === 'stderr') {
-        yield { type: event.type, offset: event.offset, data: Buffer.from(event.data, 'base64') };
+        yield { type: event.type, offset: event.offset, data: bytesOfBase64(event.data) };
       } else if (event.type === 'gap') {
         yield event;
       } else if (event.type === 'exit') {
@@ -173,15 +183,15 @@ export class CommandHandle implements AsyncIterable<OutputChunk> {
     return { stdout: text(stdout), stderr: text(stderr), exitCode, signal, timedOut, lostBytes };
   }
 
-  sendStdin(data: RequestBody, options: CallOptions & { close?: boolean } = {}): Promise<void> {
+  sendStdin(data: RequestBody, options: StdinOptions = {}): Promise<void> {
     return this.#commands.sendStdin(this.id, data, options);
   }
 
-  signal(signal: string | number, options: CallOptions = {}): Promise<void> {
+  signal(signal: string | number, options: RequestOptions = {}): Promise<void> {
     return this.#commands.signal(this.id, signal, options);
   }
 
-  kill(options: CallOptions = {}): Promise<boolean> {
+  kill(options: RequestOptions = {}): Promise<boolean> {
     return this.#commands.kill(this.id, options);
   }
 }
@@ -194,10 +204,10 @@ function startRequest(command: CommandLine, options: StartOptions): StartCommand
   if (options.cwd !== undefined) request.cwd = options.cwd;
   if (options.user !== undefined) request.user = options.user;
   if (options.stdin !== undefined) request.stdin = options.stdin;
-  if (options.commandTimeoutSecs !== undefined) request.timeout_secs = options.commandTimeoutSecs;
+  if (options.timeoutMs !== undefined) request.timeout_secs = options.timeoutMs / 1000;
   return request;
 }
 
 function text(chunks: readonly Uint8Array[]): string {
-  return Buffer.concat(chunks).toString('utf8');
+  return textOf(concatBytes(chunks));
 }

@@ -1,6 +1,6 @@
 import { defaultListen } from '@forkd/api/constants';
-import { Agent, fetch as undiciFetch, type Dispatcher } from 'undici';
 import { ForkdError } from './errors.ts';
+import { environment, openPlatformFetch, type PlatformFetch } from './platform.ts';
 
 /** The part of a Response that the client reads, so that undici's, the platform's and a test's all fit. */
 export type ReplyLike = {
@@ -22,11 +22,11 @@ export type FetchInit = {
 export type FetchLike = (url: string, init: FetchInit) => Promise<ReplyLike>;
 
 export type ConnectionOptions = {
-  /** `http://host:port`, `https://…` or `unix:/path`. Default: FORKD_URL, then FORKD_SOCKET, then the port of the daemon. */
+  /** `http://host:port`, `https://…` or `unix:/path`. Default: FORKD_URL, then FORKD_SOCKET, then http://127.0.0.1:8889. */
   url?: string | undefined;
-  /** A unix socket; goes before `url`. */
+  /** The path of a unix socket; goes before `url`. In Node only. */
   socket?: string | undefined;
-  /** Default: FORKD_TOKEN. */
+  /** The bearer token. Default: FORKD_TOKEN. */
   token?: string | undefined;
   /** Another transport, for tests and proxies. `socket` is then the caller's business. */
   fetch?: FetchLike | undefined;
@@ -41,45 +41,30 @@ export type Connection = {
 };
 
 const UNIX_PREFIX = 'unix:';
-/** A connection is there at once or not at all: the controller is on this host or near it. */
-const CONNECT_TIMEOUT_MS = 10_000;
 
-export function openConnection(options: ConnectionOptions, env: NodeJS.ProcessEnv = process.env): Connection {
+export function openConnection(options: ConnectionOptions, env = environment()): Connection {
   const target = resolveTarget(options, env);
   const token = options.token ?? nonEmpty(env['FORKD_TOKEN']);
-  if (options.fetch) {
-    const custom = options.fetch;
-    return {
-      place: target.place,
-      token,
-      fetch: (path, init) => custom(target.base + path, init),
-      close: async () => {},
-    };
-  }
-  // Deadlines are the client's own, one a call: undici's would end a followed command after five silent minutes.
-  const agent = new Agent({
-    headersTimeout: 0,
-    bodyTimeout: 0,
-    connect: {
-      timeout: CONNECT_TIMEOUT_MS,
-      ...(target.socket === undefined ? {} : { socketPath: target.socket }),
-    },
-  });
+  const custom = options.fetch;
+  let opened: Promise<PlatformFetch> | undefined;
   return {
     place: target.place,
     token,
-    fetch: (path, init) => fetchWith(agent, target.base + path, init),
-    close: () => agent.close(),
+    async fetch(path, init) {
+      if (custom) return custom(target.base + path, init);
+      opened ??= openPlatformFetch(target.socket);
+      return (await opened).fetch(target.base + path, init);
+    },
+    async close() {
+      await (await opened)?.close();
+      opened = undefined;
+    },
   };
-}
-
-function fetchWith(dispatcher: Dispatcher, url: string, init: FetchInit): Promise<ReplyLike> {
-  return undiciFetch(url, { ...init, dispatcher });
 }
 
 function resolveTarget(
   options: ConnectionOptions,
-  env: NodeJS.ProcessEnv,
+  env: Readonly<Record<string, string | undefined>>,
 ): {
   base: string;
   place: string;

@@ -1,7 +1,9 @@
-import { setMaxListeners } from 'node:events';
-import { ForkdError } from './errors.ts';
+import { ForkdError, TimeoutError } from './errors.ts';
 
-/** What every call takes. `timeoutMs` bounds the whole call, its body included; 0 is no limit. */
+/**
+ * What every method of the wire takes. `timeoutMs` bounds the whole request, its retries and its body included; 0 is no limit.
+ * The wire knows no other clock: what bounds a sandbox or a command is a field of the request, in seconds.
+ */
 export type CallOptions = { signal?: AbortSignal | undefined; timeoutMs?: number | undefined };
 
 export type Deadline = {
@@ -22,15 +24,11 @@ export function startDeadline(options: CallOptions, timeoutMsDefault: number, wh
   const outer = options.signal;
   const onOuterAbort = () => controller.abort(outer?.reason);
   if (outer?.aborted) onOuterAbort();
-  else if (outer !== undefined) {
-    // One signal over many calls at once is how it is meant to be used, not a leak to be warned of.
-    setMaxListeners(0, outer);
-    outer.addEventListener('abort', onOuterAbort, { once: true });
-  }
+  else outer?.addEventListener('abort', onOuterAbort, { once: true });
 
   let timedOut: ForkdError | undefined;
   const onTimeout = () => {
-    timedOut = new ForkdError('request_timeout', `${what}: no answer within ${timeoutMs} ms`);
+    timedOut = new TimeoutError('request_timeout', `${what}: no answer within ${timeoutMs} ms`);
     controller.abort(timedOut);
   };
   const timer = timeoutMs > 0 ? setTimeout(onTimeout, timeoutMs) : undefined;

@@ -7,13 +7,26 @@ export {
   type OutputChunk,
   type OutputHandlers,
   type StartOptions,
+  type StdinOptions,
 } from './commands.ts';
 export type { ConnectionOptions, FetchInit, FetchLike, ReplyLike } from './connection.ts';
 export { sleep, type CallOptions } from './deadline.ts';
-export { errorFromEvent, ForkdError, isForkdError, type ClientErrorCode } from './errors.ts';
+export { Controller, ControllerError, type ControllerOptions } from './compat/controller.ts';
+export {
+  AuthenticationError,
+  ConflictError,
+  errorFromEvent,
+  ForkdError,
+  isForkdError,
+  NotFoundError,
+  TimeoutError,
+  type ClientErrorCode,
+} from './errors.ts';
+export { Events, type EventsOptions } from './events.ts';
 export { Files } from './files.ts';
 export { parseNdjson } from './ndjson.ts';
-export type { ClientOptions } from './options.ts';
-export { Sandbox, type BranchOptions, type CreateOptions } from './sandbox.ts';
-export { Snapshot, type BuildOptions, type BuildTimes } from './snapshot.ts';
+export type { ClientOptions, RequestOptions } from './options.ts';
+export { Sandbox, type BranchOptions, type CreateOptions, type ListOptions, type LogsOptions } from './sandbox.ts';
+export { Snapshot, type BuildOptions, type BuildTimes, type DeleteOptions, type PruneOptions } from './snapshot.ts';
 export type { RequestBody } from './transport.ts';
+export { Workspace, type CreateWorkspaceOptions } from './workspace.ts';

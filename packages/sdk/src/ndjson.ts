@@ -1,4 +1,5 @@
 import { limits } from '@forkd/api/constants';
+import { concatBytes, textOf } from './bytes.ts';
 import { ForkdError } from './errors.ts';
 
 const NEWLINE = 0x0a;
@@ -34,7 +35,7 @@ export async function* parseNdjson<Event>(chunks: AsyncIterable<Uint8Array>): As
 }
 
 function decodeLine(pieces: readonly Uint8Array[]): string {
-  return Buffer.concat(pieces).toString('utf8').trim();
+  return textOf(concatBytes(pieces)).trim();
 }
 
 function parseLine(line: string): unknown {

@@ -1,26 +1,50 @@
 import type {
   CreateSnapshotRequest,
+  PruneSnapshotsRequest,
+  PruneSnapshotsResponse,
   SnapshotInfo,
   SnapshotInfoDetail,
   SnapshotProgressEvent,
   SnapshotResultEvent,
 } from '@forkd/api';
 import type { ForkdClient } from './client.ts';
-import { sleep, type CallOptions } from './deadline.ts';
+import { sleep, startDeadline } from './deadline.ts';
 import { errorFromEvent, ForkdError, isForkdError } from './errors.ts';
-import { callOptions, clientFrom, type ClientOptions } from './options.ts';
-import { Sandbox } from './sandbox.ts';
+import { callOptions, clientFrom, wholeSecs, type ClientOptions, type RequestOptions } from './options.ts';
+import { Sandbox, type CreateOptions } from './sandbox.ts';
 
 export type BuildOptions = ClientOptions & { onProgress?: (event: SnapshotProgressEvent) => void };
 
+/** In milliseconds: `build_ms`, `boot_ms`, `warm_ms`, `snapshot_ms`. */
 export type BuildTimes = Omit<SnapshotResultEvent, 'type' | 'snapshot'>;
 
-const POLL_MS = 50;
+export type DeleteOptions = {
+  /** What was branched from it goes too. */
+  cascade?: boolean | undefined;
+  /** What was branched from it stays, and can still be forked. */
+  force?: boolean | undefined;
+};
 
-/** A named point that sandboxes start from: a template, or a branch of a sandbox. */
+export type PruneOptions = ClientOptions & {
+  /** Branches older than that are due. */
+  olderThanMs?: number | undefined;
+  /** Of the branches of each template so many of the newest stay. */
+  keep?: number | undefined;
+  /** Only say what would be removed. */
+  dryRun?: boolean | undefined;
+};
+
+const POLL_MS = 50;
+/** The disk may have gigabytes to write. */
+const WAIT_TIMEOUT_MS = 600_000;
+
+/**
+ * A named point that sandboxes start from: a template, or a branch of a sandbox.
+ * All operations reject with a ForkdError: `not_found_snapshot` when there is none.
+ */
 export class Snapshot {
   readonly tag: string;
-  /** As it was when this object was made. */
+  /** As it was when this object was made; `getInfo` asks again. */
   readonly info: SnapshotInfo;
   readonly client: ForkdClient;
 
@@ -30,7 +54,7 @@ export class Snapshot {
     this.tag = info.tag;
   }
 
-  /** Builds the image, boots it, warms it, and takes the snapshot. */
+  /** Builds the image, boots it, warms it, and takes the snapshot. Minutes, where the image is not there yet. */
   static async create(
     request: CreateSnapshotRequest,
     options: BuildOptions = {},
@@ -54,17 +78,15 @@ export class Snapshot {
     return new Snapshot(client, await client.getSnapshot(tag, callOptions(options)));
   }
 
+  /** Those that are being written, and those that failed, too. */
   static async list(options: ClientOptions = {}): Promise<Snapshot[]> {
     const client = clientFrom(options);
     const infos = await client.listSnapshots(callOptions(options));
     return infos.map((info) => new Snapshot(client, info));
   }
 
-  /** False when there was none. `cascade` removes its dependents too; `force` leaves them, and removes only the name. */
-  static async remove(
-    tag: string,
-    options: ClientOptions & { cascade?: boolean; force?: boolean } = {},
-  ): Promise<boolean> {
+  /** False when there was none. Rejects with `has_dependents` without one of the two, where something was branched from it. */
+  static async delete(tag: string, options: ClientOptions & DeleteOptions = {}): Promise<boolean> {
     const query: { cascade?: boolean; force?: boolean } = {};
     if (options.cascade !== undefined) query.cascade = options.cascade;
     if (options.force !== undefined) query.force = options.force;
@@ -77,30 +99,70 @@ export class Snapshot {
     }
   }
 
-  /** Starts `n` sandboxes from it. */
-  fork(n = 1, options: CallOptions = {}): Promise<Sandbox[]> {
+  /** The same as `delete`. */
+  static remove(tag: string, options: ClientOptions & DeleteOptions = {}): Promise<boolean> {
+    return Snapshot.delete(tag, options);
+  }
+
+  /** Removes branches that are old or many. Templates, and what others need, stay. */
+  static prune(options: PruneOptions = {}): Promise<PruneSnapshotsResponse> {
+    const request: PruneSnapshotsRequest = {};
+    if (options.olderThanMs !== undefined) request.older_than_secs = wholeSecs(options.olderThanMs);
+    if (options.keep !== undefined) request.keep = options.keep;
+    if (options.dryRun !== undefined) request.dry_run = options.dryRun;
+    return clientFrom(options).pruneSnapshots(request, callOptions(options));
+  }
+
+  /** Starts `n` sandboxes from it, in one request: all of them, or none. */
+  fork(n = 1, options: Omit<CreateOptions, keyof ClientOptions> & RequestOptions = {}): Promise<Sandbox[]> {
     return Sandbox.createMany(this.tag, n, { ...options, client: this.client });
   }
 
-  detail(options: CallOptions = {}): Promise<SnapshotInfoDetail> {
-    return this.client.getSnapshotDetail(this.tag, options);
+  getInfo(options: RequestOptions = {}): Promise<SnapshotInfo> {
+    return this.client.getSnapshot(this.tag, callOptions(options));
   }
 
-  remove(options: CallOptions & { cascade?: boolean; force?: boolean } = {}): Promise<boolean> {
-    return Snapshot.remove(this.tag, { ...options, client: this.client });
+  /** Its sizes in bytes, its ancestors and its dependents. */
+  detail(options: RequestOptions = {}): Promise<SnapshotInfoDetail> {
+    return this.client.getSnapshotDetail(this.tag, callOptions(options));
   }
 
-  /** Waits for a snapshot that was answered early. Rejects when it failed, with the reason. */
-  async wait(until: 'ready' | 'durable', options: { signal?: AbortSignal } = {}): Promise<Snapshot> {
-    for (;;) {
-      const info = await this.client.getSnapshot(this.tag, options);
-      if (info.status === 'failed') {
-        throw new ForkdError('branch_failed', `snapshot "${this.tag}" failed: ${info.error ?? 'no reason was given'}`);
+  delete(options: RequestOptions & DeleteOptions = {}): Promise<boolean> {
+    return Snapshot.delete(this.tag, { ...options, client: this.client });
+  }
+
+  /** Writes it anew under the tag `to`, with all its memory in one layer: the new one needs none of its ancestors. */
+  async compact(to: string, options: RequestOptions = {}): Promise<Snapshot> {
+    return new Snapshot(this.client, await this.client.compactSnapshot(this.tag, to, callOptions(options)));
+  }
+
+  /**
+   * Waits for a snapshot that was answered early, and returns it as it then is. `requestTimeoutMs` is for the whole wait;
+   * default 10 minutes. Rejects with `branch_failed`, and the reason, when it failed.
+   */
+  async waitUntil(until: 'ready' | 'durable', options: RequestOptions = {}): Promise<Snapshot> {
+    const deadline = startDeadline(callOptions(options), WAIT_TIMEOUT_MS, `snapshot "${this.tag}" ${until}`);
+    try {
+      for (;;) {
+        const info = await this.client.getSnapshot(this.tag, { signal: deadline.signal });
+        if (info.status === 'failed') {
+          const reason = info.error ?? 'no reason was given';
+          throw new ForkdError('branch_failed', `snapshot "${this.tag}" failed: ${reason}`);
+        }
+        if (info.status === 'ready' && (until === 'ready' || info.durable !== false)) {
+          return new Snapshot(this.client, info);
+        }
+        await sleep(POLL_MS, deadline.signal);
       }
-      if (info.status === 'ready' && (until === 'ready' || info.durable !== false)) {
-        return new Snapshot(this.client, info);
-      }
-      await sleep(POLL_MS, options.signal);
+    } catch (error) {
+      throw deadline.explain(error);
+    } finally {
+      deadline.release();
     }
+  }
+
+  /** The same as `waitUntil`. */
+  wait(until: 'ready' | 'durable', options: RequestOptions = {}): Promise<Snapshot> {
+    return this.waitUntil(until, options);
   }
 }

@@ -3,6 +3,7 @@ import type { Connection, FetchInit, ReplyLike } from './connection.ts';
 import { sleep, startDeadline, type CallOptions, type Deadline } from './deadline.ts';
 import { errorFromReply, ForkdError } from './errors.ts';
 import { parseNdjson } from './ndjson.ts';
+import { isLost, retryAfterMs, withRetries, type Repeatable } from './retry.ts';
 import { parseServerSentEvents } from './server-sent-events.ts';
 
 export type RequestBody = string | Uint8Array | AsyncIterable<Uint8Array>;
@@ -15,6 +16,8 @@ export type RequestSpec = {
   json?: unknown;
   raw?: RequestBody;
   timeoutMsDefault?: number;
+  /** Default: `read` for GET, else `never`. */
+  repeatable?: Repeatable;
 };
 
 const TIMEOUT_MS_DEFAULT = 60_000;
@@ -51,7 +54,7 @@ export class Transport {
   async *stream(spec: RequestSpec, options: CallOptions, accept = '*/*'): AsyncGenerator<Uint8Array> {
     const deadline = startDeadline(options, spec.timeoutMsDefault ?? 0, describe(spec));
     try {
-      const reply = await this.#send(spec, accept, deadline);
+      const reply = await withRetries(repeatableOf(spec), deadline.signal, () => this.#send(spec, accept, deadline));
       yield* reply.body ?? [];
     } catch (error) {
       throw explainCut(deadline.explain(error), spec);
@@ -76,7 +79,9 @@ export class Transport {
   ): Promise<Result> {
     const deadline = startDeadline(options, spec.timeoutMsDefault ?? TIMEOUT_MS_DEFAULT, describe(spec));
     try {
-      return await read(await this.#send(spec, accept, deadline));
+      return await withRetries(repeatableOf(spec), deadline.signal, async () =>
+        read(await this.#send(spec, accept, deadline)),
+      );
     } catch (error) {
       throw explainCut(deadline.explain(error), spec);
     } finally {
@@ -87,7 +92,10 @@ export class Transport {
   async #send(spec: RequestSpec, accept: string, deadline: Deadline): Promise<ReplyLike> {
     const reply = await this.#connect(spec, this.#init(spec, accept, deadline.signal));
     if (reply.status < 400) return reply;
-    throw errorFromReply(reply.status, await reply.text(), reply.headers.get('x-request-id') ?? undefined);
+    throw errorFromReply(reply.status, await reply.text(), {
+      requestId: reply.headers.get('x-request-id') ?? undefined,
+      retryAfterMs: retryAfterMs(reply.headers.get('retry-after')),
+    });
   }
 
   #init(spec: RequestSpec, accept: string, signal: AbortSignal): FetchInit {
@@ -141,13 +149,17 @@ export class Transport {
   }
 }
 
+function repeatableOf(spec: RequestSpec): Repeatable {
+  return spec.repeatable ?? (spec.method === 'GET' ? 'read' : 'never');
+}
+
 function describe(spec: RequestSpec): string {
   return `${spec.method} ${spec.path}`;
 }
 
 /** A socket that breaks in the middle of a reply is told as what it is, not as undici's "terminated". */
 function explainCut(error: unknown, spec: RequestSpec): unknown {
-  if (error instanceof ForkdError || !(error instanceof TypeError)) return error;
+  if (!isLost(error)) return error;
   return new ForkdError('stream_cut', `${describe(spec)}: the connection was lost (${causeText(error)})`, {
     hint: 'the controller may have ended: its log is <data directory>/run/controller.log',
     cause: error,
@@ -155,7 +167,7 @@ function explainCut(error: unknown, spec: RequestSpec): unknown {
 }
 
 function causeCode(error: unknown): string | undefined {
-  const cause = error instanceof Error ? error.cause : undefined;
+  const cause = typeof error === 'object' && error !== null && 'cause' in error ? error.cause : undefined;
   if (typeof cause !== 'object' || cause === null || !('code' in cause)) return undefined;
   return typeof cause.code === 'string' ? cause.code : undefined;
 }

@@ -109,7 +109,7 @@ describe('resources', () => {
 
   it('keeps the output of a command that ran out of time', async () => {
     const { commands } = await Sandbox.connect('sb-0000000001', options());
-    const result = await commands.run('echo so far; sleep 100', { commandTimeoutSecs: 0.3 });
+    const result = await commands.run('echo so far; sleep 100', { timeoutMs: 300 });
     expect(result).toMatchObject({ stdout: 'so far\n', timedOut: true });
   });
 

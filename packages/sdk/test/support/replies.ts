@@ -13,3 +13,9 @@ export function sendNothing(response: http.ServerResponse): void {
   response.writeHead(204);
   response.end();
 }
+
+export async function readJson(request: http.IncomingMessage): Promise<unknown> {
+  let body = '';
+  for await (const chunk of request) body += String(chunk);
+  return JSON.parse(body || '{}');
+}

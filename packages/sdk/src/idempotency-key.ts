@@ -1,0 +1,5 @@
+/** 128 random bits in hex. Not `randomUUID`, which a browser has only on pages of https or of localhost. */
+export function newIdempotencyKey(): string {
+  const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
+  return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
