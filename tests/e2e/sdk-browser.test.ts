@@ -2,13 +2,13 @@
  * The SDK in a page: its main entry, bundled for browsers, runs in a realm that has only what pages have (fetch, streams, crypto,
  * URL, …), with nothing of Node in the bundle, and does its work on a real guest, over TCP.
  */
-import { connect, createServer, type AddressInfo, type Server } from 'node:net';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { makeTemplate, TestController } from '@forkd/testing';
 import { bundleForBrowsers, runAsPage } from '../../packages/sdk/test/support/browser-bundle.ts';
+import { openTcpPort, type TcpPort } from '../../packages/sdk/test/support/tcp-port.ts';
 
 let controller: TestController;
-let port: Server;
+let port: TcpPort;
 let page: ReturnType<typeof runAsPage>;
 let url: string;
 let script: string;
@@ -18,21 +18,14 @@ beforeAll(async () => {
   page = runAsPage(script);
   controller = await TestController.start();
   await makeTemplate(controller.client);
-  // Controllers under test have no port of their own.
-  port = createServer((socket) => {
-    const far = connect(controller.socket);
-    socket.on('error', () => far.destroy());
-    far.on('error', () => socket.destroy());
-    socket.pipe(far).pipe(socket);
-  });
-  await new Promise<void>((resolve) => port.listen(0, '127.0.0.1', resolve));
-  url = `http://127.0.0.1:${(port.address() as AddressInfo).port}`;
+  port = await openTcpPort(controller.socket);
+  url = port.url;
 });
 
 afterAll(async () => {
   // With it end the connections that the page keeps.
   await controller?.[Symbol.asyncDispose]();
-  await new Promise((resolve) => (port ? port.close(resolve) : resolve(undefined)));
+  await port?.close();
 });
 
 it('has nothing of Node in it, nor where it runs', () => {

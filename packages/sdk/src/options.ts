@@ -1,6 +1,7 @@
 import { ForkdClient } from './client.ts';
 import type { ConnectionOptions } from './connection.ts';
 import type { CallOptions } from './deadline.ts';
+import { environment } from './platform.ts';
 
 /**
  * What every operation of a resource takes.
@@ -17,8 +18,17 @@ export type RequestOptions = {
 /** How a static call finds its controller: a client that is there, or what makes one. */
 export type ClientOptions = RequestOptions & ConnectionOptions & { client?: ForkdClient | undefined };
 
+/** The client of the last static call, with what it was made from: those that ask the same controller share its connections. */
+let last: { made: string; client: ForkdClient } | undefined;
+
 export function clientFrom(options: ClientOptions): ForkdClient {
-  return options.client ?? new ForkdClient(options);
+  if (options.client) return options.client;
+  if (options.fetch) return new ForkdClient(options);
+  const env = environment();
+  const variables = [env['FORKD_URL'], env['FORKD_SOCKET'], env['FORKD_TOKEN']];
+  const made = JSON.stringify([options.url, options.socket, options.token, ...variables]);
+  if (last?.made !== made) last = { made, client: new ForkdClient(options) };
+  return last.client;
 }
 
 export function callOptions(options: RequestOptions): CallOptions {

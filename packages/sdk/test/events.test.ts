@@ -1,7 +1,6 @@
 // Proves that a reader of events misses none and sees none twice, whatever becomes of its connections: a real server that
 // keeps the events and is asked with Last-Event-ID, cuts, refuses and starts anew.
 import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
-import type { ControllerEvent } from '../../api/src/index.ts';
 import { Events, ForkdClient } from '../src/index.ts';
 import { FakeController } from './support/fake-controller.ts';
 
@@ -20,7 +19,7 @@ beforeEach(() => {
   asked = [];
 });
 
-const event = (n: number): ControllerEvent => ({ id: `a-${n}`, type: 'sandbox.created', time_unix_ms: n });
+const event = (n: number) => ({ id: `a-${n}`, type: 'sandbox.created', time_unix_ms: n });
 
 /** Serves `perConnection` events to each connection, of all that there are, and then ends it as `end` says. */
 function serve(total: number, perConnection: number, end: 'close' | 'cut'): void {

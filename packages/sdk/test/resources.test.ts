@@ -1,7 +1,7 @@
 // Proves what the words of the resources become on the wire, route by route, and what its answers become: life and pause of
 // sandboxes, logs, snapshots, workspaces. Against a real HTTP server that records what it was sent.
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { ApiError, type SandboxInfo, type WorkspaceInfo } from '../../api/src/index.ts';
+import { ApiError, type SandboxInfo, type WorkspaceInfo } from '@forkd/api';
 import { ConflictError, ForkdClient, NotFoundError, Sandbox, Snapshot, TimeoutError, Workspace } from '../src/index.ts';
 import { FakeController } from './support/fake-controller.ts';
 import { readJson, send, sendNothing } from './support/replies.ts';

@@ -2,7 +2,7 @@
 // before or inside its answer, counts how often it was asked, and by which keys.
 import type http from 'node:http';
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
-import { ApiError } from '../../api/src/index.ts';
+import { ApiError } from '@forkd/api';
 import { ForkdClient } from '../src/index.ts';
 import { FakeController } from './support/fake-controller.ts';
 import { readJson, send } from './support/replies.ts';

@@ -1,7 +1,7 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import type http from 'node:http';
 import os from 'node:os';
-import { ApiError, type CommandEvent } from '../../../api/src/index.ts';
+import { ApiError, type CommandEvent } from '@forkd/api';
 import { line, send, sendNothing } from './replies.ts';
 
 /** The commands of all sandboxes: processes of this host. */

@@ -5,7 +5,7 @@ import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import os from 'node:os';
 import path from 'node:path';
-import { ApiError, type SandboxInfo, type SnapshotInfo } from '../../../api/src/index.ts';
+import { ApiError, type SandboxInfo, type SnapshotInfo } from '@forkd/api';
 import { FakeCommands } from './fake-commands.ts';
 import { dirRoute, fileRoute } from './fake-files.ts';
 import { line, send, sendNothing } from './replies.ts';

@@ -1,7 +1,7 @@
 import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
 import type http from 'node:http';
 import path from 'node:path';
-import { ApiError } from '../../../api/src/index.ts';
+import { ApiError } from '@forkd/api';
 import { send, sendNothing } from './replies.ts';
 
 /** Reads, writes or removes the file `file` of this host, which a guest calls `path`. */

@@ -1,0 +1,17 @@
+// Writes, reads, lists and removes files in a sandbox.
+//   node examples/files.mjs
+import { Sandbox } from '@forkd/sdk';
+
+const sandbox = await Sandbox.create('py');
+const { files } = sandbox;
+
+await files.write('/srv/app/main.py', 'print("hello")\n', { mode: '0755' }); // the folders are made too
+console.log(await files.read('/srv/app/main.py'));
+for (const { name, type, size } of await files.list('/srv/app')) console.log(name, type, size);
+
+let bytes = 0;
+for await (const chunk of files.readStream('/usr/bin/python3')) bytes += chunk.length; // of any size
+console.log(bytes > 0);
+
+console.log(await files.remove('/srv/app', { recursive: true }), await files.exists('/srv/app/main.py'));
+await sandbox.kill();
