@@ -47,11 +47,12 @@ const WRITES = ['mkdir', 'fsync', 'rename', 'unlink', 'rmdir'] as const;
 /** Of each kind of write, so many are tried; FORKD_TEST_WRITES=all tries all. */
 const TRIED = process.env['FORKD_TEST_WRITES'] === 'all' ? Infinity : 2;
 /** All file operations in one thread, so that they can be counted. */
-const ONE_THREAD = ['env', 'UV_THREADPOOL_SIZE=1', 'UV_USE_IO_URING=0'];
+const ONE_THREAD = { UV_THREADPOOL_SIZE: '1', UV_USE_IO_URING: '0' };
 
-/** strace on the controller alone: not on the pager and the VMMs that it starts. */
-function strace(...more: string[]): string[] {
-  return ['strace', '-f', '-qq', '--detach-on=execve', '--signal=none', ...more, ...ONE_THREAD];
+/** Starts the controller under strace: that alone, not the pager and the VMMs that it starts. */
+function traced(controller: TestController, ...more: string[]): Promise<void> {
+  const through = ['strace', '-f', '-qq', '--detach-on=execve', '--signal=none', ...more];
+  return controller.serve([], { through, env: ONE_THREAD });
 }
 
 test('killed at each write of a scripted run', { timeout: 60 * 60_000 }, async () => {
@@ -60,7 +61,7 @@ test('killed at each write of a scripted run', { timeout: 60 * 60_000 }, async (
   await makeTemplate(controller.client);
   const log = path.join(controller.dir, 'writes.log');
   await controller.stop();
-  await controller.serve([], { through: strace('-e', `trace=${WRITES.join(',')}`, '-o', log) });
+  await traced(controller, '-e', `trace=${WRITES.join(',')}`, '-o', log);
   const counted = new MixedRun(controller, random);
   await counted.script();
   await controller.stop();
@@ -77,7 +78,7 @@ test('killed at each write of a scripted run', { timeout: 60 * 60_000 }, async (
       await controller.stop();
       const inject = ['-e', `inject=${write}:signal=SIGKILL:when=${nth}`, '-o', '/dev/null'];
       // It may already end while it starts.
-      await controller.serve([], { through: strace('-e', `trace=${write}`, ...inject) }).then(
+      await traced(controller, '-e', `trace=${write}`, ...inject).then(
         () => run.script(),
         () => undefined,
       );

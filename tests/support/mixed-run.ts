@@ -66,7 +66,7 @@ export class MixedRun {
       try {
         await step();
       } catch (error) {
-        if (isForkdError(error) && error.status !== undefined) throw error;
+        if (wasAnswered(error)) throw error;
         return;
       }
     }
@@ -113,8 +113,7 @@ export class MixedRun {
         await this.#pick(steps)?.();
       } catch (error) {
         // What another worker does at the same time may be in the way: that has been answered too.
-        const isAnswer = isForkdError(error) && error.status !== undefined && error.status < 500;
-        if (!isAnswer) return;
+        if (!wasAnswered(error)) return;
       }
     }
   }
@@ -279,6 +278,11 @@ export class MixedRun {
   #pick<T>(items: readonly T[]): T | undefined {
     return items[Math.floor(this.#random() * items.length)];
   }
+}
+
+/** It is the controller's own, and not that there is none any more. */
+function wasAnswered(error: unknown): boolean {
+  return isForkdError(error) && (error.status ?? 0) > 0;
 }
 
 /** Starts the controller again after it was killed, and waits until it answers. */
