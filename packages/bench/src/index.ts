@@ -7,5 +7,6 @@ export { BenchError } from './errors.ts';
 export { benchExec, type ExecReport } from './exec.ts';
 export { benchFork, type ForkReport } from './fork.ts';
 export { benchLoad, type LoadReport } from './load.ts';
+export { benchSoak, type SoakReport } from './soak.ts';
 export type { Run } from './run.ts';
 export { wpProgram } from './wp.ts';

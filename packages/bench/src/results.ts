@@ -6,7 +6,7 @@ import type { ForkReport } from './fork.ts';
 import type { LoadReport } from './load.ts';
 import type { HostFacts } from './run.ts';
 import { round, type Summary } from './statistics.ts';
-import { isMet, judgeBranch, judgeChain, judgeFork, judgeLoad, judgeWp, type Judgement } from './targets.ts';
+import { isMet, judgeBranch, judgeChain, judgeExec, judgeFork, judgeLoad, judgeWp, type Judgement } from './targets.ts';
 import { formatMib, guestName } from './units.ts';
 import type { WpReport } from './wp.ts';
 
@@ -29,6 +29,7 @@ export function renderResults(documents: Documents, charts: string): string {
     ...judgeWp(wp),
     ...judgeFork(fork.summary),
     ...judgeChain(chain.summary),
+    ...judgeExec(exec.summary),
     ...judgeLoad(load.summary),
   ];
   const missed = judgements.filter((judgement) => !isMet(judgement));
@@ -62,6 +63,7 @@ export function renderResults(documents: Documents, charts: string): string {
     chainTable(chain),
     list(chain.method),
     '## A command in a sandbox',
+    targetTable(judgeExec(exec.summary)),
     execTable(exec),
     list(exec.method),
     '## Branch while the controller is busy',

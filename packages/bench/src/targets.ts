@@ -1,5 +1,6 @@
 import type { BranchEntry } from './branch-summary.ts';
 import type { ChainEntry } from './chain-summary.ts';
+import type { ExecEntry } from './exec.ts';
 import type { ForkEntry } from './fork-summary.ts';
 import type { LoadEntry } from './load.ts';
 import { round } from './statistics.ts';
@@ -89,6 +90,12 @@ export function judgeChain(entries: readonly ChainEntry[]): Judgement[] {
   if (!least || !deepest) return [];
   const what = `depth ${deepest.depth} / depth ${least.depth}: running p50`;
   return [{ what, measured: deepest.ratio, atMost: 1.1 }];
+}
+
+export function judgeExec(entries: readonly ExecEntry[]): Judgement[] {
+  return entries.map(({ rest_ms: rest, agent_ms: agent }) => {
+    return { what: 'through REST p50 / the bare channel p50', measured: round(rest.p50 / agent.p50), atMost: 2 };
+  });
 }
 
 export function judgeLoad(entries: readonly LoadEntry[]): Judgement[] {

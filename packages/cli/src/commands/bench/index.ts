@@ -5,6 +5,7 @@ import { chain } from './chain.ts';
 import { exec } from './exec.ts';
 import { fork } from './fork.ts';
 import { load } from './load.ts';
+import { soak } from './soak.ts';
 
 export const bench = defineCommand({
   name: 'bench',
@@ -17,7 +18,7 @@ export const bench = defineCommand({
     { line: 'forkd bench branch --storm', summary: 'the pause of every mode, the guest writing all the while' },
     { line: 'forkd bench fork -n 1,10', summary: 'forks, until they run and until they have answered' },
   ],
-  subcommands: [branch, fork, chain, exec, load],
+  subcommands: [branch, fork, chain, exec, load, soak],
   run: async () => {
     throw new UsageError('bench: what is to be measured is missing', '`forkd bench --help` lists what can be');
   },
