@@ -211,6 +211,19 @@ test('old and surplus branches are pruned, and never one that others need', asyn
   for (const sandbox of await client.listSandboxes()) await client.deleteSandbox(sandbox.id);
 });
 
+test('a controller that was told to prunes by itself', async () => {
+  const { client } = controller;
+  const id = await forkOne(client);
+  for (const tag of ['p1', 'p2', 'p3']) await client.branch(id, { tag, mode: 'diff' });
+  await controller.stop();
+  await controller.serve(['--prune-keep', '0']);
+  await until('only the template is left', 30_000, async () => (await client.listSnapshots()).length === 1);
+  expect((await client.listSnapshots()).map(({ tag }) => tag)).toEqual(['base']);
+  await client.deleteSandbox(id);
+  await controller.stop();
+  await controller.serve();
+});
+
 test('a compacted snapshot has all that its chain had, and needs none of it', async () => {
   const { client } = controller;
   const id = await forkOne(client);

@@ -117,6 +117,7 @@ export class Daemon {
     const templates = new TemplateService(shared);
     const compaction = new Compaction(shared);
     const pruning = new Pruning({ catalog, removal, reservedBy });
+    this.#pruneEvery(pruning);
     const services: Services = {
       snapshots: {
         list: () => catalog.list(),
@@ -147,6 +148,13 @@ export class Daemon {
     await this.#untilTold(outside.stop, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
     log.info({ reason: this.#ending, running: registry.size }, 'ending');
     await outside.manager?.stopping(this.#ending ?? '');
+  }
+
+  #pruneEvery(pruning: Pruning): void {
+    const { pruneOlderThanSecs, pruneKeep } = this.#options;
+    if (pruneOlderThanSecs === null && pruneKeep === null) return;
+    const request = { older_than_secs: pruneOlderThanSecs, keep: pruneKeep };
+    this.#scope.defer('pruning', pruning.every(limits.pruneIntervalMs, request, this.#log));
   }
 
   /** Before any request: what earlier controllers left either is there afterwards, or is gone. */

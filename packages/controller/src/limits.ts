@@ -31,6 +31,7 @@ export const limits = {
   drainSweepMs: 20,
   branchDrainMs: 30_000,
   idleCheckMs: 1_000,
+  pruneIntervalMs: 60_000,
 
   /** Between two signs of life to who reads events. */
   eventBeatMs: 15_000,

@@ -31,6 +31,9 @@ export interface Options {
   branchConcurrency: number;
   /** VMMs that wait for the next forks. */
   vmmPool: number;
+  /** Branches that are older, or of their template's not among so many of the newest, are removed. `null`: they stay. */
+  pruneOlderThanSecs: number | null;
+  pruneKeep: number | null;
   /** `null`: never. */
   idleExitSecs: number | null;
   logLevel: LogLevel;
@@ -52,6 +55,8 @@ The daemon that runs sandboxes. Each option can be given as an environment varia
   --snapshot-root DIR       the store of snapshots, when it is elsewhere (DATA/store, FORKD_SNAPSHOT_ROOT)
   --branch-concurrency N    branches at the same time (4, FORKD_BRANCH_CONCURRENCY)
   --vmm-pool N              VMMs that are started ahead of the next forks; 0 for none (4, FORKD_VMM_POOL)
+  --prune-older-than-secs N remove branches that are older, unless others need them (FORKD_PRUNE_OLDER_THAN_SECS)
+  --prune-keep N            of each template's branches, keep so many of the newest (FORKD_PRUNE_KEEP)
   --idle-exit-secs N        end after N seconds without a sandbox and a request (FORKD_IDLE_EXIT_SECS)
   --log-level LEVEL         ${logLevels.join(', ')} (info, FORKD_LOG_LEVEL)
   --help, --version
@@ -73,6 +78,8 @@ export const optionEnv = {
   'snapshot-root': 'FORKD_SNAPSHOT_ROOT',
   'branch-concurrency': 'FORKD_BRANCH_CONCURRENCY',
   'vmm-pool': 'FORKD_VMM_POOL',
+  'prune-older-than-secs': 'FORKD_PRUNE_OLDER_THAN_SECS',
+  'prune-keep': 'FORKD_PRUNE_KEEP',
   'idle-exit-secs': 'FORKD_IDLE_EXIT_SECS',
   'log-level': 'FORKD_LOG_LEVEL',
 } as const;
@@ -90,6 +97,8 @@ const flags = {
   'snapshot-root': { type: 'string' },
   'branch-concurrency': { type: 'string' },
   'vmm-pool': { type: 'string' },
+  'prune-older-than-secs': { type: 'string' },
+  'prune-keep': { type: 'string' },
   'idle-exit-secs': { type: 'string' },
   'log-level': { type: 'string' },
   help: { type: 'boolean' },
@@ -136,6 +145,8 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
       auditLog: givenPath('audit-log'),
       branchConcurrency: count('branch-concurrency') ?? limits.branchConcurrencyDefault,
       vmmPool: count('vmm-pool', 0) ?? limits.vmmPoolDefault,
+      pruneOlderThanSecs: count('prune-older-than-secs', 0),
+      pruneKeep: count('prune-keep', 0),
       idleExitSecs: count('idle-exit-secs'),
       logLevel: parseLevel(given('log-level') ?? 'info'),
     },

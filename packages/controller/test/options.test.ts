@@ -23,6 +23,8 @@ test('defaults, environment, flags', () => {
     auditLog: null,
     branchConcurrency: 4,
     vmmPool: 4,
+    pruneOlderThanSecs: null,
+    pruneKeep: null,
     idleExitSecs: null,
     logLevel: 'info',
   });

@@ -2,7 +2,9 @@ import type { PruneSnapshotsRequest, PruneSnapshotsResponse } from '@forkd/api';
 import { ApiError } from '@forkd/api';
 import type { StoredSnapshot } from '@forkd/store';
 import { ancestorsOf } from '@forkd/store';
+import type { Logger } from 'pino';
 
+import { messageOf } from '../errors.ts';
 import type { Catalog } from './catalog.ts';
 import type { Removal, ReservedBy } from './removal.ts';
 
@@ -16,6 +18,18 @@ export class Pruning {
     this.#catalog = parts.catalog;
     this.#removal = parts.removal;
     this.#reservedBy = parts.reservedBy;
+  }
+
+  /** Prunes now and then, until what it returns is called. */
+  every(intervalMs: number, request: PruneSnapshotsRequest, log: Logger): () => void {
+    const round = () =>
+      this.prune(request).then(
+        ({ removed }) => removed.length > 0 && log.info({ removed }, 'removed branches that are old or too many'),
+        (error: unknown) => log.warn({ reason: messageOf(error) }, 'could not prune the snapshots'),
+      );
+    void round();
+    const timer = setInterval(() => void round(), intervalMs).unref();
+    return () => clearInterval(timer);
   }
 
   async prune(request: PruneSnapshotsRequest): Promise<PruneSnapshotsResponse> {
