@@ -14,6 +14,9 @@ describe('the pager', () => {
   const ensure = (): Promise<Pager> =>
     Pager.ensure({ bin: BUILT.pager, runDir: path.join(dir, 'run'), storeDir: path.join(dir, 'store') });
 
+  const newEngine = (): Promise<QemuEngine> =>
+    QemuEngine.create({ cacheDir: dir, shim: BUILT.shim, jail: BUILT.jail, pager, accelerator: 'tcg' });
+
   beforeEach(async () => {
     await requireBuilt();
     dir = await mkdtemp('/tmp/fk-');
@@ -41,6 +44,7 @@ describe('the pager', () => {
         monitor_socket: path.join(dir, 'm'),
         chardev_socket: path.join(dir, 'c'),
         agent_socket: path.join(dir, 'a'),
+        caller: { key: 'k' },
       });
     const digest = `sha256:${'0'.repeat(64)}`;
     await expect(announce([digest])).rejects.toMatchObject({
@@ -99,7 +103,7 @@ describe('the pager', () => {
   });
 
   it('gives no memory to a VMM that nobody announced: the VMM does not run', async () => {
-    const engine = await QemuEngine.create({ cacheDir: dir, shim: BUILT.shim, pager, accelerator: 'tcg' });
+    const engine = await newEngine();
     const machine = engine.machine(64, 1);
     const spec = {
       id: 'x',
@@ -120,7 +124,7 @@ describe('the pager', () => {
   });
 
   it('a directory whose sockets would have too long a path is refused before anything is started', async () => {
-    const engine = await QemuEngine.create({ cacheDir: dir, shim: BUILT.shim, pager, accelerator: 'tcg' });
+    const engine = await newEngine();
     const long = path.join(dir, 'd'.repeat(100));
     const spec = {
       id: 'x',

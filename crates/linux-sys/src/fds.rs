@@ -84,6 +84,26 @@ pub fn receive_with_fds(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<Ow
     Ok(got)
 }
 
+/// The process at the other end of a connection, as it was when it connected.
+pub fn peer_pid(socket: &UnixStream) -> io::Result<i32> {
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: writes one ucred, whose size it is told.
+    check(
+        unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_PEERCRED,
+                (&raw mut credentials).cast(),
+                &mut size,
+            )
+        }
+        .into(),
+    )?;
+    Ok(credentials.pid)
+}
+
 /// A descriptor to wait for, and what for. The end of the other side and errors are always waited for.
 #[derive(Debug, Clone, Copy)]
 pub struct Wait<'a> {

@@ -1,12 +1,15 @@
 //! The Linux calls that forkd needs and that no well-kept crate wraps: userfaultfd with write-protection,
-//! `PAGEMAP_SCAN`, sealed memfds, reading another process' memory, and passing descriptors over a unix socket.
+//! `PAGEMAP_SCAN`, sealed memfds, reading another process' memory, passing descriptors over a unix socket, and what a
+//! process gives up before it becomes another program.
 //!
 //! This crate holds the only `unsafe` that touches the kernel. Everything in it is a thin, safe function or an owned
 //! handle; policy lives with the callers.
 
+pub mod confine;
 pub mod fds;
 pub mod kvm;
 pub mod memfd;
+pub mod mounts;
 pub mod pagemap;
 pub mod process;
 pub mod sched;

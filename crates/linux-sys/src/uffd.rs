@@ -69,22 +69,35 @@ impl Userfaultfd {
     /// Fails with `EPERM` without the right to handle faults of the kernel, `ENOSYS` without the call, `EINVAL` on a
     /// kernel before 5.19.
     pub fn create() -> io::Result<Userfaultfd> {
-        let wanted = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
-        // A descriptor takes one UFFDIO_API only, so that each attempt needs a new one.
-        Self::open_with(wanted | FEATURE_WP_UNPOPULATED).or_else(|_| Self::open_with(wanted))
+        Self::create_from(None)
     }
 
-    fn open_with(features: u64) -> io::Result<Userfaultfd> {
-        let uffd = Userfaultfd { fd: open_raw()? };
+    /// The same in a process without that right, which was left `device`: `/dev/userfaultfd`, opened by one that may.
+    pub fn create_from(device: Option<BorrowedFd<'_>>) -> io::Result<Userfaultfd> {
+        let wanted = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
+        // A descriptor takes one UFFDIO_API only, so that each attempt needs a new one.
+        Self::open_with(device, wanted | FEATURE_WP_UNPOPULATED).or_else(|_| Self::open_with(device, wanted))
+    }
+
+    fn open_with(device: Option<BorrowedFd<'_>>, features: u64) -> io::Result<Userfaultfd> {
+        let uffd = Userfaultfd { fd: open_raw(device)? };
         let mut api = [UFFD_API, features, 0u64];
         // SAFETY: `api` has the layout of struct uffdio_api and outlives the call.
         check(unsafe { libc::ioctl(uffd.fd.as_raw_fd(), UFFDIO_API, &mut api) }.into())?;
         Ok(uffd)
     }
 
-    /// Takes over a descriptor that another process created and initialised.
-    pub fn adopt(fd: OwnedFd) -> Userfaultfd {
-        Userfaultfd { fd }
+    /// Takes over a descriptor that another process created and initialised. One of another kind is refused, since what is
+    /// asked of it would do something else there, and one that would wait is made not to.
+    pub fn adopt(fd: OwnedFd) -> io::Result<Userfaultfd> {
+        let kind = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
+        if kind != std::path::Path::new("anon_inode:[userfaultfd]") {
+            let what = format!("a descriptor is {} and no userfaultfd", kind.display());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+        }
+        // SAFETY: sets a flag of an owned descriptor.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }.into())?;
+        Ok(Userfaultfd { fd })
     }
 
     /// Whether it also protects pages of anonymous memory that were never populated, as it does since Linux 6.4. Those of
@@ -163,20 +176,27 @@ impl AsFd for Userfaultfd {
     }
 }
 
-fn open_raw() -> io::Result<OwnedFd> {
+fn open_raw(device: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: a system call with an integer argument.
     match check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) }) {
         // SAFETY: the descriptor was just created and is owned by nobody else.
         Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) => open_device(flags).map_err(|_| error),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) => match device {
+            Some(device) => ask_device(device, flags),
+            None => open_device().and_then(|device| ask_device(device.as_fd(), flags)),
+        }
+        .map_err(|_| error),
         Err(error) => Err(error),
     }
 }
 
-/// Since Linux 6.1 whoever may open the device gets a full userfaultfd without a capability.
-fn open_device(flags: i32) -> io::Result<OwnedFd> {
-    let device: File = OpenOptions::new().read(true).write(true).open("/dev/userfaultfd")?;
+/// Since Linux 6.1 whoever may open the device, or was left it, gets full userfaultfds from it without a capability.
+pub fn open_device() -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).open("/dev/userfaultfd")
+}
+
+fn ask_device(device: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: an ioctl with an integer argument on an owned descriptor.
     let fd = check(unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags) }.into())?;
     // SAFETY: the descriptor was just created and is owned by nobody else.

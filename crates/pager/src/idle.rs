@@ -68,10 +68,11 @@ impl IdleVmms {
     }
 
     /// Waits for the job of the VMM whose shim has called. `None` when it is not wanted any more.
-    pub fn wait_for_job(&self, vmm: &str) -> Result<Option<Job>> {
+    pub fn wait_for_job(&self, vmm: &str, key: &str) -> Result<Option<Job>> {
         let taken = {
             let mut known = self.known.lock().expect("no panic while held");
-            known.get_mut(vmm).and_then(|idle| idle.taken.take())
+            let idle = known.get_mut(vmm).filter(|idle| idle.prepared.key == key);
+            idle.and_then(|idle| idle.taken.take())
         };
         let jobs = taken.ok_or_else(|| unknown(vmm))?;
         Ok(jobs.recv().ok())

@@ -1,4 +1,4 @@
-//! `forkd-pager --run-dir DIR --store-dir DIR`: listens at `DIR/pager.sock` for controllers and at `DIR/shim.sock` for VMMs.
+//! `forkd-pager --run-dir DIR --store-dir DIR`: listens at `DIR/pager.sock` for controllers and at `DIR/shims/shim.sock` for VMMs.
 //!
 //! Started by the controller; outlives it. A lock on `DIR/pager.lock` keeps it the only one.
 
@@ -18,8 +18,9 @@ mod shim;
 mod stack;
 
 use server::Pager;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -71,8 +72,11 @@ fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
     let lock = File::create(run_dir.join("pager.lock"))
         .map_err(describe(format!("opening a lock in {}", run_dir.display())))?;
     lock.try_lock().map_err(|_| Failure::AnotherServes)?;
-    let paths = [run_dir.join("pager.sock"), run_dir.join("shim.sock")];
-    let shims = listen(&paths[1]).map_err(describe(format!("listening at {}", paths[1].display())))?;
+    // A VMM sees this directory and nothing else of ours, so that it finds the next pager's socket too.
+    let shims_dir = run_dir.join("shims");
+    open_to_vmms(&shims_dir).map_err(describe(format!("making {}", shims_dir.display())))?;
+    let paths = [run_dir.join("pager.sock"), shims_dir.join("shim.sock")];
+    let shims = listen(&paths[1], 0o666).map_err(describe(format!("listening at {}", paths[1].display())))?;
     let pager = Arc::new(Pager {
         blobs: blobs::Blobs::open(store_dir).map_err(|error| error.message)?,
         layers: layers::Layers::default(),
@@ -88,21 +92,28 @@ fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
         .spawn(move || shim::serve(&shims, &sandboxes, &idle));
     spawned.map_err(describe("starting a thread".into()))?;
     // Last, so that who can connect finds everything there.
-    let controllers = listen(&paths[0]).map_err(describe(format!("listening at {}", paths[0].display())))?;
+    let controllers = listen(&paths[0], 0o600).map_err(describe(format!("listening at {}", paths[0].display())))?;
     server::serve(&controllers, &pager);
     drop(lock);
     Ok(())
 }
 
-/// Listens at `path`, which only this user may connect to. The lock says that a socket found there is a dead one's.
-fn listen(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::PermissionsExt;
+/// A directory that VMMs, which are other users, may look into; others do not get as far as it.
+fn open_to_vmms(path: &Path) -> io::Result<()> {
+    match std::fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => std::fs::set_permissions(path, Permissions::from_mode(0o711)),
+    }
+}
+
+/// Listens at `path`. The lock says that a socket found there is a dead one's.
+fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
     let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
     Ok(listener)
 }
 

@@ -9,7 +9,7 @@ use crate::stack::Stack;
 use forkd_capture::{Source, Target};
 use forkd_linux_sys::pagemap::Kind;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
-use forkd_protocol::{Announce, FaultCode, HeldSandbox, MemoryUse};
+use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, MemoryUse};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -33,6 +33,8 @@ pub struct Connections {
 pub struct Sandbox {
     pub announced: Announce,
     pub stack: Arc<Stack>,
+    /// Which process is its VMM, once that is known.
+    caller: Mutex<Caller>,
     attachment: Mutex<Option<Attachment>>,
     /// Held for a whole branch: one at a time.
     connections: Mutex<Option<Connections>>,
@@ -49,8 +51,33 @@ impl Sandbox {
         &self.announced.sandbox
     }
 
-    pub fn attach(&self, attachment: Attachment) {
+    /// Lets only the VMM's own process through. The first that shows the key is that.
+    pub fn admit(&self, pid: i32, key: &str) -> Result<()> {
+        let mut caller = self.caller.lock().expect("no panic while held");
+        let known = match &*caller {
+            Caller::Pid(own) => *own == pid,
+            Caller::Key(own) => own == key,
+        };
+        if !known {
+            let message = format!("process {pid} is not the VMM of {}", self.name());
+            return Err(PagerError::new(FaultCode::BadRequest, message));
+        }
+        *caller = Caller::Pid(pid);
+        Ok(())
+    }
+
+    /// Takes note of the memory of the VMM, which has been admitted.
+    pub fn attach(&self, attachment: Attachment) -> Result<()> {
+        let (bytes, wanted) = (attachment.source.range.len(), self.announced.mem_bytes);
+        if bytes != wanted {
+            let message = format!(
+                "the VMM of {} has {bytes} bytes of memory instead of {wanted}",
+                self.name()
+            );
+            return Err(PagerError::new(FaultCode::BadRequest, message));
+        }
         *self.attachment.lock().expect("no panic while held") = Some(attachment);
+        Ok(())
     }
 
     pub fn detach(&self) {
@@ -143,17 +170,20 @@ impl Exclusive<'_> {
 #[derive(Debug, Default)]
 pub struct Sandboxes {
     known: Mutex<HashMap<String, Arc<Sandbox>>>,
-    /// VMMs that outlived an earlier pager and called before they were announced.
-    early: Mutex<HashMap<String, Attachment>>,
+    /// VMMs that outlived an earlier pager and called before they were announced, by name and process: which of those that
+    /// claim a name it belongs to is known when it is announced.
+    early: Mutex<HashMap<(String, i32), Attachment>>,
 }
 
 impl Sandboxes {
     pub fn announce(&self, announced: Announce, layers: &Layers, blobs: &Blobs) -> Result<()> {
         let stack = layers.stack(announced.mem_bytes, &announced.stack, blobs)?;
         let name = announced.sandbox.clone();
+        let caller = announced.caller.clone();
         let sandbox = Arc::new(Sandbox {
             announced,
             stack,
+            caller: Mutex::new(caller.clone()),
             attachment: Mutex::new(None),
             connections: Mutex::new(None),
         });
@@ -164,8 +194,11 @@ impl Sandboxes {
                 format!("{name} has been announced before"),
             ));
         }
-        if let Some(attachment) = self.early.lock().expect("no panic while held").remove(&name) {
-            sandbox.attach(attachment);
+        let mut early = self.early.lock().expect("no panic while held");
+        if let Caller::Pid(pid) = caller
+            && let Some(attachment) = early.remove(&(name.clone(), pid))
+        {
+            sandbox.attach(attachment)?;
         }
         known.insert(name, sandbox);
         Ok(())
@@ -181,18 +214,21 @@ impl Sandboxes {
         })
     }
 
-    /// Takes note of a VMM's memory, whether or not it has been announced.
-    pub fn attach(&self, name: &str, attachment: Attachment) {
+    /// Takes note of the memory of a VMM that calls again, whether or not it has been announced to this pager.
+    pub fn attach_again(&self, name: &str, key: &str, attachment: Attachment) -> Result<()> {
         let known = self.known.lock().expect("no panic while held");
+        let pid = attachment.source.pid;
         match known.get(name) {
-            Some(sandbox) => sandbox.attach(attachment),
-            None => drop(
-                self.early
-                    .lock()
-                    .expect("no panic while held")
-                    .insert(name.into(), attachment),
-            ),
+            Some(sandbox) => {
+                sandbox.admit(pid, key)?;
+                sandbox.attach(attachment)?;
+            }
+            None => {
+                let mut early = self.early.lock().expect("no panic while held");
+                early.insert((name.into(), pid), attachment);
+            }
         }
+        Ok(())
     }
 
     /// The VMM has ended.
@@ -207,12 +243,14 @@ impl Sandboxes {
         self.early
             .lock()
             .expect("no panic while held")
-            .retain(|early, attachment| early != name || attachment.source.pid != pid);
+            .remove(&(name.into(), pid));
     }
 
     pub fn release(&self, name: &str) {
         let removed = self.known.lock().expect("no panic while held").remove(name);
-        self.early.lock().expect("no panic while held").remove(name);
+        let mut early = self.early.lock().expect("no panic while held");
+        early.retain(|(claimed, _), _| claimed != name);
+        drop(early);
         // Dropped here, not under the lock: closing a bridge waits for its thread.
         drop(removed);
     }

@@ -7,43 +7,51 @@ use forkd_capture::Source;
 use forkd_linux_sys::fds;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
 use forkd_protocol::plan::{EXTENTS_MAX, Header};
-use forkd_protocol::{FaultCode, GuestRegion, PROTOCOL_VERSION, ShimHello, ShimWants};
+use forkd_protocol::{FaultCode, GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello, ShimWants};
+use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A shim that has called says what it wants within this time.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Both messages of a shim are short.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
+/// Calls of one VMM at the same time: one, and those of which it has not been noticed yet that they have ended.
+const CALLS_MAX: usize = 4;
 /// Mappings that a VMM needs for itself.
 const OWN_MAPPINGS: usize = 4096;
 
 /// Serves calls until the process ends.
 pub fn serve(listener: &UnixListener, sandboxes: &Arc<Sandboxes>, idle: &Arc<IdleVmms>) {
+    let callers = Arc::new(Callers::default());
     for stream in listener.incoming().flatten() {
-        let (sandboxes, idle) = (sandboxes.clone(), idle.clone());
+        let (callers, sandboxes, idle) = (callers.clone(), sandboxes.clone(), idle.clone());
         // One that cannot be given a thread is hung up on, and says so in the VMM's log.
         let _ = std::thread::Builder::new().name("shim".into()).spawn(move || {
-            if let Err(error) = answer(stream, &sandboxes, &idle) {
+            if let Err(error) = answer(stream, &callers, &sandboxes, &idle) {
                 eprintln!("forkd-pager: a VMM's call failed: {error}");
             }
         });
     }
 }
 
-fn answer(mut stream: UnixStream, sandboxes: &Sandboxes, idle: &IdleVmms) -> Result<()> {
+fn answer(mut stream: UnixStream, callers: &Callers, sandboxes: &Sandboxes, idle: &IdleVmms) -> Result<()> {
     stream
         .set_read_timeout(Some(HELLO_TIMEOUT))
         .step(|| "setting a timeout".into())?;
+    // Its memory will be read: whose that is must not be the caller's word.
+    let pid = fds::peer_pid(&stream).step(|| "asking who calls".into())?;
+    let _place = callers.admit(pid)?;
     let hello = read_hello(&mut stream)?;
     let name = match hello.wants {
         ShimWants::Plan => {
             let sandbox = sandboxes.find(&hello.sandbox)?;
+            sandbox.admit(pid, &hello.key)?;
             send_plan(&mut stream, &sandbox, None)?;
-            sandboxes.attach(&hello.sandbox, read_memory(&stream, hello.pid)?);
+            sandbox.attach(read_memory(&stream, pid)?)?;
             hello.sandbox
         }
         ShimWants::Nothing => {
@@ -51,14 +59,14 @@ fn answer(mut stream: UnixStream, sandboxes: &Sandboxes, idle: &IdleVmms) -> Res
             stream
                 .write_all(&nothing)
                 .step(|| format!("answering {}", hello.sandbox))?;
-            sandboxes.attach(&hello.sandbox, read_memory(&stream, hello.pid)?);
+            sandboxes.attach_again(&hello.sandbox, &hello.key, read_memory(&stream, pid)?)?;
             hello.sandbox
         }
         ShimWants::Wake => {
-            let Some(job) = idle.wait_for_job(&hello.sandbox)? else {
+            let Some(job) = idle.wait_for_job(&hello.sandbox, &hello.key)? else {
                 return Ok(());
             };
-            let woken = wake(&mut stream, &job, hello.pid);
+            let woken = wake(&mut stream, &job, pid, &hello.key);
             // Who asked may have given up, and has ended the VMM then.
             let _ = job.mapped.send(woken.clone());
             woken?;
@@ -68,15 +76,52 @@ fn answer(mut stream: UnixStream, sandboxes: &Sandboxes, idle: &IdleVmms) -> Res
     // From here the shim only waits for our end, and we for its.
     stream.set_read_timeout(None).step(|| "setting a timeout".into())?;
     while matches!(stream.read(&mut [0u8; 64]), Ok(1..)) {}
-    sandboxes.detach(&name, hello.pid);
+    sandboxes.detach(&name, pid);
     Ok(())
 }
 
+/// How many calls each process has under way. One process must not use up the pager's threads.
+#[derive(Debug, Default)]
+struct Callers {
+    calls: Mutex<HashMap<i32, usize>>,
+}
+
+/// A call that counts for as long as this lives.
+struct Place<'a> {
+    callers: &'a Callers,
+    pid: i32,
+}
+
+impl Callers {
+    fn admit(&self, pid: i32) -> Result<Place<'_>> {
+        let mut calls = self.calls.lock().expect("no panic while held");
+        let count = calls.entry(pid).or_default();
+        if *count >= CALLS_MAX {
+            let message = format!("process {pid} has {CALLS_MAX} calls under way already");
+            return Err(PagerError::new(FaultCode::Busy, message));
+        }
+        *count += 1;
+        Ok(Place { callers: self, pid })
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut calls = self.callers.calls.lock().expect("no panic while held");
+        if let Some(count) = calls.get_mut(&self.pid) {
+            *count -= 1;
+            if *count == 0 {
+                calls.remove(&self.pid);
+            }
+        }
+    }
+}
+
 /// Gives a VMM that has waited its VM.
-fn wake(stream: &mut UnixStream, job: &Job, pid: i32) -> Result<()> {
+fn wake(stream: &mut UnixStream, job: &Job, pid: i32, key: &str) -> Result<()> {
+    job.sandbox.admit(pid, key)?;
     send_plan(stream, &job.sandbox, Some(&job.device_state))?;
-    job.sandbox.attach(read_memory(stream, pid)?);
-    Ok(())
+    job.sandbox.attach(read_memory(stream, pid)?)
 }
 
 fn read_hello(stream: &mut UnixStream) -> Result<ShimHello> {
@@ -156,13 +201,13 @@ fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
     let start = region.base_host_virt_addr;
     let end = start
         .checked_add(region.size)
-        .ok_or_else(|| bad("its region has no end".into()))?;
+        .filter(|end| (start | end) % PAGE_SIZE == 0)
+        .ok_or_else(|| bad("its region has no end, or does not consist of pages".into()))?;
     let source = Source {
         pid,
         range: Range { start, end },
     };
-    Ok(Attachment {
-        source,
-        uffd: received.into_iter().next().map(|fd| Arc::new(Userfaultfd::adopt(fd))),
-    })
+    let uffd = received.into_iter().next().map(Userfaultfd::adopt).transpose();
+    let uffd = uffd.map_err(|error| bad(error.to_string()))?.map(Arc::new);
+    Ok(Attachment { source, uffd })
 }

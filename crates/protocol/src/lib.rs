@@ -101,6 +101,19 @@ pub struct Announce {
     pub chardev_socket: String,
     /// Where the pager listens for the client of the guest channel.
     pub agent_socket: String,
+    /// Which process may call under this name. A name alone is no proof: any VMM could give another's.
+    pub caller: Caller,
+}
+
+/// How the pager tells a VMM from another that pretends to be it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum Caller {
+    /// A VMM that is about to be started, and will show this. The first process that does is the VMM from then on.
+    Key(String),
+    /// A VMM that runs.
+    Pid(i32),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
@@ -115,6 +128,8 @@ pub struct Prepare {
     pub monitor_socket: String,
     /// QEMU's end of the guest channel.
     pub chardev_socket: String,
+    /// What its shim will show.
+    pub key: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
@@ -378,7 +393,8 @@ pub enum FaultCode {
 pub struct ShimHello {
     pub protocol: u32,
     pub sandbox: String,
-    pub pid: i32,
+    /// What the VMM was started with. Whose process it is the pager asks the kernel.
+    pub key: String,
     pub wants: ShimWants,
 }
 

@@ -5,7 +5,7 @@ use forkd_linux_sys::uffd::Userfaultfd;
 use forkd_protocol::plan::{EXTENT_BYTES, Extent, HEADER_BYTES, Header};
 use forkd_protocol::{GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello, ShimWants};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 /// A pager that has been told who is there, and has not answered yet.
@@ -25,14 +25,12 @@ pub struct Pager {
 }
 
 impl Call {
-    pub fn dial(path: &str, sandbox: &str, wants: ShimWants) -> Result<Call, String> {
+    pub fn dial(path: &str, sandbox: &str, key: &str, wants: ShimWants) -> Result<Call, String> {
         let mut socket = UnixStream::connect(path).map_err(|error| format!("calling the pager at {path}: {error}"))?;
-        // SAFETY: getpid has no preconditions.
-        let pid = unsafe { libc::getpid() };
         let hello = ShimHello {
             protocol: PROTOCOL_VERSION,
             sandbox: sandbox.into(),
-            pid,
+            key: key.into(),
             wants,
         };
         let mut line = serde_json::to_vec(&hello).map_err(|error| error.to_string())?;
@@ -112,7 +110,7 @@ impl Pager {
     }
 
     /// Sends the guest's regions with a new userfaultfd, as Firecracker does. A host that gives out none gets the regions alone.
-    pub fn hand_over(&self, base: u64, mem_bytes: u64) -> Result<(), String> {
+    pub fn hand_over(&self, base: u64, mem_bytes: u64, device: Option<BorrowedFd<'_>>) -> Result<(), String> {
         let region = GuestRegion {
             base_host_virt_addr: base,
             size: mem_bytes,
@@ -120,7 +118,7 @@ impl Pager {
             page_size: PAGE_SIZE,
         };
         let text = serde_json::to_vec(&[region]).map_err(|error| error.to_string())?;
-        let uffd = Userfaultfd::create();
+        let uffd = Userfaultfd::create_from(device);
         let attached: Vec<_> = uffd.iter().map(AsFd::as_fd).collect();
         fds::send_with_fds(&self.socket, &text, &attached).map_err(|error| format!("handing over the memory: {error}"))
     }

@@ -2,9 +2,10 @@
 //! layer stack as guest memory at the moment when QEMU maps its RAM, and it creates a userfaultfd in QEMU's address space.
 //!
 //! The lifecycle, in order:
-//! 1. The constructor finds `FORKD_SHIM_SOCKET`, `FORKD_SHIM_SANDBOX` and `FORKD_SHIM_MEM_BYTES` in the environment (without
-//!    them the library is inert), removes them and `LD_PRELOAD`, and opens an empty memfd as descriptor
-//!    [`PLACEHOLDER_FD`]: QEMU is told to use `/proc/self/fd/100` as its memory file.
+//! 1. The constructor finds `FORKD_SHIM_SOCKET`, `FORKD_SHIM_SANDBOX`, `FORKD_SHIM_KEY` and `FORKD_SHIM_MEM_BYTES` in the
+//!    environment (without them the library is inert), removes them and `LD_PRELOAD`, and finds an empty memfd as descriptor
+//!    [`PLACEHOLDER_FD`]: QEMU is told to use `/proc/self/fd/100` as its memory file. Where the process may not make a
+//!    userfaultfd it was left `/dev/userfaultfd`, as the descriptor in `FORKD_SHIM_UFFD`.
 //! 2. It calls the pager, which answers with the plan: memfds and extents.
 //! 3. When QEMU maps the placeholder, [`mmap64`] maps zeros and then the plan there, and hands the userfaultfd over.
 //! 4. A thread waits for the pager's end and calls its successor with a new userfaultfd.
@@ -21,10 +22,8 @@ mod call;
 use call::{Call, Pager};
 use forkd_linux_sys::memfd;
 use forkd_protocol::{PAGE_SIZE, ShimWants};
-use std::fs::File;
 use std::io::{PipeWriter, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Mutex, OnceLock};
 
 /// The descriptor under which QEMU finds its memory file.
@@ -42,6 +41,10 @@ struct Shim {
     start: Mutex<Option<Start>>,
     /// Under which name the pager knows the VMM.
     name: Mutex<String>,
+    /// What proves to the pager that this is that VMM.
+    key: String,
+    /// Gives out userfaultfds, to a process that has no right of its own to one.
+    device: Option<OwnedFd>,
 }
 
 /// How the VMM gets its memory.
@@ -71,8 +74,10 @@ extern "C" fn construct() {
 /// What the VMM was started with.
 struct Environment {
     name: String,
+    key: String,
     socket: String,
     mem_bytes: u64,
+    device: Option<i32>,
     waits: bool,
 }
 
@@ -81,13 +86,17 @@ impl Environment {
     fn take() -> Option<Environment> {
         let environment = Environment {
             name: std::env::var("FORKD_SHIM_SANDBOX").ok()?,
+            key: std::env::var("FORKD_SHIM_KEY").ok()?,
             socket: std::env::var("FORKD_SHIM_SOCKET").ok()?,
             mem_bytes: std::env::var("FORKD_SHIM_MEM_BYTES").ok()?.parse().ok()?,
+            device: std::env::var("FORKD_SHIM_UFFD").ok().and_then(|fd| fd.parse().ok()),
             waits: std::env::var_os("FORKD_SHIM_WAITS").is_some(),
         };
         for name in [
             "LD_PRELOAD",
             "FORKD_SHIM_SANDBOX",
+            "FORKD_SHIM_KEY",
+            "FORKD_SHIM_UFFD",
             "FORKD_SHIM_SOCKET",
             "FORKD_SHIM_MEM_BYTES",
             "FORKD_SHIM_WAITS",
@@ -102,20 +111,21 @@ impl Environment {
 fn prepare(environment: Environment) -> Result<Shim, String> {
     let Environment {
         name,
+        key,
         socket,
         mem_bytes,
+        device,
         waits,
     } = environment;
-    let placeholder =
-        memfd::create(c"forkd-ram", mem_bytes).map_err(|error| format!("making the memory file: {error}"))?;
-    let inode = identity(&placeholder).map_err(|error| format!("looking at the memory file: {error}"))?;
-    duplicate(placeholder.as_fd(), PLACEHOLDER_FD)?;
+    let inode = identity(PLACEHOLDER_FD).map_err(|error| format!("looking at the memory file: {error}"))?;
+    // SAFETY: whoever started the VMM left it this descriptor, which nothing else here knows.
+    let device = device.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     let start = if waits {
         let (read, write) = std::io::pipe().map_err(|error| format!("making a pipe: {error}"))?;
         duplicate(read.as_fd(), INCOMING_FD)?;
-        Start::Waiting(Call::dial(&socket, &name, ShimWants::Wake)?, write)
+        Start::Waiting(Call::dial(&socket, &name, &key, ShimWants::Wake)?, write)
     } else {
-        let pager = Call::dial(&socket, &name, ShimWants::Plan)?.receive()?;
+        let pager = Call::dial(&socket, &name, &key, ShimWants::Plan)?.receive()?;
         check_size(&pager, mem_bytes)?;
         Start::Planned(pager)
     };
@@ -125,6 +135,8 @@ fn prepare(environment: Environment) -> Result<Shim, String> {
         placeholder_inode: inode,
         start: Mutex::new(Some(start)),
         name: Mutex::new(name),
+        key,
+        device,
     })
 }
 
@@ -148,9 +160,15 @@ fn check_size(pager: &Pager, mem_bytes: u64) -> Result<(), String> {
     Ok(())
 }
 
-fn identity(file: &File) -> std::io::Result<(u64, u64)> {
-    let metadata = file.metadata()?;
-    Ok((metadata.dev(), metadata.ino()))
+/// Which file a descriptor is of.
+fn identity(fd: i32) -> std::io::Result<(u64, u64)> {
+    // SAFETY: all zeros is a valid stat to be overwritten.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: fstat fills in a live struct.
+    if unsafe { libc::fstat(fd, &mut stat) } < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 fn give_up(reason: &str) -> ! {
@@ -216,10 +234,7 @@ unsafe fn raw_mmap(
 
 impl Shim {
     fn is_placeholder(&self, fd: i32) -> bool {
-        // SAFETY: all zeros is a valid stat to be overwritten.
-        let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-        // SAFETY: fstat fills in a live struct.
-        unsafe { libc::fstat(fd, &mut stat) == 0 && (stat.st_dev, stat.st_ino) == self.placeholder_inode }
+        identity(fd).is_ok_and(|inode| inode == self.placeholder_inode)
     }
 
     /// # Safety
@@ -267,7 +282,11 @@ impl Shim {
     /// Maps the layers, and gives the pager the userfaultfd.
     fn fill(&self, pager: &Pager, base: u64) -> Result<(), String> {
         self.map_layers(pager, base)?;
-        pager.hand_over(base, self.mem_bytes)
+        self.hand_over(pager, base)
+    }
+
+    fn hand_over(&self, pager: &Pager, base: u64) -> Result<(), String> {
+        pager.hand_over(base, self.mem_bytes, self.device.as_ref().map(AsFd::as_fd))
     }
 
     fn map_layers(&self, pager: &Pager, base: u64) -> Result<(), String> {
@@ -299,9 +318,9 @@ impl Shim {
     fn call_again(&self, base: u64) -> Pager {
         loop {
             let name = self.name.lock().expect("no panic while held").clone();
-            let attempt = Call::dial(&self.socket, &name, ShimWants::Nothing)
+            let attempt = Call::dial(&self.socket, &name, &self.key, ShimWants::Nothing)
                 .and_then(Call::receive)
-                .and_then(|pager| pager.hand_over(base, self.mem_bytes).map(|()| pager));
+                .and_then(|pager| self.hand_over(&pager, base).map(|()| pager));
             match attempt {
                 Ok(pager) => return pager,
                 // Nothing tells that a pager has been started; until then the VM runs on without one.

@@ -46,9 +46,15 @@ export class BareImage implements AsyncDisposable {
 
   /** Restores n at the same time; `ms` is from the start of the first process until each VM runs. */
   async restore(n: number, signal: AbortSignal): Promise<{ vm: BareVm; ms: number }[]> {
-    const args = restoreArguments(this.#template.machine, this.#lab.rootImage).map((argument) =>
-      argument.replace(/mem-path=[^,]+/, `mem-path=${this.memory}`),
-    );
+    const args = restoreArguments(this.#template.machine, {
+      memoryPath: this.memory,
+      rootImagePath: this.#lab.rootImage,
+      consolePath: 'console.log',
+      monitor: 'path=monitor.sock',
+      pagerMonitor: 'path=pager.sock',
+      channel: 'path=channel.sock',
+      descriptors: [],
+    });
     const dirs = await settled(Array.from({ length: n }, () => mkdtemp('/tmp/fk-bare-')));
     // Each has a descriptor of its own, since they would share the place that it is read from.
     const states = await settled(dirs.map(() => open(this.#template.deviceState, 'r')));

@@ -8,12 +8,14 @@ import { ApiError } from '@forkd/api';
 export interface Binaries {
   pager: string;
   shim: string;
+  jail: string;
   agent: string;
 }
 
 const built = {
   pager: { env: 'FORKD_PAGER_BIN', path: 'target/release/forkd-pager' },
   shim: { env: 'FORKD_SHIM', path: 'target/release/libforkd_shim.so' },
+  jail: { env: 'FORKD_JAIL_BIN', path: 'target/release/forkd-jail' },
   agent: { env: 'FORKD_AGENT_BIN', path: 'target/guest/x86_64-unknown-linux-gnu/release/forkd-agent' },
 } as const;
 
@@ -21,7 +23,7 @@ const built = {
 export function locateBinaries(env: NodeJS.ProcessEnv = process.env): Binaries {
   const workspace = resolve(dirname(fileURLToPath(import.meta.url)), '../../..');
   const find = ({ env: name, path }: { env: string; path: string }) => resolve(workspace, env[name] || path);
-  return { pager: find(built.pager), shim: find(built.shim), agent: find(built.agent) };
+  return { pager: find(built.pager), shim: find(built.shim), jail: find(built.jail), agent: find(built.agent) };
 }
 
 /** Throws `engine_missing` unless the program is there. */

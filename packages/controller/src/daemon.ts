@@ -212,6 +212,7 @@ export class Daemon {
         accelerator: engine.accelerator,
         reason: engine.acceleratorReason,
         live_unavailable: pager.liveUnavailable,
+        isolation: [...engine.isolation],
       },
       data_dir: this.#options.dataDir,
       pid: process.pid,

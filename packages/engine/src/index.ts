@@ -15,7 +15,8 @@ export type {
 } from './pager/wire.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
-export { consoleFile, restoreArguments } from './qemu/arguments.ts';
+export { consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
+export { removeMemoryLimit } from './qemu/memory-limit.ts';
 export { runsUnderKvm } from './qemu/probe.ts';
 export { QemuEngine, type QemuOptions } from './qemu/engine.ts';
 export { waitUntilRunning } from './qemu/monitor.ts';
@@ -23,6 +24,7 @@ export type {
   Accelerator,
   BootSpec,
   Engine,
+  Isolation,
   KernelFiles,
   Machine,
   RestoreSpec,

@@ -60,6 +60,20 @@ export interface RestoreSpec extends VmSpec {
   stack: readonly string[];
   /** The file that holds the device state. */
   deviceState: string;
+  /**
+   * How much memory of its own the VMM may have: the pages that the VM writes, and what QEMU needs beside them. One that
+   * uses more is ended. Refused with `unsupported` where {@link Engine.memoryLimitUnavailable} says why.
+   */
+  memoryLimitMib?: number;
+}
+
+/** One thing that a VMM's process can be kept from. */
+export interface Isolation {
+  /** Such as `own_user`. */
+  id: string;
+  ok: boolean;
+  /** What that means, or why it cannot be had here, as a sentence for people. */
+  detail: string;
 }
 
 /** What is kept of a running VM so that another process can find it again. */
@@ -88,6 +102,8 @@ export interface Vm {
 export interface VmExit {
   code: number | null;
   signal: string | null;
+  /** What ended it, as the rest of a sentence, where that is known and was not its own doing. */
+  why: string | null;
   /** The end of what the VMM wrote to its log. */
   log: string;
 }
@@ -98,6 +114,10 @@ export interface Engine {
   readonly accelerator: Accelerator;
   /** Why this accelerator was chosen, as one sentence for people. */
   readonly acceleratorReason: string;
+  /** Of each thing that a VMM can be kept from, whether it is on this host. */
+  readonly isolation: readonly Isolation[];
+  /** Why a VM's memory cannot be limited on this host, as a sentence; `null` when it can. */
+  readonly memoryLimitUnavailable: string | null;
   machine(memMib: number, vcpus: number): Machine;
   /** Throws `machine_mismatch`, naming what differs, when a snapshot of `machine` cannot be restored here. */
   checkMachine(machine: Machine): void;

@@ -10,15 +10,18 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Pager } from '../src/pager/client.ts';
 import { type Idle, type PoolParts, VmmPool } from '../src/qemu/pool.ts';
 import { QemuEngine } from '../src/qemu/engine.ts';
+import { Jail } from '../src/qemu/jail.ts';
 import type { Shape } from '../src/types.ts';
 
 const TARGET = join(import.meta.dirname, '../../../target/release');
 const SHIM = join(TARGET, 'libforkd_shim.so');
+const LAUNCHER = join(TARGET, 'forkd-jail');
 const PLENTY = 64 * 2 ** 30;
 const WAIT_MS = 20_000;
 
 let dir: string;
 let pager: Pager;
+let jail: Jail;
 let small: Shape;
 let large: Shape;
 const pools: VmmPool[] = [];
@@ -26,7 +29,8 @@ const pools: VmmPool[] = [];
 beforeEach(async () => {
   dir = await mkdtemp('/tmp/fk-pool-');
   pager = await connect();
-  const engine = await QemuEngine.create({ cacheDir: dir, shim: SHIM, pager, accelerator: 'tcg' });
+  jail = await Jail.open(LAUNCHER, 'qemu-system-x86_64', dir);
+  const engine = await QemuEngine.create({ cacheDir: dir, shim: SHIM, jail: LAUNCHER, pager, accelerator: 'tcg' });
   const rootImage = join(dir, 'disk');
   await writeFile(rootImage, Buffer.alloc(1 << 20));
   small = { machine: engine.machine(64, 1), rootImage };
@@ -50,6 +54,7 @@ function newPool(sizeMax: number, more: Partial<PoolParts> = {}): VmmPool {
     sizeMax,
     program: 'qemu-system-x86_64',
     shim: SHIM,
+    jail,
     availableBytes: async () => PLENTY,
     onError: (error) => expect.unreachable(String(error)),
     ...more,
@@ -58,11 +63,11 @@ function newPool(sizeMax: number, more: Partial<PoolParts> = {}): VmmPool {
   return pool;
 }
 
-/** The VMMs whose working directory is in this test's. */
+/** The VMMs whose log is in this test's directory. */
 async function processes(): Promise<number[]> {
   const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name));
-  const cwds = await Promise.all(pids.map((pid) => readlink(`/proc/${pid}/cwd`).catch(() => '')));
-  return pids.filter((_, index) => cwds[index]?.startsWith(`${dir}/`)).map(Number);
+  const logs = await Promise.all(pids.map((pid) => readlink(`/proc/${pid}/fd/1`).catch(() => '')));
+  return pids.filter((_, index) => logs[index]?.startsWith(`${dir}/`) && logs[index].endsWith('/vmm.log')).map(Number);
 }
 
 async function until(what: string, condition: () => boolean | Promise<boolean>): Promise<void> {

@@ -89,8 +89,9 @@ export class Lab implements AsyncDisposable {
       runDir: path.join(dir, 'run'),
       storeDir: path.join(dir, 'store'),
     });
+    const binaries = { shim: BUILT.shim, jail: BUILT.jail };
     const pool = { dir: path.join(dir, 'pool'), sizeMax: poolMax };
-    const engine = await QemuEngine.create({ cacheDir: TEST_CACHE, shim: BUILT.shim, pager, pool });
+    const engine = await QemuEngine.create({ cacheDir: TEST_CACHE, ...binaries, pager, pool });
     const files = { vmlinuz: kernel.vmlinuz, initramfs };
     return new Lab({ dir, pager, engine, rootImage: root.erofs, kernel: files, signal });
   }

@@ -12,6 +12,7 @@ const GUEST = join(REPO, 'target/guest/x86_64-unknown-linux-gnu/release');
 export const BUILT = {
   pager: join(REPO, 'target/release/forkd-pager'),
   shim: join(REPO, 'target/release/libforkd_shim.so'),
+  jail: join(REPO, 'target/release/forkd-jail'),
   deny: join(REPO, 'target/release/forkd-deny'),
   agent: join(GUEST, 'forkd-agent'),
   storm: join(GUEST, 'forkd-storm'),

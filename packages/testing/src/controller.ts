@@ -188,9 +188,10 @@ export class TestController implements AsyncDisposable {
       const [program = '', script = ''] = line;
       if (line.includes(path.join(this.dir, 'run')) && program.endsWith('forkd-pager')) return { pid, kind: 'pager' };
       if (script === PROGRAM && line.includes(this.dir)) return { pid, kind: 'controller' };
-      const cwd = await readlink(`/proc/${pid}/cwd`);
-      if (cwd.startsWith(`${this.dir}/pool/`)) return { pid, kind: 'idle' };
-      return cwd.startsWith(`${this.dir}/sandboxes/`) ? { pid, kind: 'vmm' } : null;
+      // A VMM has no path of the host's but those of what it was left open.
+      const log = await readlink(`/proc/${pid}/fd/1`);
+      if (log.startsWith(`${this.dir}/pool/`)) return { pid, kind: 'idle' };
+      return log.startsWith(`${this.dir}/sandboxes/`) ? { pid, kind: 'vmm' } : null;
     } catch {
       // It has ended while it was looked at, or its details are the kernel's alone.
       return null;

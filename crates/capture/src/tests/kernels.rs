@@ -38,7 +38,7 @@ fn without_unpopulated() -> Userfaultfd {
     // SAFETY: `api` has the layout of struct uffdio_api and outlives the call.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), UFFDIO_API, &mut api) };
     assert_eq!(result, 0, "UFFDIO_API: {}", std::io::Error::last_os_error());
-    Userfaultfd::adopt(fd)
+    Userfaultfd::adopt(fd).expect("a userfaultfd")
 }
 
 /// Over a file such a kernel marks all pages; anonymous memory is another matter.

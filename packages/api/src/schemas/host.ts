@@ -1,6 +1,16 @@
 import { Type, type Static } from 'typebox';
 import { Count, Nullable } from './common.ts';
 
+/** One thing that the process of a VM can be kept from. */
+export const IsolationInfo = Type.Object({
+  /** Such as `own_user`, `seccomp`, `mount_namespace`. */
+  id: Type.String(),
+  ok: Type.Boolean(),
+  /** What that means, or why it cannot be had on this host. */
+  detail: Type.String(),
+});
+export type IsolationInfo = Static<typeof IsolationInfo>;
+
 export const EngineInfo = Type.Object({
   name: Type.String(),
   version: Type.String(),
@@ -9,6 +19,8 @@ export const EngineInfo = Type.Object({
   reason: Type.String(),
   /** Why a live branch cannot be had here; null when it can. */
   live_unavailable: Nullable(Type.String()),
+  /** How the processes of VMs are confined; what a host does not allow has `ok: false`. */
+  isolation: Type.Array(IsolationInfo),
 });
 export type EngineInfo = Static<typeof EngineInfo>;
 

@@ -1,11 +1,12 @@
 import { readdir, readFile, readlink } from 'node:fs/promises';
+import { dirname } from 'node:path';
 
 import type { ProcessId } from '@forkd/engine';
 import { isRunning, killProcess, readStartTicks } from '@forkd/engine';
 
 import { sleep } from '../deadline.ts';
 
-/** A VMM process, and the directory that it works in. */
+/** A VMM process, and the directory of its sockets and logs. */
 export interface Stray extends ProcessId {
   dir: string;
 }
@@ -14,8 +15,9 @@ const endWaitMs = 5_000;
 const endPollMs = 10;
 
 /**
- * The VMMs that run in these directories. A VMM's environment has what it told its shim, so that a shell that somebody
- * opened there is not taken for one.
+ * The VMMs of these directories. A VMM has a root of its own and no working directory of ours, but from its first instant
+ * its standard output is the log in its directory, also after that was moved. Its environment has what it told its shim,
+ * so that a program with which somebody looks at the log is not taken for one.
  */
 export async function findVmms(dirs: ReadonlySet<string>): Promise<Stray[]> {
   const found: Stray[] = [];
@@ -23,7 +25,7 @@ export async function findVmms(dirs: ReadonlySet<string>): Promise<Stray[]> {
   for (const name of await readdir('/proc')) {
     const pid = Number(name);
     if (!Number.isSafeInteger(pid)) continue;
-    const dir = await readlink(`/proc/${pid}/cwd`).catch(() => '');
+    const dir = dirname(await readlink(`/proc/${pid}/fd/1`).catch(() => ''));
     if (!dirs.has(dir)) continue;
     const environment = await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '');
     if (!environment.split('\0').some((entry) => entry.startsWith('FORKD_SHIM_SANDBOX='))) continue;

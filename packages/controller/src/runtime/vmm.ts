@@ -152,6 +152,7 @@ export class Vmm {
   async #createEngine(pager: Pager): Promise<ProbedEngine> {
     const signal = this.#closed.signal;
     const shim = await requireBinary(this.#binaries, 'shim');
+    const jail = await requireBinary(this.#binaries, 'jail');
     const probeKernel = await this.#boot.known();
     const pool = {
       dir: this.#paths.pool,
@@ -159,9 +160,12 @@ export class Vmm {
       onError: (error: unknown) =>
         this.#log.warn({ reason: messageOf(error) }, 'could not start a VMM ahead of a fork'),
     };
-    const options = { cacheDir: this.#paths.cache, shim, pager, pool, signal };
+    const options = { cacheDir: this.#paths.cache, shim, jail, pager, pool, signal };
     const engine = await QemuEngine.create(probeKernel === null ? options : { ...options, probeKernel });
     this.#log.info({ version: engine.version, accelerator: engine.accelerator }, engine.acceleratorReason);
+    for (const { id, ok, detail } of engine.isolation) {
+      if (!ok) this.#log.warn({ isolation: id, reason: detail }, 'VMMs are confined by less than they could be');
+    }
     return { engine, probed: probeKernel !== null };
   }
 }

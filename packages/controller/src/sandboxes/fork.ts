@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 
 import type { CreateSandboxesRequest } from '@forkd/api';
 import { ApiError, limits as apiLimits, newSandboxId } from '@forkd/api';
-import type { Machine } from '@forkd/engine';
+import type { Engine, Machine } from '@forkd/engine';
 import type { Store } from '@forkd/store';
 import type { Logger } from 'pino';
 
@@ -58,7 +58,6 @@ export class ForkService {
     signal: AbortSignal,
     owner: Partial<ForkOwner> = {},
   ): Promise<Sandbox[] | PartialFork> {
-    refuseUnsupported(request);
     const settings = settingsOf(request, owner);
     this.#registry.assertNameFree(settings.name);
     const { snapshot_tag: tag, n = apiLimits.forkCountDefault } = request;
@@ -67,9 +66,11 @@ export class ForkService {
     try {
       const runtime = await this.#vmm.use(signal);
       const machine = machineFor(runtime.engine, tag, source.machine);
+      refuseUnenforced(request, runtime.engine);
+      const memoryLimitMib = request.memory_limit_mib ?? undefined;
       await this.#checkBlobs(source, signal);
       await admit(`A fork of ${n} from '${tag}'`, n, limits.vmOverheadBytes);
-      const plan: ChildPlan = { runtime, source, machine, settings };
+      const plan: ChildPlan = { runtime, source, machine, memoryLimitMib, settings };
       const started = await (request.partial === true
         ? this.#startSome(plan, n, signal)
         : this.#startAll(plan, n, signal));
@@ -121,7 +122,7 @@ export class ForkService {
   }
 
   async #startChild(plan: ChildPlan, id: string, children: Set<Sandbox>, signal: AbortSignal): Promise<Sandbox> {
-    const { runtime, source, machine } = plan;
+    const { runtime, source, machine, memoryLimitMib } = plan;
     const sandbox = await this.#registry.reserve(recordOf(id, plan), needsOf(source));
     children.add(sandbox);
     signal.throwIfAborted();
@@ -136,6 +137,7 @@ export class ForkService {
       deviceState: this.#store.blobPath(source.deviceState.digest),
       signal,
       timeoutMs: limits.restoreTimeoutMs,
+      ...(memoryLimitMib !== undefined && { memoryLimitMib }),
     });
     this.#registry.attach(sandbox, vm);
     const forkMs = performance.now() - beganMs;
@@ -164,6 +166,7 @@ interface ChildPlan {
   runtime: Runtime;
   source: ForkSource;
   machine: Machine;
+  memoryLimitMib: number | undefined;
   settings: Settings;
 }
 
@@ -202,7 +205,7 @@ function needsOf(source: ForkSource): string[] {
   return [...source.stack, source.deviceState.digest, source.rootDisk.digest];
 }
 
-function recordOf(id: string, { source, settings }: ChildPlan): SandboxRecord {
+function recordOf(id: string, { source, memoryLimitMib, settings }: ChildPlan): SandboxRecord {
   return {
     format: 2,
     id,
@@ -220,6 +223,7 @@ function recordOf(id: string, { source, settings }: ChildPlan): SandboxRecord {
     fork_ms: null,
     ready_ms: null,
     vm: null,
+    ...(memoryLimitMib !== undefined && { memory_limit_mib: memoryLimitMib }),
     paused: false,
     ...settings,
   };
@@ -242,11 +246,13 @@ function settingsOf(request: CreateSandboxesRequest, owner: Partial<ForkOwner>):
   };
 }
 
-/** What the wire knows and this version cannot do is refused: a limit that is not enforced would be worse. */
-function refuseUnsupported(request: CreateSandboxesRequest): void {
-  if (request.memory_limit_mib == null) return;
-  const sentence = `Fork of '${request.snapshot_tag}': memory_limit_mib is not there yet: sandboxes are not put into cgroups.`;
-  throw new ApiError('unsupported', sentence, { hint: 'Leave it out.' });
+/** Before anything is started: a limit that nobody enforces would be worse than none. */
+function refuseUnenforced({ snapshot_tag: tag, memory_limit_mib: mib }: CreateSandboxesRequest, engine: Engine): void {
+  const why = engine.memoryLimitUnavailable;
+  if (mib == null || why === null) return;
+  throw new ApiError('unsupported', `Fork of '${tag}': memory_limit_mib cannot be enforced: ${why}`, {
+    hint: 'Leave it out.',
+  });
 }
 
 function round(ms: number): number {

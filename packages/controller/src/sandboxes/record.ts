@@ -55,6 +55,8 @@ export const SandboxRecord = Type.Object({
   last_branch_memory_path: Nullable(Type.String()),
   fork_ms: Nullable(Type.Number()),
   ready_ms: Nullable(Type.Number()),
+  /** Of the VMM's own memory; without it there is none. */
+  memory_limit_mib: Type.Optional(Type.Integer({ minimum: 1 })),
   /** `null` until the VM runs. */
   vm: Nullable(VmSchema),
   name: Nullable(Type.String()),

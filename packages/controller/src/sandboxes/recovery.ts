@@ -2,7 +2,7 @@ import { join } from 'node:path';
 
 import { ApiError } from '@forkd/api';
 import type { EngineErrorCode, Vm, VmRecord } from '@forkd/engine';
-import { EngineError, isRunning } from '@forkd/engine';
+import { EngineError, isRunning, removeMemoryLimit } from '@forkd/engine';
 import { removeTree } from '@forkd/store';
 import type { Logger } from 'pino';
 
@@ -72,6 +72,7 @@ export class Recovery {
     }
     found.ended = await this.#endStrays(dead);
     for (const { id, dir } of dead) {
+      await removeMemoryLimit(vmDirOf(dir));
       await removeTree(this.#root, dir);
       found.removed += 1;
       this.#log.info({ sandbox: id }, 'removed what was left of a sandbox that does not run');
@@ -132,6 +133,11 @@ export class Recovery {
   async #endStrays(dead: readonly FoundRecord[]): Promise<number> {
     let ended = 0;
     const strays = await findVmms(new Set(dead.map(({ dir }) => vmDirOf(dir))));
+    for (const { record } of dead) {
+      // Also one that has hidden itself from such a search.
+      const vm = record?.vm ?? null;
+      if (vm !== null && !strays.some(({ pid }) => pid === vm.pid) && (await isRunning(vm))) strays.push(vm);
+    }
     for (const stray of strays) {
       const gone = await endProcess(stray);
       this.#log.warn({ ...stray, gone }, 'ended the process of a sandbox that was half-made or cannot be taken over');

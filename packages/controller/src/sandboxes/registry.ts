@@ -149,7 +149,7 @@ export class Registry {
     if (sandbox.vm !== vm || sandbox.state === 'ending' || sandbox.state === 'gone') return;
     this.#log.warn({ sandbox: sandbox.id, ...exit }, 'the VMM of a sandbox ended by itself');
     // Of a VM that another controller started only the end is seen, not how it came.
-    const how = exit.signal ?? (exit.code === null ? null : `exit code ${exit.code}`);
+    const how = exit.why ?? exit.signal ?? (exit.code === null ? null : `exit code ${exit.code}`);
     const sentence = `Sandbox ${sandbox.id} ended by itself${how === null ? '' : ` (${how})`}.`;
     await this.#end(sandbox, new ApiError('guest_unreachable', sentence, { hint: exit.log.slice(-hintBytesMax) }));
   }

@@ -77,7 +77,7 @@ export class Sandbox {
       guest_addr: `unix:${vm?.agentSocket ?? ''}`,
       created_at_unix: record.created_at_unix,
       pid: vm?.record.pid ?? null,
-      memory_limit_mib: null,
+      memory_limit_mib: record.memory_limit_mib ?? null,
       has_branched: record.branch_count > 0,
       last_branch_memory_path: record.last_branch_memory_path,
       branch_count: record.branch_count,

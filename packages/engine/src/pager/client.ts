@@ -48,7 +48,7 @@ export class Pager {
   readonly tscKhz: number;
   /** Why `live` cannot work on this host; `null` when it can. */
   readonly liveUnavailable: string | null;
-  /** Where VMMs call in. */
+  /** Where VMMs call in; nothing else is in its directory. */
   readonly shimSocket: string;
   /** Settles when the connection is lost. */
   readonly gone: Promise<void>;
@@ -59,7 +59,7 @@ export class Pager {
     this.pid = hello.pid;
     this.tscKhz = hello.tsc_khz;
     this.liveUnavailable = hello.live_unavailable;
-    this.shimSocket = `${runDir}/shim.sock`;
+    this.shimSocket = `${runDir}/shims/shim.sock`;
     this.gone = link.gone;
   }
 

@@ -24,7 +24,11 @@ chardev_socket: string,
 /**
  * Where the pager listens for the client of the guest channel.
  */
-agent_socket: string, };
+agent_socket: string, 
+/**
+ * Which process may call under this name. A name alone is no proof: any VMM could give another's.
+ */
+caller: Caller, };
 
 export type Answer = { "answer": "hello", protocol: number, version: string, pid: number, 
 /**
@@ -132,6 +136,11 @@ pages_by_copy: number, pages_by_fault: number,
 faults: number, fault_wait_ns_p50: number, fault_wait_ns_p99: number, fault_wait_ns_max: number, ready_us: number, durable_us: number, };
 
 /**
+ * How the pager tells a VMM from another that pretends to be it.
+ */
+export type Caller = { "key": string } | { "pid": number };
+
+/**
  * A failure as it crosses the socket.
  */
 export type Fault = { code: FaultCode, 
@@ -185,7 +194,11 @@ monitor_socket: string,
 /**
  * QEMU's end of the guest channel.
  */
-chardev_socket: string, };
+chardev_socket: string, 
+/**
+ * What its shim will show.
+ */
+key: string, };
 
 /**
  * One line to the controller.

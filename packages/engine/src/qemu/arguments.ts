@@ -1,7 +1,17 @@
 import type { Accelerator, KernelFiles, Machine } from '../types.ts';
 
-/** The descriptor under which the shim gives QEMU its memory file; the shim's `PLACEHOLDER_FD`. */
+/**
+ * The descriptors under which a VMM finds what the launcher leaves it; twins of the numbers in
+ * `crates/vmm-jail/src/inheritance.rs` and, for the memory, of the shim's `PLACEHOLDER_FD`.
+ */
 const MEMORY_FD = 100;
+const ROOT_IMAGE_FD = 102;
+const CONSOLE_FD = 103;
+const MONITOR_FD = 104;
+const PAGER_MONITOR_FD = 105;
+const CHANNEL_FD = 106;
+/** The first of the files that it has a copy of. */
+const FILES_FD = 110;
 
 /** The descriptor on which a VMM finds its device state. */
 const DEVICE_STATE_FD = 3;
@@ -9,7 +19,7 @@ const DEVICE_STATE_FD = 3;
 /** The pipe through which the shim gives a VMM that waits its device state; the shim's `INCOMING_FD`. */
 const INCOMING_FD = 101;
 
-/** Names of the files in a sandbox's directory, which is the VMM's working directory. */
+/** Names of the files in a sandbox's directory, which the VMM has open and cannot see. */
 export const FILES = {
   /** The engine's own monitor. */
   monitor: 'monitor.sock',
@@ -37,14 +47,39 @@ export function cpuModel(accelerator: Accelerator): string {
   return accelerator === 'kvm' ? 'host' : 'Nehalem-v1,+rdrand';
 }
 
+/** What of its host a VMM works with, as its command line says it. */
+export interface Host {
+  /** Of guest memory. */
+  memoryPath: string;
+  rootImagePath: string;
+  consolePath: string;
+  /** Where it listens: `fd=…` or `path=…`. */
+  monitor: string;
+  pagerMonitor: string;
+  channel: string;
+  /** Descriptors that are named by the paths. */
+  descriptors: readonly number[];
+}
+
+/** One that was started by the launcher: it has descriptors, and no files. */
+const CONFINED: Host = {
+  memoryPath: `/proc/self/fd/${MEMORY_FD}`,
+  rootImagePath: `/dev/fdset/${ROOT_IMAGE_FD}`,
+  consolePath: `/dev/fdset/${CONSOLE_FD}`,
+  monitor: `fd=${MONITOR_FD}`,
+  pagerMonitor: `fd=${PAGER_MONITOR_FD}`,
+  channel: `fd=${CHANNEL_FD}`,
+  descriptors: [ROOT_IMAGE_FD, CONSOLE_FD],
+};
+
 /** What both a boot and a restore are given. The devices and their order are part of a snapshot: change neither lightly. */
-function commonArguments(machine: Machine, rootImage: string): string[] {
-  const memory = `memory-backend-file,id=ram,size=${machine.mem_mib}M,mem-path=/proc/self/fd/${MEMORY_FD},share=off`;
+function commonArguments(machine: Machine, host: Host = CONFINED): string[] {
+  const memory = `memory-backend-file,id=ram,size=${machine.mem_mib}M,mem-path=${host.memoryPath},share=off`;
   const root = {
     driver: 'raw',
     'node-name': 'root',
     'read-only': true,
-    file: { driver: 'file', filename: rootImage, 'read-only': true },
+    file: { driver: 'file', filename: host.rootImagePath, 'read-only': true },
   };
   return [
     ['-M', `${machine.machine},memory-backend=ram`],
@@ -58,9 +93,12 @@ function commonArguments(machine: Machine, rootImage: string): string[] {
     ['-display', 'none'],
     ['-object', memory],
     ['-global', 'migration.send-configuration=off'],
-    ['-qmp', `unix:${FILES.monitor},server=on,wait=off`],
-    ['-qmp', `unix:${FILES.pagerMonitor},server=on,wait=off`],
-    ['-chardev', `file,id=console,path=${FILES.console},append=on`],
+    host.descriptors.flatMap((fd) => ['-add-fd', `fd=${fd},set=${fd}`]),
+    ['-chardev', `socket,id=monitor,${host.monitor},server=on,wait=off`],
+    ['-mon', 'chardev=monitor,mode=control'],
+    ['-chardev', `socket,id=pager,${host.pagerMonitor},server=on,wait=off`],
+    ['-mon', 'chardev=pager,mode=control'],
+    ['-chardev', `file,id=console,path=${host.consolePath},append=on`],
     ['-serial', 'chardev:console'],
     ['-blockdev', JSON.stringify(root)],
     ['-device', 'virtio-blk-device,drive=root'],
@@ -68,7 +106,7 @@ function commonArguments(machine: Machine, rootImage: string): string[] {
     ['-device', 'virtio-rng-device,rng=rng'],
     ['-device', 'vmgenid,guid=auto'],
     ['-device', 'virtio-serial-device'],
-    ['-chardev', `socket,id=agent,path=${FILES.chardev},server=on,wait=off`],
+    ['-chardev', `socket,id=agent,${host.channel},server=on,wait=off`],
     ['-device', 'virtserialport,chardev=agent,name=forkd.agent'],
   ].flat();
 }
@@ -79,24 +117,29 @@ function acceleration(machine: Machine): string {
   return `tcg,thread=${machine.vcpus > 1 ? 'multi' : 'single'},tb-size=64`;
 }
 
-/** How a VM starts from nothing. */
-export function bootArguments(machine: Machine, rootImage: string, kernel: KernelFiles, tscKhz: number): string[] {
+/** How a VM starts from nothing, with the files of {@link bootFiles}. */
+export function bootArguments(machine: Machine, tscKhz: number): string[] {
   return [
-    commonArguments(machine, rootImage),
-    ['-kernel', kernel.vmlinuz],
-    ['-initrd', kernel.initramfs],
+    commonArguments(machine),
+    ['-kernel', `/proc/self/fd/${FILES_FD}`],
+    ['-initrd', `/proc/self/fd/${FILES_FD + 1}`],
     ['-append', kernelCommandLine(machine.accelerator, tscKhz)],
   ].flat();
 }
 
+/** What {@link bootArguments} names, in order. */
+export function bootFiles({ vmlinuz, initramfs }: KernelFiles): string[] {
+  return [vmlinuz, initramfs];
+}
+
 /** How a VM starts from a device state, which it reads from {@link DEVICE_STATE_FD}. It needs no kernel. */
-export function restoreArguments(machine: Machine, rootImage: string): string[] {
-  return [...commonArguments(machine, rootImage), '-incoming', `fd:${DEVICE_STATE_FD}`];
+export function restoreArguments(machine: Machine, host?: Host): string[] {
+  return [...commonArguments(machine, host), '-incoming', `fd:${DEVICE_STATE_FD}`];
 }
 
 /** How a VMM starts that waits for its VM. */
-export function waitArguments(machine: Machine, rootImage: string): string[] {
-  return [...commonArguments(machine, rootImage), '-incoming', `fd:${INCOMING_FD}`];
+export function waitArguments(machine: Machine): string[] {
+  return [...commonArguments(machine), '-incoming', `fd:${INCOMING_FD}`];
 }
 
 /**

@@ -4,6 +4,7 @@ import type {
   Accelerator,
   BootSpec,
   Engine,
+  Isolation,
   KernelFiles,
   Machine,
   RestoreSpec,
@@ -11,7 +12,9 @@ import type {
   Vm,
   VmRecord,
 } from '../types.ts';
-import { bootArguments, cpuModel, MACHINE, restoreArguments } from './arguments.ts';
+import { bootArguments, bootFiles, cpuModel, MACHINE, restoreArguments } from './arguments.ts';
+import { Jail } from './jail.ts';
+import { MemoryLimits } from './memory-limit.ts';
 import { chooseAccelerator, readVersion } from './probe.ts';
 import { type Idle, type PoolOptions, VmmPool } from './pool.ts';
 import { adopt, launch, type Launch, wake } from './vm.ts';
@@ -24,6 +27,8 @@ export interface QemuOptions {
   cacheDir: string;
   /** The shim's shared library. */
   shim: string;
+  /** The program that starts VMMs. */
+  jail: string;
   pager: Pager;
   /** A kernel to try KVM with. Without one, KVM is used where the processor offers virtualization. */
   probeKernel?: KernelFiles;
@@ -40,16 +45,25 @@ export class QemuEngine implements Engine {
   readonly version: string;
   readonly accelerator: Accelerator;
   readonly acceleratorReason: string;
+  readonly isolation: readonly Isolation[];
+  readonly memoryLimitUnavailable: string | null;
   readonly #shim: string;
+  readonly #jail: Jail;
+  readonly #memoryLimits: MemoryLimits;
   readonly #pool: VmmPool | undefined;
 
-  private constructor(version: string, choice: { accelerator: Accelerator; reason: string }, options: QemuOptions) {
+  private constructor(parts: Parts, options: QemuOptions) {
+    const { version, choice, jail, memoryLimits } = parts;
     this.version = version;
     this.accelerator = choice.accelerator;
     this.acceleratorReason = choice.reason;
+    this.memoryLimitUnavailable = memoryLimits.unavailable;
+    this.isolation = [...jail.isolation, isolationOf(memoryLimits)];
     this.#shim = options.shim;
+    this.#jail = jail;
+    this.#memoryLimits = memoryLimits;
     const { pool, shim } = options;
-    if (pool && pool.sizeMax > 0) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim });
+    if (pool && pool.sizeMax > 0) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim, jail });
   }
 
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
@@ -58,7 +72,11 @@ export class QemuEngine implements Engine {
     const choice = options.accelerator
       ? { accelerator: options.accelerator, reason: 'It was asked for.' }
       : await chooseAccelerator({ ...options, program: PROGRAM, version });
-    return new QemuEngine(version, choice, options);
+    const [jail, memoryLimits] = await Promise.all([
+      Jail.open(options.jail, PROGRAM, options.cacheDir, options.signal),
+      MemoryLimits.probe(),
+    ]);
+    return new QemuEngine({ version, choice, jail, memoryLimits }, options);
   }
 
   machine(memMib: number, vcpus: number): Machine {
@@ -86,15 +104,20 @@ export class QemuEngine implements Engine {
 
   boot(spec: BootSpec): Promise<Vm> {
     const machine = this.machine(spec.memMib, spec.vcpus);
-    const args = bootArguments(machine, spec.rootImage, spec.kernel, spec.pager.tscKhz);
-    return this.#yield(() => launch({ ...this.#common(spec, machine), args, stack: [] }));
+    const args = bootArguments(machine, spec.pager.tscKhz);
+    const files = bootFiles(spec.kernel);
+    return this.#yield(() => launch({ ...this.#common(spec, machine), args, files, stack: [] }));
   }
 
   async restore(spec: RestoreSpec): Promise<Vm> {
     this.checkMachine(spec.machine);
-    const { machine, rootImage, pager, stack, deviceState } = spec;
-    const args = restoreArguments(machine, rootImage);
-    const options = { ...this.#common(spec, machine), args, stack, deviceState };
+    const { machine, rootImage, pager, stack, deviceState, memoryLimitMib } = spec;
+    if (memoryLimitMib !== undefined && this.memoryLimitUnavailable !== null) {
+      const sentence = `The VM ${spec.id} cannot be limited to ${memoryLimitMib} MiB. ${this.memoryLimitUnavailable}`;
+      throw new EngineError('unsupported', sentence, { hint: 'Leave the memory limit out.' });
+    }
+    const args = restoreArguments(machine);
+    const options = { ...this.#common(spec, machine), args, stack, deviceState, memoryLimitMib };
     return this.#yield(async () => {
       const idle = this.#pool?.take({ machine, rootImage }, pager);
       const woken = idle && (await this.#wake(idle, options));
@@ -128,7 +151,20 @@ export class QemuEngine implements Engine {
     return this.#pool ? this.#pool.yieldTo(start) : start();
   }
 
-  #common({ id, dir, pager, signal, timeoutMs }: BootSpec | RestoreSpec, machine: Machine) {
-    return { id, dir, pager, signal, timeoutMs, machine, program: PROGRAM, shim: this.#shim };
+  #common({ id, dir, rootImage, pager, signal, timeoutMs }: BootSpec | RestoreSpec, machine: Machine) {
+    const own = { program: PROGRAM, shim: this.#shim, jail: this.#jail, memoryLimits: this.#memoryLimits };
+    return { id, dir, rootImage, pager, signal, timeoutMs, machine, ...own };
   }
+}
+
+interface Parts {
+  version: string;
+  choice: { accelerator: Accelerator; reason: string };
+  jail: Jail;
+  memoryLimits: MemoryLimits;
+}
+
+function isolationOf({ unavailable }: MemoryLimits): Isolation {
+  const detail = unavailable ?? 'The memory of a VMM can be limited.';
+  return { id: 'memory_cgroup', ok: unavailable === null, detail };
 }

@@ -6,7 +6,8 @@ import type { Pager } from '../pager/client.ts';
 import { killProcess } from '../process.ts';
 import type { Machine, Shape } from '../types.ts';
 import { FILES, waitArguments } from './arguments.ts';
-import { startFailure } from './vm.ts';
+import type { Jail } from './jail.ts';
+import { explain, newKey } from './vm.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 /** Below this much available memory the host is not asked for VMMs that nobody has asked for, and those that wait end. */
@@ -31,6 +32,7 @@ export interface PoolOptions {
 export interface PoolParts extends PoolOptions {
   program: string;
   shim: string;
+  jail: Jail;
   availableBytes?: () => Promise<number | null>;
 }
 
@@ -150,6 +152,7 @@ export class VmmPool {
     const dir = join(this.#parts.dir, name);
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const { machine, rootImage } = shape;
+    const key = newKey();
     let idle: Waiting | undefined;
     try {
       await pager.prepare({
@@ -157,15 +160,12 @@ export class VmmPool {
         mem_bytes: machine.mem_mib * 2 ** 20,
         monitor_socket: join(dir, FILES.pagerMonitor),
         chardev_socket: join(dir, FILES.chardev),
+        key,
       });
-      const { program, shim } = this.#parts;
-      const args = waitArguments(machine, rootImage);
-      const process = await VmmProcess.start({ name, dir, program, args, machine, shim, pager, waits: true });
+      const own = { name, key, dir, args: waitArguments(machine) };
+      const process = await VmmProcess.start({ ...this.#parts, ...own, machine, rootImage, pager, waits: true });
       idle = { name, process, key: keyOf(shape), pager };
-      const ended = process.exited.then((exit) => {
-        throw startFailure(name, exit);
-      });
-      await Promise.race([pager.awaitIdle(name), ended]);
+      await untilIdle(idle);
     } catch (error) {
       if (idle) await this.#end(idle);
       else await discard(name, dir, pager);
@@ -207,6 +207,18 @@ export class VmmPool {
   async #isShortOfMemory(): Promise<boolean> {
     const available = await (this.#parts.availableBytes ?? availableMemoryBytes)();
     return available !== null && available < RESERVE_BYTES;
+  }
+}
+
+/** Its sockets are there before it is: that it ended may be seen by the pager first, and is told by its exit. */
+async function untilIdle({ name, process, pager }: Waiting): Promise<void> {
+  const ended = process.exited.then(() => {
+    throw new Error(`${name} has ended`);
+  });
+  try {
+    await Promise.race([pager.awaitIdle(name), ended]);
+  } catch (error) {
+    throw await explain(error, name, process.exited);
   }
 }
 

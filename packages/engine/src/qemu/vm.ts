@@ -1,12 +1,16 @@
+import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EngineError } from '../errors.ts';
 import { readTail } from '../files.ts';
 import type { Pager } from '../pager/client.ts';
+import type { Caller } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
 import type { Machine, Vm, VmExit, VmRecord } from '../types.ts';
 import { FILES } from './arguments.ts';
+import type { Jail } from './jail.ts';
+import { joinGroup, memoryLimitKill, type MemoryLimits, removeMemoryLimit } from './memory-limit.ts';
 import { waitUntilRunning } from './monitor.ts';
 import type { Idle } from './pool.ts';
 import { VmmProcess } from './vmm-process.ts';
@@ -19,6 +23,9 @@ const ADOPTED_POLL_MS = 250;
 
 const DEFAULT_TIMEOUT_MS = 30_000;
 
+/** Bytes of what a VMM shows its pager. */
+const KEY_BYTES = 16;
+
 /** How a VMM is started. */
 export interface Launch {
   id: string;
@@ -26,10 +33,16 @@ export interface Launch {
   program: string;
   args: readonly string[];
   machine: Machine;
+  rootImage: string;
   stack: readonly string[];
   /** The file that the VMM finds as its fourth descriptor. */
   deviceState?: string;
+  /** Files that it gets a copy of. */
+  files?: readonly string[];
+  memoryLimitMib?: number | undefined;
+  memoryLimits: MemoryLimits;
   shim: string;
+  jail: Jail;
   pager: Pager;
   signal: AbortSignal | undefined;
   timeoutMs: number | undefined;
@@ -43,23 +56,36 @@ export async function launch(options: Launch): Promise<Vm> {
   checkSocketPaths(options.dir);
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
   const { pager, id } = options;
-  await pager.announce(announcement(options.id, options.dir, options.machine, options.stack));
+  const key = newKey();
+  await pager.announce(announcement(options, { key }));
   let vm: Vm | undefined;
   try {
-    vm = vmOf(await VmmProcess.start({ ...options, name: id }), options);
+    const cgroup = await makeLimit(options);
+    vm = vmOf(await VmmProcess.start({ ...options, name: id, key, cgroup }), options);
     await inTime(vm, options, (signal) => waitUntilRunning(join(options.dir, FILES.monitor), signal));
     await pager.open(id);
     return vm;
   } catch (error) {
     await (vm ? vm.kill() : pager.release(id).catch(() => undefined));
+    if (!vm) await removeMemoryLimit(options.dir);
     throw error;
   }
+}
+
+/** What a VMM shows when it calls the pager. */
+export function newKey(): string {
+  return randomBytes(KEY_BYTES).toString('hex');
+}
+
+/** The cgroup of a VMM that has a memory limit. */
+async function makeLimit({ dir, memoryLimitMib, memoryLimits }: Launch): Promise<string | undefined> {
+  return memoryLimitMib === undefined ? undefined : memoryLimits.create(dir, memoryLimitMib);
 }
 
 /** Gives a VMM that waits its VM. On failure the VMM has ended. */
 export async function wake(idle: Idle, options: Launch & { deviceState: string }): Promise<Vm> {
   checkSocketPaths(options.dir);
-  const { pager, id, dir, machine, stack, deviceState } = options;
+  const { pager, dir, deviceState } = options;
   const vmm = idle.process;
   try {
     await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
@@ -73,7 +99,9 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
   vmm.dir = dir;
   const vm = vmOf(vmm, options);
   try {
-    const announce = announcement(id, dir, machine, stack);
+    const cgroup = await makeLimit(options);
+    if (cgroup !== undefined) await joinGroup(cgroup, vmm.pid);
+    const announce = announcement(options, { pid: vmm.pid });
     await inTime(vm, options, (signal) => pager.wake({ vmm: idle.name, announce, device_state: deviceState }, signal));
     return vm;
   } catch (error) {
@@ -87,7 +115,7 @@ export async function adopt(record: VmRecord, pager: Pager, paused: boolean): Pr
   if (!(await isRunning(record))) return null;
   const { sandboxes } = await pager.inventory();
   if (!sandboxes.some((held) => held.sandbox === record.id)) {
-    await pager.announce(announcement(record.id, record.dir, record.machine, record.stack));
+    await pager.announce(announcement(record, { pid: record.pid }));
   }
   await pager.open(record.id, paused);
   return new QemuVm(record, pager, endOfProcess(record));
@@ -96,12 +124,14 @@ export async function adopt(record: VmRecord, pager: Pager, paused: boolean): Pr
 /** The VM that a process runs. */
 function vmOf(vmm: VmmProcess, { id, machine, stack, pager }: Pick<Launch, 'id' | 'machine' | 'stack' | 'pager'>): Vm {
   const { dir, pid, startTicks, exited } = vmm;
-  return new QemuVm({ id, dir, pid, startTicks, machine, stack }, pager, exited);
+  const explained = exited.then(async (exit) => ({ ...exit, why: await memoryLimitKill(vmm.dir) }));
+  return new QemuVm({ id, dir, pid, startTicks, machine, stack }, pager, explained);
 }
 
-function announcement(id: string, dir: string, machine: Machine, stack: readonly string[]) {
+function announcement({ id, dir, machine, stack }: Pick<Launch, 'id' | 'dir' | 'machine' | 'stack'>, caller: Caller) {
   return {
     sandbox: id,
+    caller,
     mem_bytes: machine.mem_mib * 2 ** 20,
     stack: [...stack],
     monitor_socket: join(dir, FILES.pagerMonitor),
@@ -136,7 +166,7 @@ async function inTime(vm: Vm, options: Launch, start: (signal: AbortSignal) => P
     await Promise.race([ready, ended]);
   } catch (error) {
     options.signal?.throwIfAborted();
-    if (!deadline.aborted) throw await explain(error, vm);
+    if (!deadline.aborted) throw await explain(error, vm.record.id, vm.exited);
     throw new EngineError('vm_start_timeout', `The VM ${vm.record.id} did not run within ${timeoutMs} ms.`, {
       hint: await readTail(join(options.dir, FILES.log)),
       cause: error,
@@ -150,15 +180,15 @@ async function inTime(vm: Vm, options: Launch, start: (signal: AbortSignal) => P
 }
 
 /** A monitor that closes and a process that ends are one event seen twice: the exit knows the reason. */
-async function explain(failure: unknown, vm: Vm): Promise<unknown> {
-  const exit = await Promise.race([vm.exited, delay(ADOPTED_POLL_MS, null, { ref: false })]);
-  return exit ? startFailure(vm.record.id, exit) : failure;
+export async function explain(failure: unknown, id: string, exited: Promise<VmExit>): Promise<unknown> {
+  const exit = await Promise.race([exited, delay(ADOPTED_POLL_MS, null, { ref: false })]);
+  return exit ? startFailure(id, exit) : failure;
 }
 
-export function startFailure(id: string, exit: VmExit): EngineError {
-  const how = exit.signal ?? `status ${exit.code}`;
+function startFailure(id: string, exit: VmExit): EngineError {
+  const how = exit.why ?? exit.signal ?? `status ${exit.code}`;
   const last = exit.log.split('\n').slice(-3).join('\n');
-  return new EngineError('vm_start_failed', `The VMM of ${id} ended with ${how} before the VM ran.`, {
+  return new EngineError('vm_start_failed', `The VMM of ${id} ended before the VM ran: ${how}.`, {
     hint: last === '' ? 'It left no message.' : `It said: ${last}`,
   });
 }
@@ -166,7 +196,8 @@ export function startFailure(id: string, exit: VmExit): EngineError {
 async function endOfProcess(record: VmRecord): Promise<VmExit> {
   // Node has no way to wait for a process that is not its child.
   while (await isRunning(record)) await delay(ADOPTED_POLL_MS, undefined, { ref: false });
-  return { code: null, signal: null, log: await readTail(join(record.dir, FILES.log)) };
+  const [log, why] = await Promise.all([readTail(join(record.dir, FILES.log)), memoryLimitKill(record.dir)]);
+  return { code: null, signal: null, why, log };
 }
 
 class QemuVm implements Vm {
@@ -191,6 +222,7 @@ class QemuVm implements Vm {
   async #end(): Promise<void> {
     await killProcess(this.record);
     await this.exited;
+    await removeMemoryLimit(this.record.dir);
     // A pager that has gone holds nothing that would need to be released.
     await this.#pager.release(this.record.id).catch(() => undefined);
     const sockets = [FILES.monitor, FILES.pagerMonitor, FILES.chardev, FILES.agent];

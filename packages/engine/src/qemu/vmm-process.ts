@@ -7,17 +7,26 @@ import type { Pager } from '../pager/client.ts';
 import { readStartTicks } from '../process.ts';
 import type { Machine, VmExit } from '../types.ts';
 import { FILES } from './arguments.ts';
+import type { Jail } from './jail.ts';
 
 /** How a VMM's process is started. */
 export interface ProcessOptions {
   /** The name under which its shim calls the pager. */
   name: string;
-  /** Its working directory, which exists. */
+  /** What proves to the pager that it is that one. */
+  key: string;
+  /** The directory of its sockets and logs, which exists. */
   dir: string;
   program: string;
   args: readonly string[];
   machine: Machine;
+  rootImage: string;
+  /** Files that it gets a copy of. */
+  files?: readonly string[];
+  /** The cgroup that it is put into before it runs. */
+  cgroup?: string | undefined;
   shim: string;
+  jail: Jail;
   pager: Pager;
   /** Whether it waits for its VM, as the pager has been told with `prepare`. */
   waits?: boolean;
@@ -49,8 +58,10 @@ export class VmmProcess {
       files.push(log);
       const state = options.deviceState === undefined ? undefined : await open(options.deviceState, 'r');
       if (state) files.push(state);
-      const child = spawn(options.program, options.args, {
-        cwd: options.dir,
+      const { jail, pager, machine } = options;
+      const [pagerSocket, memBytes] = [pager.shimSocket, machine.mem_mib * 2 ** 20];
+      const args = jail.arguments({ files: [], ...options, pagerSocket, memBytes });
+      const child = spawn(jail.launcher, args, {
         // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
         detached: true,
         env: environment(options),
@@ -60,7 +71,7 @@ export class VmmProcess {
       // Listened for at once: a process that is killed in its first milliseconds must not end unnoticed.
       let started: VmmProcess | undefined;
       const exited = endOfChild(child, () => join(started?.dir ?? options.dir, FILES.log));
-      await spawned(child, options.program);
+      await spawned(child, jail.launcher);
       // One that has ended already has no start to be read; its end is reported in its place.
       started = new VmmProcess(child, options.dir, exited, (await readStartTicks(child.pid ?? 0)) ?? 0);
       return started;
@@ -70,12 +81,12 @@ export class VmmProcess {
   }
 }
 
-function environment({ name, machine, pager, shim, waits = false }: ProcessOptions): NodeJS.ProcessEnv {
+/** What the launcher hands on; it adds where the shim and the pager are, as the VMM sees them. */
+function environment({ name, key, machine, waits = false }: ProcessOptions): NodeJS.ProcessEnv {
   return {
     PATH: process.env['PATH'],
-    LD_PRELOAD: shim,
     FORKD_SHIM_SANDBOX: name,
-    FORKD_SHIM_SOCKET: pager.shimSocket,
+    FORKD_SHIM_KEY: key,
     FORKD_SHIM_MEM_BYTES: String(machine.mem_mib * 2 ** 20),
     ...(waits && { FORKD_SHIM_WAITS: '1' }),
   };
@@ -87,7 +98,7 @@ function spawned(child: ChildProcess, program: string): Promise<void> {
     child.once('error', (cause) =>
       reject(
         new EngineError('engine_missing', `${program} could not be started.`, {
-          hint: 'Install it with: apt-get install qemu-system-x86',
+          hint: 'Build it with: cargo build --release',
           cause,
         }),
       ),
@@ -98,7 +109,7 @@ function spawned(child: ChildProcess, program: string): Promise<void> {
 function endOfChild(child: ChildProcess, log: () => string): Promise<VmExit> {
   return new Promise((resolve) => {
     child.once('exit', (code, signal) => {
-      void readTail(log()).then((text) => resolve({ code, signal, log: text }));
+      void readTail(log()).then((text) => resolve({ code, signal, why: null, log: text }));
     });
   });
 }
