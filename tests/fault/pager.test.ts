@@ -1,11 +1,14 @@
 /** The pager as its clients meet it: started once however many ask, clear about wrong requests, and not brought down by any. */
 import { mkdir, mkdtemp, rm } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { once } from 'node:events';
+import { connect, type Socket } from 'node:net';
 import path from 'node:path';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
-import { Pager, QemuEngine } from '@forkd/engine';
+import { type Caller, Pager, QemuEngine } from '@forkd/engine';
 import { BUILT, requireBuilt } from '@forkd/lab';
 import { until } from '@forkd/testing';
+
+const WAIT_MS = 10_000;
 
 describe('the pager', () => {
   let dir: string;
@@ -121,6 +124,89 @@ describe('the pager', () => {
       hint: expect.stringContaining('nobody.sock'),
     });
     expect((await pager.inventory()).sandboxes).toEqual([]);
+  });
+
+  /** A call as a shim's, of this process. Resolves with what comes back first; empty when it is hung up on. */
+  function call(hello: object): Promise<{ socket: Socket; answer: Buffer }> {
+    const socket = connect(pager.shimSocket);
+    socket.write(`${JSON.stringify({ protocol: 3, key: 'k', ...hello })}\n`);
+    return new Promise((resolve) => {
+      socket.once('data', (answer: Buffer) => resolve({ socket, answer }));
+      socket.once('close', () => resolve({ socket, answer: Buffer.alloc(0) }));
+      socket.on('error', () => undefined);
+    });
+  }
+
+  function announceTo(sandbox: string, caller: Caller): Promise<void> {
+    const [monitor_socket, chardev_socket, agent_socket] = ['m', 'c', 'a'].map((name) => path.join(dir, name)) as [
+      string,
+      string,
+      string,
+    ];
+    return pager.announce({
+      sandbox,
+      mem_bytes: 2 ** 20,
+      stack: [],
+      monitor_socket,
+      chardev_socket,
+      agent_socket,
+      caller,
+    });
+  }
+
+  const memory = JSON.stringify([{ base_host_virt_addr: 2 ** 20, size: 2 ** 20, offset: 0, page_size: 4096 }]);
+
+  async function attachedPid(sandbox: string): Promise<number | null | undefined> {
+    return (await pager.inventory()).sandboxes.find((held) => held.sandbox === sandbox)?.pid;
+  }
+
+  it('gives the memory of a VM to who shows its key, and to no other process after that', async () => {
+    await announceTo('x', { key: 'right' });
+    expect((await call({ sandbox: 'x', key: 'wrong', wants: 'plan' })).answer).toHaveLength(0);
+    const { socket, answer } = await call({ sandbox: 'x', key: 'right', wants: 'plan' });
+    expect(answer.length).toBeGreaterThan(0);
+    socket.write(memory);
+    await until('it is attached', WAIT_MS, async () => (await attachedPid('x')) === process.pid);
+    await announceTo('y', { pid: process.ppid });
+    expect((await call({ sandbox: 'y', wants: 'plan' })).answer).toHaveLength(0);
+    socket.destroy();
+  });
+
+  it('takes for the VMM that it is told of only that process, whoever called before', async () => {
+    const { socket } = await call({ sandbox: 'x', wants: 'nothing' });
+    socket.write(memory);
+    await announceTo('x', { pid: process.ppid });
+    // Answered after the call was: what came of it can be seen.
+    await announceTo('y', { pid: process.pid });
+    const again = await call({ sandbox: 'y', wants: 'nothing' });
+    again.socket.write(memory);
+    await until('the right one is attached', WAIT_MS, async () => (await attachedPid('y')) === process.pid);
+    expect(await attachedPid('x')).toBeNull();
+    socket.destroy();
+    again.socket.destroy();
+  });
+
+  it('refuses a VMM whose memory is not as large as was announced', async () => {
+    await announceTo('x', { pid: process.pid });
+    const { socket } = await call({ sandbox: 'x', wants: 'nothing' });
+    const closed = once(socket, 'close');
+    socket.write(memory.replace(`"size":${2 ** 20}`, `"size":${2 ** 40}`));
+    socket.resume();
+    await closed;
+    expect(await attachedPid('x')).toBeNull();
+  });
+
+  it('answers so many calls of one process at the same time, and no more', async () => {
+    const calls = [];
+    for (let index = 0; index < 4; index += 1) calls.push(await call({ sandbox: `early-${index}`, wants: 'nothing' }));
+    expect(calls.map(({ answer }) => answer.length > 0)).toEqual([true, true, true, true]);
+    expect((await call({ sandbox: 'early-4', wants: 'nothing' })).answer).toHaveLength(0);
+    for (const { socket } of calls) socket.destroy();
+    await until('there is room again', WAIT_MS, async () => {
+      const { socket, answer } = await call({ sandbox: 'early-4', wants: 'nothing' });
+      socket.destroy();
+      return answer.length > 0;
+    });
   });
 
   it('a directory whose sockets would have too long a path is refused before anything is started', async () => {

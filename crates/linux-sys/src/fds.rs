@@ -88,19 +88,9 @@ pub fn receive_with_fds(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<Ow
 pub fn peer_pid(socket: &UnixStream) -> io::Result<i32> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    let (fd, value) = (socket.as_raw_fd(), (&raw mut credentials).cast());
     // SAFETY: writes one ucred, whose size it is told.
-    check(
-        unsafe {
-            libc::getsockopt(
-                socket.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_PEERCRED,
-                (&raw mut credentials).cast(),
-                &mut size,
-            )
-        }
-        .into(),
-    )?;
+    check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, value, &mut size) }.into())?;
     Ok(credentials.pid)
 }
 

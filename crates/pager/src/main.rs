@@ -101,7 +101,7 @@ fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
 /// A directory that VMMs, which are other users, may look into; others do not get as far as it.
 fn open_to_vmms(path: &Path) -> io::Result<()> {
     match std::fs::create_dir(path) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => std::fs::set_permissions(path, Permissions::from_mode(0o711)),
     }
 }

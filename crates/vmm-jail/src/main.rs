@@ -63,7 +63,11 @@ fn start(run: &Run) -> Result<(), String> {
         .bequeath()
         .map_err(|error| format!("leaving the VMM its descriptors: {error}"))?;
     let mut command = Command::new(&program);
-    command.args(&run.arguments).envs(inheritance.environment());
+    // It starts nothing, and needs nothing of the host's own environment.
+    command
+        .args(&run.arguments)
+        .env_remove("PATH")
+        .envs(inheritance.environment());
     Err(format!("starting {}: {}", program.display(), command.exec()))
 }
 

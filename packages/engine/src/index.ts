@@ -9,6 +9,7 @@ export type {
   BranchEvent,
   BranchMode,
   BranchStats,
+  Caller,
   HeldLayer,
   HeldSandbox,
   MemoryUse,

@@ -9,6 +9,7 @@ import {
   type BranchDone,
   type KernelFiles,
   type Machine,
+  type RestoreSpec,
   type Shape,
   type Vm,
 } from '@forkd/engine';
@@ -122,8 +123,8 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Starts a VM from a point; resolves when it runs. */
-  async restore(point: Point): Promise<Vm> {
-    return this.#track(await this.engine.restore({ ...this.#spec(), ...point }));
+  async restore(point: Point, limit: Pick<RestoreSpec, 'memoryLimitMib'> = {}): Promise<Vm> {
+    return this.#track(await this.engine.restore({ ...this.#spec(), ...point, ...limit }));
   }
 
   /** Resolves when so many VMMs wait for a restore from `point`, as far as `poolMax` allows. */

@@ -1,0 +1,314 @@
+/**
+ * The process of a sandbox's VM is confined, shown on VMMs that run real guests: by what the kernel says of the process, by what
+ * a program sees and reaches that has the VMM's user, root and namespaces, and by the pager refusing one VMM that pretends to
+ * be another. All that a sandbox does works there, and where a host allows less, what is lost is said and the rest still works.
+ */
+import { execFile } from 'node:child_process';
+import { appendFile, readdir, readFile, stat, truncate } from 'node:fs/promises';
+import path from 'node:path';
+import { promisify } from 'node:util';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Pager } from '@forkd/engine';
+import { BUILT, Lab, REPO, sh } from '@forkd/lab';
+import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
+import {
+  asUser,
+  fieldsOf,
+  insideOf,
+  limitsOf,
+  namespaceOf,
+  openFilesOf,
+  statusOf,
+  userOf,
+} from '../support/process.ts';
+
+const USERS_FROM = 1_879_048_192;
+const NO_CAPABILITY = '0000000000000000';
+const FILE_BYTES_MAX = 16 * 2 ** 20;
+const WAIT_MS = 30_000;
+/** Of a plan. */
+const HEADER_BYTES = 48;
+
+/** Prints, of each path, whether it can be listed, read or connected to. */
+const REACH = `use Socket; for my $p (@ARGV) {
+  socket(my $s, AF_UNIX, SOCK_STREAM, 0);
+  my $how = opendir(my $d, $p) ? "listed" : open(my $f, "<", $p) ? "read" : connect($s, pack_sockaddr_un($p)) ? "connected" : "no";
+  print "$how "; }`;
+
+/** Greets the pager as somebody else, sends a memory of its own, and prints how many bytes come back. */
+const PRETEND = `use Socket; my ($path, $hello) = @ARGV;
+  socket(my $s, AF_UNIX, SOCK_STREAM, 0); connect($s, pack_sockaddr_un($path)) or die "connect: $!";
+  send($s, "$hello\\n", MSG_NOSIGNAL); sleep 1;
+  send($s, '[{"base_host_virt_addr":4096,"size":268435456,"offset":0,"page_size":4096}]', MSG_NOSIGNAL);
+  my $n = 0; while (my $got = sysread($s, my $b, 4096)) { $n += $got } print $n;`;
+
+describe('the VMM of a sandbox', () => {
+  let controller: TestController;
+  let ids: string[];
+  let pids: number[];
+
+  beforeAll(async () => {
+    controller = await TestController.start();
+    await makeTemplate(controller.client);
+    ids = [await forkOne(controller.client), await forkOne(controller.client)];
+    pids = await Promise.all(ids.map((id) => pidOf(id)));
+  });
+
+  afterAll(async () => {
+    await controller?.[Symbol.asyncDispose]();
+  });
+
+  async function pidOf(id: string): Promise<number> {
+    return (await controller.client.getSandbox(id)).pid ?? 0;
+  }
+
+  function vmDir(id: string): string {
+    return path.join(controller.dir, 'sandboxes', id, 'vmm');
+  }
+
+  it('is confined in every way that there is, and the host says so', async () => {
+    const { isolation } = (await controller.client.host()).engine;
+    const wanted = ['own_user', 'no_capabilities', 'no_new_privs', 'seccomp', 'mount_namespace', 'network_namespace'];
+    const others = ['ipc_namespace', 'uts_namespace', 'resource_limits', 'memory_cgroup'];
+    expect(isolation.map(({ id }) => id).toSorted()).toEqual([...wanted, ...others].toSorted());
+    const lost = isolation.filter(({ id, ok }) => !ok && id !== 'memory_cgroup');
+    expect(lost, 'these tests need root and a host that is no container').toEqual([]);
+  });
+
+  it('has a user of its own, no groups, no capability, and can gain none', async () => {
+    const users = await Promise.all(pids.map(userOf));
+    expect(new Set(users).size).toBe(2);
+    for (const [index, pid] of pids.entries()) {
+      const user = users[index] ?? 0;
+      expect(user).toBeGreaterThanOrEqual(USERS_FROM);
+      const all = Array.from({ length: 4 }, () => user).join('\t');
+      const none = { CapInh: NO_CAPABILITY, CapPrm: NO_CAPABILITY, CapEff: NO_CAPABILITY, CapBnd: NO_CAPABILITY };
+      const wanted = { Uid: all, Gid: all, Groups: '', ...none, CapAmb: NO_CAPABILITY, NoNewPrivs: '1', Seccomp: '2' };
+      expect(await statusOf(pid)).toMatchObject(wanted);
+    }
+  });
+
+  it('has limits', async () => {
+    expect(await limitsOf(pids[0] ?? 0)).toMatchObject({
+      'Max file size': String(FILE_BYTES_MAX),
+      'Max core file size': '0',
+      'Max open files': '16384',
+      'Max locked memory': '0',
+      'Max processes': '256',
+    });
+  });
+
+  it.each(['mnt', 'net', 'ipc', 'uts'])('has a namespace of its own: %s', async (kind) => {
+    const all = await Promise.all([controller.pid, ...pids].map((pid) => namespaceOf(pid, kind)));
+    expect(new Set(all).size).toBe(3);
+  });
+
+  it('has no network but a loopback that is down', async () => {
+    const devices = (await readFile(`/proc/${pids[0]}/net/dev`, 'utf8')).split('\n').slice(2, -1);
+    expect(devices.map((line) => line.trim().split(':')[0])).toEqual(['lo']);
+    expect(await readFile(`/proc/${pids[0]}/net/route`, 'utf8')).not.toContain('lo');
+  });
+
+  it('sees programs and libraries, itself, and none of our files; nothing of it can be written', async () => {
+    const pid = pids[0] ?? 0;
+    const seen = await readdir(`/proc/${pid}/root`);
+    const system = ['lib', 'lib32', 'lib64', 'usr'];
+    expect(seen.filter((name) => !system.includes(name)).toSorted()).toEqual(['dev', 'etc', 'pager', 'proc']);
+    expect(await readdir(`/proc/${pid}/root/etc`)).toEqual(['ld.so.cache']);
+    expect(await readdir(`/proc/${pid}/root/pager`)).toEqual(['shim.sock']);
+    const devices = ['kvm', 'null', 'urandom'];
+    expect((await readdir(`/proc/${pid}/root/dev`)).filter((name) => !devices.includes(name))).toEqual([]);
+    const mounts = (await readFile(`/proc/${pid}/mounts`, 'utf8'))
+      .trim()
+      .split('\n')
+      .map((line) => line.split(' '));
+    expect(mounts.filter(([, , , options = '']) => !/^ro,nosuid\b/.test(options))).toEqual([]);
+    // Of processes only itself, where the host has a hundred.
+    const processes = `opendir(my $d, "/proc"); print scalar grep { /^\\d+$/ && -e "/proc/$_/status" } readdir $d`;
+    expect(Number(await insideOf(pid, processes))).toBeLessThanOrEqual(2);
+  });
+
+  it('reaches no file and no socket of the store, of other sandboxes, of the controller, or of the pager', async () => {
+    const pid = pids[0] ?? 0;
+    const places = ['', 'store', 'run', 'run/pager.sock', 'run/controller.sock', 'run/shims/shim.sock', 'sandboxes'];
+    const paths = [
+      ...places.map((name) => path.join(controller.dir, name)),
+      vmDir(ids[1] ?? ''),
+      '/tmp',
+      '/root',
+      '/etc/passwd',
+    ];
+    expect(await insideOf(pid, REACH, ...paths)).toBe(paths.map(() => 'no').join(' '));
+    // The same names from the root that it has: what is asked must be possible to see.
+    expect(await insideOf(pid, REACH, '/usr', '/etc/ld.so.cache', '/pager/shim.sock')).toBe('listed read connected');
+  });
+
+  it('has nothing open that belongs to others', async () => {
+    const own = vmDir(ids[0] ?? '');
+    const { dir } = controller;
+    const files = await openFilesOf(pids[0] ?? 0);
+    const ofHost = files.filter(
+      (file) => file.startsWith('/') && !/^\/(dev\/(null|urandom|userfaultfd|kvm)|memfd:.*)$/.test(file),
+    );
+    const expected = [
+      path.join(own, 'vmm.log'),
+      path.join(own, 'console.log'),
+      path.join(REPO, 'target/release/libforkd_shim.so'),
+    ];
+    const rest = ofHost.filter((file) => !expected.includes(file));
+    // What is left is the root image, a blob of the store or of the cache that it is linked to.
+    expect(new Set(rest.map((file) => path.dirname(file)))).toEqual(new Set([path.join(dir, 'store/blobs/sha256')]));
+    expect(new Set(rest).size).toBe(1);
+  });
+
+  it('has a user that cannot connect to any socket of ours on the host', async () => {
+    const user = await userOf(pids[0] ?? 0);
+    const sockets = ['monitor.sock', 'pager.sock', 'channel.sock', 'agent.sock'].map((name) =>
+      path.join(vmDir(ids[0] ?? ''), name),
+    );
+    const control = ['controller.sock', 'pager.sock', 'shims/shim.sock'].map((name) =>
+      path.join(controller.dir, 'run', name),
+    );
+    const all = [...sockets, ...control];
+    for (const socket of all) expect((await stat(socket)).isSocket()).toBe(true);
+    expect(await asUser(user, REACH, ...all)).toBe(all.map(() => 'no').join(' '));
+  });
+
+  it('cannot have the memory of another, nor put its own in the place of it', async () => {
+    const [attacker = 0, victimPid = 0] = pids;
+    const victim = ids[1] ?? '';
+    // One that calls again is told, before its memory is looked at, that there is no plan: a header of zeros.
+    for (const [wants, bytes] of [
+      ['plan', 0],
+      ['wake', 0],
+      ['nothing', HEADER_BYTES],
+    ] as const) {
+      const hello = JSON.stringify({ protocol: 3, sandbox: victim, key: '', wants });
+      expect(Number(await insideOf(attacker, PRETEND, '/pager/shim.sock', hello))).toBe(bytes);
+    }
+    const pager = await Pager.ensure({
+      bin: BUILT.pager,
+      runDir: path.join(controller.dir, 'run'),
+      storeDir: path.join(controller.dir, 'store'),
+    });
+    const { sandboxes } = await pager.inventory();
+    pager.close();
+    expect(sandboxes).toContainEqual({ sandbox: victim, attached: true, pid: victimPid, branching: false });
+    // A branch reads the memory of the process that the pager takes for the victim.
+    await shell(controller.client, victim, 'echo mine > /root/whose');
+    await controller.client.branch(victim, { tag: 'after-pretence', mode: 'live' });
+    const child = await forkOne(controller.client, 'after-pretence');
+    expect(await shell(controller.client, child, 'cat /root/whose')).toBe('mine');
+    await controller.client.deleteSandbox(child);
+  });
+
+  it('fills no disk with its console, and runs on', async () => {
+    const id = await forkOne(controller.client);
+    const log = path.join(vmDir(id), 'console.log');
+    await truncate(log, FILE_BYTES_MAX - 100);
+    await shell(controller.client, id, 'head -c 5000 /dev/zero | tr "\\0" x > /dev/console');
+    await until('the console is full', WAIT_MS, async () => (await stat(log)).size === FILE_BYTES_MAX);
+    expect(await shell(controller.client, id, 'echo here')).toBe('here');
+    await controller.client.deleteSandbox(id);
+  });
+
+  it('is found again by the next controller, and ended with its record', async () => {
+    await controller.kill9();
+    await controller.serve();
+    expect(await Promise.all(ids.map((id) => pidOf(id)))).toEqual(pids);
+    // One that cannot be taken over, since its record is torn, is found by what it has open.
+    const [torn = '', kept = ''] = ids;
+    await controller.kill9();
+    await appendFile(path.join(controller.dir, 'sandboxes', torn, 'sandbox.json'), '}');
+    await controller.serve();
+    expect((await controller.client.listSandboxes()).map(({ id }) => id)).toEqual([kept]);
+    expect(await controller.pids('vmm')).toEqual([pids[1]]);
+  });
+
+  it('leaves nothing', async () => {
+    const [, kept = ''] = ids;
+    await controller.client.deleteSandbox(kept);
+    expect(await controller.pids('vmm')).toEqual([]);
+    expect(await controller.sandboxDirs()).toEqual([]);
+    expect(await readFile('/proc/self/mounts', 'utf8')).not.toContain(controller.dir);
+  });
+});
+
+describe('a VM in its jail', () => {
+  it('is branched while it runs, byte for byte, and so is its child', async () => {
+    const lab = await Lab.start();
+    try {
+      const source = await lab.fork(await lab.template());
+      const first = await lab.branch(source, { mode: 'live', audit: true });
+      expect(first.audit).toMatchObject({ differing_pages: 0 });
+      const child = await lab.fork(lab.point(source, first));
+      await sh(child.agent, 'echo child > /root/who');
+      const second = await lab.branch(child, { mode: 'live', audit: true });
+      expect(second.audit).toMatchObject({ differing_pages: 0 });
+      const grandchild = await lab.fork(lab.point(child, second));
+      expect(await sh(grandchild.agent, 'cat /root/who')).toBe('child');
+    } finally {
+      await lab[Symbol.asyncDispose]();
+    }
+  });
+});
+
+describe('a host that allows less', () => {
+  interface Seen {
+    isolation: { id: string; ok: boolean; detail: string }[];
+    branches: Record<string, unknown>;
+    answers: string[];
+    limited: unknown;
+    status: string;
+  }
+
+  async function lifeUnder(...privileges: string[]): Promise<Seen> {
+    const program = path.join(REPO, 'tests/support/less-allowed-host.mjs');
+    const { stdout } = await promisify(execFile)('setpriv', [...privileges, '--', process.execPath, program]);
+    return JSON.parse(stdout) as Seen;
+  }
+
+  function lost({ isolation }: Seen): string[] {
+    return isolation.flatMap(({ id, ok }) => (ok ? [] : [id])).toSorted();
+  }
+
+  it('no namespaces, as in a container: the rest is as it was', async () => {
+    const seen = await lifeUnder('--bounding-set', '-sys_admin', '--inh-caps', '-sys_admin');
+    expect(lost(seen)).toEqual(['ipc_namespace', 'mount_namespace', 'network_namespace', 'uts_namespace']);
+    expect(seen.isolation.find(({ id }) => id === 'mount_namespace')?.detail).toContain('not permitted');
+    expect(seen).toMatchObject({ branches: { live: 0, diff: 0 }, answers: ['here', 'here'] });
+    expect(Number(fieldsOf(seen.status)['Uid']?.split('\t')[0])).toBeGreaterThanOrEqual(USERS_FROM);
+    expect(fieldsOf(seen.status)).toMatchObject({ CapEff: NO_CAPABILITY, NoNewPrivs: '1', Seccomp: '2' });
+  });
+
+  it('no other users: VMMs are root without a capability', async () => {
+    const seen = await lifeUnder('--bounding-set', '-setuid', '--inh-caps', '-setuid');
+    expect(lost(seen)).toEqual(['own_user']);
+    expect(seen.isolation.find(({ id }) => id === 'own_user')?.detail).toContain('CAP_SETUID');
+    expect(seen).toMatchObject({ branches: { live: 0, diff: 0 }, answers: ['here', 'here'] });
+    expect(fieldsOf(seen.status)).toMatchObject({ CapEff: NO_CAPABILITY, CapBnd: NO_CAPABILITY, NoNewPrivs: '1' });
+  });
+
+  it('no root: what needs none is done, a memory limit is refused', async ({ skip }) => {
+    const nobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups'];
+    const open = await promisify(execFile)('setpriv', [...nobody, 'test', '-r', REPO]).then(
+      () => true,
+      () => false,
+    );
+    skip(!open, `${REPO} cannot be read by other users`);
+    const seen = await lifeUnder(...nobody, '--bounding-set', '-all', '--inh-caps', '-all');
+    expect(lost(seen)).toEqual(
+      [
+        'ipc_namespace',
+        'memory_cgroup',
+        'mount_namespace',
+        'network_namespace',
+        'own_user',
+        'uts_namespace',
+      ].toSorted(),
+    );
+    expect(seen).toMatchObject({ branches: { diff: 0 }, answers: ['here', 'here'] });
+    expect(seen.limited).toMatchObject({ code: 'unsupported', message: expect.stringContaining('512 MiB') });
+    expect(fieldsOf(seen.status)).toMatchObject({ CapEff: NO_CAPABILITY, NoNewPrivs: '1', Seccomp: '2' });
+  });
+});
