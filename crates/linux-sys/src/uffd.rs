@@ -222,3 +222,15 @@ pub fn probe() -> io::Result<()> {
     uffd.protect(range).map_err(step("write-protecting shared memory"))?;
     uffd.unprotect(range)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_descriptor_of_another_kind_is_not_adopted() {
+        let other = File::open("/dev/null").expect("it is there");
+        let error = Userfaultfd::adopt(other.into()).expect_err("refused");
+        assert!(error.to_string().contains("/dev/null"), "{error}");
+    }
+}

@@ -14,26 +14,40 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A VMM may take this long to listen.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// No reply is longer.
-const LINE_BYTES_MAX: u64 = 1 << 20;
+const LINE_BYTES_MAX: usize = 1 << 20;
 
 /// A connection of this process' own to a VMM.
 #[derive(Debug)]
 pub struct Monitor {
     socket: UnixStream,
     replies: BufReader<UnixStream>,
+    /// How long it may take to answer, whatever it says meanwhile: a VMM that means harm must not hold up a branch for ever.
+    patience: Duration,
 }
 
 impl Monitor {
     pub fn connect(path: &str) -> Result<Monitor> {
-        let socket = connect(path)?;
-        socket
-            .set_read_timeout(Some(REPLY_TIMEOUT))
-            .step(|| "setting a timeout".into())?;
+        Monitor::over(connect(path)?, REPLY_TIMEOUT)
+    }
+
+    fn over(socket: UnixStream, patience: Duration) -> Result<Monitor> {
+        for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+            set(&socket, Some(patience)).step(|| "setting a timeout".into())?;
+        }
         let replies = BufReader::new(socket.try_clone().step(|| "duplicating a socket".into())?);
-        let mut monitor = Monitor { socket, replies };
-        monitor.line()?;
+        let mut monitor = Monitor {
+            socket,
+            replies,
+            patience,
+        };
+        let deadline = monitor.deadline();
+        monitor.line(deadline)?;
         monitor.call("qmp_capabilities", json!({}))?;
         Ok(monitor)
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.patience
     }
 
     /// Stops the vCPUs until they are told to go on.
@@ -56,7 +70,8 @@ impl Monitor {
 
     /// Waits until a VM runs that is being loaded. No command may be without its reply.
     pub fn wait_until_running(&mut self) -> Result<()> {
-        while self.line()?.get("event").and_then(Value::as_str) != Some("RESUME") {}
+        let deadline = self.deadline();
+        while self.line(deadline)?.get("event").and_then(Value::as_str) != Some("RESUME") {}
         Ok(())
     }
 
@@ -85,8 +100,9 @@ impl Monitor {
 
     /// The result of the oldest command that has none yet. Events in between are passed over.
     pub fn reply(&mut self, command: &str) -> Result<Value> {
+        let deadline = self.deadline();
         loop {
-            let mut message = self.line()?;
+            let mut message = self.line(deadline)?;
             if let Some(error) = message.get("error") {
                 let text = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
                 return Err(PagerError::new(
@@ -100,19 +116,36 @@ impl Monitor {
         }
     }
 
-    fn line(&mut self) -> Result<Value> {
-        let mut line = String::new();
-        let got = std::io::Read::take(&mut self.replies, LINE_BYTES_MAX).read_line(&mut line);
-        match got {
-            Ok(0) => Err(gone("the VMM closed its monitor".into())),
-            Ok(_) => serde_json::from_str(&line)
-                .map_err(|error| gone(format!("the VMM's monitor is not understood: {error}"))),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => Err(gone(format!(
-                "the VMM's monitor did not answer within {} s",
-                REPLY_TIMEOUT.as_secs()
-            ))),
-            Err(error) => Err(gone(format!("reading from the VMM's monitor: {error}"))),
+    fn line(&mut self, deadline: Instant) -> Result<Value> {
+        let mut line = Vec::new();
+        loop {
+            if Instant::now() >= deadline {
+                return Err(self.late());
+            }
+            let available = match self.replies.fill_buf() {
+                Ok([]) => return Err(gone("the VMM closed its monitor".into())),
+                Ok(available) => available,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(self.late()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(gone(format!("reading from the VMM's monitor: {error}"))),
+            };
+            let end = available.iter().position(|byte| *byte == b'\n');
+            let taken = end.map_or(available.len(), |at| at + 1);
+            line.extend_from_slice(&available[..taken]);
+            self.replies.consume(taken);
+            if end.is_some() {
+                return serde_json::from_slice(&line)
+                    .map_err(|error| gone(format!("the VMM's monitor is not understood: {error}")));
+            }
+            if line.len() > LINE_BYTES_MAX {
+                return Err(gone("the VMM's monitor sends a line without end".into()));
+            }
         }
+    }
+
+    fn late(&self) -> PagerError {
+        let seconds = self.patience.as_secs_f32();
+        gone(format!("the VMM's monitor did not answer within {seconds} s"))
     }
 }
 
@@ -133,5 +166,51 @@ pub fn connect(path: &str) -> Result<UnixStream> {
             }
             Err(error) => return Err(gone(format!("connecting to {path}: {error}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(100);
+
+    /// A monitor that greets, and then sends `noise` for as long as somebody listens.
+    fn noisy(noise: &'static [u8]) -> Result<Monitor> {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || {
+            let greeting = b"{\"QMP\": {}}\n{\"return\": {}}\n";
+            let mut sent = theirs.write_all(greeting);
+            while sent.is_ok() && !noise.is_empty() {
+                sent = theirs.write_all(noise);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            // Held open until the other side has gone.
+            let _ = std::io::Read::read_to_end(&mut theirs, &mut Vec::new());
+        });
+        Monitor::over(ours, PATIENCE)
+    }
+
+    fn failure(noise: &'static [u8]) -> String {
+        let mut monitor = noisy(noise).expect("it greets");
+        let error = monitor.call("stop", json!({})).expect_err("no reply");
+        assert_eq!(error.code, FaultCode::VmGone);
+        error.message
+    }
+
+    #[test]
+    fn one_that_says_all_but_the_reply_is_given_up() {
+        assert!(failure(b"{\"event\": \"NICE\"}\n").contains("0.1 s"));
+        assert!(failure(b"x").contains("0.1 s"));
+        assert!(failure(b"").contains("0.1 s"));
+    }
+
+    #[test]
+    fn one_that_talks_nonsense_or_without_end_is_given_up() {
+        assert!(failure(b"nonsense\n").contains("not understood"));
+        let mut monitor = noisy(&[b'x'; 1 << 16]).expect("it greets");
+        monitor.patience = Duration::from_secs(60);
+        let error = monitor.call("stop", json!({})).expect_err("no reply");
+        assert!(error.message.contains("without end"), "{}", error.message);
     }
 }

@@ -63,11 +63,17 @@ describe('host', () => {
       'image_tools',
       'uffd_wp',
       'memfd',
+      'isolation',
       'data_dir',
       'free_space',
       'controller',
     ]);
     expect(rows.find((row) => row.id === 'controller')?.status).toBe('pass');
+    expect(rows.find((row) => row.id === 'isolation')).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('own_user'),
+      hint: expect.stringContaining('CAP_SETUID'),
+    });
     expect(result.code).toBe(rows.some((row) => row.status === 'fail') ? 1 : 0);
   });
 

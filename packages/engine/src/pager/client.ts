@@ -24,6 +24,9 @@ const PROTOCOL_VERSION = 3;
 /** How long a pager may take to answer its first request. */
 const HELLO_TIMEOUT_MS = 5_000;
 
+/** How often a pager is looked for or started when the one that was found ends. */
+const CONNECT_ATTEMPTS = 5;
+
 interface Pending {
   resolve: (answer: Answer) => void;
   reject: (error: Error) => void;
@@ -69,14 +72,18 @@ export class Pager {
    */
   static async ensure(options: PagerOptions): Promise<Pager> {
     const path = `${options.runDir}/pager.sock`;
-    const socket = (await dial(path)) ?? (await startPager(options, () => dial(path)));
-    const link = new Link(socket);
-    try {
-      const hello = await link.hello();
-      return new Pager(link, hello, options.runDir);
-    } catch (error) {
-      link.close();
-      throw error;
+    for (let attempt = 1; ; attempt += 1) {
+      const socket = (await dial(path)) ?? (await startPager(options, () => dial(path)));
+      const link = new Link(socket);
+      try {
+        const hello = await link.hello();
+        return new Pager(link, hello, options.runDir);
+      } catch (error) {
+        link.close();
+        // One that was killed a moment ago may still take a connection, and drops it.
+        const gone = error instanceof EngineError && error.code === 'pager_gone';
+        if (!gone || attempt >= CONNECT_ATTEMPTS) throw error;
+      }
     }
   }
 

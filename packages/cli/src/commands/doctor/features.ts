@@ -1,7 +1,7 @@
 import { accessSync, constants, existsSync, readFileSync } from 'node:fs';
 import os from 'node:os';
 import type { HostInfo } from '@forkd/api';
-import { fail, pass, warn, type Row } from './row.ts';
+import { fail, pass, skip, warn, type Row } from './row.ts';
 
 const UFFD_DEVICE = '/dev/userfaultfd';
 const UFFD_SYSCTL = '/proc/sys/vm/unprivileged_userfaultfd';
@@ -12,7 +12,22 @@ const LOST = 'live branches are lost; diff and full branches still work';
 
 /** What the kernel can do. Where a controller runs it has tried; else this is read from the version and the rights. */
 export function checkFeatures(host: HostInfo | undefined): Row[] {
-  return [uffdRow(host), memfdRow()];
+  return [uffdRow(host), memfdRow(), isolationRow(host)];
+}
+
+/** Only a controller has tried. */
+function isolationRow(host: HostInfo | undefined): Row {
+  const id = 'isolation';
+  if (host === undefined) return skip(id, 'a controller that runs says how it confines VMMs');
+  const { isolation } = host.engine;
+  const lost = isolation.filter(({ ok }) => !ok);
+  if (lost.length === 0) return pass(id, `VMMs are confined: ${isolation.map((entry) => entry.id).join(', ')}`);
+  const list = lost.map((entry) => entry.id).join(', ');
+  return warn(
+    id,
+    `VMMs are confined by less: no ${list}`,
+    lost.map((entry) => `${entry.id}: ${entry.detail}`).join(' '),
+  );
 }
 
 function uffdRow(host: HostInfo | undefined): Row {
