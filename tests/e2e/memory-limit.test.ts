@@ -2,9 +2,13 @@
  * A sandbox with a memory limit, on real guests and a real cgroup: one that uses more ends, with an error that says so, and
  * no other is touched; the limit holds for a VMM that waited before it had a VM; no cgroup is left, by an end or by a crash.
  */
+import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { REPO } from '@forkd/lab';
 import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
 
 const LIMIT_MIB = 160;
@@ -51,12 +55,16 @@ describe('a sandbox with a memory limit', () => {
     return lines.find((line) => line.includes('/forkd/'))?.split('/forkd/')[1] ?? '';
   }
 
-  it('is refused where there is no cgroup, with the reason', async ({ skip }) => {
-    skip(unavailable === undefined, 'memory cgroups can be made here');
-    await expect(forkLimited()).rejects.toMatchObject({
-      code: 'unsupported',
-      message: expect.stringContaining(unavailable ?? ''),
-    });
+  it('is refused where there is no cgroup, with the reason, and other forks are not', async () => {
+    const program = path.join(REPO, 'tests/support/no-cgroups-host.mjs');
+    const script = 'umount -R /sys/fs/cgroup && exec "$@"';
+    const args = ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', process.execPath, program];
+    const { stdout } = await promisify(execFile)('unshare', args);
+    const seen = JSON.parse(stdout) as { isolation: { id: string; ok: boolean; detail: string }[] };
+    const { ok, detail } = seen.isolation.find(({ id }) => id === 'memory_cgroup') ?? {};
+    expect(ok).toBe(false);
+    const message = expect.stringContaining(`memory_limit_mib cannot be enforced: ${detail}`) as string;
+    expect(seen).toMatchObject({ refused: { code: 'unsupported', status: 400, message }, memory_limit_mib: null });
   });
 
   it('runs within it, in a cgroup of its own, whether its VMM has waited or not', async ({ skip }) => {
