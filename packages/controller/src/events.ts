@@ -49,6 +49,7 @@ export class EventLog {
       const events = this.#kept.slice(seen - first);
       const { promise } = this.#next;
       for (const event of events) {
+        if (signal.aborted) return;
         seen += 1;
         if (sandbox === undefined || event.sandbox === sandbox) yield event;
       }
