@@ -63,10 +63,9 @@ fn start(run: &Run) -> Result<(), String> {
         .bequeath()
         .map_err(|error| format!("leaving the VMM its descriptors: {error}"))?;
     let mut command = Command::new(&program);
-    // It starts nothing, and needs nothing of the host's own environment.
     command
+        .arg0(&run.program)
         .args(&run.arguments)
-        .env_remove("PATH")
         .envs(inheritance.environment());
     Err(format!("starting {}: {}", program.display(), command.exec()))
 }
