@@ -4,11 +4,11 @@
  * be another. All that a sandbox does works there, and where a host allows less, what is lost is said and the rest still works.
  */
 import { execFile } from 'node:child_process';
-import { appendFile, readdir, readFile, stat, truncate } from 'node:fs/promises';
+import { appendFile, readdir, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Pager } from '@forkd/engine';
+import { Pager, readStartTicks } from '@forkd/engine';
 import { BUILT, Lab, REPO, sh } from '@forkd/lab';
 import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
 import {
@@ -223,6 +223,19 @@ describe('the VMM of a sandbox', () => {
     await controller.serve();
     expect((await controller.client.listSandboxes()).map(({ id }) => id)).toEqual([kept]);
     expect(await controller.pids('vmm')).toEqual([pids[1]]);
+  });
+
+  it('is found by its record when it has nothing of ours open any more', async () => {
+    const id = await forkOne(controller.client);
+    const pid = await pidOf(id);
+    await controller.kill9();
+    // As if it had closed its log, and could not be taken over.
+    await rename(path.join(vmDir(id), 'vmm.log'), path.join(controller.dir, 'elsewhere'));
+    const record = path.join(controller.dir, 'sandboxes', id, 'sandbox.json');
+    await writeFile(record, (await readFile(record, 'utf8')).replace('"running"', '"starting"'));
+    await controller.serve();
+    expect(await readStartTicks(pid)).toBeNull();
+    expect((await controller.client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual(ids.slice(1));
   });
 
   it('leaves nothing', async () => {
