@@ -71,17 +71,21 @@ export class TestController implements AsyncDisposable {
     child.stdout.on('data', (text: Buffer) => (this.log += text.toString()));
     child.stderr.on('data', (text: Buffer) => (this.log += text.toString()));
     this.#process = child;
-    await until(`the controller answers (it said: ${this.log.slice(-2000)})`, START_TIMEOUT_MS, async () => {
-      if (child.exitCode !== null || child.signalCode !== null) {
-        throw new Error(`the controller ended with ${child.exitCode ?? child.signalCode}: ${this.log.slice(-4000)}`);
-      }
-      // The port comes after the socket.
-      if (hasPort && !this.log.includes('"address":', loggedBefore)) return false;
-      return this.client.health().then(
-        () => true,
-        () => false,
-      );
-    });
+    await until(
+      () => `the controller answers; it said: ${this.log.slice(-4000)}`,
+      START_TIMEOUT_MS,
+      async () => {
+        if (child.exitCode !== null || child.signalCode !== null) {
+          throw new Error(`the controller ended with ${child.exitCode ?? child.signalCode}: ${this.log.slice(-4000)}`);
+        }
+        // The port comes after the socket.
+        if (hasPort && !this.log.includes('"address":', loggedBefore)) return false;
+        return this.client.health().then(
+          () => true,
+          () => false,
+        );
+      },
+    );
   }
 
   /** A request as it is, for what the client would not send. */
@@ -200,10 +204,16 @@ export class TestController implements AsyncDisposable {
 }
 
 /** Waits until `condition` holds; fails with `what` when it does not within `timeoutMs`. */
-export async function until(what: string, timeoutMs: number, condition: () => Promise<boolean>): Promise<void> {
+export async function until(
+  what: string | (() => string),
+  timeoutMs: number,
+  condition: () => Promise<boolean>,
+): Promise<void> {
   const deadline = Date.now() + timeoutMs;
   while (!(await condition())) {
-    if (Date.now() > deadline) throw new Error(`not within ${timeoutMs} ms: ${what}`);
+    if (Date.now() > deadline) {
+      throw new Error(`not within ${timeoutMs} ms: ${typeof what === 'string' ? what : what()}`);
+    }
     await delay(POLL_MS);
   }
 }
