@@ -1,21 +1,14 @@
 import { Argument, Command as Program, CommanderError, Option } from 'commander';
 import { cliVersion } from './cli-version.ts';
-import type { Command, OptionSpec } from './command.ts';
-import { commands } from './commands/index.ts';
+import { longFlag, type Command, type OptionSpec } from './command.ts';
+import { commandGroups } from './commands/index.ts';
 import { Context, type GlobalOptions } from './context.ts';
+import { globalOptions } from './global-options.ts';
 import { exitCodes, reportOf, UsageError } from './lib/errors.ts';
 import { Interrupts } from './lib/interrupts.ts';
 import { Output, type Streams } from './lib/output.ts';
 
 const GLOBAL_GROUP = 'Global options:';
-
-const globalOptions: readonly OptionSpec[] = [
-  { flags: '--json', summary: 'print JSON, and errors as {error, code, hint} on stderr' },
-  { flags: '--daemon-url <url>', summary: 'controller to use, http://… or unix:/path (env FORKD_URL)' },
-  { flags: '--daemon-token <token>', summary: 'its bearer token (env FORKD_TOKEN)' },
-  { flags: '--data-dir <dir>', summary: 'data of the local controller (env FORKD_DATA_DIR)' },
-  { flags: '-q, --quiet', summary: 'print results only' },
-];
 
 /** Runs one command line. @returns its exit code; nothing is thrown. */
 export async function runCli(argv: readonly string[], streams: Streams, env: NodeJS.ProcessEnv): Promise<number> {
@@ -23,12 +16,14 @@ export async function runCli(argv: readonly string[], streams: Streams, env: Nod
   const stopListening = interrupts.listen();
   let exitCode: number = exitCodes.ok;
   let globals: GlobalOptions = { json: argv.includes('--json') };
-  const program = buildProgram(streams, async (command, args, options) => {
+  const isJson = globals.json === true;
+  const run: Runner = async (command, args, options) => {
     globals = options;
     const out = new Output(streams, { isQuiet: options.quiet === true, isJson: options.json === true, env });
     const context = new Context({ out, env, interrupts, globals });
-    exitCode = (await command.run({ context, args, options })) ?? exitCodes.ok;
-  });
+    exitCode = (await command.run?.({ context, args, options })) ?? exitCodes.ok;
+  };
+  const program = buildProgram(streams, run, isJson);
   try {
     await program.parseAsync(argv, { from: 'user' });
     return exitCode;
@@ -37,6 +32,22 @@ export async function runCli(argv: readonly string[], streams: Streams, env: Nod
   } finally {
     stopListening();
   }
+}
+
+/** What a command line means, without running it. @throws what would be told to the user of one that cannot be. */
+export async function parseLine(
+  argv: readonly string[],
+  streams: Streams,
+): Promise<{ command: Command; args: string[]; options: GlobalOptions }> {
+  let parsed: { command: Command; args: string[]; options: GlobalOptions } | undefined;
+  const program = buildProgram(streams, async (command, args, options) => void (parsed = { command, args, options }));
+  try {
+    await program.parseAsync(argv, { from: 'user' });
+  } catch (error) {
+    throw error instanceof CommanderError ? (fromCommander(error) ?? error) : error;
+  }
+  if (parsed === undefined) throw new UsageError('a verb is missing');
+  return parsed;
 }
 
 /** The help of a verb, or of all, as the user would see it. */
@@ -49,7 +60,7 @@ export function helpText(verb: string | undefined, streams: Streams): string {
 
 type Runner = (command: Command, args: string[], options: GlobalOptions) => Promise<void>;
 
-function buildProgram(streams: Streams, run: Runner): Program {
+function buildProgram(streams: Streams, run: Runner, isJson = false): Program {
   const program = new Program('forkd')
     .description('Fork and branch real microVMs in milliseconds.')
     .version(cliVersion(), '--version')
@@ -58,12 +69,18 @@ function buildProgram(streams: Streams, run: Runner): Program {
     .exitOverride()
     .configureOutput({
       writeOut: (text) => streams.stdout.write(text),
-      writeErr: (text) => streams.stderr.write(text),
+      // Help that nobody asked for is for a person only.
+      writeErr: (text) => void (isJson || streams.stderr.write(text)),
       // Told once, by `explain`, in the one form that all errors have.
       outputError: () => {},
     });
   for (const spec of globalOptions) program.addOption(toOption(spec));
-  for (const command of commands) program.addCommand(toProgram(command, [program], run));
+  for (const { title, commands } of commandGroups) {
+    for (const command of commands) {
+      const verb = toProgram(command, [program], run).helpGroup(`${title}:`);
+      program.addCommand(verb, { hidden: command.hidden === true });
+    }
+  }
   return program;
 }
 
@@ -75,7 +92,8 @@ function toProgram(command: Command, above: readonly [Program, ...Program[]], ru
   if (command.passThrough) program.passThroughOptions();
   for (const spec of command.args) {
     const name = spec.variadic ? `${spec.name}...` : spec.name;
-    program.addArgument(new Argument(spec.optional ? `[${name}]` : `<${name}>`, spec.summary));
+    const argument = new Argument(spec.optional ? `[${name}]` : `<${name}>`, spec.summary);
+    program.addArgument(spec.choices ? argument.choices([...spec.choices]) : argument);
   }
   for (const spec of command.options) program.addOption(toOption(spec));
   const own = new Set(command.options.map((spec) => longFlag(spec)));
@@ -83,7 +101,9 @@ function toProgram(command: Command, above: readonly [Program, ...Program[]], ru
     if (!own.has(longFlag(spec))) program.addOption(toOption(spec).helpGroup(GLOBAL_GROUP));
   }
   for (const inner of command.subcommands ?? []) program.addCommand(toProgram(inner, [...above, program], run));
-  program.addHelpText('after', () => examplesText(command));
+  if (command.examples.length > 0) program.addHelpText('after', () => examplesText(command));
+  // Without an action commander says which of the inner verbs may have been meant.
+  if (command.subcommands !== undefined) return program;
   program.action(async (...call: unknown[]) => {
     const args = call
       .slice(0, command.args.length)
@@ -104,10 +124,6 @@ function toOption(spec: OptionSpec): Option {
   if (spec.conflicts) option.conflicts([...spec.conflicts]);
   if (spec.hidden) option.hideHelp();
   return option;
-}
-
-function longFlag(spec: OptionSpec): string {
-  return /--[a-z-]+/.exec(spec.flags)?.[0] ?? spec.flags;
 }
 
 function examplesText(command: Command): string {
@@ -135,5 +151,10 @@ function explain(error: unknown, streams: Streams, isJson: boolean, signal: Abor
 function fromCommander(error: CommanderError): UsageError | undefined {
   if (error.code === 'commander.helpDisplayed' || error.code === 'commander.version') return undefined;
   if (error.code === 'commander.help') return new UsageError('a verb is missing', '`forkd --help` lists them');
-  return new UsageError(error.message.replace(/^error: /, ''), '`forkd VERB --help` shows how it is used');
+  const [message = '', ...more] = error.message.replace(/^error: /, '').split('\n');
+  const meant = /^\(Did you mean (.+)\?\)$/.exec(more.join(' '))?.[1];
+  return new UsageError(
+    message,
+    meant === undefined ? '`forkd VERB --help` shows how it is used' : `did you mean ${meant}?`,
+  );
 }

@@ -48,9 +48,9 @@ export class Context {
   }
 
   /** A client of a controller that runs already; nothing is started. */
-  async runningClient(): Promise<ForkdClient> {
+  async runningClient(signal = this.signal): Promise<ForkdClient> {
     if (this.remoteUrl !== undefined) return this.client();
-    return (await ensureController({ ...this.#place(), autostart: false })).client;
+    return (await ensureController({ ...this.#place(), signal, autostart: false })).client;
   }
 
   #place() {

@@ -12,7 +12,7 @@ import { absoluteSource } from '../src/lib/source.ts';
 import { formatAge, formatBytes, formatMs, formatTable } from '../src/lib/text.ts';
 
 describe('prefixes', () => {
-  const ids = ['sb-1f', 'sb-1fa0', 'sb-2c00'];
+  const ids = ['sb-1f', 'sb-1fa0', 'sb-2c00'].map((id) => ({ id }));
 
   it('takes the exact one first, then a beginning that no other has', () => {
     expect(pickSandbox(ids, 'sb-1f')).toBe('sb-1f');

@@ -9,8 +9,8 @@ import { forkd, here } from './support/forkd.ts';
 
 describe('bench', () => {
   it.each([
-    [['bench'], 'what is to be measured is missing'],
-    [['bench', 'nonsense'], 'too many arguments'],
+    [['bench'], 'a verb is missing'],
+    [['bench', 'nonsense'], "unknown command 'nonsense'"],
     [['bench', 'branch', 'extra'], 'too many arguments'],
     [['bench', 'branch', '--modes', 'live'], '"live" is not one of live-sync, live-async, diff, full'],
     [['bench', 'branch', '--modes', 'diff,diff'], 'names something twice'],

@@ -20,7 +20,7 @@ describe('sandboxes and snapshots', () => {
   });
 
   it('lists, quietly and not', async () => {
-    expect((await forkd(['ls'])).stdout.toString()).toMatch(/^SANDBOX +SNAPSHOT/);
+    expect((await forkd(['ls'])).stdout.toString()).toMatch(/^SANDBOX +NAME +STATE +SNAPSHOT/);
     expect((await forkd(['ps', '-q'])).stdout.toString()).toBe(`${ID}\nsb-00000000ab\n`);
     expect((await forkd(['images', '-q'])).stdout.toString()).toBe('python\n');
     expect((await forkd(['images'])).stdout.toString()).toContain('ready');

@@ -17,7 +17,7 @@ export const attach = defineCommand<Options>({
   description:
     'Without COMMAND it is the only one that runs. A child forked while a command ran has that command too, under the same id.\nstdin is forwarded to a command that has one (exec -i). Ctrl-C leaves the command running.',
   args: [
-    { name: 'sandbox', summary: 'id, or a beginning of it' },
+    { name: 'sandbox', summary: 'id, a beginning of it, or name', completes: 'sandbox' },
     { name: 'command', summary: 'id of the command, or a beginning of it', optional: true },
   ],
   options: [

@@ -18,8 +18,8 @@ export const cp = defineCommand({
   description:
     'One side is SANDBOX:PATH. Directories are copied with all that is in them; into a directory that exists already\nthey go under their own name, as with cp -r. Links are copied as what they point to. `-` is stdin or stdout.',
   args: [
-    { name: 'src', summary: 'what to copy' },
-    { name: 'dst', summary: 'where to' },
+    { name: 'src', summary: 'what to copy', completes: 'file' },
+    { name: 'dst', summary: 'where to', completes: 'file' },
   ],
   options: [],
   examples: [

@@ -12,12 +12,12 @@ export const evalCommand = defineCommand<Options>({
   summary: 'evaluate Python in the warmed interpreter of a sandbox',
   description: 'The interpreter keeps its state from one call to the next. Prints the repr of the last expression.',
   args: [
-    { name: 'sandbox', summary: 'id, or a beginning of it' },
+    { name: 'sandbox', summary: 'id, a beginning of it, or name', completes: 'sandbox' },
     { name: 'code', summary: 'Python; `-` reads it from stdin' },
   ],
   options: [
     {
-      flags: '--timeout <secs>',
+      flags: '--timeout <time>',
       summary: 'interrupt it after this time',
       parse: seconds('--timeout', limits.execTimeoutSecsMax),
     },

@@ -13,12 +13,12 @@ export const fromImage = defineCommand<Options>({
   description:
     'SOURCE is a recipe (python), a directory, an OCI layout, a docker-archive tarball or a registry reference; a prefix\nrecipe: dir: oci: docker-archive: docker: says which. A command after -- is run in the guest as part of the warm-up.',
   args: [
-    { name: 'source', summary: 'where the root file system comes from' },
+    { name: 'source', summary: 'where the root file system comes from', completes: 'file' },
     { name: 'command', summary: 'warm-up command and its arguments', optional: true, variadic: true },
   ],
   options: [
     { flags: '--tag <tag>', summary: 'name of the template', required: true, parse: tag },
-    { flags: '--kernel <file>', summary: "guest kernel, in place of the distribution's own" },
+    { flags: '--kernel <file>', summary: "guest kernel, in place of the distribution's own", completes: 'file' },
     ...templateOptions,
   ],
   examples: [

@@ -5,7 +5,7 @@ import { formatMs } from '../lib/text.ts';
 export const ping = defineCommand({
   name: 'ping',
   summary: 'ask the agent in a sandbox whether it answers',
-  args: [{ name: 'sandbox', summary: 'id, or a beginning of it' }],
+  args: [{ name: 'sandbox', summary: 'id, a beginning of it, or name', completes: 'sandbox' }],
   options: [],
   examples: [{ line: 'forkd ping sb-1f', summary: 'prints the round trip' }],
   run,

@@ -6,7 +6,7 @@ export const rmi = defineCommand<Options>({
   name: 'rmi',
   summary: 'remove snapshots',
   description: 'Takes whole tags only: what is removed is what was written.',
-  args: [{ name: 'tag', summary: 'tags of the snapshots', variadic: true }],
+  args: [{ name: 'tag', summary: 'tags of the snapshots', variadic: true, completes: 'snapshot' }],
   options: [
     { flags: '--cascade', summary: 'and the snapshots that were made from it', conflicts: ['force'] },
     { flags: '--force', summary: 'this one, although others were made from it' },

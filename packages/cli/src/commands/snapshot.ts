@@ -26,7 +26,7 @@ export const snapshot = defineCommand<Options>({
   args: [],
   options: [
     { flags: '--tag <tag>', summary: 'name of the snapshot; a branch without one is given one', parse: tag },
-    { flags: '--from-sandbox <id>', summary: 'branch this sandbox' },
+    { flags: '--from-sandbox <sandbox>', summary: 'branch this one', completes: 'sandbox' },
     { flags: '--live', summary: 'copy while the source runs: the shortest pause', conflicts: ['diff', 'full'] },
     { flags: '--diff', summary: 'copy what changed while the source is paused', conflicts: ['live', 'full'] },
     { flags: '--full', summary: 'copy all of its memory while it is paused', conflicts: ['live', 'diff'] },
@@ -36,8 +36,8 @@ export const snapshot = defineCommand<Options>({
       summary: 'return when the source has resumed, the branch is ready to fork, or is durable on disk',
       choices: ['resumed', 'ready', 'durable'],
     },
-    { flags: '--kernel <file>', summary: 'kernel to boot' },
-    { flags: '--rootfs <file>', summary: 'root file system to boot' },
+    { flags: '--kernel <file>', summary: 'kernel to boot', completes: 'file' },
+    { flags: '--rootfs <file>', summary: 'root file system to boot', completes: 'file' },
     { flags: '--rw', summary: 'mount it writable' },
     { flags: '--tap <device>', summary: 'tap device of the template' },
     {

@@ -19,7 +19,7 @@ export type TemplateOptions = {
 
 export const templateOptions: readonly OptionSpec[] = [
   { flags: '--warm <python>', summary: 'evaluate this in the interpreter that the children inherit' },
-  { flags: '--warm-file <file>', summary: 'the same from a file', conflicts: ['warm'] },
+  { flags: '--warm-file <file>', summary: 'the same from a file', conflicts: ['warm'], completes: 'file' },
   {
     flags: '--mem-mib <mib>',
     summary: `memory of the guest (default: ${limits.memMibDefault})`,

@@ -14,6 +14,8 @@ export type Followed = {
   /** Where its id is known before the stream says it. */
   commandId?: string;
   onStarted?: (commandId: string) => void;
+  /** Where its output goes, if not to our own. */
+  write?: (stream: 'stdout' | 'stderr', bytes: Uint8Array) => Promise<void>;
 };
 
 export type Ending = { exitCode: number; timedOut: boolean };
@@ -21,6 +23,7 @@ export type Ending = { exitCode: number; timedOut: boolean };
 /** Passes a command's output on, byte for byte as it comes, and our stdin to it. @returns how it ended. */
 export async function followCommand(followed: Followed): Promise<Ending> {
   const { streams } = followed.context.out;
+  const write = followed.write ?? ((stream, bytes) => writeBytes(streams[stream], bytes));
   const stdinAbort = new AbortController();
   let pump: Promise<void> | undefined;
   const begin = (commandId: string) => {
@@ -34,7 +37,7 @@ export async function followCommand(followed: Followed): Promise<Ending> {
     for await (const event of followed.events) {
       if (event.type === 'started') begin(event.id);
       else if (event.type === 'stdout' || event.type === 'stderr') {
-        await writeBytes(streams[event.type], Buffer.from(event.data, 'base64'));
+        await write(event.type, Buffer.from(event.data, 'base64'));
       } else if (event.type === 'gap') reportGap(followed.context, event.from, event.to);
       else if (event.type === 'error') throw errorFromEvent(event);
       else if (event.type === 'exit') return endingOf(event);

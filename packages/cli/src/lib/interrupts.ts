@@ -2,7 +2,9 @@ import { Interrupted } from './errors.ts';
 
 type InterruptHandler = (signal: 'SIGINT' | 'SIGTERM') => void;
 
-const FORCE_AFTER = 3;
+const FORCE_AFTER = 2;
+/** A terminal's Ctrl-C reaches us twice where the program that started us passes it on too: that is one press. */
+const ONE_PRESS_MS = 200;
 
 /**
  * Ctrl-C and SIGTERM: abort what is being done, so that it can clean up after itself, unless a verb has something better
@@ -12,6 +14,7 @@ export class Interrupts {
   readonly #abort = new AbortController();
   #handler: InterruptHandler | undefined;
   #count = 0;
+  #lastMs = Number.NEGATIVE_INFINITY;
 
   get signal(): AbortSignal {
     return this.#abort.signal;
@@ -45,7 +48,9 @@ export class Interrupts {
       this.#handler(signal);
       return;
     }
-    this.#count += 1;
+    const nowMs = performance.now();
+    if (nowMs - this.#lastMs >= ONE_PRESS_MS) this.#count += 1;
+    this.#lastMs = nowMs;
     if (this.#count >= FORCE_AFTER) process.exit(new Interrupted(signal).exitCode);
     this.abort(signal);
   }

@@ -16,7 +16,7 @@ export class Output {
     this.streams = streams;
     this.isQuiet = options.isQuiet;
     this.isJson = options.isJson;
-    this.colors = pc.createColors(streams.stdout.isTTY && options.env['NO_COLOR'] === undefined);
+    this.colors = pc.createColors(hasColors(streams, options.env));
   }
 
   /** A line of the result. */
@@ -33,8 +33,16 @@ export class Output {
       formatTable(
         header.map((cell) => this.colors.bold(cell)),
         rows,
+        this.streams.stdout.isTTY ? this.streams.stdout.columns : undefined,
       ),
     );
+  }
+
+  /** One thing in words, a line each; what is not known is left out. */
+  fields(values: Readonly<Record<string, string | undefined>>): void {
+    const known = Object.entries(values).filter((entry): entry is [string, string] => entry[1] !== undefined);
+    const columns = Math.max(...known.map(([name]) => name.length));
+    for (const [name, value] of known) this.line(`${this.colors.bold(name.padEnd(columns))}  ${value}`);
   }
 
   /** A remark for a person: not with -q, nor beside JSON. */
@@ -46,6 +54,13 @@ export class Output {
   warn(text: string): void {
     this.streams.stderr.write(`warning: ${text}\n`);
   }
+}
+
+/** NO_COLOR goes before FORCE_COLOR; an empty one of either says nothing. */
+function hasColors(streams: Streams, env: NodeJS.ProcessEnv): boolean {
+  if (env['NO_COLOR']) return false;
+  const forced = env['FORCE_COLOR'];
+  return forced ? forced !== '0' : streams.stdout.isTTY;
 }
 
 /** Writes bytes, and waits where the reader is slower. */

@@ -1,4 +1,4 @@
-import { isTag } from '@forkd/api/constants';
+import { isTag, LABEL_KEY_PATTERN, limits } from '@forkd/api/constants';
 import { UsageError } from './errors.ts';
 
 /** For an option that is a whole number between two limits. */
@@ -30,15 +30,81 @@ export function choice<T extends string>(name: string, choices: readonly T[]): (
   };
 }
 
-/** For an option in seconds, which may be fractional. */
+const DURATION_HINT = 'write it as 90, 90s, 15m, 2h or 7d';
+const UNIT_SECS: Record<string, number> = { '': 1, s: 1, m: 60, h: 3600, d: 86_400 };
+
+/** For a time that may be fractional: `90`, `90s`, `1.5m`, `2h`. @returns seconds. */
 export function seconds(name: string, max: number): (text: string) => number {
   return (text) => {
-    const value = Number(text);
-    if (text.trim() === '' || !(value > 0) || value > max) {
-      throw new UsageError(`${name}: "${text}" is not a number of seconds up to ${max}`);
+    const value = secondsOf(text);
+    if (!(value > 0) || value > max) {
+      throw new UsageError(`${name}: "${text}" is not a time up to ${max} s`, DURATION_HINT);
     }
     return value;
   };
+}
+
+/** For a time in whole seconds between two limits, in the same words. */
+export function wholeSeconds(name: string, min: number, max: number): (text: string) => number {
+  return (text) => {
+    const value = secondsOf(text);
+    if (!Number.isInteger(value) || value < min || value > max) {
+      throw new UsageError(`${name}: "${text}" is not a time from ${min} to ${max} s`, DURATION_HINT);
+    }
+    return value;
+  };
+}
+
+function secondsOf(text: string): number {
+  const [, digits, unit = ''] = /^(\d+(?:\.\d+)?)([smhd]?)$/.exec(text) ?? [];
+  return digits === undefined ? Number.NaN : Number(digits) * (UNIT_SECS[unit] ?? Number.NaN);
+}
+
+const labelKey = new RegExp(LABEL_KEY_PATTERN);
+
+/** For labels, `k=v` and several times. A key that comes twice is a mistake. */
+export function label(text: string, previous: unknown): Record<string, string> {
+  const labels = { ...(previous as Record<string, string> | undefined) };
+  const equals = text.indexOf('=');
+  if (equals <= 0) throw new UsageError(`--label: "${text}" is not KEY=VALUE`);
+  const key = checkLabelKey('--label', text.slice(0, equals));
+  const value = text.slice(equals + 1);
+  if (Object.hasOwn(labels, key)) throw new UsageError(`--label: "${key}" is given twice`);
+  if (value.length > limits.labelBytesMax) {
+    throw new UsageError(`--label: the value of "${key}" is longer than ${limits.labelBytesMax}`);
+  }
+  labels[key] = value;
+  if (Object.keys(labels).length > limits.labelsMax) {
+    throw new UsageError(`--label: a sandbox has ${limits.labelsMax} labels at most`);
+  }
+  return labels;
+}
+
+/** For a choice by labels, `k` or `k=v`, several times. */
+export function labelFilter(text: string, previous: unknown): string[] {
+  checkLabelKey('--label', text.split('=', 1)[0] ?? '');
+  return collect(text, previous);
+}
+
+/** For keys of labels, several times. */
+export function labelKeys(name: string): (text: string, previous: unknown) => string[] {
+  return (text, previous) => collect(checkLabelKey(name, text), previous);
+}
+
+function checkLabelKey(name: string, key: string): string {
+  if (!labelKey.test(key)) {
+    throw new UsageError(
+      `${name}: "${key}" is not the key of a label`,
+      'letters, digits, "_", "." and "-"; at most 63',
+    );
+  }
+  return key;
+}
+
+/** For the name of a sandbox or a workspace. */
+export function nameOf(text: string): string {
+  if (!isTag(text)) throw new UsageError(`"${text}" is not a name`, 'a name is 1 to 64 letters, digits, "_" or "-"');
+  return text;
 }
 
 export function tag(text: string): string {

@@ -4,15 +4,25 @@ import { CommandError } from './errors.ts';
 
 type Call = { signal: AbortSignal };
 
-/** The sandbox that is meant: its id, or a beginning of it that no other has, with or without `sb-`. */
+/** What tells a sandbox from others. */
+export type Named = { id: string; name?: string };
+
+/** The sandbox that is meant: its id, its name, or a beginning of the id that no other has, with or without `sb-`. */
 export async function resolveSandbox(client: ForkdClient, text: string, call: Call): Promise<string> {
-  const ids = (await client.listSandboxes(call)).map((sandbox) => sandbox.id);
-  return pickSandbox(ids, text);
+  return pickSandbox(await client.listSandboxes({ signal: call.signal }), text);
 }
 
-export function pickSandbox(ids: readonly string[], text: string): string {
-  const found = pick(ids, text, (id) => id.startsWith(text) || id.startsWith(`sb-${text}`));
-  return found ?? fail('not_found_sandbox', `there is no sandbox "${text}"`, '`forkd ls` lists the sandboxes that run');
+export function pickSandbox(sandboxes: readonly Named[], text: string): string {
+  const ids = sandboxes.map((sandbox) => sandbox.id);
+  const named = ids.includes(text) ? undefined : sandboxes.find((sandbox) => sandbox.name === text);
+  const found = named?.id ?? pick(ids, text, (id) => id.startsWith(text) || id.startsWith(`sb-${text}`));
+  return found ?? fail('not_found_sandbox', `there is no sandbox "${text}"`, '`forkd ls` lists the sandboxes');
+}
+
+/** Each sandbox that is meant, once, in the order in which they are named. */
+export async function resolveSandboxes(client: ForkdClient, texts: readonly string[], call: Call): Promise<string[]> {
+  const sandboxes = await client.listSandboxes({ signal: call.signal });
+  return [...new Set(texts.map((text) => pickSandbox(sandboxes, text)))];
 }
 
 /** The snapshot that is meant: its tag, or a beginning that no other has. */

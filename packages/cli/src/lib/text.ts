@@ -1,6 +1,9 @@
 import { stripVTControlCharacters } from 'node:util';
 
 const KIB = 1024;
+const GAP = '  ';
+/** An id fits, and so does a heading. */
+const COLUMN_WIDTH_MIN = 14;
 const SIZE_UNITS = ['B', 'KiB', 'MiB', 'GiB', 'TiB'];
 
 /** `1536` → `1.5 KiB`. */
@@ -23,30 +26,61 @@ export function formatMs(ms: number): string {
 
 /** `5 minutes ago`, from seconds since 1970. */
 export function formatAge(createdUnixSecs: number, nowUnixMs = Date.now()): string {
-  const seconds = Math.max(0, Math.floor(nowUnixMs / 1000 - createdUnixSecs));
+  return `${largestUnit(Math.max(0, Math.floor(nowUnixMs / 1000 - createdUnixSecs)))} ago`;
+}
+
+/** `in 14 minutes`, from seconds since 1970; `now` for what is past. */
+export function formatUntil(unixSecs: number, nowUnixMs = Date.now()): string {
+  const secs = Math.ceil(unixSecs - nowUnixMs / 1000);
+  return secs <= 0 ? 'now' : `in ${largestUnit(secs)}`;
+}
+
+function largestUnit(secs: number): string {
   const steps: [number, string][] = [
     [86_400, 'day'],
     [3_600, 'hour'],
     [60, 'minute'],
     [1, 'second'],
   ];
-  const [size, unit] = steps.find(([step]) => seconds >= step) ?? [1, 'second'];
-  const count = Math.floor(seconds / size);
-  return `${count} ${unit}${count === 1 ? '' : 's'} ago`;
+  const [size, unit] = steps.find(([step]) => secs >= step) ?? [1, 'second'];
+  return plural(Math.floor(secs / size), unit);
 }
 
-/** Columns wide enough for their widest cell, two blanks between; colours do not count as width. */
-export function formatTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
+/** `1 file`, `2 files`. */
+export function plural(count: number, word: string): string {
+  return `${count} ${word}${count === 1 ? '' : 's'}`;
+}
+
+/**
+ * Columns wide enough for their widest cell, two blanks between; colours do not count as width. Where that is more than
+ * `columnsMax`, the widest columns give way, down to what an id needs.
+ */
+export function formatTable(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  columnsMax = Number.POSITIVE_INFINITY,
+): string {
   const all = [header, ...rows];
-  const widths = header.map((_, column) => Math.max(...all.map((row) => width(row[column] ?? ''))));
+  const wanted = header.map((_, column) => Math.max(...all.map((row) => width(row[column] ?? ''))));
+  const widths = fitted(wanted, columnsMax - GAP.length * (header.length - 1));
   return all
     .map((row) =>
       row
         .map((cell, column) => pad(cell, widths[column] ?? 0))
-        .join('  ')
+        .join(GAP)
         .trimEnd(),
     )
     .join('\n');
+}
+
+function fitted(wanted: readonly number[], totalMax: number): number[] {
+  const widths = [...wanted];
+  for (;;) {
+    const widest = widths.indexOf(Math.max(...widths));
+    const total = widths.reduce((sum, one) => sum + one, 0);
+    if (total <= totalMax || (widths[widest] ?? 0) <= COLUMN_WIDTH_MIN) return widths;
+    widths[widest] = (widths[widest] ?? 0) - 1;
+  }
 }
 
 /** Shortens what is too long for a table to its beginning. */
@@ -59,5 +93,6 @@ function width(cell: string): number {
 }
 
 function pad(cell: string, columns: number): string {
-  return cell + ' '.repeat(Math.max(0, columns - width(cell)));
+  const fitting = width(cell) > columns ? ellipsis(stripVTControlCharacters(cell), columns) : cell;
+  return fitting + ' '.repeat(columns - width(fitting));
 }

@@ -46,8 +46,8 @@ export const branch = defineCommand<Options>({
       default: 64,
     },
     { flags: '--storm', summary: 'the guest rewrites it all the while, as fast as it can' },
-    { flags: '--csv <file>', summary: 'write every branch to this file' },
-    { flags: '--chart <file>', summary: 'draw the pauses and their floor, as .svg', parse: svgFile },
+    { flags: '--csv <file>', summary: 'write every branch to this file', completes: 'file' },
+    { flags: '--chart <file>', summary: 'draw the pauses and their floor, as .svg', parse: svgFile, completes: 'file' },
   ],
   examples: [
     { line: 'forkd bench branch --storm', summary: 'all modes, 64 MiB rewritten' },

@@ -1,5 +1,4 @@
 import { defineCommand } from '../../command.ts';
-import { UsageError } from '../../lib/errors.ts';
 import { branch } from './branch.ts';
 import { chain } from './chain.ts';
 import { exec } from './exec.ts';
@@ -19,7 +18,4 @@ export const bench = defineCommand({
     { line: 'forkd bench fork -n 1,10', summary: 'forks, until they run and until they have answered' },
   ],
   subcommands: [branch, fork, chain, exec, load, soak],
-  run: async () => {
-    throw new UsageError('bench: what is to be measured is missing', '`forkd bench --help` lists what can be');
-  },
 });

@@ -21,7 +21,7 @@ export const quickstart = defineCommand<Options>({
     'Builds a Python template, forks ten children of it, and branches one of them three times while a command runs in it.\nEverything that it says is checked; a claim that does not hold makes it fail. It leaves nothing running.',
   args: [],
   options: [
-    { flags: '--json <file>', summary: 'write the figures to this file' },
+    { flags: '--json <file>', summary: 'write the figures to this file', completes: 'file' },
     { flags: '--keep', summary: 'keep the snapshots' },
   ],
   examples: [

@@ -1,8 +1,8 @@
 import type { StartCommandRequest } from '@forkd/api';
 import { errorFromEvent, ForkdError, type ForkdClient } from '@forkd/sdk';
 import type { Context } from '../context.ts';
-import { endingOf, type Ending } from '../lib/follow.ts';
-import { pumpStdin } from '../lib/stdin.ts';
+import { endingOf, type Ending } from './follow.ts';
+import { pumpStdin } from './stdin.ts';
 
 /** `exec --json`: the same command, told at its end as `{stdout, stderr, exit_code}`. @returns its exit code. */
 export async function execJson(

@@ -1,0 +1,65 @@
+import type { ControllerEvent } from '@forkd/api';
+import { isForkdError, sleep } from '@forkd/sdk';
+import { defineCommand, type Call } from '../command.ts';
+import type { Context } from '../context.ts';
+import { resolveSandbox } from '../lib/resolve.ts';
+
+type Options = { after?: string; sandbox?: string };
+
+const RECONNECT_MS = [200, 500, 1000, 2000, 5000];
+const TYPE_COLUMNS = 20;
+
+export const events = defineCommand<Options>({
+  name: 'events',
+  summary: 'what happens to sandboxes, snapshots and workspaces, as it happens',
+  description:
+    'It goes on until Ctrl-C, and takes up where it was when the controller has been away. With --json it is one object a line.',
+  args: [],
+  options: [
+    { flags: '--sandbox <sandbox>', summary: 'only of this one', completes: 'sandbox' },
+    { flags: '--after <event>', summary: 'begin after the event with this id' },
+  ],
+  examples: [
+    { line: 'forkd events', summary: 'one line an event' },
+    { line: 'forkd events --json --sandbox web', summary: 'of one sandbox, for a program' },
+  ],
+  run,
+});
+
+async function run({ context, options }: Call<Options>): Promise<void> {
+  const client = await context.client();
+  const query: { after?: string; sandbox?: string } = {};
+  if (options.after !== undefined) query.after = options.after;
+  if (options.sandbox !== undefined) query.sandbox = await resolveSandbox(client, options.sandbox, context);
+  // The first time nobody has to be waited for: whoever does not answer is the wrong one.
+  await client.version({ signal: context.signal });
+  for (let tries = 0; ; tries += 1) {
+    try {
+      for await (const event of client.events(query, { signal: context.signal })) {
+        query.after = event.id;
+        tries = 0;
+        print(context, event);
+      }
+    } catch (error) {
+      context.signal.throwIfAborted();
+      if (!isAway(error)) throw error;
+    }
+    if (tries === 1) context.out.note(`the controller at ${client.place} is away: waiting for it`);
+    await sleep(RECONNECT_MS[Math.min(tries, RECONNECT_MS.length - 1)] ?? 0, context.signal);
+  }
+}
+
+function isAway(error: unknown): boolean {
+  return ['connection_failed', 'stream_cut', 'shutting_down'].some((code) => isForkdError(error, code));
+}
+
+function print({ out }: Context, event: ControllerEvent): void {
+  if (out.isJson) {
+    out.line(JSON.stringify(event));
+    return;
+  }
+  const whose = [event.workspace, event.sandbox, event.snapshot].filter((name) => name !== undefined).join(' ');
+  const type: string = event.type;
+  const reason = event.reason === undefined ? '' : `  ${event.reason}`;
+  out.line(`${new Date(event.time_unix_ms).toISOString()}  ${type.padEnd(TYPE_COLUMNS)}  ${whose}${reason}`);
+}

@@ -1,0 +1,116 @@
+import type { SandboxInfo, SandboxStats } from '@forkd/api';
+import { isForkdError, sleep, type ForkdClient } from '@forkd/sdk';
+import { defineCommand, type Call } from '../command.ts';
+import type { Context } from '../context.ts';
+import { mapSome } from '../lib/concurrent.ts';
+import { pickSandbox } from '../lib/resolve.ts';
+import { formatBytes, formatMs } from '../lib/text.ts';
+
+type Options = { watch?: boolean };
+type Row = SandboxStats & { name?: string };
+
+const WATCH_MS = 1000;
+const CLEAR_SCREEN = '\u001b[H\u001b[2J';
+const HEADER = [
+  'SANDBOX',
+  'NAME',
+  'STATE',
+  'UP',
+  'CPU',
+  'CPU TIME',
+  'RSS',
+  'PRIVATE',
+  'SHARED',
+  'LIMIT',
+  'EXECS',
+  'BRANCHES',
+];
+
+export const stats = defineCommand<Options>({
+  name: 'stats',
+  summary: 'what sandboxes have used of the host',
+  description:
+    'PRIVATE is memory that a sandbox alone has, SHARED what it has in common with its siblings. With --watch and --json it is one array a line.',
+  args: [
+    {
+      name: 'sandbox',
+      summary: 'ids, beginnings of them, or names (default: all)',
+      optional: true,
+      variadic: true,
+      completes: 'sandbox',
+    },
+  ],
+  options: [{ flags: '--watch', summary: 'again every second, until Ctrl-C' }],
+  examples: [
+    { line: 'forkd stats', summary: 'of all' },
+    { line: 'forkd stats web --watch', summary: 'of one, again and again' },
+  ],
+  run,
+});
+
+async function run({ context, args, options }: Call<Options>): Promise<void> {
+  const client = await context.client();
+  let before = new Map<string, SandboxStats>();
+  for (;;) {
+    const rows = await collect(context, client, args);
+    show(context, rows, before, options.watch === true);
+    if (!options.watch) return;
+    before = new Map(rows.map((row) => [row.id, row]));
+    await sleep(WATCH_MS, context.signal);
+  }
+}
+
+async function collect(context: Context, client: ForkdClient, texts: readonly string[]): Promise<Row[]> {
+  const { signal } = context;
+  const sandboxes = await client.listSandboxes({ signal });
+  const ids = new Set(texts.map((text) => pickSandbox(sandboxes, text)));
+  const meant = sandboxes.filter((sandbox) => texts.length === 0 || ids.has(sandbox.id));
+  return (await mapSome(meant, (sandbox) => statsOf(client, sandbox, signal))).flat();
+}
+
+/** Nothing for one that has ended since it was listed. */
+async function statsOf(client: ForkdClient, { id, name }: SandboxInfo, signal: AbortSignal): Promise<Row[]> {
+  try {
+    return [{ ...(await client.sandboxStats(id, { signal })), ...(name !== undefined && { name }) }];
+  } catch (error) {
+    if (isForkdError(error, 'not_found_sandbox')) return [];
+    throw error;
+  }
+}
+
+function show({ out }: Context, rows: readonly Row[], before: Map<string, SandboxStats>, watches: boolean): void {
+  if (out.isJson) {
+    if (watches) out.line(JSON.stringify(rows));
+    else out.json(rows);
+    return;
+  }
+  if (watches && out.streams.stdout.isTTY) out.streams.stdout.write(CLEAR_SCREEN);
+  out.table(
+    HEADER,
+    rows.map((row) => cells(row, before.get(row.id))),
+  );
+}
+
+function cells(row: Row, before: SandboxStats | undefined): string[] {
+  return [
+    row.id,
+    row.name ?? '-',
+    row.state,
+    formatMs(row.uptime_secs * 1000),
+    cpuShare(row, before),
+    formatMs(row.cpu_secs * 1000),
+    formatBytes(row.rss_bytes),
+    formatBytes(row.private_bytes),
+    formatBytes(row.shared_bytes),
+    row.memory_limit_bytes === null ? '-' : formatBytes(row.memory_limit_bytes),
+    String(row.exec_count),
+    String(row.branch_count),
+  ];
+}
+
+/** Since the row before, or else since it was started; 100 % is one processor. */
+function cpuShare(row: SandboxStats, before: SandboxStats | undefined): string {
+  const secs = row.uptime_secs - (before?.uptime_secs ?? 0);
+  const used = row.cpu_secs - (before?.cpu_secs ?? 0);
+  return secs > 0 ? `${Math.max(0, Math.round((100 * used) / secs))} %` : '-';
+}

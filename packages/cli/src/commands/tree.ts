@@ -1,0 +1,88 @@
+import type { SandboxInfo, SnapshotInfo, SnapshotInfoDetail } from '@forkd/api';
+import { isForkdError, type ForkdClient } from '@forkd/sdk';
+import { defineCommand, type Call } from '../command.ts';
+import type { Context } from '../context.ts';
+import { mapSome } from '../lib/concurrent.ts';
+import { layerBytes } from '../lib/layers.ts';
+import { formatBytes } from '../lib/text.ts';
+import { buildTree, drawTree, type TreeNode } from '../lib/tree.ts';
+
+export const tree = defineCommand({
+  name: 'tree',
+  summary: 'which snapshot and which sandbox came from which',
+  description:
+    'With the memory that each sandbox has for itself and in common with others, and what each snapshot adds on disk. A branch stands below its sandbox while that is there.',
+  args: [],
+  options: [],
+  examples: [
+    { line: 'forkd tree', summary: 'drawn' },
+    { line: 'forkd tree --json', summary: 'nested, for a program' },
+  ],
+  run,
+});
+
+async function run({ context }: Call<unknown>): Promise<void> {
+  const client = await context.client();
+  const { signal } = context;
+  const [listed, sandboxes] = await Promise.all([client.listSnapshots({ signal }), client.listSandboxes({ signal })]);
+  const details = await detailsOf(client, listed, signal);
+  // Parents first, so that they are there when their branches are placed; older ones are not told their parent in the list.
+  const snapshots = listed
+    .map((info) => withParent(info, details.get(info.tag)))
+    .toSorted((one, other) => one.created_at_unix - other.created_at_unix);
+  const nodes = buildTree({
+    snapshots,
+    sandboxes,
+    layerBytes: new Map(
+      [...details].map(([tag, detail]) => [tag, layerBytes(detail, details.get(detail.parent_tag ?? ''))]),
+    ),
+    memory: await memoryOf(client, sandboxes, signal),
+  });
+  if (context.out.isJson) context.out.json(nodes);
+  else for (const line of drawTree(nodes, (node) => label(context, node))) context.out.line(line);
+}
+
+function withParent(info: SnapshotInfo, detail: SnapshotInfoDetail | undefined): SnapshotInfo {
+  const parent = info.parent_tag ?? detail?.parent_tag;
+  return parent === undefined ? info : { ...info, parent_tag: parent };
+}
+
+/** What is missing here is one that is not whole yet, or that has just been removed. */
+async function detailsOf(
+  client: ForkdClient,
+  snapshots: readonly SnapshotInfo[],
+  signal: AbortSignal,
+): Promise<Map<string, SnapshotInfoDetail>> {
+  const whole = snapshots.filter((info) => info.status === 'ready');
+  const found = await mapSome(whole, ({ tag }) => unlessGone(client.getSnapshotDetail(tag, { signal })));
+  return new Map(found.flatMap((detail) => (detail === undefined ? [] : [[detail.tag, detail]])));
+}
+
+async function memoryOf(client: ForkdClient, sandboxes: readonly SandboxInfo[], signal: AbortSignal) {
+  const found = await mapSome(sandboxes, async ({ id }) => {
+    const memory = await unlessGone(client.memory(id, { signal }));
+    return memory === undefined ? [] : [[id, memory] as const];
+  });
+  return new Map(found.flat());
+}
+
+async function unlessGone<Result>(asked: Promise<Result>): Promise<Result | undefined> {
+  try {
+    return await asked;
+  } catch (error) {
+    if (isForkdError(error) && (error.status === 404 || error.status === 409)) return undefined;
+    throw error;
+  }
+}
+
+function label({ out: { colors } }: Context, node: TreeNode): string {
+  if (node.kind === 'snapshot') {
+    const size = node.layer_bytes === null ? '' : `  ${colors.dim(formatBytes(node.layer_bytes))}`;
+    return `${colors.bold(node.tag)}${size}${node.status === 'ready' ? '' : `  ${colors.yellow(node.status)}`}`;
+  }
+  const name = node.name === null ? '' : ` (${node.name})`;
+  const paused = node.state === 'paused' ? `  ${colors.yellow('paused')}` : '';
+  if (node.private_bytes === null || node.shared_bytes === null) return `${colors.cyan(node.id)}${name}${paused}`;
+  const memory = `${formatBytes(node.private_bytes)} private, ${formatBytes(node.shared_bytes)} shared`;
+  return `${colors.cyan(node.id)}${name}  ${colors.dim(memory)}${paused}`;
+}
