@@ -59,15 +59,14 @@ async function namesOf(client: ForkdClient, kind: string, signal: AbortSignal): 
   );
 }
 
-/** Bash takes `=` for a word of its own. */
+/** The options that say which controller, wherever they stand in the line. */
 function globalsOf(line: readonly string[]): GlobalOptions {
   const globals: GlobalOptions = {};
   line.forEach((word, index) => {
     const [flag = '', value] = word.split(/=(.*)/s);
     const name = GLOBALS[flag];
     if (name === undefined) return;
-    const next = line[index + 1] === '=' ? line[index + 2] : line[index + 1];
-    const given = value ?? next;
+    const given = value ?? line[index + 1];
     if (given !== undefined) globals[name] = given;
   });
   return globals;

@@ -59,7 +59,6 @@ function print({ out }: Context, event: ControllerEvent): void {
     return;
   }
   const whose = [event.workspace, event.sandbox, event.snapshot].filter((name) => name !== undefined).join(' ');
-  const type: string = event.type;
   const reason = event.reason === undefined ? '' : `  ${event.reason}`;
-  out.line(`${new Date(event.time_unix_ms).toISOString()}  ${type.padEnd(TYPE_COLUMNS)}  ${whose}${reason}`);
+  out.line(`${new Date(event.time_unix_ms).toISOString()}  ${event.type.padEnd(TYPE_COLUMNS)}  ${whose}${reason}`);
 }

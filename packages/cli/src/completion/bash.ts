@@ -5,11 +5,26 @@ export function bashScript(root: Verb): string {
   const verbs = flatten(root);
   return `# bash completion for forkd, made by \`forkd completion bash\`.
 
-# The names that a running controller knows. "$@" is the command line, which says which controller.
+# The names that a running controller knows; the command line says which controller.
 _forkd_names() {
-  local IFS=$'\\n' name
-  for name in $("\${COMP_WORDS[0]}" __complete "$1" -- "\${COMP_WORDS[@]:1}" 2>/dev/null); do
+  local name
+  while IFS= read -r name; do
     printf '%s\\n' "\${name%%$'\\t'*}"
+  done < <("\${words[0]}" __complete "$1" -- "\${words[@]:1}" 2>/dev/null)
+}
+
+# The words up to the cursor, into "words". Bash breaks them at "=" and ":" too; what has no blank before it belongs together.
+_forkd_split() {
+  local word before rest="$COMP_LINE"
+  for word in "\${COMP_WORDS[@]:0:COMP_CWORD+1}"; do
+    before="\${rest%%"$word"*}"
+    if [[ -z $word ]]; then before="\${rest%%[![:blank:]]*}"; fi
+    rest="\${rest#*"$word"}"
+    if ((\${#words[@]})) && [[ -z $before ]]; then
+      words[-1]+="$word"
+    else
+      words+=("$word")
+    fi
   done
 }
 
@@ -45,21 +60,20 @@ ${verbs.flatMap(wordCases).join('\n')}
 }
 
 _forkd() {
-  local cur="\${COMP_WORDS[COMP_CWORD]}" path='' place='' words='' word i at=0 foreign='' IFS=$' \\t\\n'
-  for ((i = 1; i < COMP_CWORD; i++)); do
-    word="\${COMP_WORDS[i]}"
+  local -a words=()
+  local IFS=$' \\t\\n' path='' place='' choices='' word cur i at=0 foreign=''
+  _forkd_split
+  cur="\${words[-1]}"
+  for ((i = 1; i < \${#words[@]} - 1; i++)); do
+    word="\${words[i]}"
+    place=''
     if [[ $word == -- ]]; then
       foreign=1
       break
+    elif [[ $word == --*=* ]]; then
+      continue
     elif [[ $word == -* ]]; then
-      _forkd_value "$path" "$word" || continue
-      [[ \${COMP_WORDS[i + 1]} == '=' ]] && ((i++))
-      ((i++))
-      if ((i >= COMP_CWORD)); then
-        [[ $cur == '=' ]] && cur=''
-        break
-      fi
-      place=''
+      _forkd_value "$path" "$word" && ((i++))
     elif ((at == 0)) && _forkd_verb "$path" "$word"; then
       continue
     else
@@ -67,21 +81,26 @@ _forkd() {
       case "$path" in ${passing(verbs)}) foreign=1 && break ;; esac
     fi
   done
-  COMPREPLY=()
+  # The last option may have taken the word that is being written.
+  ((i >= \${#words[@]})) || place=''
   if [[ $foreign ]]; then
     place=file
-  elif [[ $cur == -* && -z $place ]]; then
-    words="$(_forkd_words "$path" options)"
+  elif [[ -z $place && $cur == --*=* ]]; then
+    _forkd_value "$path" "\${cur%%=*}"
+    cur="\${cur#*=}"
+  elif [[ -z $place && $cur == -* ]]; then
+    choices="$(_forkd_words "$path" options)"
     place=words
   elif [[ -z $place ]]; then
-    words="$(_forkd_words "$path" verbs)"
-    if [[ $words ]]; then place=words; else _forkd_argument "$path" "$at"; fi
+    choices="$(_forkd_words "$path" verbs)"
+    if [[ $choices ]]; then place=words; else _forkd_argument "$path" "$at"; fi
   fi
+  COMPREPLY=()
   case "$place" in
-    none) ;;
+    none | '') ;;
     file) mapfile -t COMPREPLY < <(compgen -f -- "$cur") && compopt -o filenames 2>/dev/null ;;
     directory) mapfile -t COMPREPLY < <(compgen -d -- "$cur") && compopt -o filenames 2>/dev/null ;;
-    words) mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur") ;;
+    words) mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$cur") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$(_forkd_names "$place")" -- "$cur") ;;
   esac
 }
@@ -110,7 +129,7 @@ function argumentCases(verb: Verb): string[] {
 
 function setPlace(place: Place): string {
   if (place === undefined) return 'place=none';
-  return 'words' in place ? `place=words words='${place.words.join(' ')}'` : `place=${place.completes}`;
+  return 'words' in place ? `place=words choices='${place.words.join(' ')}'` : `place=${place.completes}`;
 }
 
 function wordCases(verb: Verb): string[] {

@@ -31,12 +31,14 @@ fi
 
 function verbFunction(verb: Verb): string {
   const specs = [...verb.flags.map(flagSpec), ...argumentSpecs(verb)];
-  const body = verb.verbs.length === 0 ? leaf(specs) : group(verb, specs);
+  const body = verb.verbs.length === 0 ? leaf(verb, specs) : group(verb, specs);
   return `${functionName(verb)}() {\n${body}\n}`;
 }
 
-function leaf(specs: readonly string[]): string {
-  return `  _arguments -s -S ${specs.map((spec) => `\\\n    ${spec}`).join(' ')}`;
+function leaf(verb: Verb, specs: readonly string[]): string {
+  // Behind the first argument of such a verb there are no options of ours.
+  const ends = verb.passesThrough ? ` -A '-*'` : '';
+  return `  _arguments -s -S${ends} ${specs.map((spec) => `\\\n    ${spec}`).join(' ')}`;
 }
 
 function group(verb: Verb, specs: readonly string[]): string {

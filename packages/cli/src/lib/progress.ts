@@ -6,7 +6,7 @@ const TIME_COLUMNS = 9;
 const STAGE_COLUMNS = 10;
 const CLEAR_LINE = '\r\u001b[K';
 /** Work that is over before it can be read is not told of. */
-const QUIET_MS = 700;
+const QUIET_MS = 1500;
 const TICK_MS = 200;
 
 /**

@@ -5,16 +5,17 @@ import { CommandError } from './errors.ts';
 type Call = { signal: AbortSignal };
 
 /** What tells a sandbox from others. */
-export type Named = { id: string; name?: string };
+export type Named = { id: string; name?: string; workspace?: string };
 
-/** The sandbox that is meant: its id, its name, or a beginning of the id that no other has, with or without `sb-`. */
+/** The sandbox that is meant: its id, its name, that of its workspace, or a beginning of the id that no other has, with or without `sb-`. */
 export async function resolveSandbox(client: ForkdClient, text: string, call: Call): Promise<string> {
   return pickSandbox(await client.listSandboxes({ signal: call.signal }), text);
 }
 
 export function pickSandbox(sandboxes: readonly Named[], text: string): string {
   const ids = sandboxes.map((sandbox) => sandbox.id);
-  const named = ids.includes(text) ? undefined : sandboxes.find((sandbox) => sandbox.name === text);
+  if (ids.includes(text)) return text;
+  const named = sandboxes.find(({ name }) => name === text) ?? sandboxes.find(({ workspace }) => workspace === text);
   const found = named?.id ?? pick(ids, text, (id) => id.startsWith(text) || id.startsWith(`sb-${text}`));
   return found ?? fail('not_found_sandbox', `there is no sandbox "${text}"`, '`forkd ls` lists the sandboxes');
 }

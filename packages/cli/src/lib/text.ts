@@ -29,20 +29,21 @@ export function formatAge(createdUnixSecs: number, nowUnixMs = Date.now()): stri
   return `${largestUnit(Math.max(0, Math.floor(nowUnixMs / 1000 - createdUnixSecs)))} ago`;
 }
 
-/** `in 14 minutes`, from seconds since 1970; `now` for what is past. */
+/** `in 119 minutes`, from seconds since 1970; `now` for what is past. */
 export function formatUntil(unixSecs: number, nowUnixMs = Date.now()): string {
   const secs = Math.ceil(unixSecs - nowUnixMs / 1000);
-  return secs <= 0 ? 'now' : `in ${largestUnit(secs)}`;
+  return secs <= 0 ? 'now' : `in ${largestUnit(secs, 2)}`;
 }
 
-function largestUnit(secs: number): string {
+/** In a unit of which there are at least `countMin`, where there is one. */
+function largestUnit(secs: number, countMin = 1): string {
   const steps: [number, string][] = [
     [86_400, 'day'],
     [3_600, 'hour'],
     [60, 'minute'],
     [1, 'second'],
   ];
-  const [size, unit] = steps.find(([step]) => secs >= step) ?? [1, 'second'];
+  const [size, unit] = steps.find(([step]) => secs >= step * countMin) ?? [1, 'second'];
   return plural(Math.floor(secs / size), unit);
 }
 
