@@ -31,14 +31,13 @@ describe('what is made from the verbs', () => {
 describe('the manual page', () => {
   it('is read by man without a warning, with every verb and every option', ({ skip }) => {
     const options = ['--warnings=w', '-l', page];
-    const env = { ...process.env, MANWIDTH: '200', LC_ALL: 'C.UTF-8', MANPAGER: 'cat', MANROFFOPT: '-c' };
+    const env = { ...process.env, MANWIDTH: '200', LC_ALL: 'C.UTF-8', MANPAGER: 'cat' };
     const { error, status, stdout, stderr } = spawnSync('man', options, { env, encoding: 'utf8' });
     if (error) skip(`man is not on this host (Debian package man-db): ${error.message}`);
     expect({ status, stderr }).toEqual({ status: 0, stderr: '' });
-    const plain = stdout.replaceAll(/.\u0008/g, '');
     for (const command of commands.filter(({ hidden }) => hidden !== true)) {
-      expect(plain).toContain(`forkd ${command.name}`);
-      for (const spec of command.options.filter(({ hidden }) => hidden !== true)) expect(plain).toContain(spec.flags);
+      expect(stdout).toContain(`forkd ${command.name}`);
+      for (const spec of command.options.filter(({ hidden }) => hidden !== true)) expect(stdout).toContain(spec.flags);
     }
   });
 

@@ -8,23 +8,24 @@ export function zshScript(root: Verb): string {
 # The names that a running controller knows; the command line says which controller.
 _forkd_names() {
   local -a names
-  names=("\${(@f)$($_forkd_line[1] __complete $1 -- "\${(@)_forkd_line[2,-1]}" 2>/dev/null)}")
-  names=("\${(@)names:#}")
-  names=("\${(@)names/$'\\t'/:}")
+  local tab=$'\\t'
+  names=(\${(f)"$($_forkd_line[1] __complete $1 -- $_forkd_line[2,-1] 2>/dev/null)"})
+  names=(\${names/$tab/:})
   _describe -t $1 $1 names
 }
 
 ${flatten(root).map(verbFunction).join('\n\n')}
 
-_forkd_complete() {
-  local -a _forkd_line=("\${(@)words}")
-  _forkd
+# The line is kept: what is below the verb sees only its own part.
+_forkd() {
+  local -a _forkd_line=($words)
+  _forkd_root
 }
 
 if [ "$funcstack[1]" = _forkd ]; then
-  _forkd_complete "$@"
+  _forkd "$@"
 else
-  compdef _forkd_complete forkd
+  compdef _forkd forkd
 fi
 `;
 }
@@ -85,11 +86,12 @@ function action(place: Place): string {
   if (place === undefined) return ' ';
   if ('words' in place) return `(${place.words.join(' ')})`;
   if (place.completes === 'file') return '_files';
-  return place.completes === 'directory' ? '_files -/' : `_forkd_names ${place.completes}`;
+  // With the blank before it, it is called with these arguments and no others.
+  return place.completes === 'directory' ? '_files -/' : ` _forkd_names ${place.completes}`;
 }
 
 function functionName(verb: Verb): string {
-  return verb.path === '' ? '_forkd' : `_forkd_${verb.path.replaceAll(/[ -]/g, '_')}`;
+  return verb.path === '' ? '_forkd_root' : `_forkd_${verb.path.replaceAll(/[ -]/g, '_')}`;
 }
 
 function quoted(text: string): string {

@@ -34,6 +34,6 @@ export function summaryOf(spec: ArgumentSpec | OptionSpec): string {
   const more: string[] = [];
   if (spec.choices !== undefined) more.push(`one of ${spec.choices.join(', ')}`);
   if ('default' in spec) more.push(`default: ${String(spec.default)}`);
-  if ('required' in spec && spec.required === true) more.push('required');
+  if ('required' in spec && spec.required) more.push('required');
   return more.length === 0 ? spec.summary : `${spec.summary} (${more.join('; ')})`;
 }
