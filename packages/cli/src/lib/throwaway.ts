@@ -2,6 +2,7 @@ import type { CreateSandboxesRequest } from '@forkd/api';
 import { ForkdError, Sandbox, type ForkdClient } from '@forkd/sdk';
 import type { Context } from '../context.ts';
 import { reportOf } from './errors.ts';
+import { withProgress } from './progress.ts';
 
 const KILL_TIMEOUT_MS = 60_000;
 
@@ -15,7 +16,8 @@ export async function withThrowaway<Result>(
   const { keeps = false, ...fork } = request;
   context.signal.throwIfAborted();
   // Ctrl-C does not reach this request: its child would start all the same, and nobody would know which it is.
-  const [sandbox] = await client.createSandboxes({ ...fork, n: 1 });
+  const work = client.createSandboxes({ ...fork, n: 1 });
+  const [sandbox] = await withProgress(context.out, 'fork', `a child of ${fork.snapshot_tag}`, work);
   if (sandbox === undefined)
     throw new ForkdError('bad_response', `fork of "${fork.snapshot_tag}": the answer is empty`);
   for (const warning of sandbox.warnings ?? []) context.out.warn(warning);
