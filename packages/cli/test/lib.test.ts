@@ -6,10 +6,11 @@ import { parsePlace } from '../src/commands/cp.ts';
 import { CounterReader, counterStart } from '../src/commands/quickstart/counter.ts';
 import { countDistinct, parseAnswer, sharedNames, type ChildAnswer } from '../src/commands/quickstart/warm.ts';
 import { checkName } from '../src/lib/copy.ts';
-import { environment, integer, seconds } from '../src/lib/parse.ts';
+import { environment, integer, label, labelFilter, seconds, wholeSeconds } from '../src/lib/parse.ts';
 import { pickCommand, pickSandbox } from '../src/lib/resolve.ts';
 import { absoluteSource } from '../src/lib/source.ts';
-import { formatAge, formatBytes, formatMs, formatTable } from '../src/lib/text.ts';
+import { formatAge, formatBytes, formatMs, formatTable, formatUntil } from '../src/lib/text.ts';
+import { buildTree, drawTree } from '../src/lib/tree.ts';
 
 describe('prefixes', () => {
   const ids = ['sb-1f', 'sb-1fa0', 'sb-2c00'].map((id) => ({ id }));
@@ -24,6 +25,14 @@ describe('prefixes', () => {
     expect(() => pickSandbox(ids, 'sb-')).toThrow('sb-1f, sb-1fa0, sb-2c00');
     expect(() => pickSandbox(ids, 'sb-9')).toThrow('there is no sandbox "sb-9"');
     expect(() => pickSandbox(ids, '')).toThrow('there is no sandbox');
+  });
+
+  it('takes a name, or that of a workspace, before a beginning of an id', () => {
+    const named = [{ id: 'sb-1f' }, { id: 'sb-2c', name: '1f' }, { id: 'sb-3d', workspace: 'dev' }];
+    expect(pickSandbox(named, '1f')).toBe('sb-2c');
+    expect(pickSandbox(named, 'sb-1f')).toBe('sb-1f');
+    expect(pickSandbox(named, 'dev')).toBe('sb-3d');
+    expect(() => pickSandbox(named, 'de')).toThrow('there is no sandbox');
   });
 
   it('means the command that runs, or the only one', () => {
@@ -54,6 +63,23 @@ describe('arguments', () => {
       expect(() => integer('-n', 1, 1000)(text)).toThrow('-n');
     expect(seconds('--timeout', 60)('0.5')).toBe(0.5);
     for (const text of ['0', '-1', '61', '', 'NaN']) expect(() => seconds('--timeout', 60)(text)).toThrow('--timeout');
+  });
+
+  it('takes times in words of one kind, and says what it takes', () => {
+    const ttl = wholeSeconds('--ttl', 1, 86_400);
+    expect(['90', '90s', '15m', '2h', '1d', '1.5m'].map(ttl)).toEqual([90, 90, 900, 7200, 86_400, 90]);
+    for (const text of ['', '0', '1.5', '2d', '-1', '1 h', '1h30m', 'h', '1w', '0x10'])
+      expect(() => ttl(text)).toThrow('--ttl');
+    expect(seconds('--timeout', 7200)('2h')).toBe(7200);
+  });
+
+  it('takes labels, each key once, and filters by key or by both', () => {
+    expect(label('b=', label('a=x=y', undefined))).toEqual({ a: 'x=y', b: '' });
+    expect(() => label('a=2', { a: '1' })).toThrow('given twice');
+    for (const text of ['a', '=1', '-a=1', 'a b=1', `a=${'x'.repeat(257)}`]) {
+      expect(() => label(text, undefined)).toThrow('--label');
+    }
+    expect(labelFilter('a=1', ['b'])).toEqual(['b', 'a=1']);
   });
 
   it('takes variables as Docker does', () => {
@@ -116,6 +142,57 @@ describe('text', () => {
         ],
       ),
     ).toBe('A     B\n\u001b[32mlong\u001b[39m  1\nx     2');
+  });
+
+  it('lets the widest columns give way, and an id none of itself', () => {
+    const id = 'sb-0123456789';
+    const text = formatTable(['ID', 'A', 'B'], [[id, 'a'.repeat(40), 'b'.repeat(60)]], 60);
+    expect(text.split('\n').every((line) => line.length <= 60)).toBe(true);
+    expect(text).toContain(`${id}  aaaaaaaa`);
+    const narrow = formatTable(['ID', 'A'], [[id, 'a'.repeat(40)]], 10);
+    expect(narrow).toContain(`${id}  ${'a'.repeat(13)}…`);
+  });
+
+  it('says until when in the unit that tells most', () => {
+    expect([7195, 90, 3 * 86_400, 0].map((secs) => formatUntil(1000 + secs, 1_000_000))).toEqual([
+      'in 119 minutes',
+      'in 90 seconds',
+      'in 3 days',
+      'now',
+    ]);
+  });
+});
+
+describe('the tree', () => {
+  const snapshot = (tag: string, more: object = {}) => {
+    return { tag, dir: '', created_at_unix: 1, status: 'ready' as const, bootable: true, ...more };
+  };
+  const sandbox = (id: string, tag: string) => {
+    const info = { id, snapshot_tag: tag, netns: null, guest_addr: '', created_at_unix: 1, pid: null };
+    return { ...info, memory_limit_mib: null, has_branched: false, last_branch_memory_path: null, branch_count: 0 };
+  };
+
+  it('has a branch below its sandbox, below the snapshot when that has ended, and loses none', () => {
+    const nodes = buildTree({
+      snapshots: [
+        snapshot('base'),
+        snapshot('b1', { parent_tag: 'base', branched_from: 'sb-1' }),
+        snapshot('b2', { parent_tag: 'base', branched_from: 'sb-gone' }),
+        snapshot('orphan', { parent_tag: 'gone' }),
+      ],
+      sandboxes: [sandbox('sb-1', 'base'), sandbox('sb-2', 'b1'), sandbox('sb-3', 'removed')],
+      layerBytes: new Map(),
+      memory: new Map(),
+    });
+    expect(drawTree(nodes, (node) => (node.kind === 'sandbox' ? node.id : node.tag))).toEqual([
+      'base',
+      '├─ b2',
+      '└─ sb-1',
+      '   └─ b1',
+      '      └─ sb-2',
+      'orphan',
+      'sb-3',
+    ]);
   });
 });
 
