@@ -71,6 +71,7 @@ _forkd_verb() {
     'bench chain') path='bench chain' ;;
     'bench exec') path='bench exec' ;;
     'bench load') path='bench load' ;;
+    'bench soak') path='bench soak' ;;
     *) return 1 ;;
   esac
 }
@@ -288,6 +289,13 @@ _forkd_value() {
     'bench load --daemon-url') place=none ;;
     'bench load --daemon-token') place=none ;;
     'bench load --data-dir') place=directory ;;
+    'bench soak --clients') place=none ;;
+    'bench soak --secs') place=none ;;
+    'bench soak --rounds') place=none ;;
+    'bench soak --children') place=none ;;
+    'bench soak --daemon-url') place=none ;;
+    'bench soak --daemon-token') place=none ;;
+    'bench soak --data-dir') place=directory ;;
     'wp-bench --region-mib') place=none ;;
     'wp-bench --writers') place=none ;;
     'wp-bench --daemon-url') place=none ;;
@@ -372,12 +380,13 @@ _forkd_words() {
     'version options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'completion options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'bench verbs') echo 'branch fork chain exec load' ;;
+    'bench verbs') echo 'branch fork chain exec load soak' ;;
     'bench branch options') echo '--modes --iterations --mem --private --storm --csv --chart --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench fork options') echo '-n --count --iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench chain options') echo '--depth --iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench exec options') echo '--iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench load options') echo '--iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'bench soak options') echo '--clients --secs --rounds --children --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'wp-bench options') echo '--region-mib --writers --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
   esac
 }

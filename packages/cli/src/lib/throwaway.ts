@@ -33,7 +33,7 @@ export async function withThrowaway<Result>(
 /** What was done in the sandbox is what counts: that it could not be ended is told beside it. */
 async function end(context: Context, client: ForkdClient, sandboxId: string): Promise<void> {
   try {
-    await Sandbox.kill(sandboxId, { client, timeoutMs: KILL_TIMEOUT_MS });
+    await Sandbox.kill(sandboxId, { client, signal: AbortSignal.timeout(KILL_TIMEOUT_MS) });
   } catch (error) {
     context.out.warn(`${sandboxId} could not be ended: ${reportOf(error).error}`);
   }
