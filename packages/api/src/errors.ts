@@ -23,6 +23,7 @@ export const errorRegistry = {
   socket_only: user(403, 'call it over the unix socket of the controller'),
   permission_denied: user(403, 'the user that the command or file belongs to may not do this in the guest'),
   read_only: user(403, 'that place in the guest cannot be written to'),
+  method_not_allowed: user(405, 'the header `allow` names the methods that the path takes'),
   request_timeout: user(408, 'send the whole request at once, or stream it to a route that takes raw bytes'),
   url_too_long: user(414, 'put what is long into the body'),
   headers_too_large: user(431, 'send fewer or shorter headers'),

@@ -23,7 +23,7 @@ test('what no handler sees is refused in the same shape', async () => {
   const lab = await HttpLab.serve();
   expectError(await lab.ask('GET', '/nowhere'), 404, 'not_found');
   const wrongMethod = await lab.ask('PUT', '/v1/sandboxes/sb-1');
-  expect(expectError(wrongMethod, 405, 'not_found').hint).toContain('DELETE');
+  expect(expectError(wrongMethod, 405, 'method_not_allowed').hint).toContain('DELETE');
   expect(wrongMethod.headers['allow']).toContain('GET');
   expectError(await lab.ask('GET', '/%zz'), 400, 'bad_request');
   expectError(await lab.ask('POST', '/v1/sandboxes', { body: '{torn' }), 400, 'bad_request');

@@ -7,7 +7,9 @@ import { answerClientError, errorHandler } from './errors.ts';
 import { readJsonBodies } from './json-body.ts';
 import { answerUnknownRoutes } from './not-found.ts';
 import { pathOf, requestIdOf } from './request-id.ts';
+import { describeRoutes } from './openapi/document.ts';
 import { commandRoutes } from './routes/commands.ts';
+import { docsRoutes } from './routes/docs.ts';
 import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/host.ts';
@@ -27,6 +29,8 @@ export function buildApp(parts: AppParts): FastifyInstance {
     bodyLimit: limits.jsonBodyBytesMax,
     serverFactory: (handler) => makeServer(handler, bounds, tls, () => metrics.connectionRefused()),
     forceCloseConnections: 'idle',
+    // An id that is too long is one that is not there: the route says so, and not that there is no route.
+    routerOptions: { maxParamLength: bounds.urlBytesMax },
     genReqId: (raw) => requestIdOf(raw),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     childLoggerFactory: (_none, bindings) => log.child(bindings),
@@ -44,6 +48,7 @@ export function buildApp(parts: AppParts): FastifyInstance {
   refuseLongUrls(app, bounds.urlBytesMax);
   askForToken(app, parts);
   answerUnknownRoutes(app);
+  const documentOf = describeRoutes(app);
   hostRoutes(app, parts);
   metricsRoutes(app, parts);
   snapshotRoutes(app, parts);
@@ -52,6 +57,7 @@ export function buildApp(parts: AppParts): FastifyInstance {
   fileRoutes(app, parts);
   workspaceRoutes(app, parts);
   eventRoutes(app, parts);
+  docsRoutes(app, documentOf);
   return app;
 }
 

@@ -13,13 +13,10 @@ export function answerUnknownRoutes(app: FastifyInstance): void {
   app.setNotFoundHandler((request: FastifyRequest, reply: FastifyReply) => {
     const path = pathOf(request.url);
     const methods = routes.filter(({ pattern }) => pattern.test(path)).flatMap((route) => route.methods);
-    const failure = new ApiError('not_found', `There is no route ${request.method} ${path}.`);
-    const body = { ...failure.toBody(), request_id: request.id };
-    if (methods.length === 0) return reply.code(404).send(body);
+    const sentence = `There is no route ${request.method} ${path}.`;
+    if (methods.length === 0) throw new ApiError('not_found', sentence);
     const allowed = [...new Set(methods)].toSorted().join(', ');
-    return reply
-      .code(405)
-      .header('allow', allowed)
-      .send({ ...body, hint: `This path takes ${allowed}.` });
+    void reply.header('allow', allowed);
+    throw new ApiError('method_not_allowed', sentence, { hint: `This path takes ${allowed}.` });
   });
 }

@@ -1,0 +1,108 @@
+import { createHash } from 'node:crypto';
+
+import type { OpenApiDocument, OperationObject } from '../openapi/document.ts';
+import { fieldsTable, row, table, typeOf } from './schema.ts';
+import { style } from './style.ts';
+import { escapeHtml, inline, paragraphs } from './text.ts';
+
+/** Nothing but the page's own style is applied, and nothing is fetched or run. */
+export const contentSecurityPolicy = [
+  "default-src 'none'",
+  `style-src 'sha256-${createHash('sha256').update(style).digest('base64')}'`,
+  "base-uri 'none'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+].join('; ');
+
+/** The API document as one page for people, without scripts: a browser shows it, and so does a file that it is saved to. */
+export function docsPage(document: OpenApiDocument): string {
+  const { info, tags, components } = document;
+  const all = Object.entries(document.paths).flatMap(([path, methods]) =>
+    Object.entries(methods).map(([method, operation]) => ({ path, method, operation })),
+  );
+  const parts = tags.map(({ name, description }) => {
+    return { name, description, routes: all.filter(({ operation }) => operation.tags.includes(name)) };
+  });
+  const schemas = Object.entries(components.schemas);
+  const links = parts.map(
+    ({ name, routes }) => `<h2>${escapeHtml(name)}</h2>${routes.map(({ operation }) => linkTo(operation)).join('')}`,
+  );
+  const sections = parts.map(
+    ({ name, description, routes }) =>
+      `<section><h2>${escapeHtml(name)}</h2>${paragraphs(description)}${routes.map((route) => routeOf(route, document)).join('')}</section>`,
+  );
+  const types = schemas.map(
+    ([name, schema]) =>
+      `<details id="schema-${escapeHtml(name)}" open><summary><code>${escapeHtml(name)}</code></summary>` +
+      `<div>${typeof schema['description'] === 'string' ? paragraphs(schema['description']) : ''}${fieldsTable(schema) || `<p>${typeOf(schema)}</p>`}</div></details>`,
+  );
+  return (
+    `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>${escapeHtml(info.title)} API</title>` +
+    `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${style}</style></head><body>` +
+    `<nav><b>${escapeHtml(info.title)} ${escapeHtml(info.version)}</b>${links.join('')}<h2><a href="#schemas">Types</a></h2></nav>` +
+    `<main><h1>${escapeHtml(info.title)} API</h1><p>${intro}</p>${sections.join('')}` +
+    `<section><h2 id="schemas">Types</h2><p><b>*</b> is always there.</p>${types.join('')}</section></main></body></html>`
+  );
+}
+
+interface Route {
+  path: string;
+  method: string;
+  operation: OperationObject;
+}
+
+const intro =
+  'Bodies are JSON, unless said otherwise. On TCP each request but <code>GET /healthz</code> carries a token: ' +
+  '<code>Authorization: Bearer …</code>. Each reply has an <code>x-request-id</code>, the request’s own if it came with one. ' +
+  'The same for programs: <a href="openapi.json">openapi.json</a> (OpenAPI 3.1).';
+
+function linkTo({ operationId, summary }: OperationObject): string {
+  return `<a href="#${escapeHtml(operationId)}" title="${escapeHtml(summary)}">${escapeHtml(operationId)}</a>`;
+}
+
+function routeOf({ path, method, operation }: Route, { components }: OpenApiDocument): string {
+  const { responses } = components;
+  const { operationId, summary, description } = operation;
+  return (
+    `<details id="${escapeHtml(operationId)}"><summary><span class="method ${escapeHtml(method)}">` +
+    `${escapeHtml(method.toUpperCase())}</span><code>${escapeHtml(path)}</code><span>${inline(summary)}</span>` +
+    `<span class="dim">${escapeHtml(operationId)}</span></summary><div>` +
+    `${description === undefined ? '' : paragraphs(description)}${parametersOf(operation)}${bodyOf(operation)}` +
+    `${repliesOf(operation, responses)}</div></details>`
+  );
+}
+
+function parametersOf({ parameters = [] }: OperationObject): string {
+  // What every route takes is said at the top.
+  const own = parameters.flatMap((parameter) => ('$ref' in parameter ? [] : [parameter]));
+  if (own.length === 0) return '';
+  const rows = own.map(({ name, schema, required, description = '', in: where }) => {
+    return row(name, schema, required, `${description}${where === 'query' ? '' : ` (${where})`}`);
+  });
+  return `<h4>Parameters</h4>${table(rows)}`;
+}
+
+function bodyOf({ requestBody }: OperationObject): string {
+  if (requestBody === undefined) return '';
+  const said = Object.entries(requestBody.content).map(([mediaType, content]) => contentOf(mediaType, content));
+  const optional = requestBody.required ? '' : ' <small>optional</small>';
+  return `<h4>Body${optional}</h4>${paragraphs(requestBody.description ?? '')}${said.join('')}`;
+}
+
+function contentOf(mediaType: string, content: Record<string, unknown>): string {
+  const item = content['x-itemSchema'];
+  const schema = (item ?? content['schema']) as Record<string, unknown> | undefined;
+  const type = schema === undefined ? '' : `${item === undefined ? '' : 'a stream of '}${typeOf(schema)}`;
+  return `<p>${type} <small>${escapeHtml(mediaType)}</small></p>`;
+}
+
+function repliesOf(operation: OperationObject, shared: OpenApiDocument['components']['responses']): string {
+  const rows = Object.entries(operation.responses).map(([status, response]) => {
+    const found = '$ref' in response ? shared[response.$ref.split('/').at(-1) ?? ''] : response;
+    const { description, content = {} } = found ?? { description: '' };
+    const isError = Number(status) >= 400;
+    const bodies = isError ? [] : Object.entries(content).map(([mediaType, one]) => contentOf(mediaType, one));
+    return `<tr><th>${escapeHtml(status)}</th><td>${paragraphs(description)}${bodies.join('')}</td></tr>`;
+  });
+  return `<h4>Replies</h4>${table(rows)}`;
+}

@@ -1,0 +1,103 @@
+import * as api from '@forkd/api';
+import type { TSchema } from 'typebox';
+
+/** A schema as the document writes it. */
+export type JsonSchema = { [keyword: string]: unknown };
+
+/** What clients have types for. Whatever is not among them is written where it is used. */
+const named: Record<string, TSchema> = {
+  BranchRequest: api.BranchRequest,
+  CommandEvent: api.CommandEvent,
+  CommandInfo: api.CommandInfo,
+  CompactSnapshotRequest: api.CompactSnapshotRequest,
+  ControllerEvent: api.ControllerEvent,
+  CreateSandboxesRequest: api.CreateSandboxesRequest,
+  CreateSnapshotRequest: api.CreateSnapshotRequest,
+  CreateWorkspaceRequest: api.CreateWorkspaceRequest,
+  DirEntry: api.DirEntry,
+  EngineInfo: api.EngineInfo,
+  ErrorBody: api.ErrorBody,
+  ErrorEvent: api.ErrorEvent,
+  EvalRequest: api.EvalRequest,
+  EvalResponse: api.EvalResponse,
+  ExecRequest: api.ExecRequest,
+  ExecResponse: api.ExecResponse,
+  FloorInfo: api.FloorInfo,
+  ForkResult: api.ForkResult,
+  Health: api.Health,
+  HostInfo: api.HostInfo,
+  Labels: api.Labels,
+  MemoryInfo: api.MemoryInfo,
+  PartialForkResponse: api.PartialForkResponse,
+  PingResponse: api.PingResponse,
+  PruneSnapshotsRequest: api.PruneSnapshotsRequest,
+  PruneSnapshotsResponse: api.PruneSnapshotsResponse,
+  SandboxInfo: api.SandboxInfo,
+  SandboxStats: api.SandboxStats,
+  ShutdownResponse: api.ShutdownResponse,
+  SignalRequest: api.SignalRequest,
+  SnapshotEvent: api.SnapshotEvent,
+  SnapshotInfo: api.SnapshotInfo,
+  SnapshotInfoDetail: api.SnapshotInfoDetail,
+  StartCommandRequest: api.StartCommandRequest,
+  SuspendWorkspaceRequest: api.SuspendWorkspaceRequest,
+  UpdateSandboxRequest: api.UpdateSandboxRequest,
+  VersionInfo: api.VersionInfo,
+  WorkspaceInfo: api.WorkspaceInfo,
+};
+
+/** By what they look like, since a schema that is made optional is copied. */
+const names = new Map(Object.entries(named).map(([name, schema]) => [JSON.stringify(schema), name]));
+
+export function componentSchemas(): Record<string, JsonSchema> {
+  return Object.fromEntries(Object.entries(named).map(([name, schema]) => [name, inner(schema)]));
+}
+
+/** The schema in the words of the document: a reference where it has a name, and unions as readers expect them. */
+export function documented(schema: unknown): JsonSchema {
+  const name = names.get(JSON.stringify(schema));
+  return name === undefined ? inner(schema) : { $ref: `#/components/schemas/${name}` };
+}
+
+function inner(schema: unknown): JsonSchema {
+  const { properties, patternProperties, items, anyOf, ...rest } = schema as JsonSchema;
+  return {
+    ...rest,
+    ...(properties !== undefined && { properties: each(properties) }),
+    ...(patternProperties !== undefined && recordOf(patternProperties)),
+    ...(items !== undefined && { items: documented(items) }),
+    ...(Array.isArray(anyOf) && unionOf(anyOf.map(documented))),
+  };
+}
+
+function each(schemas: unknown): Record<string, JsonSchema> {
+  return Object.fromEntries(Object.entries(schemas as JsonSchema).map(([key, value]) => [key, documented(value)]));
+}
+
+/** One pattern of keys is said as such: what is no such key is refused. */
+function recordOf(patternProperties: unknown): JsonSchema {
+  const [only, ...others] = Object.entries(patternProperties as JsonSchema);
+  if (only === undefined || others.length > 0) return { patternProperties: each(patternProperties) };
+  const [pattern, value] = only;
+  const isAnyKey = pattern === '^.*$';
+  return { ...(!isAnyKey && { propertyNames: { pattern } }), additionalProperties: documented(value) };
+}
+
+/** Words of which one is meant are an enum; what may be null has two types. */
+function unionOf(branches: JsonSchema[]): JsonSchema {
+  const nullable = branches.some(({ type }) => type === 'null');
+  const others = branches.filter(({ type }) => type !== 'null');
+  const words = others.flatMap((branch) => ('const' in branch ? [branch['const']] : (asEnum(branch) ?? [])));
+  if (others.length > 0 && others.every((branch) => 'const' in branch || asEnum(branch) !== undefined)) {
+    return nullable ? { type: ['string', 'null'], enum: [...words, null] } : { type: 'string', enum: words };
+  }
+  const [only] = others;
+  if (nullable && others.length === 1 && typeof only?.['type'] === 'string') {
+    return { ...only, type: [only['type'], 'null'] };
+  }
+  return { anyOf: branches };
+}
+
+function asEnum({ type, enum: words }: JsonSchema): unknown[] | undefined {
+  return type === 'string' && Array.isArray(words) ? words : undefined;
+}
