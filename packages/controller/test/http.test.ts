@@ -38,17 +38,37 @@ test('what no handler sees is refused in the same shape', async () => {
   expect(lab.calls).toEqual([]);
 });
 
-test('bytes that are no HTTP are answered in JSON too', async () => {
+test.each([
+  ['bytes that are no HTTP', 'GARBAGE\r\n\r\n', 400, 'bad_request'],
+  ['a method that there is not', 'BREW /version HTTP/1.1\r\nhost: a\r\n\r\n', 400, 'bad_request'],
+  ['no Host', 'GET /version HTTP/1.1\r\nconnection: close\r\n\r\n', 400, 'bad_request'],
+  ['a tunnel', 'CONNECT other:443 HTTP/1.1\r\nhost: a\r\n\r\n', 405, 'method_not_allowed'],
+  [
+    'an expectation that nobody knows',
+    'GET /nowhere HTTP/1.1\r\nhost: a\r\nexpect: the-best\r\nconnection: close\r\n\r\n',
+    404,
+    'not_found',
+  ],
+  ['two lengths', 'POST /v1/sandboxes HTTP/1.1\r\nhost: a\r\ncontent-length: 1, 2\r\n\r\n', 400, 'bad_request'],
+  [
+    'a chunk without a length',
+    'POST /v1/sandboxes HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n',
+    400,
+    'bad_request',
+  ],
+])('%s: the answer is JSON too', async (_what, bytes, status, code) => {
   const lab = await HttpLab.serve();
   const text = await new Promise<string>((resolve, reject) => {
-    const raw = connect(lab.port, '127.0.0.1', () => raw.write('GARBAGE\r\n\r\n'));
+    const raw = connect(lab.port, '127.0.0.1', () => raw.write(bytes));
     let answer = '';
     raw.on('data', (chunk) => (answer += chunk.toString()));
     raw.on('close', () => resolve(answer));
     raw.on('error', reject);
   });
-  expect(text).toMatch(/^HTTP\/1.1 400 /);
-  expect(JSON.parse(text.split('\r\n\r\n')[1] ?? '')).toMatchObject({ code: 'bad_request' });
+  const [head = '', body = ''] = text.split('\r\n\r\n');
+  expect(head).toMatch(new RegExp(`^HTTP/1.1 ${status} `));
+  expect(head).toMatch(/^x-request-id: \S+$/im);
+  expectError({ status, headers: {}, text: body }, status, code);
 });
 
 test('each field is checked, and named with its value', async () => {

@@ -114,7 +114,7 @@ test('an id that is too long is one that is not there', async () => {
 });
 
 type Code = keyof typeof errorRegistry;
-type CodeSchema = { properties?: { code: { enum: Code[] } } };
+type CodeSchema = { properties?: { code?: { enum: Code[] } } };
 
 /** The codes of each status of an operation. */
 function codesOf(document: OpenApiDocument, responses: OpenApiDocument['paths'][string][string]['responses']) {
@@ -122,7 +122,7 @@ function codesOf(document: OpenApiDocument, responses: OpenApiDocument['paths'][
     if (Number(status) < 400) return [];
     const found = '$ref' in response ? document.components.responses[response.$ref.split('/').at(-1) ?? ''] : response;
     const content = found?.content?.['application/json'] as { schema: { allOf: CodeSchema[] } } | undefined;
-    const codes = content?.schema.allOf.flatMap(({ properties }) => properties?.code.enum ?? []) ?? [];
+    const codes = content?.schema.allOf.flatMap(({ properties }) => properties?.code?.enum ?? []) ?? [];
     return [[Number(status), codes]];
   });
 }

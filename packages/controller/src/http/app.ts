@@ -46,6 +46,7 @@ export function buildApp(parts: AppParts): FastifyInstance {
   readJsonBodies(app, bounds.jsonBodyTimeoutMs);
   trackRequests(app, parts);
   refuseLongUrls(app, bounds.urlBytesMax);
+  wantHost(app);
   askForToken(app, parts);
   answerUnknownRoutes(app);
   const documentOf = describeRoutes(app);
@@ -65,6 +66,14 @@ function refuseLongUrls(app: FastifyInstance, bytesMax: number): void {
   app.addHook('onRequest', async ({ url, method }) => {
     if (url.length <= bytesMax) return;
     throw new ApiError('url_too_long', `${method} ${url.slice(0, 80)}…: the URL is longer than ${bytesMax} bytes.`);
+  });
+}
+
+/** HTTP/1.1 asks for it, so that proxies and we mean the same server. */
+function wantHost(app: FastifyInstance): void {
+  app.addHook('onRequest', async ({ method, url, headers, raw }) => {
+    if (headers.host !== undefined || raw.httpVersion === '1.0') return;
+    throw new ApiError('bad_request', `${method} ${pathOf(url)}: the header Host is missing.`);
   });
 }
 

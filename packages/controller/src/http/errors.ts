@@ -1,4 +1,7 @@
+import type { IncomingMessage } from 'node:http';
+import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
+import type { Duplex } from 'node:stream';
 
 import type { ErrorEvent } from '@forkd/api';
 import { ApiError } from '@forkd/api';
@@ -70,11 +73,19 @@ export function answerClientError(error: NodeJS.ErrnoException, socket: Socket):
     socket.destroy();
     return;
   }
-  const failure = clientErrorOf(error);
+  refuse(socket, clientErrorOf(error));
+}
+
+/** `CONNECT` asks for a tunnel, which Node would end without a word. */
+export function answerConnect({ url = '' }: IncomingMessage, socket: Duplex): void {
+  refuse(socket, new ApiError('method_not_allowed', `There is no route CONNECT ${url.slice(0, 80)}.`));
+}
+
+function refuse(socket: Duplex, failure: ApiError): void {
   const requestId = requestIdOf({ headers: {} });
   const text = JSON.stringify({ ...failure.toBody(), request_id: requestId });
   const head = [
-    `HTTP/1.1 ${failure.status} ${reasons[failure.status] ?? 'Bad Request'}`,
+    `HTTP/1.1 ${failure.status} ${STATUS_CODES[failure.status] ?? ''}`,
     'content-type: application/json',
     `content-length: ${Buffer.byteLength(text)}`,
     `x-request-id: ${requestId}`,
@@ -82,8 +93,6 @@ export function answerClientError(error: NodeJS.ErrnoException, socket: Socket):
   ];
   socket.end(`${head.join('\r\n')}\r\n\r\n${text}`);
 }
-
-const reasons: Record<number, string> = { 408: 'Request Timeout', 431: 'Request Header Fields Too Large' };
 
 function clientErrorOf(error: NodeJS.ErrnoException): ApiError {
   switch (error.code) {

@@ -4,6 +4,7 @@ import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 
 import type { limits } from '../limits.ts';
+import { answerConnect } from './errors.ts';
 import type { TlsFiles } from './tls.ts';
 
 /** What one connection may cost, in numbers that tests can shorten. */
@@ -28,6 +29,8 @@ export function makeServer(
     requestTimeout: 0,
     keepAliveTimeout: bounds.keepAliveMs,
     connectionsCheckingInterval: bounds.checkMs,
+    // Node would refuse such a request with an empty body; the app says what is missing.
+    requireHostHeader: false,
   };
   const server =
     tls === null
@@ -36,6 +39,9 @@ export function makeServer(
   if (tls !== null) tls.serve(server);
   server.maxConnections = bounds.connectionsMax;
   server.on('drop', onRefused);
+  // Expectations that nobody knows may be passed over, and Node would refuse them with an empty body.
+  server.on('checkExpectation', handler);
+  server.on('connect', answerConnect);
   endStalled(server, bounds.stallMs);
   return server;
 }
