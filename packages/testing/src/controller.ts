@@ -5,6 +5,7 @@ import path from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { REPO, requireBuilt, TEST_CACHE } from '@forkd/lab';
 import { ForkdClient } from '@forkd/sdk';
+import { type CheckedConnection, checkedConnection } from './checked-fetch.ts';
 import { Agent, fetch, type RequestInit, type Response } from 'undici';
 
 const PROGRAM = path.join(REPO, 'packages/controller/dist/main.js');
@@ -21,15 +22,18 @@ export interface Found {
 /** A real controller with a data directory of its own, which shares the suite's cache of kernels and images. */
 export class TestController implements AsyncDisposable {
   readonly dir: string;
+  /** Fails where a reply is not what the API document says. */
   readonly client: ForkdClient;
   /** What the controllers of this directory have logged. */
   log = '';
+  readonly #connection: CheckedConnection;
   #process: ChildProcess | undefined;
   #agent: Agent | undefined;
 
   private constructor(dir: string) {
     this.dir = dir;
-    this.client = new ForkdClient({ socket: this.socket });
+    this.#connection = checkedConnection(this.socket);
+    this.client = new ForkdClient({ socket: this.socket, fetch: this.#connection.fetch });
   }
 
   /** `dir` is made if it is missing; it is removed at the end either way. `env` goes over this process's own. */
@@ -178,7 +182,7 @@ export class TestController implements AsyncDisposable {
       await this.client.shutdown({ sandboxes: 'kill' }).catch(() => child.kill('SIGKILL'));
       await ended;
     }
-    await this.client.close();
+    await this.#connection.close();
     await this.#agent?.close();
     // What a test has left on purpose, or by failing.
     for (const { pid } of await this.processes()) process.kill(pid, 'SIGKILL');
