@@ -4,7 +4,7 @@ const shared = { testTimeout: 120_000, hookTimeout: 120_000 };
 
 export default defineConfig({
   test: {
-    reporters: ['default', './scripts/lib/skipped-reporter.mjs'],
+    reporters: ['default', './scripts/lib/outcome-reporter.mjs'],
     projects: [
       { test: { ...shared, name: 'packages', include: ['packages/*/test/**/*.test.ts'], sequence: { groupOrder: 0 } } },
       {

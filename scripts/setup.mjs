@@ -4,7 +4,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
 import path from 'node:path';
-import { installPackages, missingPackages, runtimePackages, unpackPackage } from './lib/debian.mjs';
+import { installPackages, missingPackages, runtimePackages, testPackages, unpackPackage } from './lib/debian.mjs';
 import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds } from './lib/terminal.mjs';
 
 const NODE_OLDEST = '20.19.0';
@@ -26,7 +26,8 @@ export async function prepare({ withTests = false } = {}) {
   checkRust();
   const log = logFile('setup');
   rmSync(log, { force: true });
-  await installPackages(missingPackages([...runtimePackages, ...linkerPackages()]), log);
+  const forTests = withTests ? testPackages : [];
+  await installPackages(missingPackages([...runtimePackages, ...linkerPackages(), ...forTests]), log);
   if (withTests) addToPath(await unpackPackage('docker-registry', log));
   await installNodeModules(log);
 }

@@ -7,7 +7,7 @@ import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds, stateD
 import { builds, prepare, runMain } from './setup.mjs';
 
 const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'];
-const SKIPPED_FILE = path.join(stateDir, 'logs/skipped.json');
+const OUTCOME_FILE = path.join(stateDir, 'logs/outcome.json');
 
 /**
  * @typedef {object} Step
@@ -33,7 +33,7 @@ const steps = [
 await runMain(async () => {
   const { chosen, extra } = chooseSteps(process.argv.slice(2));
   await prepare({ withTests: true });
-  rmSync(SKIPPED_FILE, { force: true });
+  rmSync(OUTCOME_FILE, { force: true });
   const results = [];
   for (const [name, build] of Object.entries(builds)) results.push(await runBuild(name, build));
   for (const step of chosen) results.push(await runStep(step, extra));
@@ -112,19 +112,33 @@ function printSummary(results) {
   say('\nsummary');
   for (const { name, ok, time } of results)
     say(`  ${name.padEnd(18)}${(ok ? 'ok' : 'FAILED').padEnd(8)}${time.padStart(9)}`);
-  const skipped = [...skippedByVitest(), ...ignoredByCargo(results)];
-  say(skipped.length === 0 ? '\nno test was skipped' : `\n${skipped.length} tests were skipped:`);
-  for (const { test, reason } of skipped) say(`  ${test}\n    ${reason || 'no reason given'}`);
+  const { failed, skipped } = outcomeOfVitest();
+  failed.push(...testsOfCargo(results, 'FAILED'));
+  skipped.push(...testsOfCargo(results, 'ignored'));
+  if (skipped.length > 0) printTests(`${skipped.length} tests were skipped:`, skipped);
+  else say('\nno test was skipped');
+  if (failed.length > 0) printTests(`${failed.length} tests failed:`, failed);
 }
 
-/** @returns {{ test: string, reason: string }[]} as `lib/skipped-reporter.mjs` wrote them */
-function skippedByVitest() {
-  return existsSync(SKIPPED_FILE) ? JSON.parse(readFileSync(SKIPPED_FILE, 'utf8')) : [];
+/** @param {string} heading @param {{ test: string, reason: string }[]} tests */
+function printTests(heading, tests) {
+  say(`\n${heading}`);
+  for (const { test, reason } of tests) say(`  ${test}\n    ${reason || 'no reason given'}`);
 }
 
-/** @param {{ name: string }[]} results */
-function ignoredByCargo(results) {
+/**
+ * As `lib/outcome-reporter.mjs` wrote it.
+ * @returns {{ failed: { test: string, reason: string }[], skipped: { test: string, reason: string }[] }}
+ */
+function outcomeOfVitest() {
+  return existsSync(OUTCOME_FILE) ? JSON.parse(readFileSync(OUTCOME_FILE, 'utf8')) : { failed: [], skipped: [] };
+}
+
+/** @param {{ name: string }[]} results @param {'FAILED' | 'ignored'} word what cargo prints behind the test's name */
+function testsOfCargo(results, word) {
   if (!results.some(({ name }) => name === 'cargo')) return [];
-  const lines = readFileSync(logFile('test-cargo'), 'utf8').matchAll(/^test (.+) \.\.\. ignored(?:, (.*))?$/gm);
-  return [...lines].map(([, test, reason = '']) => ({ test, reason }));
+  const lines = readFileSync(logFile('test-cargo'), 'utf8').matchAll(
+    /^test (.+) \.\.\. (FAILED|ignored)(?:, (.*))?$/gm,
+  );
+  return [...lines].flatMap(([, test = '', found, reason = '']) => (found === word ? [{ test, reason }] : []));
 }

@@ -18,6 +18,9 @@ export const runtimePackages = [
   'busybox-static',
 ];
 
+/** What only the tests run: the shells that complete words, what checks the manual page, what stops a program at a call. */
+export const testPackages = ['fish', 'man-db', 'mandoc', 'openssl', 'strace', 'zsh'];
+
 /** @param {readonly string[]} packages @returns {string[]} those that are not fully installed */
 export function missingPackages(packages) {
   const query = spawnSync('dpkg-query', ['-W', '-f', '${Package} ${db:Status-Abbrev}\n', ...packages], {

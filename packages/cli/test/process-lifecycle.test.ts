@@ -159,7 +159,7 @@ describe('a terminal', () => {
     [{ NO_COLOR: '1', FORCE_COLOR: '1' }, false],
     [{ NO_COLOR: '', FORCE_COLOR: '1' }, true],
     [{ NO_COLOR: '', FORCE_COLOR: '0' }, false],
-    [{ NO_COLOR: '' }, false],
+    [{ NO_COLOR: '', FORCE_COLOR: '' }, false],
   ])('colours as %j says', async (env, isColoured) => {
     const { stdout } = await forkd(['ls'], { env });
     expect(stdout.includes('\u001b[1m')).toBe(isColoured);

@@ -1,0 +1,45 @@
+// A vitest reporter for the end of `npm test`: which tests failed, and which were skipped with what given to
+// `context.skip(reason)`.
+import { mkdirSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { stripVTControlCharacters } from 'node:util';
+import { repoRoot, stateDir } from './terminal.mjs';
+
+export default class OutcomeReporter {
+  /**
+   * @param {readonly import('vitest/node').TestModule[]} modules
+   * @param {readonly import('vitest/node').SerializedError[]} unhandled
+   */
+  onTestRunEnd(modules, unhandled) {
+    const skipped = modules.flatMap((module) => outcomes(module, 'skipped', (test) => test.result().note ?? ''));
+    const failed = modules.flatMap((module) => [
+      ...module.errors().map((error) => ({ test: nameOf(module), reason: firstLine(error) })),
+      ...outcomes(module, 'failed', (test) => (test.result().errors ?? []).map(firstLine).join('; ')),
+    ]);
+    failed.push(...unhandled.map((error) => ({ test: 'outside of any test', reason: firstLine(error) })));
+    mkdirSync(path.join(stateDir, 'logs'), { recursive: true });
+    writeFileSync(path.join(stateDir, 'logs/outcome.json'), JSON.stringify({ failed, skipped }));
+  }
+}
+
+/**
+ * @param {import('vitest/node').TestModule} module
+ * @param {'failed' | 'skipped'} state
+ * @param {(test: import('vitest/node').TestCase) => string} reasonOf
+ */
+function outcomes(module, state, reasonOf) {
+  return [...module.children.allTests(state)].map((test) => ({
+    test: `${nameOf(module)} > ${test.fullName}`,
+    reason: reasonOf(test),
+  }));
+}
+
+/** @param {import('vitest/node').TestModule} module */
+function nameOf(module) {
+  return path.relative(repoRoot, module.moduleId);
+}
+
+/** @param {{ message: string }} error */
+function firstLine({ message }) {
+  return stripVTControlCharacters(message).split('\n')[0] ?? '';
+}
