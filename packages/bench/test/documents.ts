@@ -90,7 +90,7 @@ const chainRows: ChainRow[] = [20, 0].flatMap((depth) =>
 );
 
 const execRows: ExecRow[] = [1, 2, 3].flatMap((ms, iteration) => [
-  { way: 'rest', iteration, ms: ms + 4 },
+  { way: 'rest', iteration, ms: ms * 2 },
   { way: 'agent', iteration, ms },
 ]);
 
