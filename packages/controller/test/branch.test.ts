@@ -116,7 +116,7 @@ test('what a sandbox runs from survives the removal of its snapshot', async () =
 test('a sandbox whose VMM ends by itself is gone, and says how', async () => {
   const lab = await Lab.open(await scratch());
   const { sandbox, exit } = await lab.addSandbox('sb-1');
-  exit.resolve({ code: null, signal: 'SIGKILL', log: 'the last words' });
+  exit.resolve({ code: null, signal: 'SIGKILL', why: null, log: 'the last words' });
   await expect.poll(() => lab.registry.size).toBe(0);
   expect(sandbox.state).toBe('gone');
   expect(sandbox.ended.signal.reason).toMatchObject({

@@ -6,6 +6,7 @@ import { connect } from 'node:net';
 
 import { expect, onTestFinished, test } from 'vitest';
 
+import type { HttpBounds } from '../src/http/server-factory.ts';
 import { limits } from '../src/limits.ts';
 import { Metrics } from '../src/observe/metrics.ts';
 import type { Answers } from './http-support.ts';
@@ -20,7 +21,7 @@ const long = 3_600_000;
 const patient = { ...limits.http, headersTimeoutMs: long, jsonBodyTimeoutMs: long, stallMs: long, keepAliveMs: long };
 const short = 800;
 
-const serve = (bounds: Partial<typeof patient>, answers: Answers = {}, metrics = new Metrics()) =>
+const serve = (bounds: Partial<HttpBounds>, answers: Answers = {}, metrics = new Metrics()) =>
   HttpLab.serve(answers, silent, null, { bounds: { ...patient, checkMs: 50, ...bounds }, metrics });
 
 /** A connection, and all that came over it until it was closed. */

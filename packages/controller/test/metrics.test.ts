@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { Store } from '@forkd/store';
 import { expect, test } from 'vitest';
 
+import { EventLog } from '../src/events.ts';
 import { limits } from '../src/limits.ts';
 import { Exposition } from '../src/observe/exposition.ts';
 import { GaugeReader } from '../src/observe/gauges.ts';
@@ -111,7 +112,7 @@ test('requests are measured by the pattern of their route', async () => {
 test('a thousand sandboxes and a slow pager hold no scrape up, and are not asked twice at once', async () => {
   const dir = join(await scratch(), 'store');
   await mkdir(dir);
-  const catalog = new Catalog(await Store.open(dir));
+  const catalog = new Catalog(await Store.open(dir), new EventLog());
   const sandboxes = Array.from({ length: 1000 }, (_, n) => ({ id: `sb-${n}`, branching: null }));
   const registry = { list: () => sandboxes, all: () => sandboxes } as unknown as Registry;
   let asked = 0;

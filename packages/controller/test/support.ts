@@ -179,7 +179,7 @@ export class Lab {
       record: { id, dir: sandbox.dir, pid: 1, startTicks: 1, machine, stack: ['sha256:base'] },
       agentSocket: join(sandbox.dir, 'agent.sock'),
       exited: exit.promise,
-      kill: async () => exit.resolve({ code: null, signal: 'SIGKILL', log: '' }),
+      kill: async () => exit.resolve({ code: null, signal: 'SIGKILL', why: null, log: '' }),
     };
     this.registry.attach(sandbox, vm);
     await this.registry.run(sandbox, { fork_ms: 1, ready_ms: 2 });
