@@ -3,6 +3,7 @@ import type { Logger } from 'pino';
 import { limits } from '../limits.ts';
 import { AuditLog } from '../observe/audit.ts';
 import { Metrics } from '../observe/metrics.ts';
+import { openTracing } from '../observe/tracing.ts';
 import type { Options } from '../options.ts';
 import type { Scope } from '../scope.ts';
 import type { Edge } from './app-parts.ts';
@@ -16,6 +17,8 @@ export async function openEdge(options: Options, log: Logger, scope: Scope): Pro
   scope.defer('the TLS files', () => tls?.close());
   const audit = options.auditLog === null ? null : await AuditLog.open(options.auditLog, log);
   scope.defer('the audit log', () => audit?.close());
+  const closeTracing = await openTracing(process.env, log);
+  scope.defer('the spans', () => closeTracing?.());
   return { tokens, tls, audit, metrics: new Metrics(), bounds: limits.http, log };
 }
 

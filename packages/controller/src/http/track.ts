@@ -1,6 +1,8 @@
+import type { Span } from '@opentelemetry/api';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 
 import type { AppParts } from './app-parts.ts';
+import { endRequestSpan, requestSpan } from '../observe/tracing.ts';
 import { pathOf } from './request-id.ts';
 
 declare module 'fastify' {
@@ -17,36 +19,42 @@ const callerLeftStatus = 499;
 export function trackRequests(app: FastifyInstance, parts: AppParts): void {
   app.decorateRequest('tokenId', null);
   app.addHook('onRequest', (request, reply, done) => {
-    begin(parts, request, reply);
-    done();
+    begin(parts, request, reply)(done);
   });
 }
 
-/** For those requests too that no hook sees, because their path cannot be read. */
-export function begin(parts: AppParts, request: FastifyRequest, reply: FastifyReply): void {
+/**
+ * For those requests too that no hook sees, because their path cannot be read. What it returns runs what belongs to the
+ * request.
+ */
+export function begin(parts: AppParts, request: FastifyRequest, reply: FastifyReply): (run: () => void) => void {
   const { traffic, listener } = parts;
   // The socket forgets its address when it closes.
   const remote = listener === 'socket' ? 'unix' : (request.socket.remoteAddress ?? '');
   const beganMs = performance.now();
+  const { span, inside } = requestSpan(request.method, request.headers);
   void reply.header('x-request-id', request.id);
   traffic.began();
   reply.raw.once('close', () => {
     traffic.ended();
-    record(parts, request, reply, { remote, ms: performance.now() - beganMs });
+    record(parts, request, reply, { remote, ms: performance.now() - beganMs, span });
   });
+  return inside;
 }
 
 function record(
   { audit, metrics }: AppParts,
   request: FastifyRequest,
   reply: FastifyReply,
-  { remote, ms }: { remote: string; ms: number },
+  { remote, ms, span }: { remote: string; ms: number; span: Span },
 ): void {
   const { method, headers, id } = request;
   const path = pathOf(request.url);
   const status = reply.raw.headersSent ? reply.statusCode : callerLeftStatus;
   request.log.debug({ method, path, status, ms: Math.round(ms) }, 'request');
-  metrics.request({ route: request.routeOptions?.url ?? 'none', method, status, ms });
+  const route = request.routeOptions?.url ?? 'none';
+  metrics.request({ route, method, status, ms });
+  endRequestSpan(span, { method, route, status, id });
   audit?.write({
     time: new Date().toISOString(),
     method,

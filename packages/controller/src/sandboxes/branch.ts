@@ -1,3 +1,4 @@
+import type { Attributes } from '@opentelemetry/api';
 import type { BranchRequest, BranchPlan, SnapshotInfo } from '@forkd/api';
 import { ApiError, branchPlan, defaultBranchTag } from '@forkd/api';
 import type { BranchDone, BranchEvent, Pager } from '@forkd/engine';
@@ -11,6 +12,7 @@ import { anySignal, withDeadline } from '../deadline.ts';
 import { during, toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Metrics } from '../observe/metrics.ts';
+import { traced } from '../observe/tracing.ts';
 import type { Vmm } from '../runtime/vmm.ts';
 import type { Catalog } from '../snapshots/catalog.ts';
 import { assertTag } from '../snapshots/catalog.ts';
@@ -144,12 +146,16 @@ export class BranchService {
     try {
       const request = { sandbox: sandbox.id, mode: plan.mode, resume: true, audit: false };
       const late = () => new ApiError('branch_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
-      const done = await withDeadline(limits.branchTimeoutMs, signal, late, (inTime) =>
-        pager.branch(request, { signal: inTime, onEvent: (event) => this.#onEvent(flight, event) }),
-      );
-      draft.stats = this.#stats(flight, done.stats);
-      this.#count(flight);
-      await this.#publish(flight, done);
+      const about = { 'forkd.sandbox': sandbox.id, 'forkd.snapshot': draft.tag, 'forkd.mode': plan.mode };
+      await traced('branch', about, async (span) => {
+        const done = await withDeadline(limits.branchTimeoutMs, signal, late, (inTime) =>
+          pager.branch(request, { signal: inTime, onEvent: (event) => this.#onEvent(flight, event) }),
+        );
+        draft.stats = this.#stats(flight, done.stats);
+        this.#count(flight);
+        span.setAttributes(asAttributes(draft.stats));
+        await traced('publish', {}, () => this.#publish(flight, done));
+      });
       this.#metrics?.branched(plan.mode, draft.stats);
       this.#log.info({ tag: draft.tag, sandbox: sandbox.id, ...draft.stats }, 'branch is durable');
     } catch (error) {
@@ -275,4 +281,9 @@ function assertMode(pager: Pager, id: string, { mode }: BranchPlan): void {
 
 function blobOf({ digest, size }: { digest: string; size: number }): Blob {
   return { digest: asDigest(digest), size };
+}
+
+/** Under names that no other program's spans have. */
+function asAttributes(stats: Readonly<Record<string, number>>): Attributes {
+  return Object.fromEntries(Object.entries(stats).map(([name, value]) => [`forkd.${name}`, value]));
 }

@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 
 import type { CreateSandboxesRequest } from '@forkd/api';
 import { ApiError, limits as apiLimits, newSandboxId } from '@forkd/api';
-import type { Engine, Machine } from '@forkd/engine';
+import type { Engine, Machine, RestoreSpec } from '@forkd/engine';
 import type { Store } from '@forkd/store';
 import type { Logger } from 'pino';
 
@@ -10,6 +10,7 @@ import { anySignal } from '../deadline.ts';
 import { during } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Metrics } from '../observe/metrics.ts';
+import { traced } from '../observe/tracing.ts';
 import type { Runtime, Vmm } from '../runtime/vmm.ts';
 import { machineFor } from '../runtime/vmm.ts';
 import type { Catalog, ForkSource } from '../snapshots/catalog.ts';
@@ -108,7 +109,10 @@ export class ForkService {
       const started = await startAll(
         ids,
         limits.forkParallelism,
-        (id) => this.#startChild(plan, id, children, stopping),
+        (id) => {
+          const about = { 'forkd.snapshot': tag, 'forkd.sandbox': id };
+          return traced('fork', about, () => this.#startChild(plan, id, children, stopping));
+        },
         (error) => failed.abort(error),
       );
       // It may have become durable while they were being started.
@@ -127,7 +131,7 @@ export class ForkService {
     children.add(sandbox);
     signal.throwIfAborted();
     const beganMs = performance.now();
-    const vm = await runtime.engine.restore({
+    const spec: RestoreSpec = {
       id,
       dir: sandbox.vmDir,
       rootImage: this.#store.blobPath(source.rootDisk.digest),
@@ -138,10 +142,11 @@ export class ForkService {
       signal,
       timeoutMs: limits.restoreTimeoutMs,
       ...(memoryLimitMib !== undefined && { memoryLimitMib }),
-    });
+    };
+    const vm = await traced('restore', {}, () => runtime.engine.restore(spec));
     this.#registry.attach(sandbox, vm);
     const forkMs = performance.now() - beganMs;
-    await identify(sandbox, anySignal(signal, sandbox.ended.signal));
+    await traced('identify', {}, () => identify(sandbox, anySignal(signal, sandbox.ended.signal)));
     const readyMs = performance.now() - beganMs;
     await this.#registry.run(sandbox, { fork_ms: round(forkMs), ready_ms: round(readyMs) });
     this.#metrics?.child({ forkMs, readyMs });

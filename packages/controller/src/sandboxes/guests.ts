@@ -19,6 +19,7 @@ import { anySignal } from '../deadline.ts';
 import { toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Metrics } from '../observe/metrics.ts';
+import { traced } from '../observe/tracing.ts';
 import { guestFailure } from './guest-errors.ts';
 import type { Registry } from './registry.ts';
 import type { Sandbox } from './sandbox.ts';
@@ -54,9 +55,10 @@ export class Guests {
     const { sandbox, signal } = this.#open(id, outer);
     sandbox.execCount += 1;
     const beganMs = performance.now();
-    const result = await sandbox.guest.call((agent) => runOnce(agent, request.args, { ...options, signal }), {
-      signal,
-    });
+    // What is run may hold secrets: the span says only where.
+    const result = await traced('exec', { 'forkd.sandbox': sandbox.id }, () =>
+      sandbox.guest.call((agent) => runOnce(agent, request.args, { ...options, signal }), { signal }),
+    );
     this.#metrics?.executed(performance.now() - beganMs);
     const stdout = textOf(result.stdout);
     const stderr = textOf(result.stderr);
