@@ -99,11 +99,6 @@ export class Snapshot {
     }
   }
 
-  /** The same as `delete`. */
-  static remove(tag: string, options: ClientOptions & DeleteOptions = {}): Promise<boolean> {
-    return Snapshot.delete(tag, options);
-  }
-
   /** Removes branches that are old or many. Templates, and what others need, stay. */
   static prune(options: PruneOptions = {}): Promise<PruneSnapshotsResponse> {
     const request: PruneSnapshotsRequest = {};
@@ -159,10 +154,5 @@ export class Snapshot {
     } finally {
       deadline.release();
     }
-  }
-
-  /** The same as `waitUntil`. */
-  wait(until: 'ready' | 'durable', options: RequestOptions = {}): Promise<Snapshot> {
-    return this.waitUntil(until, options);
   }
 }

@@ -80,7 +80,7 @@ describe('resources', () => {
     expect(JSON.parse(fake.seen.at(-2)?.body ?? '')).toEqual({ tag: 'b1', mode: 'live', until: 'ready' });
     expect(await sandbox.kill()).toBe(true);
     expect(await sandbox.kill()).toBe(false);
-    expect(await Snapshot.remove('nope', options())).toBe(false);
+    expect(await Snapshot.delete('nope', options())).toBe(false);
   });
 
   it('tells the progress of a build and its result', async () => {
@@ -116,7 +116,7 @@ describe('resources', () => {
   it('rejects for a failed snapshot, with its reason', async () => {
     fake.addSnapshot('bad', { status: 'failed', error: 'the disk is full' });
     const snapshot = await Snapshot.get('bad', options());
-    await expect(snapshot.wait('ready')).rejects.toThrow('the disk is full');
+    await expect(snapshot.waitUntil('ready')).rejects.toThrow('the disk is full');
   });
 });
 

@@ -88,5 +88,5 @@ async function agrees({ out, signal }: Context): Promise<boolean> {
 async function carryOut(client: ForkdClient, plan: Plan, signal: AbortSignal): Promise<void> {
   await mapSome(plan.sandboxes, ({ id }) => Sandbox.kill(id, { client, signal }));
   // Only their names go: what was made from them, if anything could be, is whole by itself.
-  for (const tag of plan.snapshots) await Snapshot.remove(tag, { client, signal, force: true });
+  for (const tag of plan.snapshots) await Snapshot.delete(tag, { client, signal, force: true });
 }

@@ -27,7 +27,7 @@ export async function cleanUp(plan: CleanupPlan): Promise<void> {
   const present = (await client.listSnapshots({ signal })).map((snapshot) => snapshot.tag);
   const ours = tags.filter((tag) => present.includes(tag));
   if (plan.keepsSnapshots) {
-    for (const tag of ours) await (await Snapshot.get(tag, { client, signal })).wait('durable', { signal });
+    for (const tag of ours) await (await Snapshot.get(tag, { client, signal })).waitUntil('durable', { signal });
   } else {
     await removeTags(client, ours, signal);
   }
@@ -58,7 +58,7 @@ export async function removeTags(client: ForkdClient, tags: readonly string[], s
   for (const tag of tags) {
     for (;;) {
       try {
-        await Snapshot.remove(tag, { client, signal });
+        await Snapshot.delete(tag, { client, signal });
         break;
       } catch (error) {
         if (!isForkdError(error, 'snapshot_in_flight') || signal.aborted) throw error;
