@@ -12,6 +12,7 @@ import path from 'node:path';
 import { promisify } from 'node:util';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { REPO } from '@forkd/lab';
+import { ForkdClient } from '@forkd/sdk';
 import { forkOne, makeTemplate, TestController, until } from '@forkd/testing';
 import { makePair, type Pair } from '../../packages/controller/test/certificates.ts';
 import { type Datagram, receiveDatagrams } from '../../packages/controller/test/datagrams.ts';
@@ -126,6 +127,15 @@ describe('the port, with TLS and tokens', () => {
     expect(JSON.parse(stdout)).toEqual([]);
     await expect(list({})).rejects.toThrow(/SELF_SIGNED_CERT/);
     await expect(list({ NODE_EXTRA_CA_CERTS: pair.cert, FORKD_TOKEN: WRONG_TOKEN })).rejects.toThrow(/bearer token/);
+  });
+
+  it('is not called by who does not trust its certificate, who is told what to do', async () => {
+    const stranger = new ForkdClient({ url: controller.url, token: TOKEN });
+    await expect(stranger.health()).rejects.toMatchObject({
+      code: 'connection_failed',
+      message: expect.stringContaining('DEPTH_ZERO_SELF_SIGNED_CERT') as string,
+      hint: expect.stringContaining('NODE_EXTRA_CA_CERTS') as string,
+    });
   });
 
   it('opens its files again at SIGHUP, and loses no line', async () => {

@@ -1,4 +1,5 @@
 import { NDJSON_MEDIA_TYPE } from '@forkd/api/constants';
+import { explainConnect } from './connect-failure.ts';
 import type { Connection, FetchInit, ReplyLike } from './connection.ts';
 import { sleep, startDeadline, type CallOptions, type Deadline } from './deadline.ts';
 import { errorFromReply, ForkdError } from './errors.ts';
@@ -123,29 +124,12 @@ export class Transport {
         // A body that is a stream may have been read from already.
         const repeatable = init.body === undefined || typeof init.body === 'string';
         if (delayMs === undefined || !repeatable || !CONNECT_RETRIABLE.has(code ?? '')) {
-          throw this.#explainConnect(error, code);
+          throw explainConnect(error, code, this.connection.place);
         }
         await sleep(delayMs, init.signal);
       }
     }
     throw new Error('unreachable: the last try of a connection throws');
-  }
-
-  #explainConnect(error: unknown, code: string | undefined): unknown {
-    const failed = [
-      'ECONNREFUSED',
-      'ENOENT',
-      'ENOTFOUND',
-      'EACCES',
-      'EAGAIN',
-      'UND_ERR_CONNECT_TIMEOUT',
-      'EHOSTUNREACH',
-    ];
-    if (code === undefined || !failed.includes(code)) return error;
-    return new ForkdError('connection_failed', `no controller answers at ${this.connection.place} (${code})`, {
-      hint: 'start one with `forkd-controller serve`, or check FORKD_URL and FORKD_SOCKET',
-      cause: error,
-    });
   }
 }
 
