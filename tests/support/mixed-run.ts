@@ -1,16 +1,17 @@
 import assert from 'node:assert/strict';
 import { randomUUID } from 'node:crypto';
 import type { SandboxInfo } from '@forkd/api';
-import { isForkdError } from '@forkd/sdk';
+import { ForkdError, isForkdError } from '@forkd/sdk';
 import { forkOne, shell, type TestController, until } from '@forkd/testing';
 
 /** What is known of a thing that a request was to make, change or remove: `maybe` until the request has been answered. */
 type Known = 'there' | 'gone' | 'maybe';
 
-/** A fork that had no answer when the controller ended: whoever asks again with its key gets it, once. */
+/** A request that had no answer when the controller ended: whoever asks again with its key gets it, once. */
 interface Unanswered {
   key: string;
-  n: number;
+  path: string;
+  body: { snapshot_tag: string; n: number } | { tag: string; mode: 'live' | 'diff' };
 }
 
 const RESTART_TIMEOUT_MS = 60_000;
@@ -119,22 +120,38 @@ export class MixedRun {
   }
 
   async #fork(): Promise<void> {
-    const request = { key: randomUUID(), n: 1 + Math.floor(this.#random() * 3) };
-    this.#unanswered.push(request);
-    for (const { id } of await this.#forkOnce(request)) this.#sandboxes.set(id, 'there');
-    this.#unanswered = this.#unanswered.filter((other) => other !== request);
+    const body = { snapshot_tag: 'base', n: 1 + Math.floor(this.#random() * 3) };
+    await this.#once({ key: randomUUID(), path: '/v1/sandboxes', body });
     this.#note('fork');
   }
 
-  async #forkOnce({ key, n }: Unanswered): Promise<SandboxInfo[]> {
-    const reply = await this.#controller.fetch('/v1/sandboxes', {
+  /** With a key. What it is answered with is known afterwards. */
+  async #once(request: Unanswered): Promise<void> {
+    this.#unanswered.push(request);
+    try {
+      await this.#send(request);
+    } catch (error) {
+      // Another worker was in the way: that has been answered too.
+      if (wasAnswered(error)) this.#unanswered = this.#unanswered.filter((other) => other !== request);
+      throw error;
+    }
+    this.#unanswered = this.#unanswered.filter((other) => other !== request);
+  }
+
+  async #send({ key, path, body }: Unanswered): Promise<void> {
+    const reply = await this.#controller.fetch(path, {
       method: 'POST',
       headers: { 'content-type': 'application/json', 'idempotency-key': key },
-      body: JSON.stringify({ snapshot_tag: 'base', n }),
+      body: JSON.stringify(body),
     });
-    const body = await reply.json();
-    if (reply.status !== 201) throw new Error(`a fork was answered ${reply.status}: ${JSON.stringify(body)}`);
-    return body as SandboxInfo[];
+    const answer = await reply.json();
+    if (reply.status !== 201) {
+      throw new ForkdError('bad_response', `${path} was answered ${reply.status}: ${JSON.stringify(answer)}`, {
+        status: reply.status,
+      });
+    }
+    if ('tag' in body) this.#snapshots.set(body.tag, 'there');
+    else for (const { id } of answer as SandboxInfo[]) this.#sandboxes.set(id, 'there');
   }
 
   #end(): Promise<void> {
@@ -160,11 +177,9 @@ export class MixedRun {
     const id = this.#some(this.#sandboxes);
     if (id === undefined) return;
     this.#count += 1;
-    const tag = `branch-${this.#count}`;
-    const mode = this.#random() < 0.5 ? 'live' : 'diff';
-    this.#snapshots.set(tag, 'maybe');
-    await this.#controller.client.branch(id, { tag, mode });
-    this.#snapshots.set(tag, 'there');
+    const body = { tag: `branch-${this.#count}`, mode: this.#random() < 0.5 ? ('live' as const) : ('diff' as const) };
+    this.#snapshots.set(body.tag, 'maybe');
+    await this.#once({ key: randomUUID(), path: `/v1/sandboxes/${id}/branch`, body });
     this.#note('branch');
   }
 
@@ -208,7 +223,12 @@ export class MixedRun {
 
   async #askAgain(): Promise<void> {
     for (const request of this.#unanswered) {
-      for (const { id } of await this.#forkOnce(request)) this.#sandboxes.set(id, 'there');
+      try {
+        await this.#send(request);
+      } catch (error) {
+        // What was to be branched may have been ended meanwhile: only then can it not be had.
+        if (!isForkdError(error) || error.status !== 404) throw error;
+      }
     }
     this.#unanswered = [];
   }

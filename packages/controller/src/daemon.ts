@@ -108,7 +108,7 @@ export class Daemon {
     const removal = new Removal({ ...shared, reservedBy });
     const workspaces = new Workspaces({ ...shared, dir: paths.workspaces, forks, branches, removal });
 
-    await this.#recover(new Recovery({ ...shared, root: paths.sandboxes }), { vmm, replies, workspaces });
+    await this.#recover(new Recovery({ ...shared, root: paths.sandboxes }), { vmm, replies, workspaces, removal });
     housekeeping.request();
 
     const lifecycle = new Lifecycle(shared);
@@ -128,7 +128,7 @@ export class Daemon {
         compact: (tag, to, outer) => compaction.compact(tag, to, outer),
         prune: (request) => pruning.prune(request),
       },
-      sandboxes: new Sandboxes({ registry, forks, branches, lifecycle, vmm }),
+      sandboxes: new Sandboxes({ registry, forks, branches, lifecycle, replies, vmm }),
       guests: new Guests(registry, metrics),
       workspaces,
       events: (query, outer) => events.follow(query, outer),
@@ -160,11 +160,13 @@ export class Daemon {
   /** Before any request: what earlier controllers left either is there afterwards, or is gone. */
   async #recover(
     recovery: Recovery,
-    { vmm, replies, workspaces }: { vmm: Vmm; replies: Replies; workspaces: Workspaces },
+    parts: { vmm: Vmm; replies: Replies; workspaces: Workspaces; removal: Removal },
   ): Promise<void> {
+    const { vmm, replies, workspaces, removal } = parts;
     const found = await recovery.recover();
     vmm.onNewPager((runtime) => recovery.readopt(runtime));
     await workspaces.recover();
+    await removal.removeUnseen(replies.cutOffSnapshots());
     await replies.forgetCutOff();
     this.#log.info({ ...found, data_dir: this.#options.dataDir }, 'recovered what earlier controllers left');
   }

@@ -15,6 +15,8 @@ const Entry = Type.Object({
   /** Of what was asked: the same key with another request is a mistake. */
   fingerprint: Type.String(),
   begun_unix: Type.Integer({ minimum: 0 }),
+  /** The snapshot that it makes, from before it is there. */
+  snapshot_tag: Type.Optional(Type.String()),
   reply: Type.Union([Type.Object({ status: Type.Integer(), body: Type.Unknown() }), Type.Null()]),
 });
 type Entry = Static<typeof Entry>;
@@ -53,6 +55,19 @@ export class Replies {
   /** Whether an earlier controller began this request and ended before it was answered. */
   wasCutOff(requestKey: string): boolean {
     return this.#cutOff.has(requestKey);
+  }
+
+  /** The snapshots that such requests made or were about to make: nobody has been told of them. */
+  cutOffSnapshots(): string[] {
+    return [...this.#cutOff].flatMap((name) => this.#entries.get(name)?.snapshot_tag ?? []);
+  }
+
+  /** Notes which snapshot a request is about to make. */
+  async noteSnapshot(requestKey: string, tag: string): Promise<void> {
+    const entry = this.#entries.get(requestKey);
+    if (entry === undefined) throw new Error(`no request ${requestKey} is under way`);
+    entry.snapshot_tag = tag;
+    await this.#save(requestKey, entry);
   }
 
   /** Once all that was begun for requests without a reply has been undone. */

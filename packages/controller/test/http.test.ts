@@ -110,7 +110,7 @@ test('a request becomes one call, with defaults filled in and unknown fields pas
   // A body is optional where all in it is, with and without the header.
   expect((await lab.ask('POST', '/v1/sandboxes/sb-1/branch')).status).toBe(202);
   expect((await lab.ask('POST', '/v1/sandboxes/sb-1/branch', { body: '' })).status).toBe(202);
-  expect(lab.calls[2]).toMatchObject(['sandboxes.branch', 'sb-1', { wait: true }]);
+  expect(lab.calls[2]).toMatchObject(['sandboxes.branch', 'sb-1', { wait: true }, null]);
   expect((await lab.ask('DELETE', '/v1/snapshots/py?cascade=true')).status).toBe(204);
   expect(lab.calls[3]).toEqual(['snapshots.remove', 'py', { cascade: true }]);
 });

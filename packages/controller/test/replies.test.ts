@@ -48,13 +48,16 @@ test('one that was cut off is known to the next controller, until all that it ha
   const dir = await scratch();
   let name = '';
   const never = deferred<never>();
-  void (await Replies.open(dir)).answer('key', request, (requestKey) => {
+  const first = await Replies.open(dir);
+  void first.answer('key', request, async (requestKey) => {
+    await first.noteSnapshot(requestKey, 'branch-1');
     name = requestKey;
     return never.promise;
   });
   await expect.poll(() => name).not.toBe('');
   const next = await Replies.open(dir);
   expect(next.wasCutOff(name)).toBe(true);
+  expect(next.cutOffSnapshots()).toEqual(['branch-1']);
   await next.forgetCutOff();
   expect(next.wasCutOff(name)).toBe(false);
   expect(await next.answer('key', request, async () => made)).toEqual(made);

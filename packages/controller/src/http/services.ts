@@ -66,7 +66,7 @@ export interface Services {
     stats(id: string): Promise<SandboxStats>;
     logs(id: string, query: LogsQuery, signal: AbortSignal): AsyncGenerator<Uint8Array>;
     end(id: string): Promise<void>;
-    branch(id: string, request: BranchRequest): Promise<SnapshotInfo>;
+    branch(id: string, request: BranchRequest, requestKey: string | null): Promise<SnapshotInfo>;
     memory(id: string): Promise<MemoryInfo>;
     floor(id: string): Promise<FloorInfo>;
   };

@@ -65,8 +65,15 @@ export class BranchService {
     this.#cap = parts.cap;
   }
 
-  /** Resolves at the stage that was asked for. The slot is taken until the branch is durable or failed. */
-  async branch(id: string, request: BranchRequest): Promise<SnapshotInfo> {
+  /**
+   * Resolves at the stage that was asked for. The slot is taken until the branch is durable or failed. `noteTag` is waited
+   * for when the tag is taken and nothing has been made.
+   */
+  async branch(
+    id: string,
+    request: BranchRequest,
+    noteTag: (tag: string) => Promise<void> = async () => {},
+  ): Promise<SnapshotInfo> {
     const plan = branchPlan(request);
     let sandbox = this.#registry.find(id);
     const tag = request.tag ?? defaultBranchTag(sandbox.id);
@@ -81,6 +88,10 @@ export class BranchService {
     let draft: Draft;
     try {
       draft = await this.#catalog.claim(factsOf(tag, sandbox));
+      await noteTag(tag).catch((error: unknown) => {
+        this.#catalog.discard(draft, error);
+        throw error;
+      });
     } catch (error) {
       sandbox.branching = null;
       throw error;

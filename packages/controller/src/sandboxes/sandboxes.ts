@@ -22,6 +22,7 @@ import { askPager } from './ask-pager.ts';
 import type { BranchService } from './branch.ts';
 import { readLog } from './console-log.ts';
 import type { ForkService } from './fork.ts';
+import type { Replies } from '../replies.ts';
 import type { Lifecycle } from './lifecycle.ts';
 import type { Registry } from './registry.ts';
 import { readUsage } from './usage.ts';
@@ -32,6 +33,7 @@ export class Sandboxes {
   readonly #forks: ForkService;
   readonly #branches: BranchService;
   readonly #lifecycle: Lifecycle;
+  readonly #replies: Pick<Replies, 'noteSnapshot'>;
   readonly #vmm: Pick<Vmm, 'use'>;
 
   constructor(parts: {
@@ -39,12 +41,14 @@ export class Sandboxes {
     forks: ForkService;
     branches: BranchService;
     lifecycle: Lifecycle;
+    replies: Pick<Replies, 'noteSnapshot'>;
     vmm: Pick<Vmm, 'use'>;
   }) {
     this.#registry = parts.registry;
     this.#forks = parts.forks;
     this.#branches = parts.branches;
     this.#lifecycle = parts.lifecycle;
+    this.#replies = parts.replies;
     this.#vmm = parts.vmm;
   }
 
@@ -78,8 +82,9 @@ export class Sandboxes {
     return this.#registry.end(this.#registry.find(id));
   }
 
-  branch(id: string, request: BranchRequest): Promise<SnapshotInfo> {
-    return this.#branches.branch(id, request);
+  branch(id: string, request: BranchRequest, requestKey: string | null): Promise<SnapshotInfo> {
+    if (requestKey === null) return this.#branches.branch(id, request);
+    return this.#branches.branch(id, request, (tag) => this.#replies.noteSnapshot(requestKey, tag));
   }
 
   update(id: string, request: UpdateSandboxRequest): Promise<SandboxInfo> {

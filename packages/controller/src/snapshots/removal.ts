@@ -76,6 +76,18 @@ export class Removal {
     this.#housekeeping.request();
   }
 
+  /** Those whose makers were never told of them, so that they can be made anew. What others have come to need stays. */
+  async removeUnseen(tags: readonly string[]): Promise<void> {
+    for (const tag of tags) {
+      try {
+        await this.remove(tag, {});
+      } catch (error) {
+        const { code } = toApiError(error);
+        if (code !== 'not_found_snapshot' && code !== 'has_dependents') throw error;
+      }
+    }
+  }
+
   #assertSettled(tag: string, asked: string): void {
     if (this.#catalog.draft(tag)?.inFlight !== true) return;
     const what = tag === asked ? '' : `, which descends from '${asked}',`;

@@ -81,8 +81,8 @@ export function sandboxRoutes(instance: FastifyInstance, { services, signals }: 
   // Without a signal: a branch goes on when its caller leaves.
   const branch = { schema: { params, body: BranchRequest }, config: described.branch };
   app.post('/v1/sandboxes/:id/branch', branch, (request, reply) =>
-    answerOnce(replies, request, reply, async () => {
-      const body = await sandboxes.branch(request.params.id, request.body);
+    answerOnce(replies, request, reply, async (requestKey) => {
+      const body = await sandboxes.branch(request.params.id, request.body, requestKey);
       return { status: body.status === 'writing' ? 202 : 201, body };
     }),
   );
