@@ -3,8 +3,9 @@
 use std::str::FromStr;
 
 /// The system calls that can be named.
-const SYSCALLS: [(&str, i64); 2] = [
+const SYSCALLS: [(&str, i64); 3] = [
     ("userfaultfd", libc::SYS_userfaultfd),
+    ("memfd_create", libc::SYS_memfd_create),
     ("process_vm_readv", libc::SYS_process_vm_readv),
 ];
 

@@ -1,5 +1,6 @@
 //! Which pages of another process are its own.
 
+use crate::memfd::Mapping;
 use crate::uffd::Range;
 use crate::{PAGE_SIZE, check};
 use std::fs::File;
@@ -196,6 +197,38 @@ impl Pagemap {
     }
 }
 
+/// Whether the pages that this process has written can be listed, by `PAGEMAP_SCAN` or in its place by reading.
+pub fn probe() -> io::Result<()> {
+    probe_by(Pagemap::scan_step)
+}
+
+/// The same with `PAGEMAP_SCAN` alone: `ENOTTY` before Linux 6.7.
+pub fn probe_ioctl() -> io::Result<()> {
+    probe_by(Pagemap::scan_by_ioctl)
+}
+
+/// Lists the pages of an area of which one was written.
+fn probe_by(list: impl Fn(&Pagemap, Range, Kind) -> io::Result<Vec<Range>>) -> io::Result<()> {
+    let area = Mapping::anonymous(3 * PAGE_SIZE)?;
+    area.write(PAGE_SIZE, &[1]);
+    let start = area.target(0, area.len()) as u64;
+    let page = PAGE_SIZE as u64;
+    let whole = Range {
+        start,
+        end: start + 3 * page,
+    };
+    let written = Range {
+        start: start + page,
+        end: start + 2 * page,
+    };
+    // Huge pages, where they are always given out, do not fit into so little.
+    let found = list(&Pagemap::open(std::process::id() as i32)?, whole, Kind::Private)?;
+    if found != [written] {
+        return Err(io::Error::other("the page map does not tell which pages were written"));
+    }
+    Ok(())
+}
+
 fn push_joined(ranges: &mut Vec<Range>, next: Range) {
     match ranges.last_mut() {
         Some(last) if last.end == next.start => last.end = next.end,
@@ -206,7 +239,6 @@ fn push_joined(ranges: &mut Vec<Range>, next: Range) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memfd::Mapping;
 
     /// More regions than the kernel's own buffer (512) holds, and than ours does; and as many as fit exactly.
     #[test]

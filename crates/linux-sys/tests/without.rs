@@ -3,7 +3,7 @@
 use forkd_deny::deny;
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::memfd::{self, Mapping};
-use forkd_linux_sys::pagemap::{Kind, Pagemap};
+use forkd_linux_sys::pagemap::{self, Kind, Pagemap};
 use forkd_linux_sys::uffd::{self, Range, Userfaultfd};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -49,6 +49,18 @@ fn pages_are_listed_alike_before_linux_6_7() {
         let error = without(&["pagemap-scan:EIO"], || map.scan(range, kind)).expect_err("denied");
         assert_eq!(error.raw_os_error(), Some(libc::EIO));
     }
+}
+
+#[test]
+fn how_pages_can_be_listed_is_found_by_trying() {
+    let errno = |result: io::Result<()>| result.expect_err("denied").raw_os_error();
+    pagemap::probe().expect("here");
+    without(&["pagemap-scan"], pagemap::probe).expect("by reading");
+    assert_eq!(
+        errno(without(&["pagemap-scan"], pagemap::probe_ioctl)),
+        Some(libc::ENOTTY)
+    );
+    assert_eq!(errno(without(&["pagemap-scan:EIO"], pagemap::probe)), Some(libc::EIO));
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! `forkd-pager --run-dir DIR --store-dir DIR`: listens at `DIR/pager.sock` for controllers and at `DIR/shims/shim.sock` for VMMs.
 //!
 //! Started by the controller; outlives it. A lock on `DIR/pager.lock` keeps it the only one.
+//!
+//! `forkd-pager --probe` serves nobody: it prints what the kernel can do, as JSON, and ends.
 
 mod blobs;
 mod branch;
@@ -11,6 +13,7 @@ mod idle;
 mod layer;
 mod layers;
 mod monitor;
+mod probe;
 mod room;
 mod sandbox;
 mod server;
@@ -34,8 +37,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let directories = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--run-dir", run, "--store-dir", store] => (PathBuf::from(run), PathBuf::from(store)),
+        ["--probe"] => {
+            println!("{}", probe::report());
+            return ExitCode::SUCCESS;
+        }
         _ => {
-            eprintln!("usage: forkd-pager --run-dir DIR --store-dir DIR");
+            eprintln!("usage: forkd-pager --run-dir DIR --store-dir DIR, or forkd-pager --probe");
             return ExitCode::from(2);
         }
     };

@@ -1,0 +1,64 @@
+//! `forkd-pager --probe`: tries what live branches and layers need of the kernel, and says so as one line of JSON. Nothing is
+//! left behind, and nothing else is touched.
+
+use forkd_linux_sys::memfd::{self, Mapping};
+use forkd_linux_sys::{PAGE_SIZE, pagemap, uffd};
+use serde::Serialize;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+/// Of each thing why it cannot be had, with the number of the error; `null` when it was tried and works.
+#[derive(Serialize)]
+struct Report {
+    /// Write-protection of a private mapping of a memfd.
+    live_unavailable: Option<String>,
+    memfd_unavailable: Option<String>,
+    /// Sealing a memfd against every write.
+    seal_unavailable: Option<String>,
+    /// `PAGEMAP_SCAN`, for which reading the page map is the substitute.
+    pagemap_scan_unavailable: Option<String>,
+    /// Listing private pages in the one way or the other.
+    page_list_unavailable: Option<String>,
+}
+
+/// The report as a line.
+pub fn report() -> String {
+    let reason = |result: io::Result<()>| result.err().map(|error| error.to_string());
+    let report = Report {
+        live_unavailable: reason(uffd::probe()),
+        memfd_unavailable: reason(memfd::create(c"forkd-probe", PAGE_SIZE as u64).map(drop)),
+        seal_unavailable: reason(seal()),
+        pagemap_scan_unavailable: reason(pagemap::probe_ioctl()),
+        page_list_unavailable: reason(pagemap::probe()),
+    };
+    serde_json::to_string(&report).expect("a report is plain data")
+}
+
+/// Seals a memfd, and tries whether it can still be written: it must not, while a private mapping of it can.
+fn seal() -> io::Result<()> {
+    let file = memfd::create(c"forkd-probe", PAGE_SIZE as u64)?;
+    memfd::seal(&file)?;
+    if file.write_at(&[1], 0).is_ok() {
+        return Err(io::Error::other("a sealed memfd could be written"));
+    }
+    Mapping::private(&file, PAGE_SIZE)?.write(0, &[1]);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_memfd_is_mapped_and_cannot_be_written() {
+        seal().expect("sealed");
+    }
+
+    #[test]
+    fn the_report_has_every_field_and_says_what_works_with_null() {
+        let report: serde_json::Value = serde_json::from_str(&report()).expect("JSON");
+        let fields = report.as_object().expect("an object");
+        assert_eq!(fields.len(), 5);
+        assert!(fields["memfd_unavailable"].is_null() && fields["page_list_unavailable"].is_null());
+    }
+}
