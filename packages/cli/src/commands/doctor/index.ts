@@ -1,12 +1,9 @@
 import { defineCommand, type Call } from '../../command.ts';
-import type { Context } from '../../context.ts';
 import { exitCodes } from '../../lib/errors.ts';
-import { checkController } from './controller.ts';
-import { checkDataDir } from './data-dir.ts';
-import { checkFeatures } from './features.ts';
-import { checkPlatform } from './platform.ts';
-import type { Row } from './row.ts';
-import { checkTools } from './tools.ts';
+import { lookAtAll } from './checks.ts';
+import { Facts } from './facts.ts';
+import { printRows } from './print.ts';
+import { toRow } from './row.ts';
 
 export const doctor = defineCommand({
   name: 'doctor',
@@ -16,33 +13,15 @@ export const doctor = defineCommand({
   options: [],
   examples: [
     { line: 'forkd doctor', summary: 'as a table' },
-    { line: 'forkd doctor --json', summary: '{rows: [{id, status, detail, hint}]}' },
+    { line: 'forkd doctor --json', summary: '{rows: [{id, status, detail, hint}]}, and fix where a command mends it' },
   ],
   run,
 });
 
-async function run({ context }: Call<Record<string, unknown>>): Promise<number> {
-  const { host, row: controllerRow } = await checkController(context);
-  const rows: Row[] = [
-    ...checkPlatform(host),
-    ...(await checkTools(context.env)),
-    ...checkFeatures(host),
-    ...(await checkDataDir(context.globals.dataDir, host)),
-    controllerRow,
-  ];
+async function run({ context }: Call<object>): Promise<number> {
+  const findings = await lookAtAll(new Facts(context));
+  const rows = [...findings].map(([id, finding]) => toRow(id, finding));
   if (context.out.isJson) context.out.json({ rows });
-  else printRows(context, rows);
-  return rows.some((row) => row.status === 'fail') ? exitCodes.failure : exitCodes.ok;
-}
-
-function printRows(context: Context, rows: readonly Row[]): void {
-  const { colors } = context.out;
-  const paint = { pass: colors.green, warn: colors.yellow, fail: colors.red, skip: colors.dim };
-  context.out.table(
-    ['CHECK', 'STATUS', 'DETAIL'],
-    rows.map((row) => [row.id, paint[row.status](row.status), row.detail]),
-  );
-  for (const row of rows) {
-    if (row.hint !== null && row.status !== 'pass') context.out.line(`${row.id}: ${row.hint}`);
-  }
+  else printRows(context.out, rows);
+  return rows.some(({ status }) => status === 'fail') ? exitCodes.failure : exitCodes.ok;
 }

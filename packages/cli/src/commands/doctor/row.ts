@@ -1,21 +1,51 @@
 export type RowStatus = 'pass' | 'warn' | 'fail' | 'skip';
 
-export type Row = { id: string; status: RowStatus; detail: string; hint: string | null };
+/** A command that mends something: arguments, since no shell ever reads them, and what it is given on stdin. */
+export type Fix = { argv: readonly [string, ...string[]]; input?: string };
 
-export function pass(id: string, detail: string): Row {
-  return { id, status: 'pass', detail, hint: null };
+/** What a look at the host has found. `hint` says what is lost and what still works. */
+export type Finding = { status: RowStatus; detail: string; hint: string | null; fix: Fix | null };
+
+/** A finding as it is printed: `fix` is the exact command line, and not there where no command mends it. */
+export type Row = { id: string; status: RowStatus; detail: string; hint: string | null; fix?: string };
+
+export function pass(detail: string): Finding {
+  return { status: 'pass', detail, hint: null, fix: null };
 }
 
-/** Something is lost and the rest works: `hint` says what, and how to have it back. */
-export function warn(id: string, detail: string, hint: string): Row {
-  return { id, status: 'warn', detail, hint };
+/** Something is lost and the rest works. */
+export function warn(detail: string, hint: string, fix: Fix | null = null): Finding {
+  return { status: 'warn', detail, hint, fix };
 }
 
-export function fail(id: string, detail: string, hint: string): Row {
-  return { id, status: 'fail', detail, hint };
+/** Sandboxes cannot be run. */
+export function fail(detail: string, hint: string, fix: Fix | null = null): Finding {
+  return { status: 'fail', detail, hint, fix };
 }
 
-/** It could not be looked at from here. */
-export function skip(id: string, detail: string, hint: string | null = null): Row {
-  return { id, status: 'skip', detail, hint };
+/** It could not be looked at from here, or does not matter yet. */
+export function skip(detail: string, hint: string | null = null, fix: Fix | null = null): Finding {
+  return { status: 'skip', detail, hint, fix };
+}
+
+export function command(...argv: [string, ...string[]]): Fix {
+  return { argv };
+}
+
+export function aptInstall(packages: readonly string[]): Fix {
+  return command('apt-get', 'install', '-y', '--no-install-recommends', ...packages);
+}
+
+export function toRow(id: string, { fix, ...rest }: Finding): Row {
+  return { id, ...rest, ...(fix !== null && { fix: commandLine(fix) }) };
+}
+
+/** The command as it would be typed. */
+export function commandLine({ argv, input }: Fix): string {
+  const typed = argv.map(quote).join(' ');
+  return input === undefined ? typed : `echo ${quote(input)} | ${typed}`;
+}
+
+function quote(word: string): string {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", `'\\''`)}'`;
 }

@@ -1,0 +1,71 @@
+import { existsSync, readFileSync } from 'node:fs';
+import type { Check } from '../check.ts';
+import type { Facts, KernelProbe } from '../facts.ts';
+import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
+
+const UFFD_SYSCTL = '/proc/sys/vm/unprivileged_userfaultfd';
+const LOST = 'live branches are lost; diff and full branches still work';
+
+/** What the kernel gives, found by trying: by the controller's pager, or by a pager that tries and ends. */
+export const featureChecks: readonly Check[] = [
+  { id: 'uffd_wp', look: uffd },
+  { id: 'memfd_create', look: probed(memfd) },
+  { id: 'pagemap_scan', look: probed(pageMap) },
+];
+
+async function uffd(facts: Facts): Promise<Finding> {
+  const host = await facts.host();
+  if (host !== undefined) return uffdFinding(host.engine.live_unavailable, 'the controller can branch live');
+  return probed(({ live_unavailable }) => uffdFinding(live_unavailable, 'a memfd was write-protected'))(facts);
+}
+
+function uffdFinding(reason: string | null, works: string): Finding {
+  if (reason === null) return pass(works);
+  if (!isDenied(reason)) {
+    return warn(reason, `${LOST}; the kernel is too old or built without it: live needs Linux 5.19 or newer`);
+  }
+  if (everybodyMay()) return warn(reason, `${LOST}; a seccomp profile denies it: allow userfaultfd in the container's`);
+  return warn(
+    reason,
+    `${LOST}; give every user the right to userfaultfd, or run the controller as root`,
+    command('sysctl', '-w', 'vm.unprivileged_userfaultfd=1'),
+  );
+}
+
+/** Where the kernel denies it to nobody, something else does. */
+function everybodyMay(): boolean {
+  return existsSync(UFFD_SYSCTL) && readFileSync(UFFD_SYSCTL, 'latin1').trim() === '1';
+}
+
+function memfd({ memfd_unavailable, seal_unavailable }: KernelProbe): Finding {
+  const reason = memfd_unavailable ?? seal_unavailable;
+  if (reason === null) return pass('a memfd was made, sealed and mapped');
+  return fail(
+    reason,
+    'layers live in sealed memfds, so no sandbox can be run; allow memfd_create in the seccomp profile of the container, or use a newer kernel',
+  );
+}
+
+function pageMap({ pagemap_scan_unavailable: scan, page_list_unavailable: list }: KernelProbe): Finding {
+  if (scan === null) return pass('PAGEMAP_SCAN listed the written pages');
+  if (list !== null) {
+    return fail(list, 'no branch can be taken, since the written pages cannot be listed; forks of templates work');
+  }
+  return warn(
+    `PAGEMAP_SCAN: ${scan}`,
+    'the page map is read in its place: everything works, and branches of large guests take longer; Linux 6.7 or newer has it',
+  );
+}
+
+function probed(judge: (probe: KernelProbe) => Finding): (facts: Facts) => Promise<Finding> {
+  return async (facts) => {
+    const kernel = await facts.kernel();
+    if (kernel.probe !== undefined) return judge(kernel.probe);
+    return skip(kernel.reason, 'the pager tries this, and has to be built for it', kernel.pager.fix);
+  };
+}
+
+/** EPERM and EACCES, as Rust writes them. */
+function isDenied(reason: string): boolean {
+  return /\(os error (1|13)\)/.test(reason);
+}

@@ -1,0 +1,68 @@
+import { readFile } from 'node:fs/promises';
+import { formatBytes } from '../../../lib/text.ts';
+import type { Check } from '../check.ts';
+import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
+
+const MIB = 1024 ** 2;
+/** What the controller counts for a VMM, and what a child that does little writes of its own. */
+const SMALL_SANDBOX_BYTES = 64 * MIB;
+const HOST_RESERVE_BYTES = 128 * MIB;
+/** A template with 512 MiB, the default, is booted with less than this refused. */
+const COMFORTABLE_BYTES = 1024 * MIB;
+/** The kernel's own default. */
+const MAP_COUNT_MIN = 65_530;
+const MAP_COUNT_GOOD = 262_144;
+const KSM_RUN = '/sys/kernel/mm/ksm/run';
+
+export const memoryChecks: readonly Check[] = [
+  { id: 'memory', look: memory },
+  { id: 'max_map_count', look: maxMapCount },
+  { id: 'ksm', look: ksm },
+  { id: 'hugepages', look: hugePages },
+];
+
+async function memory(): Promise<Finding> {
+  const kib = meminfo(await readFile('/proc/meminfo', 'latin1'), 'MemAvailable');
+  if (kib === undefined) return skip('/proc/meminfo does not say how much is available');
+  const availableBytes = kib * 1024;
+  const count = Math.max(0, Math.floor((availableBytes - HOST_RESERVE_BYTES) / SMALL_SANDBOX_BYTES));
+  const detail = `${formatBytes(availableBytes)} available: about ${count} children of ${formatBytes(SMALL_SANDBOX_BYTES)} each`;
+  if (count === 0) return fail(detail, 'no sandbox can be started: end other programs, or add memory');
+  if (availableBytes >= COMFORTABLE_BYTES) return pass(detail);
+  return warn(detail, 'a template with the default of 512 MiB may be refused; smaller ones work with --mem-mib');
+}
+
+async function maxMapCount(): Promise<Finding> {
+  const count = Number(await readFile('/proc/sys/vm/max_map_count', 'latin1'));
+  if (count >= MAP_COUNT_MIN) return pass(`vm.max_map_count is ${count}`);
+  return warn(
+    `vm.max_map_count is ${count}, less than ${MAP_COUNT_MIN}`,
+    'forks of long chains of scattered branches fail, since each extent of a layer is a mapping; templates and short chains work',
+    command('sysctl', '-w', `vm.max_map_count=${MAP_COUNT_GOOD}`),
+  );
+}
+
+async function ksm(): Promise<Finding> {
+  const run = (await readFile(KSM_RUN, 'latin1').catch(() => undefined))?.trim();
+  if (run === undefined) return pass('this kernel merges no pages');
+  if (run !== '1') return pass(`off (${KSM_RUN} is ${run})`);
+  return warn(
+    `on (${KSM_RUN} is 1)`,
+    'merged pages are a side channel between programs, and merging works against write-protection; guests ask not to be merged, and everything works',
+    { argv: ['tee', KSM_RUN], input: '2' },
+  );
+}
+
+async function hugePages(): Promise<Finding> {
+  const text = await readFile('/proc/meminfo', 'latin1');
+  const [total, kib] = [meminfo(text, 'HugePages_Total'), meminfo(text, 'Hugepagesize')];
+  const mode = await readFile('/sys/kernel/mm/transparent_hugepage/enabled', 'latin1').catch(() => '');
+  const transparent = `transparent ones: ${/\[(\w+)\]/.exec(mode)?.[1] ?? 'not offered'}`;
+  if (!total || kib === undefined) return pass(`none reserved, none needed; ${transparent}`);
+  return pass(`${total} reserved, ${formatBytes(total * kib * 1024)} that sandboxes do not use; ${transparent}`);
+}
+
+function meminfo(text: string, field: string): number | undefined {
+  const found = new RegExp(`^${field}:\\s+(\\d+)`, 'm').exec(text)?.[1];
+  return found === undefined ? undefined : Number(found);
+}
