@@ -1,0 +1,206 @@
+// Proves of `forkd doctor` that each row about programs, images and the data directory says what is so, in each of its states:
+// with a PATH of links on which a program is missing or another, another database of packages, file systems that are full or
+// read-only, and QEMU really starting a guest's firmware.
+import { spawnSync } from 'node:child_process';
+import { access, constants, mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { runtimePackages } from '../../../scripts/lib/debian.mjs';
+import { after, covering, dataDirWithKernel, doctorOn, pathWith, rowWith, whyNoMounts } from './support/doctor.ts';
+import { here } from './support/forkd.ts';
+
+const QEMU = 'qemu-system-x86_64';
+const VIRTUAL = 'processor\t: 0\nflags\t\t: fpu vmx sse2\n';
+
+let noMounts: string | undefined;
+beforeAll(() => (noMounts = whyNoMounts()));
+
+describe('QEMU', () => {
+  it('is there, loads the shim and runs a guest', () => {
+    const rows = doctorOn();
+    expect(rows.get('engine_binary')).toMatchObject({ status: 'pass', detail: expect.stringContaining(QEMU) });
+    const version = /version (\S+)/.exec(spawnSync(QEMU, ['--version'], { encoding: 'utf8' }).stdout)?.[1];
+    expect(rows.get('engine_version')).toMatchObject({ status: 'pass', detail: `QEMU ${version}` });
+    expect(rows.get('shim')).toMatchObject({
+      status: 'pass',
+      detail: expect.stringMatching(/libforkd_shim\.so was loaded into .*qemu-system/),
+    });
+    expect(rows.get('accelerator')?.detail).toMatch(/^(kvm: it ran a guest|tcg: it ran a guest, and .+)$/);
+  });
+
+  it('is not there', async () => {
+    const env = { PATH: await pathWith({}, QEMU) };
+    expect(await rowWith('engine_binary', { env })).toMatchObject({
+      status: 'fail',
+      fix: 'apt-get install -y --no-install-recommends qemu-system-x86',
+    });
+    for (const id of ['engine_version', 'shim', 'accelerator']) {
+      expect(await rowWith(id, { env })).toMatchObject({ status: 'skip' });
+    }
+  });
+
+  it('does not start, or is something else', async () => {
+    const broken = { PATH: await pathWith({ [QEMU]: '#!/bin/sh\necho no disk >&2; exit 3\n' }) };
+    expect(await rowWith('engine_binary', { env: broken })).toMatchObject({
+      status: 'fail',
+      detail: expect.stringContaining('no disk'),
+    });
+    const other = { PATH: await pathWith({ [QEMU]: '#!/bin/sh\necho hello\n' }) };
+    expect(await rowWith('engine_version', { env: other })).toMatchObject({
+      status: 'fail',
+      detail: expect.stringContaining('no version'),
+    });
+  });
+
+  it('is too old, and runs no guest', async () => {
+    const old = '#!/bin/sh\n[ "$1" = --version ] && echo "QEMU emulator version 6.2.0"\n';
+    const env = { PATH: await pathWith({ [QEMU]: old }) };
+    expect(await rowWith('engine_version', { env })).toMatchObject({ status: 'fail', detail: 'QEMU 6.2.0' });
+    expect(await rowWith('accelerator', { env })).toMatchObject({
+      status: 'fail',
+      detail: expect.stringContaining('runs no guest'),
+      fix: expect.stringContaining('--reinstall qemu-system-x86'),
+    });
+  });
+
+  it('has the shim that cannot be loaded, or that is not there', async () => {
+    const text = path.join(here, 'shim.so');
+    await writeFile(text, 'not a library');
+    expect(await rowWith('shim', { env: { FORKD_SHIM: text } })).toMatchObject({
+      status: 'fail',
+      detail: expect.stringContaining('cannot be preloaded'),
+    });
+    const env = { FORKD_SHIM: `${text}-gone` };
+    expect(await rowWith('shim', { env })).toMatchObject({ status: 'fail' });
+    expect(await rowWith('native_programs', { env })).toMatchObject({
+      status: 'fail',
+      detail: expect.stringContaining(`${text}-gone`),
+    });
+  });
+});
+
+describe('KVM, on a host whose processor says that it can', () => {
+  it('is tried with the kernel that was booted last; what the controller has noted is not tried again', async ({
+    skip,
+  }) => {
+    const isOpen = await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
+      () => true,
+      () => false,
+    );
+    skip(!isOpen, '/dev/kvm cannot be opened here');
+    skip(noMounts !== undefined, noMounts);
+    const through = after(await covering('/proc/cpuinfo', VIRTUAL));
+    // No kernel at all, which runs nowhere.
+    const dataDir = await dataDirWithKernel('/dev/null', '/dev/null');
+    const accelerator = () => doctorOn({ through, dataDir }).get('accelerator');
+    expect(accelerator()).toMatchObject({
+      status: 'warn',
+      detail: 'tcg: it ran a guest, and KVM does not run a kernel',
+      hint: expect.stringContaining('more slowly'),
+    });
+    const version = /version (\d+(\.\d+)+)/.exec(spawnSync(QEMU, ['--version'], { encoding: 'utf8' }).stdout)?.[1];
+    const boot = (await readFile('/proc/sys/kernel/random/boot_id', 'utf8')).trim();
+    const note = path.join(dataDir, 'cache', `kvm-${version}-${boot}`);
+    await writeFile(note, 'no');
+    expect(accelerator()).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('when the controller tried'),
+    });
+    await writeFile(note, 'yes');
+    expect(accelerator()).toMatchObject({ status: 'pass', detail: 'kvm: it ran a guest' });
+  });
+});
+
+describe('what images are made with', () => {
+  it('is there', async () => {
+    expect(await rowWith('image_tools')).toMatchObject({
+      status: 'pass',
+      detail: expect.stringContaining('mkfs.erofs, '),
+    });
+    expect(await rowWith('packages')).toMatchObject({ status: 'pass', detail: runtimePackages.join(' ') });
+  });
+
+  it('is missing in part: the packages that bring it are named', async () => {
+    const PATH = await pathWith({}, 'mkfs.erofs', 'skopeo', 'dpkg-query');
+    const env = { PATH };
+    expect(await rowWith('image_tools', { env })).toMatchObject({
+      status: 'warn',
+      detail: 'missing: mkfs.erofs (any image), skopeo (registries and archives)',
+      fix: 'apt-get install -y --no-install-recommends erofs-utils skopeo',
+    });
+    expect(await rowWith('packages', { env })).toMatchObject({
+      status: 'skip',
+      detail: expect.stringContaining('not Debian'),
+    });
+  });
+
+  it('is not what the set-up of a checkout installs', async () => {
+    const DPKG_ADMINDIR = await mkdtemp(path.join(here, 'dpkg-'));
+    await writeFile(path.join(DPKG_ADMINDIR, 'status'), '');
+    expect(await rowWith('packages', { env: { DPKG_ADMINDIR } })).toMatchObject({
+      status: 'warn',
+      fix: `apt-get install -y --no-install-recommends ${runtimePackages.join(' ')}`,
+    });
+  });
+});
+
+describe('the guest kernel', () => {
+  it('is not fetched yet, and cannot be without apt-get', async () => {
+    expect(await rowWith('kernel_image')).toMatchObject({ status: 'skip', detail: 'none is fetched yet' });
+    const env = { PATH: await pathWith({}, 'apt-get') };
+    expect(await rowWith('kernel_image', { env })).toMatchObject({
+      status: 'warn',
+      hint: expect.stringContaining('--kernel FILE'),
+    });
+  });
+
+  it('is a boot image, or damaged: only what was fetched is offered for removal', async () => {
+    const dataDir = await mkdtemp(path.join(here, 'kernel-'));
+    const home = path.join(dataDir, 'cache/kernels/6.1.0');
+    await mkdir(home, { recursive: true });
+    const vmlinuz = path.join(home, 'vmlinuz');
+    const note = path.join(dataDir, 'cache/guest-boot.json');
+    await writeFile(note, JSON.stringify({ vmlinuz, initramfs: vmlinuz }));
+    const header = Buffer.alloc(0x400);
+    header.write('HdrS', 0x202);
+    await writeFile(vmlinuz, header);
+    expect(await rowWith('kernel_image', { dataDir })).toMatchObject({ status: 'pass', detail: vmlinuz });
+    await writeFile(vmlinuz, header.subarray(0, 0x203));
+    expect(await rowWith('kernel_image', { dataDir })).toMatchObject({ status: 'warn', fix: `rm -r ${home}` });
+    const elsewhere = await dataDirWithKernel(vmlinuz, vmlinuz);
+    const row = await rowWith('kernel_image', { dataDir: elsewhere });
+    expect(row).toMatchObject({ status: 'warn', detail: `${vmlinuz} is not a boot image` });
+    expect(row).not.toHaveProperty('fix');
+  });
+});
+
+describe('the data directory', () => {
+  it('will be made, or is no directory', async () => {
+    const dataDir = path.join(here, 'not/yet');
+    expect(await rowWith('snapshot_dir', { dataDir })).toMatchObject({
+      status: 'pass',
+      detail: `${dataDir} (will be made)`,
+    });
+    expect(await access(path.dirname(dataDir)).catch((error: NodeJS.ErrnoException) => error.code)).toBe('ENOENT');
+    const file = path.join(here, 'file');
+    await writeFile(file, '');
+    expect(await rowWith('snapshot_dir', { dataDir: file })).toMatchObject({
+      status: 'fail',
+      detail: `${file} is not a directory`,
+    });
+  });
+
+  const disks = [
+    { options: 'size=100M', directory: 'pass', space: 'fail' },
+    { options: 'size=1G', directory: 'pass', space: 'warn' },
+    { options: 'size=4G', directory: 'pass', space: 'pass' },
+    { options: 'ro,size=4G', directory: 'fail', space: 'pass' },
+  ];
+  it.for(disks)('is on a file system with $options', async ({ options, directory, space }, { skip }) => {
+    skip(noMounts !== undefined, noMounts);
+    const dataDir = await mkdtemp(path.join(here, 'disk-'));
+    const rows = doctorOn({ through: after(`mount -t tmpfs -o ${options} none ${dataDir}`), dataDir });
+    expect(rows.get('snapshot_dir')?.status).toBe(directory);
+    expect(rows.get('free_space')?.status).toBe(space);
+  });
+});

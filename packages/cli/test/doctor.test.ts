@@ -1,0 +1,91 @@
+// Proves of `forkd doctor` what is so on every host: its page lists the rows that it prints; the table for people says the same
+// as the JSON; nothing on the host is changed; and what a controller that runs tells goes before what is tried here. The
+// controller is a real HTTP server.
+import { readdir, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { ForkdClient } from '@forkd/sdk';
+import { afterEach, describe, expect, it } from 'vitest';
+import { checks } from '../src/commands/doctor/checks.ts';
+import type { Row } from '../src/commands/doctor/row.ts';
+import { pathWith, rowWith } from './support/doctor.ts';
+import { fake, forkd, here } from './support/forkd.ts';
+
+const page = fileURLToPath(new URL('../../../docs/operate/doctor.md', import.meta.url));
+const url = () => ({ FORKD_URL: `unix:${fake.socket}` });
+
+describe('the rows', () => {
+  it('are those of the page, in its order', async () => {
+    const documented = [...(await readFile(page, 'utf8')).matchAll(/^\| `(\w+)`/gm)].map((match) => match[1]);
+    expect(documented).toEqual(checks.map(({ id }) => id));
+  });
+
+  it('are printed for people with what is lost and the command below those that are not well', async () => {
+    const env = { FORKD_URL: '', FORKD_SOCKET: '', PATH: await pathWith({}, 'qemu-system-x86_64') };
+    const dataDir = path.join(here, 'untouched');
+    const [table, json] = await Promise.all([
+      forkd(['doctor', '--data-dir', dataDir], { env }),
+      forkd(['doctor', '--json', '--data-dir', dataDir], { env }),
+    ]);
+    expect(table.code).toBe(1);
+    const text = table.stdout.toString();
+    const { rows } = JSON.parse(json.stdout.toString()) as { rows: Row[] };
+    for (const { id, status, hint, fix } of rows) {
+      expect(text).toMatch(new RegExp(`^[✓!✗-] +${id} +${status} +\\S`, 'm'));
+      if (hint !== null) expect(text).toContain(`     ${hint}\n`);
+      if (fix !== undefined) expect(text).toContain(`     $ ${fix}\n`);
+    }
+    const count = (status: string) => rows.filter((row) => row.status === status).length;
+    expect(text).toMatch(new RegExp(`${count('pass')} pass, ${count('warn')} warn, ${count('fail')} fail, `));
+    expect(await readdir(here)).not.toContain('untouched');
+  });
+});
+
+describe('a controller that runs', () => {
+  afterEach(() => (fake.token = undefined));
+
+  it('is told of, and what it has found goes before what is tried here', async () => {
+    expect(await rowWith('daemon', { env: url() })).toMatchObject({
+      status: 'pass',
+      detail: expect.stringContaining(`version 9.9.9, pid ${process.pid}, at `),
+    });
+    const told = { status: 'warn', detail: 'tcg: no guest ran on kvm' };
+    expect(await rowWith('accelerator', { env: url() })).toMatchObject(told);
+    expect(await rowWith('uffd_wp', { env: url() })).toMatchObject({ detail: 'the controller can branch live' });
+    expect(await rowWith('snapshot_dir', { env: url() })).toMatchObject({ status: 'pass', detail: fake.root });
+    expect(await rowWith('isolation', { env: url() })).toMatchObject({
+      status: 'warn',
+      detail: 'VMMs are confined by less: no own_user',
+      hint: 'own_user: It needs root, with CAP_SETUID.',
+    });
+  });
+
+  it('has KVM, confines its VMMs, and has no userfaultfd', async () => {
+    const host = await new ForkdClient({ url: url().FORKD_URL }).host();
+    const isolation = ['own_user', 'seccomp'].map((id) => ({ id, ok: true, detail: 'It is so.' }));
+    const engine = { accelerator: 'kvm', reason: 'KVM ran a kernel.', isolation, live_unavailable: 'no userfaultfd' };
+    fake.overrides.set('GET /v1/host', (_, response) => {
+      response.end(JSON.stringify({ ...host, engine: { ...host.engine, ...engine } }));
+    });
+    const isolated = { status: 'pass', detail: 'VMMs are confined: own_user, seccomp' };
+    expect(await rowWith('isolation', { env: url() })).toMatchObject(isolated);
+    expect(await rowWith('accelerator', { env: url() })).toMatchObject({ status: 'pass' });
+    expect(await rowWith('uffd_wp', { env: url() })).toMatchObject({ status: 'warn', detail: 'no userfaultfd' });
+  });
+
+  it('refuses, or fails: that is a fault, and is told with its reason', async () => {
+    fake.token = 'secret';
+    const refused = { status: 'fail', detail: expect.stringContaining('token is missing') };
+    expect(await rowWith('daemon', { env: url() })).toMatchObject(refused);
+    expect(await rowWith('isolation', { env: url() })).toMatchObject({ status: 'skip' });
+  });
+
+  it('is not there: that is no fault', async () => {
+    const env = { FORKD_URL: '', FORKD_SOCKET: path.join(here, 'nobody.sock') };
+    expect(await rowWith('daemon', { env })).toMatchObject({ status: 'skip', detail: 'does not run' });
+    expect(await rowWith('isolation', { env })).toMatchObject({
+      status: 'skip',
+      detail: 'a controller that runs says how it confines VMMs',
+    });
+  });
+});
