@@ -374,7 +374,7 @@ _forkd_words() {
     'inspect options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'stats options') echo '--watch --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'events options') echo '--sandbox --after --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'doctor options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'doctor options') echo '--fix --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'cleanup options') echo '-y --yes --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'stop options') echo '--kill --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'version options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

@@ -552,6 +552,7 @@ complete -c forkd -n '__forkd_in \'events\'' -l daemon-token -r -f -d 'its beare
 complete -c forkd -n '__forkd_in \'events\'' -l data-dir -r -f -a '(__fish_complete_directories)' -d 'data of the local controller (env FORKD_DATA_DIR)'
 complete -c forkd -n '__forkd_in \'events\'' -s q -l quiet -d 'print results only'
 complete -c forkd -n '__forkd_in \'events\'' -s h -l help -d 'show how it is used'
+complete -c forkd -n '__forkd_in \'doctor\'' -l fix -d 'offer the command that mends each row, one by one, and run it after a y'
 complete -c forkd -n '__forkd_in \'doctor\'' -l json -d 'print JSON, and errors as {error, code, hint} on stderr'
 complete -c forkd -n '__forkd_in \'doctor\'' -l daemon-url -r -f -d 'controller to use, http://… or unix:/path (env FORKD_URL)'
 complete -c forkd -n '__forkd_in \'doctor\'' -l daemon-token -r -f -d 'its bearer token (env FORKD_TOKEN)'
