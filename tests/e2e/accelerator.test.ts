@@ -1,21 +1,67 @@
-/** The trial that chooses between KVM and emulation, with the real kernel: the verdict must be what this host can really do. */
-import { access, constants, readFile } from 'node:fs/promises';
-import { expect, it } from 'vitest';
-import { runsUnderKvm } from '@forkd/engine';
+/**
+ * The trial that chooses between KVM and emulation, with the real kernel: the verdict must be what this host can really do, and
+ * the one that `forkd doctor` comes to where no controller has tried.
+ */
+import { spawnSync } from 'node:child_process';
+import { access, constants, mkdir, mkdtemp, rm, writeFile, readFile } from 'node:fs/promises';
+import path from 'node:path';
+import { beforeAll, describe, expect, it } from 'vitest';
+import { type KernelFiles, runsUnderKvm } from '@forkd/engine';
 import { ensureInitramfs, ensureKernel } from '@forkd/images';
-import { BUILT, requireBuilt, TEST_CACHE } from '@forkd/lab';
+import { BUILT, REPO, requireBuilt, TEST_CACHE } from '@forkd/lab';
 
-it('says of KVM what is true of it, in bounded time', async ({ skip }) => {
-  await requireBuilt();
-  const openable = await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
-    () => true,
-    () => false,
-  );
-  skip(!openable, '/dev/kvm cannot be opened here');
-  const kernel = await ensureKernel({ cacheDir: TEST_CACHE });
-  const initramfs = await ensureInitramfs({ cacheDir: TEST_CACHE, kernel, agentBinary: BUILT.agent });
-  const runs = await runsUnderKvm('qemu-system-x86_64', { vmlinuz: kernel.vmlinuz, initramfs });
-  // A host without these flags may have the device and even run a few instructions with it, but no kernel.
-  const flags = /^flags\s*:.*\b(vmx|svm)\b/m.test(await readFile('/proc/cpuinfo', 'utf8'));
-  expect(runs).toBe(flags);
+const MAIN = path.join(REPO, 'packages/cli/dist/main.js');
+/** Runs `"$@"` where the processor says that it can virtualize: doctor tries KVM only there. */
+const COVERED = 'mount --bind "$1" /proc/cpuinfo; shift; exec "$@"';
+
+describe('a trial of KVM', () => {
+  let openable: boolean;
+  let files: KernelFiles;
+  let runs: boolean;
+
+  beforeAll(async () => {
+    await requireBuilt();
+    openable = await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
+      () => true,
+      () => false,
+    );
+    if (!openable) return;
+    const kernel = await ensureKernel({ cacheDir: TEST_CACHE });
+    const initramfs = await ensureInitramfs({ cacheDir: TEST_CACHE, kernel, agentBinary: BUILT.agent });
+    files = { vmlinuz: kernel.vmlinuz, initramfs };
+    runs = await runsUnderKvm('qemu-system-x86_64', files);
+  });
+
+  it('says of KVM what is true of it, in bounded time', async ({ skip }) => {
+    skip(!openable, '/dev/kvm cannot be opened here');
+    // A host without these flags may have the device and even run a few instructions with it, but no kernel.
+    const flags = /^flags\s*:.*\b(vmx|svm)\b/m.test(await readFile('/proc/cpuinfo', 'utf8'));
+    expect(runs).toBe(flags);
+  });
+
+  it('comes to the same verdict in doctor', async ({ skip }) => {
+    skip(!openable, '/dev/kvm cannot be opened here');
+    const dir = await mkdtemp('/tmp/fk-');
+    try {
+      const cpuinfo = path.join(dir, 'cpuinfo');
+      await writeFile(cpuinfo, 'flags\t\t: vmx svm\n');
+      const covered = ['--mount', '--propagation', 'private', 'sh', '-euc', COVERED, 'sh', cpuinfo];
+      const { status, stderr } = spawnSync('unshare', [...covered, 'true'], { encoding: 'utf8' });
+      skip(status !== 0, `mounts of its own cannot be made here: ${stderr}`);
+      await mkdir(path.join(dir, 'cache'));
+      await writeFile(path.join(dir, 'cache/guest-boot.json'), JSON.stringify(files));
+      const doctor = [process.execPath, MAIN, 'doctor', '--json', '--data-dir', dir];
+      const env = { ...process.env, FORKD_URL: '', FORKD_SOCKET: '' };
+      const { stdout } = spawnSync('unshare', [...covered, ...doctor], { env, encoding: 'utf8' });
+      const { rows } = JSON.parse(stdout) as { rows: { id: string }[] };
+      expect(rows.find(({ id }) => id === 'accelerator')).toMatchObject(
+        runs
+          ? { status: 'pass', detail: 'kvm: it ran a guest' }
+          : { status: 'warn', detail: 'tcg: it ran a guest, and KVM does not run a kernel' },
+      );
+      expect(rows.find(({ id }) => id === 'kernel_image')).toMatchObject({ status: 'pass', detail: files.vmlinuz });
+    } finally {
+      await rm(dir, { recursive: true, force: true });
+    }
+  });
 });
