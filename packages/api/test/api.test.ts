@@ -26,6 +26,37 @@ import {
 } from '../src/index.ts';
 
 describe('requests', () => {
+  it('refuses what no program and no file could be called', () => {
+    const zero = 'a\0b';
+    expect(Value.Check(ExecRequest, { args: ['a b', ''], env: { 'A.b': '=', é: '' }, cwd: '/tmp' })).toBe(true);
+    for (const wrong of [{ args: [zero] }, { args: ['a'], cwd: zero }, { args: ['a'], env: { A: zero } }]) {
+      expect([wrong, Value.Check(ExecRequest, wrong)]).toEqual([wrong, false]);
+    }
+    for (const field of ['kernel', 'rootfs', 'source']) {
+      expect(Value.Check(CreateSnapshotRequest, { tag: 'a', [field]: '/a' })).toBe(true);
+      expect([field, Value.Check(CreateSnapshotRequest, { tag: 'a', [field]: zero })]).toEqual([field, false]);
+    }
+  });
+
+  it('refuses keys that cannot be, and passes none of them over', () => {
+    const fork = (labels: object) => Value.Check(CreateSandboxesRequest, { snapshot_tag: 'a', labels });
+    expect([fork({ 'team.a': 'b' }), fork({ 'a/b': 'c' }), fork({ '': 'c' }), fork({ a: 1 })]).toEqual([
+      true,
+      false,
+      false,
+      false,
+    ]);
+    const exec = (env: object) => Value.Check(ExecRequest, { args: ['a'], env });
+    expect([exec({ A: 'b' }), exec({ 'A=b': 'c' }), exec({ '': 'c' }), exec({ 'a\0': 'c' })]).toEqual([
+      true,
+      false,
+      false,
+      false,
+    ]);
+    const many = Object.fromEntries(Array.from({ length: limits.envEntriesMax + 1 }, (_, index) => [`A${index}`, '']));
+    expect(exec(many)).toBe(false);
+  });
+
   it('accepts what forkd clients send, with the defaults of the wire', () => {
     expect(Value.Default(CreateSandboxesRequest, { snapshot_tag: 'py' })).toEqual({
       snapshot_tag: 'py',

@@ -1,4 +1,4 @@
-import { Type, type Static, type TSchema } from 'typebox';
+import { Type, type Static, type TSchema, type TString } from 'typebox';
 import { LABEL_KEY_PATTERN, TAG_PATTERN, limits } from '../limits.ts';
 
 /** A field that is always there and may be null: forkd's clients read it without asking whether it exists. */
@@ -11,16 +11,19 @@ export const Count = Type.Integer({ minimum: 0 });
 /** A duration or another measure that may be fractional. */
 export const Measure = Type.Number({ minimum: 0 });
 export const Tag = Type.String({ pattern: TAG_PATTERN });
-export const GuestPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax });
+/** No path and no argument of a program can have a zero byte in it. */
+const noZero = '^[^\\u0000]*$';
+export const GuestPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: noZero });
+/** On the controller's host. */
+export const HostPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: noZero });
+export const Argument = Type.String({ maxLength: limits.commandArgBytesMax, pattern: noZero });
+
+/** Keys that do not match a record's own pattern would be passed over as fields that nobody knows are. */
+export const textsByKey = (keyPattern: string, value: TString, maxProperties: number) =>
+  Type.Record(Type.String(), value, { propertyNames: { pattern: keyPattern }, maxProperties });
 
 /** What callers note on a sandbox to find it again by: at most 64 of them. */
-export const Labels = Type.Record(
-  Type.String({ pattern: LABEL_KEY_PATTERN }),
-  Type.String({ maxLength: limits.labelBytesMax }),
-  {
-    maxProperties: limits.labelsMax,
-  },
-);
+export const Labels = textsByKey(LABEL_KEY_PATTERN, Type.String({ maxLength: limits.labelBytesMax }), limits.labelsMax);
 export type Labels = Static<typeof Labels>;
 
 export const TagParams = Type.Object({ tag: Type.String() });

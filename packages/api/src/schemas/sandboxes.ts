@@ -1,6 +1,6 @@
 import { Type, type Static } from 'typebox';
 import { limits } from '../limits.ts';
-import { Count, GuestPath, Labels, Measure, Nullable, Omittable, Tag } from './common.ts';
+import { Argument, Count, GuestPath, Labels, Measure, Nullable, Omittable, Tag, textsByKey } from './common.ts';
 
 export const SandboxState = Type.Union([Type.Literal('running'), Type.Literal('paused')]);
 export type SandboxState = Static<typeof SandboxState>;
@@ -131,11 +131,11 @@ export const LogsQuery = Type.Object({
 });
 export type LogsQuery = Static<typeof LogsQuery>;
 
-const commandArgs = Type.Array(Type.String({ maxLength: limits.commandArgBytesMax }), {
+const commandArgs = Type.Array(Argument, {
   minItems: 1,
   maxItems: limits.commandArgsMax,
 });
-const commandEnv = Type.Record(Type.String(), Type.String());
+const commandEnv = textsByKey('^[^=\\u0000]+$', Argument, limits.envEntriesMax);
 
 /** What `exec` and `commands` share: how a process is started in the guest. */
 export const commandFields = {

@@ -1,6 +1,6 @@
 import { Type, type Static } from 'typebox';
 import { limits } from '../limits.ts';
-import { Count, ErrorEvent, Measure, Omittable, Tag } from './common.ts';
+import { Argument, Count, ErrorEvent, HostPath, Measure, Omittable, Tag } from './common.ts';
 
 export const SnapshotStatus = Type.Union([Type.Literal('writing'), Type.Literal('ready'), Type.Literal('failed')]);
 export type SnapshotStatus = Static<typeof SnapshotStatus>;
@@ -73,9 +73,9 @@ export type SnapshotInfoDetail = Static<typeof SnapshotInfoDetail>;
 export const CreateSnapshotRequest = Type.Object({
   tag: Tag,
   /** A kernel on the controller's host; the distribution's own when left out. */
-  kernel: Omittable(Type.String({ minLength: 1 })),
+  kernel: Omittable(HostPath),
   /** A root file system image on the controller's host. */
-  rootfs: Omittable(Type.String({ minLength: 1 })),
+  rootfs: Omittable(HostPath),
   /** Accepted: guests can always write to their root, each to an overlay of its own. */
   rw: Type.Optional(Type.Boolean({ default: false })),
   /** Accepted; guests have no network yet, and a warning says so. */
@@ -84,11 +84,11 @@ export const CreateSnapshotRequest = Type.Object({
     Type.Number({ default: limits.bootWaitSecsDefault, minimum: 0, maximum: limits.bootWaitSecsMax }),
   ),
   /** A recipe's name, an OCI layout, a docker-archive tarball, a registry reference or a directory. */
-  source: Omittable(Type.String({ minLength: 1 })),
+  source: Omittable(HostPath),
   /** Python, evaluated in the interpreter that every child will inherit. */
   warm: Omittable(Type.String({ maxLength: limits.codeBytesMax })),
   /** A command that is run to its end before the snapshot is taken. */
-  warm_command: Omittable(Type.Array(Type.String(), { minItems: 1, maxItems: limits.commandArgsMax })),
+  warm_command: Omittable(Type.Array(Argument, { minItems: 1, maxItems: limits.commandArgsMax })),
   mem_mib: Type.Optional(
     Type.Integer({ default: limits.memMibDefault, minimum: limits.memMibMin, maximum: limits.memMibMax }),
   ),

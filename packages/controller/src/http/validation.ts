@@ -12,6 +12,7 @@ export interface SchemaTypes extends FastifyTypeProvider {
 
 interface Problem {
   keyword: string;
+  schemaPath: string;
   instancePath: string;
   message: string;
   params: object;
@@ -33,7 +34,9 @@ export const validatorCompiler: FastifySchemaCompiler<TSchema> = ({ schema, http
 };
 
 /** Of several problems (a union lists those of each branch) the first is the one that names a field. */
-function explain(route: string, value: unknown, problems: readonly Problem[]): ApiError {
+function explain(route: string, value: unknown, all: readonly Problem[]): ApiError {
+  // A key that cannot be is told of twice: as a problem of the value that it has, and as one of the object that it is in.
+  const problems = all.filter(({ schemaPath }) => !schemaPath.endsWith('/propertyNames'));
   const first = problems.find(({ instancePath }) => instancePath !== '') ?? problems[0];
   if (first === undefined) return new ApiError('bad_request', `${route}: the request is not as it should be.`);
   const field = first.instancePath.slice(1).replaceAll('/', '.');
