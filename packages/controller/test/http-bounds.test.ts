@@ -92,6 +92,22 @@ test('a body that says it is too long, and one that turns out to be, are refused
   expect(lab.calls).toEqual([]);
 });
 
+test('a body that is a little too long is taken to its end, so that its sender can read why it is refused', async () => {
+  const lab = await serve({});
+  const { socket, closed } = await open(lab);
+  const length = 9_000_000;
+  const head = 'POST /v1/sandboxes HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n';
+  // As a client does that reads only once all is sent.
+  socket.pause();
+  const sent = new Promise((resolve) => {
+    socket.write(`${head}content-length: ${length}\r\n\r\n${' '.repeat(length)}`, resolve);
+  });
+  expect(await sent).toBeFalsy();
+  socket.resume();
+  expect(errorIn(await closed)).toMatchObject({ status: 413, code: 'too_large' });
+  expect(lab.calls).toEqual([]);
+});
+
 test('headers and URLs have a length', async () => {
   const lab = await serve({});
   const headers = await open(lab);
