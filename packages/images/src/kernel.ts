@@ -50,8 +50,8 @@ async function ownKernel(kernelFile: string): Promise<Kernel> {
 /** Reads the header that every x86 boot image has (the kernel's Documentation/arch/x86/boot.rst). */
 async function bzImageVersion(file: string): Promise<string> {
   const handle = await open(file).catch((error: unknown) => {
-    if (!isErrno(error, 'ENOENT', 'ENOTDIR')) throw error;
-    throw new ImageError('source_not_found', `There is no kernel at ${file}.`, OWN_KERNEL_HINT, error);
+    if (!isErrno(error, 'ENOENT', 'ENOTDIR', 'ENAMETOOLONG', 'ELOOP', 'EACCES')) throw error;
+    throw new ImageError('bad_kernel', `There is no kernel to read at ${file}.`, OWN_KERNEL_HINT, error);
   });
   try {
     if (!(await handle.stat()).isFile()) throw notBzImage(file);

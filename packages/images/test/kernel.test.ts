@@ -62,7 +62,8 @@ describe('the distribution kernel', () => {
 });
 
 test.each([
-  ['/nowhere/vmlinuz', 'source_not_found'],
+  ['/nowhere/vmlinuz', 'bad_kernel'],
+  [`/${'long'.repeat(100)}`, 'bad_kernel'],
   ['/etc/passwd', 'bad_kernel'],
   ['/etc', 'bad_kernel'],
 ])('refuses %s as a kernel', async (kernelFile, code) => {
