@@ -4,7 +4,7 @@ import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { EngineError } from '@forkd/engine';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
 
 import { codeOf, Lab, scratch } from './support.ts';
 
@@ -38,6 +38,28 @@ test('the reply comes at the stage that was asked for', async () => {
     'tag-ready': 'failed',
     'tag-resumed': 'failed',
   });
+});
+
+test('a branch that gets to the store while snapshots are listed is in the list, and once among the dependents', async () => {
+  for (const look of ['info', 'dependents'] as const) {
+    const lab = await Lab.open(await scratch());
+    await lab.addSandbox('sb-1');
+    const reply = lab.branches.branch('sb-1', { tag: 'leaf', mode: 'live', until: 'durable' });
+    await expect.poll(() => lab.fakes.get('sb-1')).toBeDefined();
+    const fake = lab.fakes.get('sb-1')!;
+    fake.resumed();
+    await fake.ready();
+    const list = lab.store.list.bind(lab.store);
+    vi.spyOn(lab.store, 'list').mockImplementationOnce(async () => {
+      const before = look === 'info' ? await list() : [];
+      await fake.durable();
+      await reply;
+      return look === 'info' ? before : list();
+    });
+    if (look === 'info') expect(await lab.catalog.info('leaf')).toMatchObject({ status: 'ready', durable: true });
+    else expect(await lab.catalog.dependents(lab.registry.find('sb-1').record.snapshot_tag)).toEqual(['leaf']);
+    await lab.close();
+  }
 });
 
 test('a failure reaches those who wait, stays in the list with its reason, and leaves the source as it was', async () => {

@@ -90,10 +90,12 @@ export class Catalog {
   }
 
   async list(): Promise<SnapshotInfo[]> {
-    const stored = (await this.#store.list()).filter(({ tag }) => !this.#drafts.has(tag));
+    // Before the store is asked: one that gets there meanwhile would else be in neither.
+    const drafts = new Map(this.#drafts);
+    const stored = (await this.#store.list()).filter(({ tag }) => !drafts.has(tag));
     return [
       ...stored.map((entry) => infoOfListed(entry, this.#store.dir)),
-      ...[...this.#drafts.values()].map((draft) => infoOfDraft(draft, this.#store.dir)),
+      ...[...drafts.values()].map((draft) => infoOfDraft(draft, this.#store.dir)),
     ].toSorted((a, b) => a.created_at_unix - b.created_at_unix || a.tag.localeCompare(b.tag));
   }
 
@@ -157,7 +159,8 @@ export class Catalog {
   /** The snapshots that descend from `tag` directly, those being written among them. */
   async dependents(tag: string): Promise<string[]> {
     const drafts = [...this.#drafts.values()].filter((draft) => draft.inFlight && draft.facts.parent?.tag === tag);
-    return [...dependentsOf(tag, await this.stored()), ...drafts.map((draft) => draft.tag)];
+    // One that gets to the store meanwhile is in both.
+    return [...new Set([...dependentsOf(tag, await this.stored()), ...drafts.map((draft) => draft.tag)])];
   }
 
   /** The readable ones. */
