@@ -1,4 +1,4 @@
 export { installedStorm, type RemoteStorm } from './storm.ts';
 export { type Found, TestController, until } from './controller.ts';
 export { forkOne, makeTemplate, shell } from './template.ts';
-export { type Asked, type Head, ReplyChecker } from './reply-checker.ts';
+export { type Asked, type Head, type DescribedOperation, ReplyChecker } from './reply-checker.ts';

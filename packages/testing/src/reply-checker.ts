@@ -23,6 +23,8 @@ export class ReplyChecker {
   readonly #ajv = new Ajv2020({ strict: false, allErrors: true });
   readonly #routes: { pattern: RegExp; template: string }[];
   readonly #validators = new Map<string, ValidateFunction>();
+  /** The statuses that each operation has been seen to answer with, by its name. */
+  readonly seen = new Map<string, Set<number>>();
 
   constructor(document: Json = JSON.parse(readFileSync(DOCUMENT, 'utf8')) as Json) {
     this.#document = document;
@@ -31,6 +33,17 @@ export class ReplyChecker {
       // Words go before parameters, as they do in the router.
       .toSorted((one, other) => one.split('{').length - other.split('{').length)
       .map((template) => ({ template, pattern: new RegExp(`^${template.replaceAll(/\{[a-z]+\}/g, '[^/]*')}$`) }));
+  }
+
+  /** All that the document has. */
+  operations(): DescribedOperation[] {
+    const paths = Object.entries(this.#document['paths'] as Record<string, Record<string, Json>>);
+    return paths.flatMap(([template, methods]) =>
+      Object.entries(methods).map(([method, { operationId, responses }]) => {
+        const statuses = Object.keys(responses as Json).map(Number);
+        return { id: String(operationId), method: method.toUpperCase(), template, statuses };
+      }),
+    );
   }
 
   /** A reply as a whole. `text` is its body. */
@@ -67,6 +80,7 @@ export class ReplyChecker {
     const steps = ['paths', template, asked.method.toLowerCase(), 'responses', String(reply.status)];
     const given = at(this.#document, steps);
     if (given === undefined) throw new Error(`${nameOf(asked, reply)}: the document does not know this status`);
+    this.#note(String(operation['operationId']), reply.status);
     const ref = given['$ref'];
     const where = typeof ref === 'string' ? ref.slice(2).split('/') : steps;
     const content = at(this.#document, [...where, 'content']) ?? {};
@@ -80,6 +94,11 @@ export class ReplyChecker {
     return { mediaTypes: new Map(mediaTypes) };
   }
 
+  #note(operation: string, status: number): void {
+    const statuses = this.seen.get(operation) ?? new Set();
+    this.seen.set(operation, statuses.add(status));
+  }
+
   #validate(asked: Asked, reply: Head, pointer: string, value: unknown): void {
     let validator = this.#validators.get(pointer);
     if (validator === undefined) {
@@ -90,6 +109,14 @@ export class ReplyChecker {
     const why = this.#ajv.errorsText(validator.errors, { dataVar: 'body' });
     throw new Error(`${nameOf(asked, reply)} is not as the document says: ${why}; it is ${JSON.stringify(value)}`);
   }
+}
+
+export interface DescribedOperation {
+  id: string;
+  method: string;
+  /** Its path, with the names of its parameters in braces. */
+  template: string;
+  statuses: number[];
 }
 
 export interface Asked {

@@ -1,0 +1,157 @@
+import { afterAll, beforeAll, expect, it } from 'vitest';
+import type { Caller } from './caller.ts';
+
+/** What is done inside of a sandbox: commands, evaluations, files. */
+export function guestRoutes(caller: () => Caller): void {
+  let at: string;
+  let id: string;
+
+  beforeAll(async () => {
+    id = await caller().fork();
+    at = `/v1/sandboxes/${id}`;
+  });
+
+  afterAll(async () => {
+    if (id !== undefined) await caller().ask(`DELETE ${at}`);
+  });
+
+  it('exec: what it printed, and its exit code, whatever that is', async () => {
+    const exec = `POST ${at}/exec`;
+    const script = 'echo out; echo err >&2; exit 7';
+    const said = { stdout: 'out\n', stderr: 'err\n', exit_code: 7 };
+    expect(await caller().expectReply(200, exec, { args: ['sh', '-c', script] })).toEqual(said);
+    const input = { args: ['cat'], stdin: Buffer.from('in').toString('base64'), timeout_secs: 20 };
+    expect(await caller().expectReply(200, exec, input)).toEqual({ stdout: 'in', stderr: '', exit_code: 0 });
+    const env = { args: ['sh', '-c', 'echo $A; pwd'], env: { A: 'b' }, cwd: '/tmp', user: null };
+    expect((await caller().expectReply(200, exec, env)).stdout).toBe('b\n/tmp\n');
+  });
+
+  it('exec: its time over, the error has what it had printed', async () => {
+    const args = ['sh', '-c', 'echo so far; sleep 100'];
+    const late = await caller().expectRefusal(504, 'command_timeout', [id], `POST ${at}/exec`, {
+      args,
+      timeout_secs: 3,
+    });
+    expect(late).toMatchObject({ stdout: 'so far\n', stderr: '' });
+  });
+
+  it.each<[object, string]>([
+    [{ args: [] }, 'args'],
+    [{}, 'args'],
+    [{ args: 'true' }, 'args'],
+    [{ args: ['true'], timeout_secs: 0 }, 'timeout_secs'],
+    [{ args: ['true'], timeout_secs: 86_401 }, 'timeout_secs'],
+    [{ args: ['true'], env: { A: 1 } }, 'env'],
+  ])('exec of %j is refused', async (request, word) => {
+    await caller().expectRefusal(400, 'bad_request', [word], `POST ${at}/exec`, request);
+  });
+
+  it('exec in a sandbox that is not there', async () => {
+    const args = ['true'];
+    await caller().expectRefusal(404, 'not_found_sandbox', ['sb-none'], 'POST /v1/sandboxes/sb-none/exec', { args });
+  });
+
+  it('eval without an interpreter is refused, and in a sandbox that is not there', async () => {
+    await caller().expectRefusal(400, 'unsupported', [id], `POST ${at}/eval`, { code: '1' });
+    await caller().expectRefusal(400, 'bad_request', ['code'], `POST ${at}/eval`, {});
+    await caller().expectRefusal(404, 'not_found_sandbox', ['sb-none'], 'POST /v1/sandboxes/sb-none/eval', {
+      code: '1',
+    });
+  });
+
+  it('eval in the warmed interpreter: the value, or the traceback', { timeout: 600_000 }, async () => {
+    const request = { tag: 'python', warm: 'x = 40', ...caller().target.python };
+    await caller().expectReply(201, 'POST /v1/snapshots', request);
+    const child = await caller().fork('python');
+    const route = `POST /v1/sandboxes/${child}/eval`;
+    const value = await caller().expectReply(200, route, { code: "str(x + 2) + '!'" });
+    expect(value).toMatchObject({ result: "'42!'", error: null, exit_code: 0 });
+    expect(await caller().expectReply(200, route, { code: 'y = 1' })).toMatchObject({ result: null, error: null });
+    const raised = await caller().expectReply(200, route, { code: '1/0' });
+    expect(raised).toMatchObject({ result: null, error: expect.stringContaining('ZeroDivisionError') });
+    expect(raised.exit_code).not.toBe(0);
+    const late = { code: 'while True: pass', timeout_secs: 2 };
+    await caller().expectRefusal(504, 'command_timeout', [child], route, late);
+    await caller().expectReply(204, `DELETE /v1/sandboxes/${child}`);
+    await caller().expectReply(204, 'DELETE /v1/snapshots/python');
+  });
+
+  it('a command: started, fed, read, signalled, forgotten', async () => {
+    const started = await caller().expectReply(201, `POST ${at}/commands`, { args: ['cat'], stdin: true });
+    expect(started).toMatchObject({ args: ['cat'], running: true, exit_code: null, signal: null, timed_out: false });
+    const one = `${at}/commands/${started.id}`;
+    await caller().expectReply(204, `POST ${one}/stdin`, undefined, { raw: 'fed' });
+    expect((await caller().expectReply(200, `GET ${at}/commands`)).map((info: { id: string }) => info.id)).toContain(
+      started.id,
+    );
+    await caller().expectReply(204, `POST ${one}/signal`, { signal: 'KILL' });
+    const output = await caller().ask(`GET ${one}/output?follow=true`);
+    expect(output.headers.get('content-type')).toBe('application/x-ndjson');
+    const events = output.text
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    expect(events.at(-1)).toEqual({ type: 'exit', exit_code: 137, signal: 'KILL', timed_out: false });
+    expect(await caller().expectReply(200, `GET ${one}`)).toMatchObject({
+      running: false,
+      exit_code: 137,
+      signal: 'KILL',
+    });
+    await caller().expectRefusal(409, 'command_ended', [id], `POST ${one}/signal`, { signal: 15 });
+    await caller().expectRefusal(409, 'command_ended', [id], `POST ${one}/stdin`, undefined, { raw: 'x' });
+    await caller().expectReply(204, `DELETE ${one}`);
+    for (const route of [`GET ${one}`, `DELETE ${one}`, `GET ${one}/output`]) {
+      await caller().expectRefusal(404, 'not_found_command', [id], route);
+    }
+  });
+
+  it('a command that is followed from its start', async () => {
+    const request = { args: ['echo', 'hi'], follow: true };
+    const answer = await caller().ask(`POST ${at}/commands`, request);
+    expect(answer.status).toBe(200);
+    const events = answer.text
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line));
+    const said = Buffer.from('hi\n').toString('base64');
+    expect(events).toMatchObject([
+      { type: 'started' },
+      { type: 'stdout', offset: 0, data: said },
+      { type: 'exit', exit_code: 0 },
+    ]);
+    const signals = `POST ${at}/commands/none/signal`;
+    await caller().expectRefusal(400, 'bad_request', ['signal'], signals, { signal: 65 });
+    await caller().expectRefusal(404, 'not_found_command', [id], signals, { signal: 9 });
+  });
+
+  it('files: written, read, listed, removed', async () => {
+    const file = `${at}/files?path=/tmp/a/b`;
+    await caller().expectReply(204, `PUT ${file}&mode=0600`, undefined, { raw: new Uint8Array([0, 255, 10]) });
+    const read = await caller().ask(`GET ${file}`);
+    expect([read.status, read.headers.get('content-type'), read.headers.get('content-length')]).toEqual([
+      200,
+      'application/octet-stream',
+      '3',
+    ]);
+    const [entry] = await caller().expectReply(200, `GET ${at}/dir?path=/tmp/a`);
+    expect(entry).toMatchObject({ name: 'b', type: 'file', size: 3, mode: '0600' });
+    await caller().expectRefusal(400, 'is_a_directory', [id], `GET ${at}/files?path=/tmp/a`);
+    await caller().expectRefusal(400, 'not_a_directory', [id], `GET ${at}/dir?path=/tmp/a/b`);
+    await caller().expectRefusal(400, 'bad_request', ['path'], `GET ${at}/files`);
+    await caller().expectRefusal(400, 'bad_request', ['mode'], `PUT ${file}&mode=999`, undefined, { raw: 'x' });
+    await caller().expectRefusal(409, 'directory_not_empty', [id], `DELETE ${at}/files?path=/tmp/a`);
+    await caller().expectReply(204, `DELETE ${at}/files?path=/tmp/a&recursive=true`);
+    for (const route of [`GET ${file}`, `DELETE ${file}`, `GET ${at}/dir?path=/tmp/a`]) {
+      await caller().expectRefusal(404, 'not_found_file', [id], route);
+    }
+  });
+
+  it('what is not allowed in the guest', async () => {
+    const replies = [
+      await caller().ask(`GET ${at}/files?path=/proc/sys/vm/compact_memory`),
+      await caller().ask(`DELETE ${at}/files?path=/proc/version`),
+      await caller().ask(`PUT ${at}/files?path=/sys/kernel/none`, undefined, { raw: 'x' }),
+    ];
+    expect(replies.map(({ body }) => body?.code)).toEqual(replies.map(() => 'permission_denied'));
+  });
+}

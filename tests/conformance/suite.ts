@@ -1,0 +1,57 @@
+import { beforeAll, describe, expect, it } from 'vitest';
+import { branchRoutes } from './branches.ts';
+import { Caller, type Target } from './caller.ts';
+import { everyRoute } from './every-route.ts';
+import { guestRoutes } from './guests.ts';
+import { hostRoutes } from './host.ts';
+import { sandboxRoutes } from './sandboxes.ts';
+import { snapshotRoutes } from './snapshots.ts';
+import { reasonNotToSee } from './unseen.ts';
+import { workspaceRoutes } from './workspaces.ts';
+
+/** All that the wire promises, of any controller that speaks it, with whatever engine. */
+export function conformance(start: () => Promise<Target>): void {
+  let caller: Caller;
+  const called = () => caller;
+
+  beforeAll(async () => {
+    caller = new Caller(await start());
+    await caller.expectReply(201, 'POST /v1/snapshots', { tag: 'base', ...caller.target.template });
+  });
+
+  describe('host', () => {
+    hostRoutes(called);
+  });
+  describe('every route', () => {
+    everyRoute(called);
+  });
+  describe('snapshots', () => {
+    snapshotRoutes(called);
+  });
+  describe('sandboxes', () => {
+    sandboxRoutes(called);
+  });
+  describe('guests', () => {
+    guestRoutes(called);
+  });
+  describe('branches', () => {
+    branchRoutes(called);
+  });
+  describe('workspaces', () => {
+    workspaceRoutes(called);
+  });
+
+  it('nothing is left', async () => {
+    expect(await caller.expectReply(200, 'GET /v1/sandboxes')).toEqual([]);
+    const left: { tag: string }[] = await caller.expectReply(200, 'GET /v1/snapshots');
+    expect(left.map(({ tag }) => tag)).toEqual(['base']);
+  });
+
+  it('every reply that the document has was seen, but for those that this suite cannot provoke', () => {
+    const { checker } = caller;
+    const pairs = checker.operations().flatMap(({ id, statuses }) => statuses.map((status) => ({ id, status })));
+    const unseen = pairs.filter(({ id, status }) => checker.seen.get(id)?.has(status) !== true);
+    const expected = pairs.filter(({ id, status }) => reasonNotToSee(id, status) !== undefined);
+    expect(unseen).toEqual(expected);
+  });
+}

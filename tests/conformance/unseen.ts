@@ -1,0 +1,28 @@
+/** Replies that need a host or a guest that is broken in some way, whatever the route, and who provokes them. */
+const OF_ALL_ROUTES = new Map([
+  [500, 'a fault of forkd, of its VMM or of the host: tests/fault and packages/controller/test/http.test.ts'],
+  [502, 'a guest or a registry that does not answer: tests/e2e/memory-limit.test.ts and packages/images/test'],
+  [503, 'a pager or a controller that is ending: tests/fault/kills.test.ts'],
+  [507, 'a full disk: tests/fault/disk-full.test.ts'],
+]);
+
+/** Of those, what this suite can provoke all the same: as many branches as the cap. */
+const SEEN_ALL_THE_SAME = ['503 branchSandbox'];
+
+const FORBIDDEN = 'it is the exit code 126 where a program may not be run, and root may start it anywhere';
+
+const OF_ONE_ROUTE = new Map([
+  ['200 shutdown', 'it is answered on the unix socket only, and this suite has none: tests/e2e/lifecycle.test.ts'],
+  ['207 createSandboxes', 'some children of one request start and others do not, on a host that fails in between'],
+  ['409 resumeSandbox', 'it has to come in the instant in which a branch of a paused sandbox stops it'],
+  ['403 createSnapshot', 'the controller may do all that it needs to where this suite is run'],
+  ['504 createSnapshot', 'a guest that is emulated has a minute to boot, whatever is asked for'],
+  ['403 exec', FORBIDDEN],
+  ['403 startCommand', FORBIDDEN],
+  ['403 listDir', 'root, who reads the files of a guest, may list each of its directories'],
+]);
+
+export function reasonNotToSee(operation: string, status: number): string | undefined {
+  const name = `${status} ${operation}`;
+  return OF_ONE_ROUTE.get(name) ?? (SEEN_ALL_THE_SAME.includes(name) ? undefined : OF_ALL_ROUTES.get(status));
+}
