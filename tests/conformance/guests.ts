@@ -1,5 +1,8 @@
+import { until } from '@forkd/testing';
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import type { Caller } from './caller.ts';
+
+const OUTPUT_TIMEOUT_MS = 20_000;
 
 /** What is done inside of a sandbox: commands, evaluations, files. */
 export function guestRoutes(caller: () => Caller): void {
@@ -80,7 +83,12 @@ export function guestRoutes(caller: () => Caller): void {
     const started = await caller().expectReply(201, `POST ${at}/commands`, { args: ['cat'], stdin: true });
     expect(started).toMatchObject({ args: ['cat'], running: true, exit_code: null, signal: null, timed_out: false });
     const one = `${at}/commands/${started.id}`;
+    expect((await caller().ask(`GET ${one}/output`)).text).toBe('');
     await caller().expectReply(204, `POST ${one}/stdin`, undefined, { raw: 'fed' });
+    await until('it has printed what it was fed', OUTPUT_TIMEOUT_MS, async () => {
+      const { status, text } = await caller().ask(`GET ${one}/output?offset=0&follow=false`);
+      return status === 200 && text.includes(Buffer.from('fed').toString('base64'));
+    });
     expect((await caller().expectReply(200, `GET ${at}/commands`)).map((info: { id: string }) => info.id)).toContain(
       started.id,
     );
@@ -97,6 +105,13 @@ export function guestRoutes(caller: () => Caller): void {
       exit_code: 137,
       signal: 'KILL',
     });
+    const rest = await caller().ask(`GET ${one}/output?offset=0&follow=false`);
+    expect(
+      rest.text
+        .trim()
+        .split('\n')
+        .map((line) => JSON.parse(line).type),
+    ).toEqual(['stdout', 'exit']);
     await caller().expectRefusal(409, 'command_ended', [id], `POST ${one}/signal`, { signal: 15 });
     await caller().expectRefusal(409, 'command_ended', [id], `POST ${one}/stdin`, undefined, { raw: 'x' });
     await caller().expectReply(204, `DELETE ${one}`);

@@ -208,19 +208,22 @@ impl Follower {
     pub async fn next(&mut self) -> Option<Piece> {
         loop {
             self.changes.mark_unchanged();
-            if self.done {
-                return None;
-            }
             if let Some(piece) = self.take() {
                 return Some(piece);
+            }
+            if self.done {
+                return None;
             }
             // The session is held here, so that its sender cannot be gone.
             let _ = self.changes.changed().await;
         }
     }
 
-    /// The next piece where there is one already.
+    /// The next piece where there is one already; the exit only once.
     pub fn take(&mut self) -> Option<Piece> {
+        if self.done {
+            return None;
+        }
         let mut state = self.session.state.lock().expect("no holder panics");
         let start = state.ring.start();
         let piece = if self.position < start {
