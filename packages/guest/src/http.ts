@@ -6,8 +6,7 @@ import {
   type IncomingHttpHeaders,
   type IncomingHttpStatusHeader,
 } from 'node:http2';
-import { Readable, type Duplex } from 'node:stream';
-import { pipeline } from 'node:stream/promises';
+import type { Duplex } from 'node:stream';
 
 import { disconnected, GuestError } from './errors.ts';
 import { connectionWindowBytes, jsonBytesMax, requestTimeoutMsDefault, streamWindowBytes } from './limits.ts';
@@ -75,6 +74,8 @@ export class Http {
       { ':method': method, ':path': path + queryOf(options.query) },
       { endStream: body === undefined },
     );
+    // Whatever arrives is kept until it is asked for, even if the agent has closed the stream by then.
+    stream.pause();
     const onAbort = (): void => {
       stream.close(constants.NGHTTP2_CANCEL);
       stream.destroy(deadline.signal.reason as Error);
@@ -104,8 +105,10 @@ export class Http {
   async *#chunks(stream: ClientHttp2Stream, deadline: Deadline): AsyncGenerator<Uint8Array> {
     try {
       for await (const chunk of stream) yield chunk as Uint8Array;
-      // A stream that was reset can look as if it had ended.
-      if (stream.aborted || stream.rstCode !== constants.NGHTTP2_NO_ERROR) throw new Error('the stream was reset');
+      // A stream that was cut off can look as if it had ended. Where the connection lives and the agent names no error, it
+      // has only refused to read on.
+      const isCut = stream.aborted && (this.#session.destroyed || this.#session.closed);
+      if (isCut || stream.rstCode !== constants.NGHTTP2_NO_ERROR) throw new Error('the stream was reset');
     } catch (error) {
       throw this.#explain(error, stream, deadline);
     } finally {
@@ -135,20 +138,35 @@ function queryOf(query: RequestOptions['query']): string {
   return parameters.size === 0 ? '' : `?${parameters.toString()}`;
 }
 
-/** Sends a body. Where the agent answers before its end, the answer is what counts. */
-function send(body: Bytes, stream: ClientHttp2Stream): Promise<void> {
+/**
+ * Sends a body, until its end or that of the stream: where the agent answers before, the answer is what counts, and it must
+ * stay readable. A failure of the body's own is that of the stream.
+ */
+async function send(body: Bytes, stream: ClientHttp2Stream): Promise<void> {
   if (body instanceof Uint8Array) {
     stream.end(body);
-    return Promise.resolve();
+    return;
   }
-  let answered = false;
-  stream.once('response', () => (answered = true));
-  const sending = pipeline(Readable.from(body), stream).catch((error: unknown) => {
-    if (!answered) throw error;
-  });
-  // It is awaited after the answer; a failure before that reaches the waiter through the stream.
-  sending.catch(() => {});
-  return sending;
+  const closed = new Promise<undefined>((resolve) => stream.once('close', () => resolve(undefined)));
+  const chunks = body[Symbol.asyncIterator]();
+  try {
+    for (;;) {
+      const next = await Promise.race([chunks.next(), closed]);
+      if (next === undefined || stream.closed) return;
+      if (next.done === true) break;
+      if (!stream.write(next.value)) await Promise.race([drained(stream), closed]);
+    }
+    stream.end();
+  } catch (error) {
+    stream.destroy(error as Error);
+  } finally {
+    // Not waited for: it may still wait for its next chunk.
+    chunks.return?.().catch(() => {});
+  }
+}
+
+function drained(stream: ClientHttp2Stream): Promise<void> {
+  return new Promise((resolve) => stream.once('drain', resolve));
 }
 
 function answerTo(stream: ClientHttp2Stream): Promise<IncomingHttpHeaders & IncomingHttpStatusHeader> {

@@ -4,7 +4,7 @@ import { setTimeout as sleep } from 'node:timers/promises';
 
 import { afterAll, beforeAll, expect, test } from 'vitest';
 
-import { GuestAgent } from '../src/index.ts';
+import { GuestAgent, GuestError } from '../src/index.ts';
 import { startAgent, text, type Harness } from './harness.ts';
 
 let harness: Harness;
@@ -61,6 +61,25 @@ test('input in pieces, then closed', async () => {
   for await (const event of output) if (event.stream === 'stdout') said += text(event.data);
   expect([said, output.exit?.exitCode]).toEqual(['one two', 0]);
   await expect(agent.writeStdin(output.id, Buffer.from('x'))).rejects.toMatchObject({ code: 'stdin_closed' });
+});
+
+test('a command that ends while it is fed is what the answer says, however far the body had come', async () => {
+  async function* endless(): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      await new Promise((resolve) => setImmediate(resolve));
+      yield Buffer.alloc(64 * 1024);
+    }
+  }
+  for (let round = 0; round < 30; round += 1) {
+    const { id } = await agent.start(sh(`head -c ${round * 50_000 + 1} >/dev/null`), { stdin: true });
+    const feeding = agent.writeStdin(id, endless());
+    const refusal = await feeding.then(
+      () => undefined,
+      (error: unknown) => error,
+    );
+    expect(refusal).toBeInstanceOf(GuestError);
+    expect(['stdin_closed', 'not_running', 'unknown_command']).toContain((refusal as GuestError).code);
+  }
 });
 
 test('64 MiB arrive whole though the reader is slow at first', async () => {
