@@ -30,6 +30,8 @@ export const limits = {
   drainMs: 10_000,
   drainSweepMs: 20,
   branchDrainMs: 30_000,
+  /** A process that is not the controller's child is looked for four times a second. */
+  vmEndNoticeMs: 500,
   idleCheckMs: 1_000,
   pruneIntervalMs: 60_000,
 

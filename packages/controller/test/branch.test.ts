@@ -135,6 +135,20 @@ test('what a sandbox runs from survives the removal of its snapshot', async () =
   await lab.close();
 });
 
+test('a branch that fails because its VMM has ended says so, though the end is seen after the failure', async () => {
+  const lab = await Lab.open(await scratch());
+  const { exit } = await lab.addSandbox('sb-1');
+  const branch = lab.branches.branch('sb-1', { tag: 'late', mode: 'diff' });
+  await expect.poll(() => lab.fakes.has('sb-1')).toBe(true);
+  lab.fakes.get('sb-1')?.result.reject(new EngineError('io', 'Connection reset by peer.'));
+  setTimeout(() => exit.resolve({ code: null, signal: 'SIGKILL', why: 'the memory limit', log: '' }), 50);
+  const failure = await branch.catch((error: unknown) => error);
+  expect(failure).toMatchObject({
+    code: 'guest_unreachable',
+    message: expect.stringContaining('the memory limit') as string,
+  });
+});
+
 test('a sandbox whose VMM ends by itself is gone, and says how', async () => {
   const lab = await Lab.open(await scratch());
   const { sandbox, exit } = await lab.addSandbox('sb-1');

@@ -8,7 +8,7 @@ import type { Logger } from 'pino';
 
 import type { Deferred } from '../deferred.ts';
 import { deferred } from '../deferred.ts';
-import { anySignal, withDeadline } from '../deadline.ts';
+import { anySignal, sleep, withDeadline } from '../deadline.ts';
 import { during, toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Metrics } from '../observe/metrics.ts';
@@ -171,7 +171,7 @@ export class BranchService {
       this.#log.info({ tag: draft.tag, sandbox: sandbox.id, ...draft.stats }, 'branch is durable');
     } catch (error) {
       this.#metrics?.branchFailed(plan.mode);
-      const cause = signal.aborted ? signal.reason : error;
+      const cause = signal.aborted ? signal.reason : await whyOf(error, sandbox);
       const failure = during(`Branch '${draft.tag}' of sandbox ${sandbox.id}`, branchFailure(cause));
       this.#log.warn({ tag: draft.tag, sandbox: sandbox.id, code: failure.code }, failure.message);
       this.#catalog.fail(draft, failure);
@@ -253,6 +253,13 @@ export class BranchService {
   #stats({ draft, plan }: Flight, stats: BranchDone['stats']): Record<string, number> {
     return statsOf(stats, plan.mode, draft.facts.machine?.mem_mib ?? 0);
   }
+}
+
+/** That a VMM has ended is seen first by who talks to it, and only a moment later by who knows how it ended. */
+async function whyOf(error: unknown, { ended }: Sandbox): Promise<unknown> {
+  if (toApiError(error).code !== 'engine_failed') return error;
+  await sleep(limits.vmEndNoticeMs, ended.signal).catch(() => undefined);
+  return ended.signal.aborted ? ended.signal.reason : error;
 }
 
 /** What the engine could not do is this branch's failure, and its source runs on. */
