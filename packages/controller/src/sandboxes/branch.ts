@@ -256,10 +256,10 @@ export class BranchService {
 }
 
 /** That a VMM has ended is seen first by who talks to it, and only a moment later by who knows how it ended. */
-async function whyOf(error: unknown, { ended }: Sandbox): Promise<unknown> {
-  if (toApiError(error).code !== 'engine_failed') return error;
+async function whyOf(failure: unknown, { ended }: Sandbox): Promise<unknown> {
+  if (toApiError(failure).code !== 'engine_failed') return failure;
   await sleep(limits.vmEndNoticeMs, ended.signal).catch(() => undefined);
-  return ended.signal.aborted ? ended.signal.reason : error;
+  return ended.signal.aborted ? ended.signal.reason : failure;
 }
 
 /** What the engine could not do is this branch's failure, and its source runs on. */
