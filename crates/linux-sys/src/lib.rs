@@ -8,9 +8,11 @@
 pub mod confine;
 pub mod fds;
 pub mod kvm;
+pub mod maps;
 pub mod memfd;
 pub mod mounts;
 pub mod pagemap;
+pub mod peer;
 pub mod process;
 pub mod sched;
 pub mod uffd;

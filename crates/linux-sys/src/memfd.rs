@@ -25,6 +25,14 @@ pub fn seal(file: &File) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether nobody can change `file` any more.
+pub fn is_sealed(file: &File) -> bool {
+    let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
+    // SAFETY: fcntl on an owned descriptor, without an argument.
+    let seals = check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) }.into());
+    seals.is_ok_and(|seals| seals as i32 & wanted == wanted)
+}
+
 /// Gives the memory of `[offset, offset + len)` back; it reads as zeros afterwards.
 pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -67,6 +75,20 @@ impl Mapping {
     pub fn anonymous(len: usize) -> io::Result<Mapping> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, None)
+    }
+
+    /// The same in huge pages of 2 MiB, of which the host must have set enough aside.
+    pub fn anonymous_huge(len: usize) -> io::Result<Mapping> {
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
+        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, None)
+    }
+
+    /// Gives the memory of `[offset, offset + len)`, whole pages, back to the kernel. Panics when out of range.
+    pub fn give_back(&self, offset: usize, len: usize) -> io::Result<()> {
+        let target = self.target(offset, len);
+        // SAFETY: in range, as `target` has checked; the pages stay mapped, and nobody holds a borrow of plain bytes in them.
+        check(unsafe { libc::madvise(target.cast(), len, libc::MADV_DONTNEED) }.into())?;
+        Ok(())
     }
 
     fn map(len: usize, prot: i32, flags: i32, file: Option<&File>) -> io::Result<Mapping> {
@@ -178,4 +200,29 @@ pub fn exclude_from_dumps(address: u64, len: u64) -> io::Result<()> {
     // SAFETY: advice that changes neither the content nor the protection of any page.
     check(unsafe { libc::madvise(address as *mut libc::c_void, len as usize, libc::MADV_DONTDUMP) }.into())?;
     Ok(())
+}
+
+/// Where `file` has content, ascending: the rest of it is holes, which read as zeros. Looking there takes no memory.
+pub fn data_ranges(file: &File, len: u64) -> io::Result<Vec<std::ops::Range<u64>>> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at < len {
+        let Some(start) = seek(file, at, libc::SEEK_DATA)? else {
+            break;
+        };
+        let end = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(len).min(len);
+        found.push(start..end);
+        at = end;
+    }
+    Ok(found)
+}
+
+/// `None` when nothing of the kind follows.
+fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
+    // SAFETY: a call with integer arguments on an owned descriptor.
+    match check(unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) }) {
+        Ok(offset) => Ok(Some(offset as u64)),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
 }

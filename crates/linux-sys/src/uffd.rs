@@ -1,4 +1,10 @@
-//! userfaultfd, as far as write-protection needs it.
+//! userfaultfd: creating it, registering memory, write-protection. Filling pages is in `fill`, what it reports in `events`.
+
+mod events;
+mod fill;
+
+pub use events::Event;
+pub use fill::{Filled, Stop};
 
 use crate::{PAGE_SIZE, check};
 use std::fs::{File, OpenOptions};
@@ -9,17 +15,35 @@ const UFFD_API: u64 = 0xAA;
 const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const FEATURE_EVENT_REMOVE: u64 = 1 << 3;
+const REGISTER_MODE_MISSING: u64 = 1 << 0;
 const REGISTER_MODE_WP: u64 = 1 << 1;
+const REGISTER_MODE_MINOR: u64 = 1 << 2;
 const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
-const EVENT_PAGEFAULT: u8 = 0x12;
 
 const UFFDIO_API: u64 = iowr(0x3F, 24);
 const UFFDIO_REGISTER: u64 = iowr(0x00, 32);
+const UFFDIO_UNREGISTER: u64 = ior(0x01, 16);
 const UFFDIO_WRITEPROTECT: u64 = iowr(0x06, 24);
 const USERFAULTFD_IOC_NEW: u64 = 0xAA00;
 
 const fn iowr(number: u64, size: u64) -> u64 {
     (3 << 30) | (size << 16) | (UFFD_API << 8) | number
+}
+
+const fn ior(number: u64, size: u64) -> u64 {
+    (2 << 30) | (size << 16) | (UFFD_API << 8) | number
+}
+
+/// Which faults a range is registered for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modes {
+    /// Pages that nothing has: to be copied, or to be zeros.
+    pub missing: bool,
+    /// Pages that the file under a mapping of shared memory has, and the mapping has not.
+    pub minor: bool,
+    /// Writes to pages that are protected.
+    pub write_protect: bool,
 }
 
 /// A half-open range of addresses in the address space that the userfaultfd belongs to, page-aligned.
@@ -53,15 +77,6 @@ pub struct Userfaultfd {
     fd: OwnedFd,
 }
 
-#[repr(C)]
-struct Message {
-    event: u8,
-    reserved: [u8; 7],
-    flags: u64,
-    address: u64,
-    thread: u64,
-}
-
 impl Userfaultfd {
     /// Creates one for the calling process, non-blocking and close-on-exec, able to write-protect shared memory and,
     /// where the kernel can, pages that were never populated.
@@ -77,6 +92,11 @@ impl Userfaultfd {
         let wanted = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
         // A descriptor takes one UFFDIO_API only, so that each attempt needs a new one.
         Self::open_with(device, wanted | FEATURE_WP_UNPOPULATED).or_else(|_| Self::open_with(device, wanted))
+    }
+
+    /// Creates one that serves pages, as Firecracker does: it reports nothing but faults and removals.
+    pub fn create_for_pages() -> io::Result<Userfaultfd> {
+        Self::open_with(None, FEATURE_EVENT_REMOVE)
     }
 
     fn open_with(device: Option<BorrowedFd<'_>>, features: u64) -> io::Result<Userfaultfd> {
@@ -103,19 +123,54 @@ impl Userfaultfd {
     /// Whether it also protects pages of anonymous memory that were never populated, as it does since Linux 6.4. Those of
     /// memory over a file it protects in any case.
     pub fn protects_unpopulated(&self) -> io::Result<bool> {
+        Ok(self.features()? & FEATURE_WP_UNPOPULATED != 0)
+    }
+
+    /// Whether it reports memory that is given back. Without it, a page that was given back cannot be told from one that
+    /// was never there.
+    pub fn reports_removals(&self) -> io::Result<bool> {
+        Ok(self.features()? & FEATURE_EVENT_REMOVE != 0)
+    }
+
+    /// The features that its creator asked for.
+    fn features(&self) -> io::Result<u64> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;
         // `API:`, then its number, the features that were asked for, and the calls, in hexadecimal.
         let api = info.lines().find_map(|line| line.strip_prefix("API:"));
         let features = api.and_then(|api| u64::from_str_radix(api.split(':').nth(1)?, 16).ok());
-        let features = features.ok_or_else(|| io::Error::other("a userfaultfd does not tell its features"))?;
-        Ok(features & FEATURE_WP_UNPOPULATED != 0)
+        features.ok_or_else(|| io::Error::other("a userfaultfd does not tell its features"))
     }
 
     /// Makes write-protection possible in `range`. Nothing is protected yet.
     pub fn register_write_protect(&self, range: Range) -> io::Result<()> {
-        let mut register = [range.start, range.len(), REGISTER_MODE_WP, 0u64];
+        let write_protect = true;
+        self.register(
+            range,
+            Modes {
+                write_protect,
+                ..Modes::default()
+            },
+        )
+    }
+
+    /// Registers `range`, which may be registered already: modes are added, never taken away. `EINVAL` when the memory there
+    /// is of a kind that has no such faults, or is not mapped.
+    pub fn register(&self, range: Range, modes: Modes) -> io::Result<()> {
+        let bit = |wanted: bool, mode: u64| if wanted { mode } else { 0 };
+        let mode = bit(modes.missing, REGISTER_MODE_MISSING)
+            | bit(modes.minor, REGISTER_MODE_MINOR)
+            | bit(modes.write_protect, REGISTER_MODE_WP);
+        let mut register = [range.start, range.len(), mode, 0u64];
         // SAFETY: the array has the layout of struct uffdio_register and outlives the call.
         check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_REGISTER, &mut register) }.into())?;
+        Ok(())
+    }
+
+    /// From now on faults in `range` are the kernel's own affair. Those that wait go on.
+    pub fn unregister(&self, range: Range) -> io::Result<()> {
+        let mut arguments = [range.start, range.len()];
+        // SAFETY: the array has the layout of struct uffdio_range and outlives the call.
+        check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_UNREGISTER, &mut arguments) }.into())?;
         Ok(())
     }
 
@@ -140,33 +195,6 @@ impl Userfaultfd {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// The page addresses of the faults that wait, at most `limit`, appended to `faults`. Returns how many; zero when none waits.
-    pub fn read_faults(&self, faults: &mut Vec<u64>, limit: usize) -> io::Result<usize> {
-        let mut buffer: [Message; 64] = std::array::from_fn(|_| Message {
-            event: 0,
-            reserved: [0; 7],
-            flags: 0,
-            address: 0,
-            thread: 0,
-        });
-        let room = limit.min(buffer.len()) * size_of::<Message>();
-        // SAFETY: the buffer holds at least `room` bytes of plain old data, of the layout of struct uffd_msg.
-        let got = match check(unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), room) } as i64) {
-            Ok(got) => got as usize,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(error),
-        };
-        let before = faults.len();
-        let messages = &buffer[..got / size_of::<Message>()];
-        faults.extend(
-            messages
-                .iter()
-                .filter(|m| m.event == EVENT_PAGEFAULT)
-                .map(|m| m.address & !(PAGE_SIZE as u64 - 1)),
-        );
-        Ok(faults.len() - before)
     }
 }
 
@@ -201,6 +229,13 @@ fn ask_device(device: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
     let fd = check(unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags) }.into())?;
     // SAFETY: the descriptor was just created and is owned by nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// Whether the kernel has userfaultfd at all. Whoever is handed one needs no right to create one.
+pub fn exists() -> bool {
+    // SAFETY: flags that no kernel knows: nothing is made.
+    let refused = check(unsafe { libc::syscall(libc::SYS_userfaultfd, -1) });
+    refused.is_err_and(|error| error.raw_os_error() != Some(libc::ENOSYS))
 }
 
 /// Whether this process can create a userfaultfd and write-protect a private mapping of a memfd with it. The error says

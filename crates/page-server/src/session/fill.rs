@@ -1,0 +1,120 @@
+//! Filling pages, whoever asked for them.
+
+use super::fork::Fork;
+use crate::layout::{HUGE_PAGE_BYTES, Region};
+use crate::stats::count;
+use crate::template::{Content, Run, first_of_a_kind};
+use forkd_linux_sys::PAGE_SIZE;
+use forkd_linux_sys::uffd::{Filled, Range, Stop};
+use std::io;
+use std::sync::atomic::AtomicU64;
+
+/// Pages of 4 KiB filled in a call. Events are not read meanwhile, and whoever gives memory back waits for that.
+pub(crate) const CALL_PAGES: u64 = 64;
+
+static ZEROS: [u8; HUGE_PAGE_BYTES as usize] = [0; HUGE_PAGE_BYTES as usize];
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Advance {
+    /// So many pages are there now, and whoever waited for them has been woken.
+    Filled(u64),
+    /// The first one was there already. Whoever waits for it has not been woken.
+    Present,
+    /// So many pages must be read first.
+    Stored(u64),
+    /// The address space is changing: events must be read.
+    Changing,
+    /// Nothing is mapped there any more.
+    NoRange,
+    /// The process has ended.
+    Gone,
+}
+
+impl Fork {
+    /// Fills pages from `page` on, at most `limit`, as far as they are of one kind and one call goes. `given` is what the
+    /// template has there, of `limit` pages, if that has been read.
+    ///
+    /// A page that was given back is zeros, whatever else is known of it. That is looked up, and the page filled, while no
+    /// event is read: what is given back later, is so after the page was filled, and takes it away again.
+    pub fn fill(&self, region: &Region, page: u64, limit: u64, given: Option<&[u8]>) -> io::Result<Advance> {
+        let limit = limit.min(region.pages().end - page).min(CALL_PAGES.max(region.unit()));
+        let _unchanged = self.changes.read().expect("no panic while held");
+        let (removed, same) = self.removed.run(page, limit);
+        // Huge pages are given back as a whole.
+        let pages = if region.is_huge() { region.unit() } else { same };
+        let target = region.memory_of(page..page + pages);
+        if removed {
+            return self.zero(region, target);
+        }
+        if self.is_shared(region) {
+            let mapped = self.uffd.map_present(target)?;
+            if mapped.stop != Some(Stop::NoPage) {
+                return Ok(self.advance(mapped, &self.stats.counters.shared));
+            }
+        }
+        let given = given.map(|bytes| &bytes[..pages as usize * PAGE_SIZE]);
+        let run = match given {
+            Some(bytes) => first_of_a_kind(bytes),
+            None => self.template.run(page, pages),
+        };
+        if run.pages < region.unit() {
+            // A huge page of several kinds.
+            return given.map_or(Ok(Advance::Stored(pages)), |bytes| self.copy(target.start, bytes));
+        }
+        self.fill_run(region, page, run)
+    }
+
+    fn fill_run(&self, region: &Region, page: u64, run: Run<'_>) -> io::Result<Advance> {
+        let target = region.memory_of(page..page + run.pages);
+        match run.content {
+            Content::Zeros => self.zero(region, target),
+            Content::Resident(bytes) => self.copy(target.start, bytes),
+            Content::Stored => Ok(Advance::Stored(run.pages)),
+        }
+    }
+
+    fn copy(&self, target: u64, bytes: &[u8]) -> io::Result<Advance> {
+        let filled = self.uffd.copy(target, bytes)?;
+        count(&self.stats.counters.bytes, filled.bytes);
+        Ok(self.advance(filled, &self.stats.counters.copied))
+    }
+
+    fn zero(&self, region: &Region, target: Range) -> io::Result<Advance> {
+        let zeroed = &self.stats.counters.zeroed;
+        if !region.is_huge() {
+            match self.uffd.zero(target) {
+                // This kind of memory has no page of zeros.
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                filled => return Ok(self.advance(filled?, zeroed)),
+            }
+        }
+        let filled = self.uffd.copy(target.start, &ZEROS[..target.len() as usize])?;
+        Ok(self.advance(filled, zeroed))
+    }
+
+    fn advance(&self, filled: Filled, counter: &AtomicU64) -> Advance {
+        let pages = filled.bytes / PAGE_SIZE as u64;
+        count(counter, pages);
+        match filled.stop {
+            None | Some(Stop::Cut) => Advance::Filled(pages),
+            Some(Stop::Present) => Advance::Present,
+            Some(Stop::Changing) => Advance::Changing,
+            Some(Stop::NoRange | Stop::NoPage) => Advance::NoRange,
+            Some(Stop::Gone) => Advance::Gone,
+        }
+    }
+
+    /// Whoever touches the unit of `page` gets `SIGBUS` from now on. An error where the kernel cannot do that.
+    pub fn poison(&self, region: &Region, page: u64) -> io::Result<Advance> {
+        let _unchanged = self.changes.read().expect("no panic while held");
+        let target = region.memory_of(page..page + region.unit());
+        let filled = self.uffd.poison(target)?;
+        Ok(self.advance(filled, &self.stats.counters.poisoned))
+    }
+
+    /// Lets those look again that wait for the unit of `page`.
+    pub fn wake(&self, region: &Region, page: u64) -> io::Result<()> {
+        self.uffd.wake(region.memory_of(page..page + region.unit()))
+    }
+}

@@ -1,0 +1,167 @@
+//! What the threads that serve a fork share.
+
+use super::ahead::Plan;
+use super::{Ended, SessionOptions};
+use crate::error::{PageError, Result, Step};
+use crate::handshake::Handshake;
+use crate::layout::{Layout, Region};
+use crate::record::Record;
+use crate::removed::Removed;
+use crate::stats::{Stats, count};
+use crate::template::Template;
+use forkd_linux_sys::fds::Bell;
+use forkd_linux_sys::maps::{self, Mapped};
+use forkd_linux_sys::peer::Process;
+use forkd_linux_sys::uffd::{Event, Modes, Range, Userfaultfd};
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
+use std::time::Duration;
+
+/// A VMM's memory, and how far it is served.
+pub(crate) struct Fork {
+    pub id: u64,
+    pub uffd: Userfaultfd,
+    pub peer: Process,
+    pub stream: UnixStream,
+    pub layout: Layout,
+    pub template: Arc<dyn Template>,
+    /// Of the regions, in their order: whether they map the template itself.
+    shared: Vec<bool>,
+    pub removed: Removed,
+    /// Held for writing while events are read and `removed` changes, for reading while pages are filled.
+    pub changes: RwLock<()>,
+    pub stats: Stats,
+    pub record: Mutex<Record>,
+    pub plan: Mutex<Plan>,
+    /// Faults that have been read and not been served: what is done ahead makes way for them.
+    pub in_hand: AtomicUsize,
+    pub fault_around: u64,
+    pub patience: Duration,
+    /// Rung when the session must end.
+    pub stop: Bell,
+    /// Rung when all that was to be done ahead has been done.
+    pub complete: Bell,
+    failure: OnceLock<PageError>,
+    ended: Mutex<Option<Ended>>,
+    over: Condvar,
+}
+
+impl Fork {
+    pub fn new(id: u64, handshake: Handshake, template: Arc<dyn Template>, options: SessionOptions) -> Result<Fork> {
+        let Handshake {
+            peer,
+            uffd,
+            layout,
+            stream,
+        } = handshake;
+        let regions = layout.regions().iter();
+        let shared: Vec<bool> = regions.map(|r| share(&uffd, peer.pid, r, &*template)).collect();
+        let bell = || Bell::new().step("making an eventfd");
+        let any_shared = shared.contains(&true);
+        Ok(Fork {
+            id,
+            removed: Removed::none_of(template.pages()),
+            plan: Mutex::new(Plan::new(&layout, options.prefetch, options.populate, any_shared)),
+            uffd,
+            peer,
+            stream,
+            layout,
+            template,
+            shared,
+            changes: RwLock::default(),
+            stats: Stats::default(),
+            record: Mutex::default(),
+            in_hand: AtomicUsize::new(0),
+            fault_around: options.fault_around.max(1),
+            patience: options.patience,
+            stop: bell()?,
+            complete: bell()?,
+            failure: OnceLock::new(),
+            ended: Mutex::default(),
+            over: Condvar::new(),
+        })
+    }
+
+    /// Whether the fork maps the template itself there.
+    pub fn is_shared(&self, region: &Region) -> bool {
+        let at = self.layout.regions().iter().position(|other| other == region);
+        at.is_some_and(|at| self.shared[at])
+    }
+
+    pub fn is_any_shared(&self) -> bool {
+        self.shared.contains(&true)
+    }
+
+    /// Reads what has happened, and takes note of what was given back. Returns how many events there were.
+    pub fn read_events(&self, events: &mut Vec<Event>) -> io::Result<usize> {
+        let _alone = self.changes.write().expect("no panic while held");
+        let before = events.len();
+        let read = self.uffd.read_events(events);
+        for event in &events[before..] {
+            if let Event::Remove(range) | Event::Unmap(range) = event {
+                for pages in self.layout.pages_in(*range) {
+                    count(&self.stats.counters.removed, pages.end - pages.start);
+                    self.removed.insert(pages);
+                }
+            }
+        }
+        read
+    }
+
+    /// The session cannot go on. Its thread ends it.
+    pub fn fail(&self, error: PageError) {
+        let _ = self.failure.set(error);
+        self.stop.ring();
+    }
+
+    pub fn failure(&self) -> Option<&PageError> {
+        self.failure.get()
+    }
+
+    pub fn end(&self, how: Ended) {
+        *self.ended.lock().expect("no panic while held") = Some(how);
+        self.over.notify_all();
+    }
+
+    pub fn ended(&self) -> Option<Ended> {
+        self.ended.lock().expect("no panic while held").clone()
+    }
+
+    /// Waits, unless it is over before. Returns whether it is.
+    pub fn pause(&self, time: Duration) -> bool {
+        let ended = self.ended.lock().expect("no panic while held");
+        let waited = self.over.wait_timeout_while(ended, time, |ended| ended.is_none());
+        let (ended, _) = waited.expect("no panic while held");
+        ended.is_some() || self.failure.get().is_some()
+    }
+}
+
+/// Whether `region` maps the template's own pages, from now on with a fault for each.
+fn share(uffd: &Userfaultfd, pid: i32, region: &Region, template: &dyn Template) -> bool {
+    let Ok(mappings) = maps::mappings(pid, region.memory) else {
+        return false;
+    };
+    let mut next = region.memory.start;
+    for mapped in mappings {
+        let start = mapped.range.start.max(region.memory.start);
+        let end = mapped.range.end.min(region.memory.end);
+        let piece = Mapped {
+            range: Range { start, end },
+            offset: mapped.offset + (start - mapped.range.start),
+            ..mapped
+        };
+        let page = region.page + (start - region.memory.start) / forkd_linux_sys::PAGE_SIZE as u64;
+        if start != next || !template.is_mapped_by(&piece, page) {
+            return false;
+        }
+        next = end;
+    }
+    let modes = Modes {
+        missing: true,
+        minor: true,
+        write_protect: false,
+    };
+    next == region.memory.end && uffd.register(region.memory, modes).is_ok()
+}

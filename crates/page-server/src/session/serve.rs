@@ -1,0 +1,281 @@
+//! The thread of a fork: reads what has happened, and serves at once what can be.
+
+use super::Ended;
+use super::fill::{Advance, CALL_PAGES};
+use super::fork::Fork;
+use crate::error::{PageError, Result, Step};
+use crate::layout::Region;
+use crate::stats::count;
+use crate::workers::{Desk, Fault};
+use forkd_linux_sys::fds::{self, Wait};
+use forkd_linux_sys::sched::Urgent;
+use forkd_linux_sys::uffd::Event;
+use std::collections::VecDeque;
+use std::io::Read;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Pages filled for a fault that does not continue where the one before left off.
+const AROUND_MIN: u64 = 4;
+/// Faults that were put off are tried again after this time, which doubles.
+const PARKED_MIN: Duration = Duration::from_micros(50);
+const PARKED_MAX: Duration = Duration::from_millis(16);
+/// A VMM whose process cannot be watched any more is asked for this often.
+const WATCH: Duration = Duration::from_millis(50);
+/// Until a VMM that was killed is gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Serves `fork` until it ends. `desk` has a line for it.
+pub(crate) fn serve(fork: &Arc<Fork>, desk: &Desk) -> Ended {
+    let faults = Faults {
+        fork,
+        desk,
+        waiting: VecDeque::new(),
+        parked: Vec::new(),
+        events: Vec::new(),
+        next_page: u64::MAX,
+        around: AROUND_MIN,
+    };
+    let ended = {
+        let _urgent = Urgent::this_thread();
+        faults.run()
+    };
+    match ended {
+        Ok(ended) => ended,
+        Err(error) => {
+            end_vmm(fork);
+            Ended::Failed(error)
+        }
+    }
+}
+
+struct Faults<'a> {
+    fork: &'a Arc<Fork>,
+    desk: &'a Desk,
+    waiting: VecDeque<Fault>,
+    parked: Vec<Fault>,
+    events: Vec<Event>,
+    /// Where the last fault's pages ended, and how many pages it was given.
+    next_page: u64,
+    around: u64,
+}
+
+/// Whether there is anybody left to serve.
+#[derive(PartialEq, Eq)]
+enum Vmm {
+    Lives,
+    IsGone,
+}
+
+impl Faults<'_> {
+    fn run(mut self) -> Result<Ended> {
+        let (mut peer_lives, mut connected, mut incomplete) = (true, true, true);
+        let mut parked_wait = PARKED_MIN;
+        loop {
+            let fork = self.fork;
+            let mut waits = vec![Wait::readable(&fork.uffd), Wait::readable(&fork.stop)];
+            // What has ended stays readable for ever.
+            let mut also = |wanted: bool, wait| {
+                wanted.then(|| {
+                    waits.push(wait);
+                    waits.len() - 1
+                })
+            };
+            let peer = also(peer_lives, Wait::readable(&fork.peer));
+            let stream = also(connected, Wait::readable(&fork.stream));
+            let complete = also(incomplete, Wait::readable(&fork.complete));
+            let timeout = match (self.parked.is_empty(), peer_lives) {
+                (false, _) => Some(parked_wait),
+                (true, false) => Some(WATCH),
+                (true, true) => None,
+            };
+            let ready = wait_a_little(&waits, timeout)?;
+            let is_ready = |at: Option<usize>| at.is_some_and(|at| ready[at]);
+
+            if ready[1] {
+                return Err(fork.failure().cloned().unwrap_or(PageError::GivenUp));
+            }
+            if ready[0] {
+                self.read()?;
+            }
+            let parked_before = self.parked.len();
+            self.waiting.extend(self.parked.drain(..));
+            if self.serve_waiting()? == Vmm::IsGone {
+                return Ok(Ended::VmmGone);
+            }
+            let progress = parked_before == 0 || self.parked.len() < parked_before;
+            parked_wait = if progress {
+                PARKED_MIN
+            } else {
+                (parked_wait * 2).min(PARKED_MAX)
+            };
+
+            // The end of the connection may be that of the VMM: old ones hang up at once, and live on.
+            let hung_up = is_ready(stream) && !self.is_connected();
+            if is_ready(peer) || hung_up || !peer_lives {
+                // Whoever connected need not be who the memory belongs to.
+                if !fork.uffd.is_alive() {
+                    return Ok(Ended::VmmGone);
+                }
+                peer_lives &= !is_ready(peer);
+                connected &= !hung_up;
+            }
+            if is_ready(complete) {
+                incomplete = false;
+                if self.detach() {
+                    return Ok(Ended::Detached);
+                }
+            }
+        }
+    }
+
+    /// Whatever a VMM says after its handshake is of no interest.
+    fn is_connected(&self) -> bool {
+        matches!((&self.fork.stream).read(&mut [0u8; 256]), Ok(1..))
+    }
+
+    /// Takes note of all that has happened so far.
+    fn read(&mut self) -> Result<()> {
+        loop {
+            let read = self
+                .fork
+                .read_events(&mut self.events)
+                .step("reading the events of a userfaultfd");
+            for event in self.events.drain(..) {
+                match event {
+                    Event::Fault { protected: true, .. } => return Err(unexpected("a write to a protected page")),
+                    Event::Fault { address, .. } => {
+                        let region = self.fork.layout.at(address);
+                        let region = region.ok_or(PageError::OutsideRegions { address })?;
+                        count(&self.fork.stats.counters.faults, 1);
+                        self.fork.in_hand.fetch_add(1, Ordering::Relaxed);
+                        let address = address - (address - region.memory.start) % region.page_bytes;
+                        let seen = Instant::now();
+                        self.waiting.push_back(Fault { address, seen });
+                    }
+                    // They have been noted.
+                    Event::Remove(_) | Event::Unmap(_) => {}
+                    Event::Remap { .. } => return Err(unexpected("moved memory")),
+                    Event::Fork(_) => return Err(unexpected("a copy of the process")),
+                    Event::Unknown(kind) => return Err(unexpected(&format!("an event of kind {kind:#x}"))),
+                }
+            }
+            if read? == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Serves each fault that waits, once, or parks it. Between any two, what has happened meanwhile is read: nobody who
+    /// gives memory back waits for more than one call.
+    fn serve_waiting(&mut self) -> Result<Vmm> {
+        while let Some(fault) = self.waiting.pop_front() {
+            if self.serve_one(fault)? == Vmm::IsGone {
+                return Ok(Vmm::IsGone);
+            }
+            self.read()?;
+        }
+        Ok(Vmm::Lives)
+    }
+
+    fn serve_one(&mut self, fault: Fault) -> Result<Vmm> {
+        let region = *self.fork.layout.at(fault.address).expect("looked up when it was read");
+        let page = region.page_at(fault.address);
+        let limit = self.limit(&region, page);
+        let advance = match self.fork.fill(&region, page, limit, None) {
+            Ok(advance) => advance,
+            // The kernel ends a process whose memory is torn down with all kinds of errors.
+            Err(_) if !self.fork.uffd.is_alive() => Advance::Gone,
+            Err(error) => return Err(error).step("filling a page"),
+        };
+        match advance {
+            Advance::Filled(pages) => {
+                let pages = self.go_on(&region, page, pages, limit);
+                self.next_page = page + pages;
+                self.fork.note_asked(page, pages);
+            }
+            Advance::Present | Advance::NoRange => {
+                count(&self.fork.stats.counters.already_there, 1);
+                self.fork.wake(&region, page).step("waking who waits for a page")?;
+            }
+            Advance::Stored(pages) => {
+                self.next_page = page + pages;
+                self.desk.fetch(self.fork.id, fault, pages);
+                return Ok(Vmm::Lives);
+            }
+            Advance::Changing => {
+                count(&self.fork.stats.counters.parked, 1);
+                self.parked.push(fault);
+                return Ok(Vmm::Lives);
+            }
+            Advance::Gone => return Ok(Vmm::IsGone),
+        }
+        self.fork.in_hand.fetch_sub(1, Ordering::Relaxed);
+        self.fork.stats.waited(fault.seen.elapsed());
+        Ok(Vmm::Lives)
+    }
+
+    /// Who waited has been woken: the pages after those that were `filled` are for what it will do next, and only as long as
+    /// nobody else waits. Returns how many are filled in the end.
+    fn go_on(&mut self, region: &Region, page: u64, mut filled: u64, limit: u64) -> u64 {
+        let limit = limit.min(region.pages().end - page);
+        while filled < limit && self.waiting.is_empty() {
+            match self.fork.fill(region, page + filled, limit - filled, None) {
+                Ok(Advance::Filled(more)) => filled += more,
+                // If it matters, there will be a fault for it.
+                _ => break,
+            }
+        }
+        filled
+    }
+
+    /// How many pages to fill for a fault: more and more as long as the fork goes from one to the next. What is shared
+    /// takes no memory, and as much is mapped as one call does.
+    fn limit(&mut self, region: &Region, page: u64) -> u64 {
+        if self.fork.is_shared(region) {
+            return CALL_PAGES;
+        }
+        let goes_on = page == self.next_page;
+        self.around = if goes_on { self.around * 2 } else { AROUND_MIN }.min(self.fork.fault_around);
+        self.around.max(region.unit())
+    }
+
+    /// Leaves the VMM to itself, if it has all of its memory.
+    fn detach(&self) -> bool {
+        if !self.fork.plan.lock().expect("no panic while held").is_whole {
+            return false;
+        }
+        // Pages that are missing now are zeros, or were given back: the kernel gives those itself.
+        let mut regions = self.fork.layout.regions().iter();
+        regions.all(|region| self.fork.uffd.unregister(region.memory).is_ok())
+    }
+}
+
+fn unexpected(what: &str) -> PageError {
+    PageError::Unexpected { what: what.into() }
+}
+
+/// Short times cannot be waited for with a descriptor.
+fn wait_a_little(waits: &[Wait<'_>], timeout: Option<Duration>) -> Result<Vec<bool>> {
+    let short = timeout.filter(|time| *time < Duration::from_millis(1));
+    short.inspect(|time| std::thread::sleep(*time));
+    let timeout = if short.is_some() { Some(Duration::ZERO) } else { timeout };
+    fds::wait(waits, timeout).step("waiting for faults")
+}
+
+/// Ends the VMM, and waits until it cannot see what becomes of its memory.
+fn end_vmm(fork: &Arc<Fork>) {
+    // It fails only when it has ended.
+    let _ = fork.peer.kill();
+    let until = Instant::now() + KILL_PATIENCE;
+    while !fork.peer.has_ended() || fork.uffd.is_alive() {
+        if Instant::now() > until {
+            // The memory is another process'. It shall wait for ever, rather than be given zeros: the descriptor stays open.
+            std::mem::forget(fork.clone());
+            return;
+        }
+        let _ = fds::wait(&[Wait::readable(&fork.peer)], Some(Duration::from_millis(1)));
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}

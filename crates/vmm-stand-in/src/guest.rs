@@ -1,0 +1,274 @@
+//! The inside of the stand-in: memory, and what is done to it.
+
+mod race;
+
+use crate::pattern::{self, WORDS};
+use forkd_linux_sys::PAGE_SIZE;
+use forkd_linux_sys::fds;
+use forkd_linux_sys::memfd::Mapping;
+use forkd_linux_sys::uffd::{Modes, Range, Userfaultfd};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+/// Between two regions, so that they do not become one mapping.
+const MORE_BYTES: usize = 64 * PAGE_SIZE;
+
+/// What kind of VMM it is.
+#[derive(Debug, Default)]
+pub struct Options {
+    socket: String,
+    regions_mib: Vec<usize>,
+    memory: String,
+    keep_no_uffd: bool,
+    hang_up: bool,
+    register_more: bool,
+}
+
+impl Options {
+    pub fn parse(mut arguments: impl Iterator<Item = String>) -> Result<Options, String> {
+        let mut options = Options {
+            memory: "anonymous".into(),
+            ..Options::default()
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--socket" => options.socket = value()?,
+                "--memory" => options.memory = value()?,
+                "--regions" => {
+                    let sizes = value()?.split(',').map(str::parse).collect::<Result<_, _>>();
+                    options.regions_mib = sizes.map_err(|error| format!("--regions: {error}"))?;
+                }
+                "--keep-no-uffd" => options.keep_no_uffd = true,
+                "--hang-up" => options.hang_up = true,
+                "--register-more" => options.register_more = true,
+                _ => return Err(format!("{argument:?} is not known")),
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// A VMM's memory.
+pub struct Guest {
+    regions: Vec<Mapping>,
+    /// Registered, and not told of in the handshake.
+    more: Mapping,
+    _uffd: Option<Userfaultfd>,
+    _socket: Option<UnixStream>,
+}
+
+impl Guest {
+    pub fn start(options: &Options) -> io::Result<Guest> {
+        let regions = map(options)?;
+        let uffd = Userfaultfd::create_for_pages()?;
+        let missing = Modes {
+            missing: true,
+            ..Modes::default()
+        };
+        for region in &regions {
+            uffd.register(range_of(region), missing)?;
+        }
+        let more = Mapping::anonymous(MORE_BYTES)?;
+        if options.register_more {
+            uffd.register(range_of(&more), missing)?;
+        }
+        let socket = UnixStream::connect(&options.socket)?;
+        fds::send_with_fds(
+            &socket,
+            handshake(&regions, &options.memory).as_bytes(),
+            &[uffd.as_fd()],
+        )?;
+        Ok(Guest {
+            regions,
+            more,
+            _uffd: (!options.keep_no_uffd).then_some(uffd),
+            _socket: (!options.hang_up).then_some(socket),
+        })
+    }
+
+    /// Does what `line` says, and answers when it is done.
+    pub fn obey(&self, line: &str) -> Result<Value, String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let numbers: Vec<u64> = words.iter().skip(1).filter_map(|word| word.parse().ok()).collect();
+        match (words.first().copied().unwrap_or_default(), numbers[..].as_ref()) {
+            ("verify", &[first, count, threads]) => Ok(self.each(first, count, threads, |page| self.differs(page))),
+            ("zeros", &[first, count, threads]) => Ok(self.each(first, count, threads, |page| self.is_not_zero(page))),
+            ("touch", &[first, count, threads]) => Ok(self.each(first, count, threads, |page| {
+                std::hint::black_box(self.word(page, 0).load(Ordering::Relaxed));
+                false
+            })),
+            ("write", &[first, count]) => Ok(self.each(first, count, 1, |page| {
+                self.word(page, 0).store(1, Ordering::Relaxed);
+                false
+            })),
+            ("touch-within", &[page, millis]) => Ok(self.touch_within(page, Duration::from_millis(millis))),
+            ("kernel-read", &[page]) => self.kernel_read(page).map_err(|error| error.to_string()),
+            ("remove", &[first, count]) => self.remove(first, count).map_err(|error| error.to_string()),
+            ("race", &[rounds, threads]) => Ok(self.race(rounds, threads)),
+            ("outside", &[]) => Ok(json!({ "word": self.more.word(0).load(Ordering::Relaxed) })),
+            ("memory", &[]) => self.memory().map_err(|error| error.to_string()),
+            _ => Err(format!("{line:?} is not known")),
+        }
+    }
+
+    fn pages(&self) -> u64 {
+        self.regions
+            .iter()
+            .map(|region| (region.len() / PAGE_SIZE) as u64)
+            .sum()
+    }
+
+    /// The region that a page is in, and the offset there.
+    fn place(&self, page: u64) -> (&Mapping, usize) {
+        let mut at = page as usize * PAGE_SIZE;
+        for region in &self.regions {
+            if at < region.len() {
+                return (region, at);
+            }
+            at -= region.len();
+        }
+        panic!("page {page} of {}", self.pages());
+    }
+
+    fn word(&self, page: u64, index: usize) -> &AtomicU64 {
+        let (region, at) = self.place(page);
+        region.word(at + index * 8)
+    }
+
+    fn differs(&self, page: u64) -> bool {
+        let (region, at) = self.place(page);
+        (0..WORDS).any(|index| region.word(at + index * 8).load(Ordering::Relaxed) != pattern::word(page, index))
+    }
+
+    fn is_not_zero(&self, page: u64) -> bool {
+        let (region, at) = self.place(page);
+        (0..WORDS).any(|index| region.word(at + index * 8).load(Ordering::Relaxed) != 0)
+    }
+
+    /// Asks of each page whether something is wrong with it: so many threads, each with every so-manieth page.
+    fn each(&self, first: u64, count: u64, threads: u64, is_bad: impl Fn(u64) -> bool + Sync) -> Value {
+        let start = Instant::now();
+        let (bad, first_bad) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
+        let slowest = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..threads {
+                let (bad, first_bad, is_bad, slowest) = (&bad, &first_bad, &is_bad, &slowest);
+                scope.spawn(move || {
+                    for page in (first + thread..first + count).step_by(threads as usize) {
+                        let start = Instant::now();
+                        if is_bad(page) {
+                            bad.fetch_add(1, Ordering::Relaxed);
+                            first_bad.fetch_min(page, Ordering::Relaxed);
+                        }
+                        slowest.fetch_max(start.elapsed().as_micros() as u64, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let bad = bad.into_inner();
+        let first_bad = (bad > 0).then_some(first_bad.into_inner());
+        json!({ "bad": bad, "first_bad": first_bad, "us": start.elapsed().as_micros() as u64, "slowest_us": slowest.into_inner() })
+    }
+
+    /// The thread that touches may wait for ever.
+    fn touch_within(&self, page: u64, time: Duration) -> Value {
+        let (done, touched) = mpsc::channel();
+        let address = self.place(page);
+        let address = address.0.target(address.1, 8) as usize;
+        std::thread::spawn(move || {
+            // SAFETY: the regions stay mapped until the process ends.
+            let word = unsafe { AtomicU64::from_ptr(address as *mut u64) }.load(Ordering::Relaxed);
+            let _ = done.send(word);
+        });
+        json!({ "word": touched.recv_timeout(time).ok() })
+    }
+
+    /// Has the kernel read a page, as it does for a device or a system call.
+    fn kernel_read(&self, page: u64) -> io::Result<Value> {
+        let (mut read, mut write) = io::pipe()?;
+        let (region, at) = self.place(page);
+        if let Err(error) = write.write_all(region.bytes(at, PAGE_SIZE)) {
+            return Ok(json!({ "error": error.raw_os_error() }));
+        }
+        let mut bytes = vec![0; PAGE_SIZE];
+        read.read_exact(&mut bytes)?;
+        Ok(json!({ "differs": bytes != pattern::bytes(page) }))
+    }
+
+    fn remove(&self, first: u64, count: u64) -> io::Result<Value> {
+        let start = Instant::now();
+        let (region, at) = self.place(first);
+        region.give_back(at, count as usize * PAGE_SIZE)?;
+        Ok(json!({ "us": start.elapsed().as_micros() as u64 }))
+    }
+
+    /// What the kernel says of the regions, in KiB.
+    fn memory(&self) -> io::Result<Value> {
+        let text = std::fs::read_to_string("/proc/self/smaps")?;
+        let (mut inside, mut rss, mut anonymous, mut pss) = (false, 0, 0, 0);
+        for line in text.lines() {
+            let mut words = line.split_ascii_whitespace();
+            let first = words.next().unwrap_or_default();
+            let kib = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+            match first {
+                "Rss:" if inside => rss += { kib }(),
+                "Pss:" if inside => pss += { kib }(),
+                "Anonymous:" if inside => anonymous += { kib }(),
+                _ => {
+                    if let Some((start, _)) = first.split_once('-') {
+                        let start = u64::from_str_radix(start, 16).unwrap_or(0);
+                        let is_in = |range: Range| (range.start..range.end).contains(&start);
+                        inside = self.regions.iter().any(|region| is_in(range_of(region)));
+                    }
+                }
+            }
+        }
+        Ok(json!({ "rss_kib": rss, "pss_kib": pss, "anonymous_kib": anonymous }))
+    }
+}
+
+fn range_of(region: &Mapping) -> Range {
+    let start = region.target(0, region.len()) as u64;
+    Range {
+        start,
+        end: start + region.len() as u64,
+    }
+}
+
+fn map(options: &Options) -> io::Result<Vec<Mapping>> {
+    let sizes = options.regions_mib.iter().map(|mib| mib * MIB);
+    match options.memory.as_str() {
+        "anonymous" => sizes.map(Mapping::anonymous).collect(),
+        "huge" => sizes.map(Mapping::anonymous_huge).collect(),
+        path => {
+            let file = File::open(path)?;
+            sizes.map(|bytes| Mapping::private(&file, bytes)).collect()
+        }
+    }
+}
+
+/// As Firecracker sends it since 1.12.
+fn handshake(regions: &[Mapping], memory: &str) -> String {
+    let page_bytes = if memory == "huge" { 2 * MIB } else { PAGE_SIZE };
+    let mut offset = 0;
+    let mut list = Vec::new();
+    for region in regions {
+        list.push(json!({
+            "base_host_virt_addr": range_of(region).start,
+            "size": region.len(),
+            "offset": offset,
+            "page_size": page_bytes,
+            "page_size_kib": page_bytes,
+        }));
+        offset += region.len();
+    }
+    Value::from(list).to_string()
+}

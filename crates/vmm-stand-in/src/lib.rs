@@ -1,0 +1,10 @@
+//! A process that does with a page server what a virtual machine monitor does, and what is needed to order it about.
+//!
+//! `forkd-vmm-stand-in` maps memory, hands its userfaultfd over with Firecracker's handshake, and then does what it reads
+//! from its standard input, a line at a time: see [`guest::Guest::obey`]. [`Vmm`] is such a process, seen from outside.
+
+pub mod guest;
+pub mod pattern;
+mod vmm;
+
+pub use vmm::Vmm;
