@@ -21,6 +21,11 @@ impl FileId {
             inode: metadata.ino(),
         })
     }
+
+    /// Whether there is a file at all. Memory in huge pages, and memory that is shared, are files to the kernel.
+    pub fn is_file(self) -> bool {
+        self.inode != 0
+    }
 }
 
 /// One mapping.

@@ -15,6 +15,8 @@ pub enum PageError {
     Draining,
     #[error("the handshake failed: {0}")]
     Handshake(#[from] HandshakeError),
+    #[error("the memory at {address:#x} maps a file that is not the template, or not that part of it")]
+    OtherFile { address: u64 },
     #[error("a fault at {address:#x}, which is in none of the regions of the handshake")]
     OutsideRegions { address: u64 },
     #[error("the userfaultfd reported {what}, which a virtual machine's memory does not do")]

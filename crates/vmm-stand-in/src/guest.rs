@@ -5,7 +5,7 @@ mod race;
 use crate::pattern::{self, WORDS};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::fds;
-use forkd_linux_sys::memfd::Mapping;
+use forkd_linux_sys::memfd::{Mapping, map_private_over};
 use forkd_linux_sys::uffd::{Modes, Range, Userfaultfd};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -250,7 +250,15 @@ fn map(options: &Options) -> io::Result<Vec<Mapping>> {
         "huge" => sizes.map(Mapping::anonymous_huge).collect(),
         path => {
             let file = File::open(path)?;
-            sizes.map(|bytes| Mapping::private(&file, bytes)).collect()
+            let mut offset = 0;
+            let next = |bytes| {
+                let region = Mapping::anonymous(bytes)?;
+                // SAFETY: replaces the pages of a mapping that was just made and that nobody else knows.
+                unsafe { map_private_over(range_of(&region).start, bytes as u64, file.as_fd(), offset) }?;
+                offset += bytes as u64;
+                Ok(region)
+            };
+            sizes.map(next).collect()
         }
     }
 }

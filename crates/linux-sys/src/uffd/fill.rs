@@ -83,17 +83,21 @@ impl Userfaultfd {
 
     /// Whether the address space is still there, which the descriptor itself never tells.
     pub fn is_alive(&self) -> bool {
-        let nothing = [0u64; 512];
+        self.fill_nothing() != Some(Stop::Gone)
+    }
+
+    /// Whether somebody is changing the address space, and waits, or will wait, for that to be read.
+    pub fn is_changing(&self) -> bool {
+        self.fill_nothing() == Some(Stop::Changing)
+    }
+
+    /// At the end of user space nothing is ever registered: in a process that lives and does nothing it fails for that
+    /// reason.
+    fn fill_nothing(&self) -> Option<Stop> {
+        let nothing = [0u64; PAGE_SIZE / 8];
         // SAFETY: reads a page from a live array, as plain bytes.
         let page = unsafe { std::slice::from_raw_parts(nothing.as_ptr().cast::<u8>(), size_of_val(&nothing)) };
-        // At the end of user space nothing is ever registered: in a process that lives it fails for that reason.
-        !matches!(
-            self.copy(LAST_PAGE, page),
-            Ok(Filled {
-                stop: Some(Stop::Gone),
-                ..
-            })
-        )
+        self.copy(LAST_PAGE, page).ok()?.stop
     }
 
     fn fill(&self, request: u64, range: Range) -> io::Result<Filled> {

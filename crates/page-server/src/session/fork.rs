@@ -9,6 +9,7 @@ use crate::record::Record;
 use crate::removed::Removed;
 use crate::stats::{Stats, count};
 use crate::template::Template;
+use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::fds::Bell;
 use forkd_linux_sys::maps::{self, Mapped};
 use forkd_linux_sys::peer::Process;
@@ -57,7 +58,8 @@ impl Fork {
             stream,
         } = handshake;
         let regions = layout.regions().iter();
-        let shared: Vec<bool> = regions.map(|r| share(&uffd, peer.pid, r, &*template)).collect();
+        let shared = regions.map(|region| share(&uffd, peer.pid, region, &*template));
+        let shared = shared.collect::<Result<Vec<bool>>>()?;
         let bell = || Bell::new().step("making an eventfd");
         let any_shared = shared.contains(&true);
         Ok(Fork {
@@ -139,11 +141,13 @@ impl Fork {
 }
 
 /// Whether `region` maps the template's own pages, from now on with a fault for each.
-fn share(uffd: &Userfaultfd, pid: i32, region: &Region, template: &dyn Template) -> bool {
-    let Ok(mappings) = maps::mappings(pid, region.memory) else {
-        return false;
+fn share(uffd: &Userfaultfd, pid: i32, region: &Region, template: &dyn Template) -> Result<bool> {
+    let mappings = match maps::mappings(pid, region.memory) {
+        // Another user's process, of which only the userfaultfd is ours: as with any VMM whose memory is its own.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        mappings => mappings.step("reading what the VMM has mapped")?,
     };
-    let mut next = region.memory.start;
+    let (mut next, mut is_template) = (region.memory.start, true);
     for mapped in mappings {
         let start = mapped.range.start.max(region.memory.start);
         let end = mapped.range.end.min(region.memory.end);
@@ -152,16 +156,23 @@ fn share(uffd: &Userfaultfd, pid: i32, region: &Region, template: &dyn Template)
             offset: mapped.offset + (start - mapped.range.start),
             ..mapped
         };
-        let page = region.page + (start - region.memory.start) / forkd_linux_sys::PAGE_SIZE as u64;
-        if start != next || !template.is_mapped_by(&piece, page) {
-            return false;
+        let page = region.page + (start - region.memory.start) / PAGE_SIZE as u64;
+        let is_piece = template.is_mapped_by(&piece, page);
+        if mapped.private && mapped.file.is_file() && !region.is_huge() && !is_piece {
+            // The kernel would give its pages without asking, whatever they are.
+            return Err(PageError::OtherFile { address: start });
         }
+        is_template &= is_piece && start == next;
         next = end;
+    }
+    if !is_template || next != region.memory.end {
+        return Ok(false);
     }
     let modes = Modes {
         missing: true,
         minor: true,
         write_protect: false,
     };
-    next == region.memory.end && uffd.register(region.memory, modes).is_ok()
+    uffd.register(region.memory, modes).step("registering shared memory")?;
+    Ok(true)
 }

@@ -123,7 +123,7 @@ impl Faults<'_> {
             }
             if is_ready(complete) {
                 incomplete = false;
-                if self.detach() {
+                if self.detach()? {
                     return Ok(Ended::Detached);
                 }
             }
@@ -242,13 +242,21 @@ impl Faults<'_> {
     }
 
     /// Leaves the VMM to itself, if it has all of its memory.
-    fn detach(&self) -> bool {
+    fn detach(&mut self) -> Result<bool> {
         if !self.fork.plan.lock().expect("no panic while held").is_whole {
-            return false;
+            return Ok(false);
         }
         // Pages that are missing now are zeros, or were given back: the kernel gives those itself.
         let mut regions = self.fork.layout.regions().iter();
-        regions.all(|region| self.fork.uffd.unregister(region.memory).is_ok())
+        if !regions.all(|region| self.fork.uffd.unregister(region.memory).is_ok()) {
+            return Ok(false);
+        }
+        // Whoever had begun to give memory back waits until that has been read, all the same.
+        while self.fork.uffd.is_changing() {
+            self.read()?;
+            std::thread::sleep(PARKED_MIN);
+        }
+        Ok(true)
     }
 }
 
