@@ -29,7 +29,8 @@ impl Default for ServerOptions {
         let processors = std::thread::available_parallelism().map_or(2, |count| count.get());
         ServerOptions {
             forks_max: 1024,
-            workers: processors.clamp(2, 8),
+            // They wait more than they work.
+            workers: (2 * processors).clamp(4, 16),
             handshake_patience: Duration::from_secs(10),
         }
     }

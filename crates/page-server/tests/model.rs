@@ -43,7 +43,7 @@ proptest! {
         prop_assert_eq!(&Record::decode(&bytes, "template", 20_000).expect("undamaged"), &record);
         prop_assert!(matches!(Record::decode(&bytes, "another", 20_000), Err(RecordError::OtherTemplate(_))));
         let mut damaged = bytes.clone();
-        damaged[damage.index(bytes.len())] ^= 1 << bit;
+        damaged[damage.index(bytes.len())] ^= 1u8 << bit;
         prop_assert!(Record::decode(&damaged, "template", 20_000).is_err());
         prop_assert!(Record::decode(&bytes[..damage.index(bytes.len())], "template", 20_000).is_err());
     }
