@@ -1,4 +1,5 @@
 //! `forkd-pager --run-dir DIR --store-dir DIR`: listens at `DIR/pager.sock` for controllers and at `DIR/shims/shim.sock` for VMMs.
+//! `forkd-pager serve …` is something else: the page server by itself, see `serve`.
 //!
 //! Started by the controller; outlives it. A lock on `DIR/pager.lock` keeps it the only one.
 //!
@@ -16,9 +17,11 @@ mod monitor;
 mod probe;
 mod room;
 mod sandbox;
+mod serve;
 mod server;
 mod shim;
 mod stack;
+mod template;
 
 use server::Pager;
 use std::fs::{File, Permissions};
@@ -35,6 +38,9 @@ const TSC_WINDOW: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(("serve", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
+        return serve::main(rest);
+    }
     let directories = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--run-dir", run, "--store-dir", store] => (PathBuf::from(run), PathBuf::from(store)),
         ["--probe"] => {
@@ -42,7 +48,9 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprintln!("usage: forkd-pager --run-dir DIR --store-dir DIR, or forkd-pager --probe");
+            eprintln!(
+                "usage: forkd-pager --run-dir DIR --store-dir DIR\n       forkd-pager serve --help\n       forkd-pager --probe"
+            );
             return ExitCode::from(2);
         }
     };

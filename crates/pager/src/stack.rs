@@ -69,6 +69,42 @@ impl Stack {
         (inside < extent.pages).then(|| self.layers[layer].content(extent.slot + inside, 1))
     }
 
+    /// The bytes of `page` and of those after it, at most `limit` of them, as far as they are in one place; and how many
+    /// those are. Without bytes they are in no layer, and thus zeros.
+    pub fn run(&self, page: u64, limit: u64) -> (u64, Option<&[u8]>) {
+        let after = self.visible.partition_point(|v| v.extent.page <= page);
+        if let Some(Visible { layer, extent }) = self.visible[..after].last() {
+            let inside = page - extent.page;
+            if inside < extent.pages {
+                let pages = limit.min(extent.pages - inside);
+                return (pages, Some(self.layers[*layer].content(extent.slot + inside, pages)));
+            }
+        }
+        let end = self.visible.get(after).map_or(u64::MAX, |next| next.extent.page);
+        (
+            limit.min(end - page).min(self.mem_bytes / PAGE_SIZE as u64 - page),
+            None,
+        )
+    }
+
+    /// Whether `pages` pages from `slot` on of a layer's file are what is seen of the stack at `page`.
+    pub fn shows(&self, layer: usize, slot: u64, page: u64, pages: u64) -> bool {
+        let first = self.visible.partition_point(|v| v.extent.page + v.extent.pages <= page);
+        let inside = self.visible[first..]
+            .iter()
+            .take_while(|v| v.extent.page < page + pages);
+        let mut seen = 0;
+        for v in inside {
+            // Each page is as far from its slot as the first one.
+            if v.layer != layer || v.extent.slot + page != slot + v.extent.page {
+                return false;
+            }
+            seen += (v.extent.page + v.extent.pages).min(page + pages) - v.extent.page.max(page);
+        }
+        // The base has a hole, which is zeros, where no layer has a page.
+        seen == pages || (layer == 0 && slot == page)
+    }
+
     /// What to map: the base as one piece, and over it what is seen of the others. At most `extents_max` pieces.
     pub fn plan(&self, extents_max: usize) -> Result<Plan> {
         let Some(base) = self.layers.first() else {
@@ -192,113 +228,4 @@ fn push(out: &mut Vec<Visible>, next: Visible) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const PAGES: u64 = 64;
-
-    /// A layer in which every page `p` of `runs` is filled with `fill`.
-    fn layer(is_base: bool, fill: u8, runs: &[(u64, u64)]) -> Arc<Layer> {
-        let file = memfd::create(c"test", PAGES * PAGE_SIZE as u64).expect("memfd");
-        let target = Mapping::read_write(&file, (PAGES as usize) * PAGE_SIZE).expect("map");
-        let mut slot = 0;
-        let mut extents = Vec::new();
-        for &(page, pages) in runs {
-            let at = if is_base { page } else { slot };
-            target.write(at as usize * PAGE_SIZE, &vec![fill; pages as usize * PAGE_SIZE]);
-            extents.push(Extent { page, slot: at, pages });
-            slot += pages;
-        }
-        drop(target);
-        Arc::new(Layer::seal(file, PAGES * PAGE_SIZE as u64, is_base, extents, Durability::Pending).expect("seal"))
-    }
-
-    /// A small generator: the sequence depends on `seed` alone.
-    fn random(seed: &mut u64, below: u64) -> u64 {
-        *seed = seed
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (*seed >> 33) % below
-    }
-
-    fn random_runs(seed: &mut u64) -> Vec<(u64, u64)> {
-        let mut runs = Vec::new();
-        let mut page = random(seed, 6);
-        while page < PAGES {
-            let pages = (1 + random(seed, 5)).min(PAGES - page);
-            runs.push((page, pages));
-            page += pages + random(seed, 7);
-        }
-        runs
-    }
-
-    #[test]
-    fn the_topmost_layer_that_has_a_page_wins() {
-        for round in 0..300u64 {
-            let mut seed = round;
-            let mut expected = [0u8; PAGES as usize];
-            let mut layers = Vec::new();
-            for depth in 0..=random(&mut seed, 6) {
-                let runs = random_runs(&mut seed);
-                let fill = depth as u8 + 1;
-                runs.iter()
-                    .for_each(|&(page, pages)| expected[page as usize..(page + pages) as usize].fill(fill));
-                layers.push(layer(depth == 0, fill, &runs));
-            }
-            let stack = Stack::new(PAGES * PAGE_SIZE as u64, layers).expect("stack");
-            let flat = stack.flatten().expect("flatten");
-            for page in 0..PAGES {
-                let found = stack.page(page).map_or(0, |bytes| bytes[0]);
-                assert_eq!(found, expected[page as usize], "page {page}, seed {round}");
-                assert_eq!(
-                    flat.content(page, 1)[0],
-                    expected[page as usize],
-                    "flattened page {page}, seed {round}"
-                );
-            }
-            let plan = stack.plan(usize::MAX).expect("plan");
-            let mut mapped = [0u8; PAGES as usize];
-            for extent in &plan.extents {
-                for i in 0..extent.pages {
-                    mapped[(extent.guest_page + i) as usize] =
-                        plan.layers[extent.fd as usize].content(extent.file_page + i, 1)[0];
-                }
-            }
-            assert_eq!(mapped, expected, "the mapped view, seed {round}");
-        }
-    }
-
-    #[test]
-    fn a_plan_that_is_too_long_is_flattened() {
-        let delta: Vec<_> = (0..PAGES / 2).map(|i| (i * 2, 1)).collect();
-        let stack = Stack::new(
-            PAGES * PAGE_SIZE as u64,
-            vec![layer(true, 1, &[(0, PAGES)]), layer(false, 2, &delta)],
-        )
-        .expect("stack");
-        let plan = stack.plan(8).expect("plan");
-        assert_eq!(plan.extents.len(), 1);
-        assert_eq!(
-            (plan.layers[0].content(0, 1)[0], plan.layers[0].content(1, 1)[0]),
-            (2, 1)
-        );
-    }
-
-    #[test]
-    fn layers_that_do_not_fit_are_refused() {
-        let size = PAGES * PAGE_SIZE as u64;
-        assert!(
-            Stack::new(size, vec![layer(false, 1, &[(0, 1)])]).is_err(),
-            "a delta at the bottom"
-        );
-        assert!(
-            Stack::new(size, vec![layer(true, 1, &[]), layer(true, 2, &[])]).is_err(),
-            "a base above"
-        );
-        assert!(
-            Stack::new(size * 2, vec![layer(true, 1, &[])]).is_err(),
-            "another size of memory"
-        );
-        assert!(Stack::new(size + 1, Vec::new()).is_err(), "half a page");
-    }
-}
+mod tests;

@@ -1,0 +1,88 @@
+//! The socket by which a page server that stands by itself is told what to do: JSON, a line each way.
+
+use super::forks::Forks;
+use forkd_linux_sys::fds::{self, Wait};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+const LINE_BYTES_MAX: u64 = 4096;
+/// Until it is asked again, while draining, whether the last fork has ended.
+const DRAIN_CHECK: Duration = Duration::from_millis(20);
+
+#[derive(Deserialize)]
+#[serde(tag = "op", rename_all = "lowercase", deny_unknown_fields)]
+enum Request {
+    Fork {
+        name: String,
+        #[serde(default)]
+        populate: bool,
+    },
+    Stats,
+    Drain,
+}
+
+/// Answers until the server has drained.
+pub fn serve(listener: &UnixListener, forks: &Arc<Forks>) -> io::Result<()> {
+    loop {
+        let draining = forks.is_draining();
+        if draining && forks.is_empty() {
+            return Ok(());
+        }
+        let mut waits = vec![Wait::readable(listener)];
+        if !draining {
+            waits.push(Wait::readable(&forks.draining));
+        }
+        if !fds::wait(&waits, draining.then_some(DRAIN_CHECK))?[0] {
+            continue;
+        }
+        let (stream, _) = listener.accept()?;
+        let forks = forks.clone();
+        // One that cannot be given a thread is hung up on.
+        let _ = std::thread::Builder::new().name("control".into()).spawn(move || {
+            // Whoever hangs up in the middle needs no answer.
+            let _ = answer_all(&stream, &forks);
+        });
+    }
+}
+
+fn answer_all(mut stream: &UnixStream, forks: &Arc<Forks>) -> io::Result<()> {
+    let mut input = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        (&mut input).take(LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+        if line.is_empty() {
+            return Ok(());
+        }
+        let answer = match serde_json::from_slice(&line) {
+            Ok(request) => answer(request, forks),
+            Err(error) => json!({ "ok": false, "error": format!("the request is not understood: {error}") }),
+        };
+        writeln!(stream, "{answer}")?;
+        if line.last() != Some(&b'\n') {
+            return Ok(());
+        }
+    }
+}
+
+fn answer(request: Request, forks: &Arc<Forks>) -> Value {
+    match request {
+        Request::Fork { name, populate } => match forks.make(&name, populate) {
+            Ok(path) => json!({ "ok": true, "socket": path }),
+            Err(error) => json!({ "ok": false, "error": error }),
+        },
+        Request::Stats => json!({
+            "ok": true,
+            "health": forks.server().health(),
+            "total": forks.server().stats(),
+            "forks": forks.tell(),
+        }),
+        Request::Drain => {
+            forks.draining.ring();
+            json!({ "ok": true })
+        }
+    }
+}
