@@ -26,3 +26,8 @@ pub use server::{Health, PageServer, ServerOptions};
 pub use session::{Ended, Session, SessionOptions};
 pub use stats::{Summary, WaitSummary};
 pub use template::{Cached, Content, FileTemplate, MemoryTemplate, Run, SourceError, Template, first_of_a_kind};
+
+/// The sample in the README compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -52,7 +52,7 @@ pub struct Health {
 /// Serves memory. It knows nothing of where its connections come from.
 pub struct PageServer {
     shared: Arc<Shared>,
-    workers: Workers,
+    workers: Arc<Workers>,
     options: ServerOptions,
 }
 
@@ -78,7 +78,7 @@ impl PageServer {
         }
         Ok(PageServer {
             shared: Arc::default(),
-            workers: Workers::start(options.workers.max(2)).step("starting threads")?,
+            workers: Arc::new(Workers::start(options.workers.max(2)).step("starting threads")?),
             options,
         })
     }
@@ -101,7 +101,7 @@ impl PageServer {
             .spawn(move || run(&theirs, &line, &shared))
             .step("starting a thread")
         {
-            Ok(thread) => Ok(Session::new(fork, thread)),
+            Ok(thread) => Ok(Session::new(fork, thread, self.workers.clone())),
             Err(error) => {
                 // It has handed over its memory already.
                 let _ = fork.peer.kill();

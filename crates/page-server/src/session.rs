@@ -12,6 +12,7 @@ pub(crate) use serve::serve;
 use crate::error::PageError;
 use crate::record::Record;
 use crate::stats::Summary;
+use crate::workers::Workers;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -57,13 +58,16 @@ pub enum Ended {
 pub struct Session {
     fork: Arc<Fork>,
     thread: Option<JoinHandle<()>>,
+    /// They work for it, whatever becomes of the server.
+    _workers: Arc<Workers>,
 }
 
 impl Session {
-    pub(crate) fn new(fork: Arc<Fork>, thread: JoinHandle<()>) -> Session {
+    pub(crate) fn new(fork: Arc<Fork>, thread: JoinHandle<()>, workers: Arc<Workers>) -> Session {
         Session {
             fork,
             thread: Some(thread),
+            _workers: workers,
         }
     }
 

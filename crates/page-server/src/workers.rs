@@ -28,7 +28,7 @@ pub(crate) trait Tenant: Send + Sync {
     fn work_ahead(&self, buffer: &mut [u8]) -> bool;
 }
 
-/// The threads. Dropping it waits for them; who still has work there is let down.
+/// The threads. Dropping it waits for them.
 pub(crate) struct Workers {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,

@@ -70,7 +70,7 @@ fn a_hundred_forks_with_memory_of_their_own_have_every_page() {
     let (server, template) = (server(), template(PAGES));
     let start = |index: u64| {
         let options = SessionOptions {
-            populate: index % 3 == 0,
+            populate: index.is_multiple_of(3),
             ..SessionOptions::default()
         };
         fork(&server, &template, &["--regions", "3,1"], options)
