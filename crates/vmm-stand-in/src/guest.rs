@@ -1,5 +1,6 @@
 //! The inside of the stand-in: memory, and what is done to it.
 
+mod memory;
 mod race;
 
 use crate::pattern::{self, WORDS};
@@ -16,6 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+/// Instead of a socket: it serves itself, as a VMM does whose memory is only mapped.
+const NOBODY: &str = "-";
 const MIB: usize = 1 << 20;
 /// Between two regions, so that they do not become one mapping.
 const MORE_BYTES: usize = 64 * PAGE_SIZE;
@@ -68,6 +71,14 @@ pub struct Guest {
 impl Guest {
     pub fn start(options: &Options) -> io::Result<Guest> {
         let regions = map(options)?;
+        if options.socket == NOBODY {
+            return Ok(Guest {
+                regions,
+                more: Mapping::anonymous(MORE_BYTES)?,
+                _uffd: None,
+                _socket: None,
+            });
+        }
         let uffd = Userfaultfd::create_for_pages()?;
         let missing = Modes {
             missing: true,
@@ -105,6 +116,7 @@ impl Guest {
                 std::hint::black_box(self.word(page, 0).load(Ordering::Relaxed));
                 false
             })),
+            ("time", &[first, count, step]) => Ok(self.time(first, count, step)),
             ("write", &[first, count]) => Ok(self.each(first, count, 1, |page| {
                 self.word(page, 0).store(1, Ordering::Relaxed);
                 false
@@ -178,6 +190,17 @@ impl Guest {
         json!({ "bad": bad, "first_bad": first_bad, "us": start.elapsed().as_micros() as u64, "slowest_us": slowest.into_inner() })
     }
 
+    /// Reads a word of each page, every so-manieth, then those between. Says how long each took, in nanoseconds.
+    fn time(&self, first: u64, count: u64, step: u64) -> Value {
+        let pages = (0..step).flat_map(|from| (first + from..first + count).step_by(step as usize));
+        let time = |page| {
+            let start = Instant::now();
+            std::hint::black_box(self.word(page, 0).load(Ordering::Relaxed));
+            start.elapsed().as_nanos() as u64
+        };
+        json!({ "ns": pages.map(time).collect::<Vec<u64>>() })
+    }
+
     /// The thread that touches may wait for ever.
     fn touch_within(&self, page: u64, time: Duration) -> Value {
         let (done, touched) = mpsc::channel();
@@ -208,30 +231,6 @@ impl Guest {
         let (region, at) = self.place(first);
         region.give_back(at, count as usize * PAGE_SIZE)?;
         Ok(json!({ "us": start.elapsed().as_micros() as u64 }))
-    }
-
-    /// What the kernel says of the regions, in KiB.
-    fn memory(&self) -> io::Result<Value> {
-        let text = std::fs::read_to_string("/proc/self/smaps")?;
-        let (mut inside, mut rss, mut anonymous, mut pss) = (false, 0, 0, 0);
-        for line in text.lines() {
-            let mut words = line.split_ascii_whitespace();
-            let first = words.next().unwrap_or_default();
-            let kib = || words.next().and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-            match first {
-                "Rss:" if inside => rss += { kib }(),
-                "Pss:" if inside => pss += { kib }(),
-                "Anonymous:" if inside => anonymous += { kib }(),
-                _ => {
-                    if let Some((start, _)) = first.split_once('-') {
-                        let start = u64::from_str_radix(start, 16).unwrap_or(0);
-                        let is_in = |range: Range| (range.start..range.end).contains(&start);
-                        inside = self.regions.iter().any(|region| is_in(range_of(region)));
-                    }
-                }
-            }
-        }
-        Ok(json!({ "rss_kib": rss, "pss_kib": pss, "anonymous_kib": anonymous }))
     }
 }
 
