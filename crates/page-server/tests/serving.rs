@@ -5,8 +5,13 @@ mod common;
 
 use common::{Dir, MIB_PAGES, fork, server, template, template_file, until, wait_for_end};
 use forkd_linux_sys::memfd::Mapping;
-use forkd_page_server::{Cached, Ended, FileTemplate, HUGE_PAGE_BYTES, Record, SessionOptions, Template};
-use std::sync::Arc;
+use forkd_page_server::{
+    Cached, Ended, FileTemplate, HUGE_PAGE_BYTES, MemoryTemplate, Record, Run, SessionOptions, Template,
+};
+use std::collections::HashMap;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 #[test]
 fn every_page_of_several_regions_is_there_for_many_threads_at_once() {
@@ -63,6 +68,65 @@ fn memory_that_is_given_back_while_it_is_filled_is_zeros() {
     race(&server, &memory, &shared, true);
     race(&server, &stored, "anonymous", false);
     race(&server, &stored, "anonymous", true);
+}
+
+/// Takes its time when a worker asks for one of the first pages, and tells of one of those times, of each page another one.
+struct Dawdling {
+    inner: Arc<MemoryTemplate>,
+    asked: Mutex<(HashMap<u64, u64>, Sender<u64>)>,
+}
+
+impl Template for Dawdling {
+    fn identity(&self) -> String {
+        self.inner.identity()
+    }
+
+    fn pages(&self) -> u64 {
+        self.inner.pages()
+    }
+
+    fn run(&self, page: u64, limit: u64) -> Run<'_> {
+        if page < 150 && std::thread::current().name() == Some("pages") {
+            let mut asked = self.asked.lock().expect("no panic while held");
+            let times = asked.0.entry(page).or_default();
+            *times += 1;
+            if *times == 1 + page % 3 {
+                asked.1.send(page).expect("it is listened to");
+            }
+            drop(asked);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.inner.run(page, limit)
+    }
+}
+
+/// Between the looking up of what was given back and the filling, too, which is else over in an instant.
+#[test]
+fn memory_that_is_given_back_in_the_middle_of_being_filled_is_zeros() {
+    let (told, asked) = channel();
+    let template = Arc::new(Dawdling {
+        inner: template(MIB_PAGES),
+        asked: Mutex::new((HashMap::new(), told)),
+    });
+    let options = SessionOptions {
+        populate: true,
+        ..SessionOptions::default()
+    };
+    let server = server();
+    let mut fork = fork(&server, &template, &["--regions", "1"], options);
+    let mut given_back = Vec::new();
+    while given_back.len() < 30 {
+        let page = asked
+            .recv_timeout(Duration::from_secs(20))
+            .expect("a worker comes to it");
+        fork.order(&format!("remove {page} 1"));
+        given_back.push(page);
+    }
+    wait_for_end(&fork.session);
+    for page in given_back {
+        assert_eq!(fork.order(&format!("zeros {page} 1 1"))["bad"], 0, "page {page}");
+    }
+    assert_eq!(fork.order("verify 160 96 2")["bad"], 0);
 }
 
 fn race(server: &forkd_page_server::PageServer, template: &Arc<impl Template>, memory: &str, populate: bool) {
