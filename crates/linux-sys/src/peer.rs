@@ -28,10 +28,6 @@ impl Process {
         Ok(Process { pid, fd })
     }
 
-    pub fn has_ended(&self) -> bool {
-        fds::wait(&[fds::Wait::readable(self)], Some(Duration::ZERO)).is_ok_and(|ready| ready[0])
-    }
-
     /// Ends it, with `SIGKILL`. One that has ended already is no error.
     pub fn kill(&self) -> io::Result<()> {
         let info = std::ptr::null_mut::<libc::siginfo_t>();
@@ -41,6 +37,13 @@ impl Process {
             Err(error) if error.raw_os_error() != Some(libc::ESRCH) => Err(error),
             _ => Ok(()),
         }
+    }
+
+    /// Ends it, and waits until it has ended. Returns whether it has, within `patience`.
+    pub fn end(&self, patience: Duration) -> bool {
+        // It fails only when it has ended.
+        let _ = self.kill();
+        fds::wait(&[fds::Wait::readable(self)], Some(patience)).is_ok_and(|ready| ready[0])
     }
 }
 

@@ -5,6 +5,7 @@ mod common;
 
 use common::{MIB_PAGES, fork, path_of, server, template};
 use forkd_page_server::SessionOptions;
+use std::os::unix::process::ExitStatusExt;
 
 const MIB: u64 = 4;
 const PAGES: u64 = MIB * MIB_PAGES;
@@ -93,11 +94,12 @@ fn a_mapping_of_another_file_is_refused() {
     let path = dir.0.join("uffd.sock");
     let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
     let arguments = ["--regions", "4", "--memory", &path_of(&other)];
-    let _vmm = forkd_vmm_stand_in::Vmm::start(&path, &arguments).expect("a stand-in");
+    let mut vmm = forkd_vmm_stand_in::Vmm::start(&path, &arguments).expect("a stand-in");
     let (stream, _) = listener.accept().expect("it connects");
     let error = server
         .serve(stream, template, SessionOptions::default())
         .err()
         .expect("refused");
     assert!(error.to_string().contains("a file that is not the template"), "{error}");
+    assert_eq!(vmm.wait().expect("it ends").signal(), Some(libc::SIGKILL));
 }

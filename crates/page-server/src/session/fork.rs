@@ -1,6 +1,7 @@
 //! What the threads that serve a fork share.
 
 use super::ahead::Plan;
+use super::serve::KILL_PATIENCE;
 use super::{Ended, SessionOptions};
 use crate::error::{PageError, Result, Step};
 use crate::handshake::Handshake;
@@ -59,7 +60,10 @@ impl Fork {
         } = handshake;
         let regions = layout.regions().iter();
         let shared = regions.map(|region| share(&uffd, peer.pid, region, &*template));
-        let shared = shared.collect::<Result<Vec<bool>>>()?;
+        let shared = shared.collect::<Result<Vec<bool>>>().inspect_err(|_| {
+            // Its memory is known to be such that nobody can serve it, and zeros are no answer.
+            peer.end(KILL_PATIENCE);
+        })?;
         let bell = || Bell::new().step("making an eventfd");
         let any_shared = shared.contains(&true);
         Ok(Fork {

@@ -24,7 +24,7 @@ const PARKED_MAX: Duration = Duration::from_millis(16);
 /// A VMM whose process cannot be watched any more is asked for this often.
 const WATCH: Duration = Duration::from_millis(50);
 /// Until a VMM that was killed is gone.
-const KILL_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves `fork` until it ends. `desk` has a line for it.
 pub(crate) fn serve(fork: &Arc<Fork>, desk: &Desk) -> Ended {
@@ -274,16 +274,14 @@ fn wait_a_little(waits: &[Wait<'_>], timeout: Option<Duration>) -> Result<Vec<bo
 
 /// Ends the VMM, and waits until it cannot see what becomes of its memory.
 fn end_vmm(fork: &Arc<Fork>) {
-    // It fails only when it has ended.
-    let _ = fork.peer.kill();
     let until = Instant::now() + KILL_PATIENCE;
-    while !fork.peer.has_ended() || fork.uffd.is_alive() {
+    fork.peer.end(KILL_PATIENCE);
+    while fork.uffd.is_alive() {
         if Instant::now() > until {
             // The memory is another process'. It shall wait for ever, rather than be given zeros: the descriptor stays open.
             std::mem::forget(fork.clone());
             return;
         }
-        let _ = fds::wait(&[Wait::readable(&fork.peer)], Some(Duration::from_millis(1)));
-        std::thread::sleep(Duration::from_micros(200));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
