@@ -1,0 +1,52 @@
+//! The guest agent, which is a process of the host here.
+
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// Ends with this value, and with the process.
+pub struct Agent {
+    process: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// To be called on the thread that lives as long as the process: the agent's end is tied to that thread's.
+    pub fn start(program: &Path) -> Result<Agent, String> {
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let socket = std::env::temp_dir().join(format!("fc-guest-{}-{serial}.sock", std::process::id()));
+        // A process that had this number before may have been killed.
+        let _ = std::fs::remove_file(&socket);
+        let mut command = Command::new(program);
+        command.arg("--socket").arg(&socket).stdin(Stdio::null());
+        // SAFETY: prctl is safe between fork and exec, and the call takes no pointer.
+        unsafe {
+            command.pre_exec(|| {
+                libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+                Ok(())
+            })
+        };
+        let process = command
+            .spawn()
+            .map_err(|error| format!("starting {}: {error}", program.display()))?;
+        Ok(Agent { process, socket })
+    }
+
+    /// `None` while it does not listen.
+    pub fn connect(&self) -> Option<UnixStream> {
+        UnixStream::connect(&self.socket).ok()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // Both may be gone already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
+    }
+}

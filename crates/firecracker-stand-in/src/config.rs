@@ -1,0 +1,58 @@
+//! What this stand-in is to be, in `stand-in.json` beside the program.
+
+use serde::Deserialize;
+use std::fs;
+
+/// A way to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Ends with a message, before it listens.
+    ExitEarly,
+    /// Stays, and never listens.
+    NeverListen,
+    /// Takes connections, and answers nothing.
+    NeverAnswer,
+    /// Ends in the middle of starting the VM.
+    ExitAtStart,
+    /// Writes half of the memory of a snapshot, and then has no room.
+    DiskFull,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    pub version: String,
+    /// Understands `VmstateOnly`, `mem_backend.shared` and `PUT /uffd/wp`, though it carries none of them out.
+    pub extensions: bool,
+    pub fault: Option<Fault>,
+    /// The guest agent that the vsock device leads to.
+    pub agent: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            version: "1.13.1".into(),
+            extensions: false,
+            fault: None,
+            agent: None,
+        }
+    }
+}
+
+impl Config {
+    pub fn read() -> Result<Config, String> {
+        let program = std::env::current_exe().map_err(|error| format!("finding the program: {error}"))?;
+        match fs::read(program.with_file_name("stand-in.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| format!("stand-in.json: {error}")),
+            Err(_) => Ok(Config::default()),
+        }
+    }
+
+    /// Whether it is to be that version or a later one.
+    pub fn is_at_least(&self, major: u32, minor: u32) -> bool {
+        let mut numbers = self.version.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+        (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (major, minor)
+    }
+}
