@@ -15,6 +15,7 @@ pub mod pagemap;
 pub mod peer;
 pub mod process;
 pub mod sched;
+pub mod sparse;
 pub mod uffd;
 
 /// Bytes in a page.

@@ -92,6 +92,15 @@ impl Blobs {
         self.ingest(write, false)
     }
 
+    /// Copies a file and waits until it is on disk.
+    pub fn put_file(&self, path: &Path) -> Result<Blob> {
+        let mut source = File::open(path).step(|| format!("opening {}", path.display()))?;
+        self.ingest(
+            |out| file::copy(&mut source, out).step(|| format!("copying {}", path.display())),
+            true,
+        )
+    }
+
     /// Waits until a blob that was put without waiting is on disk.
     pub fn sync(&self, blob: &Blob) -> Result<()> {
         let path = self.path(&blob.digest)?;

@@ -81,6 +81,26 @@ pub fn write(layer: &Layer, out: &mut impl Write, cancelled: impl Fn() -> bool) 
     })
 }
 
+/// Copies all of `input`, and returns its name and size.
+pub fn copy(input: &mut impl Read, out: &mut impl Write) -> std::io::Result<Blob> {
+    let mut out = Hashing {
+        out,
+        digest: Sha256::new(),
+        size: 0,
+    };
+    let mut buffer = vec![0; CHUNK_BYTES];
+    loop {
+        match input.read(&mut buffer)? {
+            0 => break,
+            count => out.put(&buffer[..count])?,
+        }
+    }
+    Ok(Blob {
+        digest: name(out.digest),
+        size: out.size,
+    })
+}
+
 fn name(digest: Sha256) -> String {
     let hex: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")

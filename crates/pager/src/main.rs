@@ -13,6 +13,7 @@ mod file;
 mod idle;
 mod layer;
 mod layers;
+mod memory_file;
 mod monitor;
 mod probe;
 mod room;

@@ -5,6 +5,7 @@ use crate::branch::{self, Context};
 use crate::error::{PagerError, Result};
 use crate::idle::IdleVmms;
 use crate::layers::Layers;
+use crate::memory_file;
 use crate::sandbox::Sandboxes;
 use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request};
 use std::any::Any;
@@ -12,6 +13,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -179,6 +181,11 @@ impl Connection {
                 let stack = pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
                 return Ok(Answer::Layer(pager.blobs.put_layer(&*stack.flatten()?, || false)?));
             }
+            Op::ExportMemory { mem_bytes, stack, path } => {
+                memory_file::export(&*pager.layers.stack(mem_bytes, &stack, &pager.blobs)?, Path::new(&path))?;
+            }
+            Op::ImportMemory(request) => return memory_file::import(&request, &pager.layers, &pager.blobs),
+            Op::ImportFile { path } => return Ok(Answer::Layer(pager.blobs.put_file(Path::new(&path))?)),
             Op::Inventory => {
                 return Ok(Answer::Inventory {
                     layers: pager.layers.inventory(),

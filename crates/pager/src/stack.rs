@@ -105,6 +105,13 @@ impl Stack {
         seen == pages || (layer == 0 && slot == page)
     }
 
+    /// What is seen of the layers, ascending: the first page of each run, and its bytes. The rest is zeros.
+    pub fn visible_runs(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.visible
+            .iter()
+            .map(|Visible { layer, extent }| (extent.page, self.layers[*layer].content(extent.slot, extent.pages)))
+    }
+
     /// What to map: the base as one piece, and over it what is seen of the others. At most `extents_max` pieces.
     pub fn plan(&self, extents_max: usize) -> Result<Plan> {
         let Some(base) = self.layers.first() else {

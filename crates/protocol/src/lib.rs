@@ -14,7 +14,7 @@ use ts_rs::TS;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const PROTOCOL_VERSION: u32 = 3;
+pub const PROTOCOL_VERSION: u32 = 4;
 
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
@@ -77,6 +77,17 @@ pub enum Op {
         mem_bytes: u64,
         stack: Vec<LayerRef>,
     },
+    /// Writes what a stack holds to a new file as large as guest memory, each page at its own place.
+    ExportMemory {
+        #[ts(type = "number")]
+        mem_bytes: u64,
+        stack: Vec<LayerRef>,
+        path: String,
+    },
+    /// Makes a durable layer of a memory file. Answers [`Answer::Imported`].
+    ImportMemory(ImportMemory),
+    /// Copies a file into the store. Answers [`Answer::Layer`], durable.
+    ImportFile { path: String },
     /// All that the pager holds. Answers [`Answer::Inventory`].
     Inventory,
     /// Lets go of a layer held in RAM. VMs that map it keep it.
@@ -140,6 +151,20 @@ pub struct Wake {
     pub announce: Announce,
     /// The file that holds the device state.
     pub device_state: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct ImportMemory {
+    /// Guest RAM in bytes, which is also the file's size.
+    #[ts(type = "number")]
+    pub mem_bytes: u64,
+    /// What the layer is a difference to, bottom first. Empty: the layer is a base.
+    pub stack: Vec<LayerRef>,
+    pub path: String,
+    /// The file has only the pages written since memory was what the stack holds; its holes mean "as below". Otherwise
+    /// it has all, and is compared with the stack.
+    pub tracked: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
@@ -328,6 +353,13 @@ pub enum Answer {
     },
     Memory(MemoryUse),
     Layer(Blob),
+    Imported {
+        /// All layers by digest, bottom first. One that holds no page is left out.
+        stack: Vec<Blob>,
+        /// Pages that the new layer holds: unlike those below.
+        #[ts(type = "number")]
+        captured_pages: u64,
+    },
     Inventory {
         layers: Vec<HeldLayer>,
         sandboxes: Vec<HeldSandbox>,

@@ -16,7 +16,7 @@ use forkd_capture::{CaptureSet, Statistics, WpBranch, copy_still};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::pagemap::Kind;
 use forkd_protocol::{Answer, Blob, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, LayerRef};
-use sink::LayerSink;
+pub use sink::LayerSink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};

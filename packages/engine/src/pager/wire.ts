@@ -38,7 +38,15 @@ live_unavailable: string | null,
 /**
  * The processor's time stamp counter, in kHz, measured at start.
  */
-tsc_khz: number, } | { "answer": "done" } | { "answer": "branch" } & BranchDone | { "answer": "floor", pause_us: number, device_state_us: number, } | { "answer": "memory" } & MemoryUse | { "answer": "layer" } & Blob | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
+tsc_khz: number, } | { "answer": "done" } | { "answer": "branch" } & BranchDone | { "answer": "floor", pause_us: number, device_state_us: number, } | { "answer": "memory" } & MemoryUse | { "answer": "layer" } & Blob | { "answer": "imported", 
+/**
+ * All layers by digest, bottom first. One that holds no page is left out.
+ */
+stack: Array<Blob>, 
+/**
+ * Pages that the new layer holds: unlike those below.
+ */
+captured_pages: number, } | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
 
 /**
  * The comparison of a captured layer with a copy taken inside the pause.
@@ -163,6 +171,21 @@ export type HeldSandbox = { sandbox: string,
  */
 attached: boolean, pid: number | null, branching: boolean, };
 
+export type ImportMemory = { 
+/**
+ * Guest RAM in bytes, which is also the file's size.
+ */
+mem_bytes: number, 
+/**
+ * What the layer is a difference to, bottom first. Empty: the layer is a base.
+ */
+stack: Array<string>, path: string, 
+/**
+ * The file has only the pages written since memory was what the stack holds; its holes mean "as below". Otherwise
+ * it has all, and is compared with the stack.
+ */
+tracked: boolean, };
+
 export type MemoryUse = { 
 /**
  * Pages that the VM has written: its own.
@@ -176,7 +199,7 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
 
 export type Prepare = { 
 /**
@@ -208,7 +231,7 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
 
 export type Wake = { vmm: string, 
 /**
