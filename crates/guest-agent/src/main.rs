@@ -9,22 +9,21 @@ mod error;
 mod eval;
 mod http;
 mod identity;
+mod link;
 mod port;
 mod reaper;
 mod sys;
+mod vsock;
 
 use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use agent::Agent;
+use link::Link;
 use reaper::Reaper;
 use tokio::net::UnixListener;
-
-const PORT_NAME: &str = "forkd.agent";
-const PORT_DEADLINE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -53,11 +52,19 @@ fn as_init() -> Outcome {
     boot::run()?;
     runtime()?.block_on(async {
         let agent = start(true);
-        let path = port::find(PORT_NAME, PORT_DEADLINE).await?;
-        let (mut reader, mut writer) = port::open(&path)?;
-        loop {
-            let server = |stream| http::serve(agent.clone(), stream);
-            channel::serve(&mut reader, &mut writer, server).await;
+        let server = |stream| http::serve(agent.clone(), stream);
+        match link::find().await? {
+            Link::Port(path) => {
+                let (mut reader, mut writer) = port::open(&path)?;
+                loop {
+                    channel::serve(&mut reader, &mut writer, server).await;
+                }
+            }
+            Link::Vsock(listener) => loop {
+                // A snapshot cuts a connection off on both sides: the next one comes by itself.
+                let (mut reader, mut writer) = vsock::accept(&listener).await?;
+                channel::serve(&mut reader, &mut writer, server).await;
+            },
         }
     })
 }

@@ -12,34 +12,14 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 
 use crate::sys;
 
-/// How often the name of a port that is not there yet is looked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(5);
-
-/// Waits for the port of that name to appear and gives its device file.
-pub async fn find(name: &str, deadline: Duration) -> io::Result<PathBuf> {
-    let until = Instant::now() + deadline;
-    loop {
-        if let Some(path) = look(name) {
-            return Ok(path);
-        }
-        if Instant::now() >= until {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no virtio-serial port is named {name}"),
-            ));
-        }
-        tokio::time::sleep(LOOK_INTERVAL).await;
-    }
-}
-
-fn look(name: &str) -> Option<PathBuf> {
+/// The device file of the port of that name, once it is there.
+pub fn look(name: &str) -> Option<PathBuf> {
     let ports = fs::read_dir("/sys/class/virtio-ports").ok()?;
     ports.flatten().find_map(|port| {
         let found = fs::read_to_string(port.path().join("name")).ok()?;

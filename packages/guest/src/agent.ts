@@ -8,6 +8,11 @@ import type * as types from './types.ts';
 import { Deadline, type WaitOptions } from './wait.ts';
 import * as wire from './wire.ts';
 
+export interface ConnectOptions extends WaitOptions {
+  /** Where the socket leads to all of a guest's vsock: the agent's port there. */
+  vsockPort?: number | undefined;
+}
+
 /**
  * A connection with the agent of one guest. When it ends everything pending on it throws `guest_disconnected`; what the guest runs goes on, and is
  * there for the next connection. Calls may run side by side.
@@ -20,10 +25,10 @@ export class GuestAgent implements AsyncDisposable {
   }
 
   /** Connects to the agent behind a unix socket, waiting for a guest that is still booting. 30 s unless told otherwise. */
-  static async connect(socketPath: string, options: WaitOptions = {}): Promise<GuestAgent> {
+  static async connect(socketPath: string, options: ConnectOptions = {}): Promise<GuestAgent> {
     const deadline = new Deadline('connecting to the guest agent', options, connectTimeoutMsDefault);
     try {
-      return new GuestAgent(new Http(await openChannel(socketPath, deadline.signal)));
+      return new GuestAgent(new Http(await openChannel(socketPath, options.vsockPort, deadline.signal)));
     } finally {
       deadline.release();
     }

@@ -9,14 +9,21 @@ import { framePayloadBytesMax, openRetryMsMax, openRetryMsMin, socketRetryMs } f
 
 /** DATA begins with a sequence number: a frame that got lost ends the connection instead of leaving a hole in it. */
 const sequenceBytes = 4;
+const newline = 0x0a;
+/** What a VMM answers to `CONNECT` is shorter. */
+const lineBytesMax = 32;
 const dataBytesMax = framePayloadBytesMax - sequenceBytes;
 
 /**
  * One connection with the agent. Steps: 1. a lone delimiter, which ends whatever an earlier host left half-written; 2. OPEN with a new random
  * id, repeated until 3. OPEN_ACK; 4. numbered DATA both ways, all else being dropped; 5. CLOSE from either side, or the socket's end.
  */
-export async function openChannel(socketPath: string, signal: AbortSignal): Promise<Duplex> {
-  const socket = await reach(socketPath, signal);
+export async function openChannel(
+  socketPath: string,
+  vsockPort: number | undefined,
+  signal: AbortSignal,
+): Promise<Duplex> {
+  const socket = await reach(socketPath, vsockPort, signal);
   const channel = new Channel(socket);
   try {
     await channel.open(signal);
@@ -28,7 +35,7 @@ export async function openChannel(socketPath: string, signal: AbortSignal): Prom
 }
 
 /** Connects, waiting for a socket that is not there or not listening yet: a VMM that is starting has none. */
-async function reach(socketPath: string, signal: AbortSignal): Promise<Socket> {
+async function reach(socketPath: string, vsockPort: number | undefined, signal: AbortSignal): Promise<Socket> {
   let last: unknown;
   while (!signal.aborted) {
     const socket = connectSocket(socketPath);
@@ -36,7 +43,9 @@ async function reach(socketPath: string, signal: AbortSignal): Promise<Socket> {
       await new Promise<void>((resolve, reject) => {
         socket.once('connect', resolve).once('error', reject);
       });
-      return socket;
+      if (vsockPort === undefined || (await askForPort(socket, vsockPort, signal))) return socket;
+      last = new Error(`nobody in the guest listens on port ${vsockPort}`);
+      socket.destroy();
     } catch (error) {
       last = error;
       socket.destroy();
@@ -49,6 +58,43 @@ async function reach(socketPath: string, signal: AbortSignal): Promise<Socket> {
   }
   const reason = signal.reason as GuestError;
   throw new GuestError(reason.code, `${reason.message} (${socketPath} cannot be connected to)`, { cause: last });
+}
+
+/**
+ * The first line of a connection that leads into a guest's vsock. `false` when the VMM hangs up instead of answering: the guest does not
+ * listen yet.
+ */
+async function askForPort(socket: Socket, port: number, signal: AbortSignal): Promise<boolean> {
+  const abort = (): void => void socket.destroy();
+  signal.addEventListener('abort', abort, { once: true });
+  try {
+    socket.write(`CONNECT ${port}\n`);
+    return /^OK \d+$/.test(await readLine(socket));
+  } finally {
+    signal.removeEventListener('abort', abort);
+  }
+}
+
+/** One line, and nothing that comes after it; empty when there is none. */
+function readLine(socket: Socket): Promise<string> {
+  return new Promise((resolve) => {
+    let line = '';
+    const done = (text: string): void => {
+      socket.off('readable', read).off('close', hungUp).off('end', hungUp).off('error', hungUp);
+      resolve(text);
+    };
+    const hungUp = (): void => done('');
+    const read = (): void => {
+      for (;;) {
+        const byte = socket.read(1) as Buffer | null;
+        if (byte === null) return;
+        if (byte[0] === newline) return done(line);
+        line += byte.toString('latin1');
+        if (line.length > lineBytesMax) return done('');
+      }
+    };
+    socket.on('readable', read).once('close', hungUp).once('end', hungUp).once('error', hungUp);
+  });
 }
 
 class Channel extends Duplex {
