@@ -5,6 +5,10 @@ export type EngineErrorCode =
   | 'path_too_long'
   | 'vm_start_failed'
   | 'vm_start_timeout'
+  // A VMM's answers over its API.
+  | 'vmm_refused'
+  | 'vmm_timeout'
+  | 'kernel_unusable'
   | 'pager_missing'
   | 'pager_gone'
   | 'pager_protocol'

@@ -3,15 +3,24 @@ import type { Pager } from './pager/client.ts';
 /** How a guest's instructions are run. */
 export type Accelerator = 'kvm' | 'tcg';
 
+/** What runs the VMs. */
+export type EngineName = 'qemu' | 'firecracker';
+
+/** Something that not every engine can do on every host. */
+export type Capability = 'full' | 'diff' | 'live' | 'pause' | 'memory_limit' | 'pool';
+
+/** Of each, `true`, or the reason why it cannot be had here, as a sentence for people. */
+export type Capabilities = Readonly<Record<Capability, true | string>>;
+
 /**
  * What a snapshot must remember of the machine that it was taken of: a restore under another one is refused,
  * with the fields that differ named.
  */
 export interface Machine {
-  engine: 'qemu';
+  engine: EngineName;
   /** As the program prints it, such as `7.2.22`. */
   engine_version: string;
-  /** QEMU's machine type with its options. */
+  /** QEMU's machine type with its options; of Firecracker, the devices that we give it. */
   machine: string;
   accelerator: Accelerator;
   cpu_model: string;
@@ -61,8 +70,8 @@ export interface RestoreSpec extends VmSpec {
   /** The file that holds the device state. */
   deviceState: string;
   /**
-   * How much memory of its own the VMM may have: the pages that the VM writes, and what QEMU needs beside them. One that
-   * uses more is ended. Refused with `unsupported` where {@link Engine.memoryLimitUnavailable} says why.
+   * How much memory of its own the VMM may have: the pages that the VM writes, and what the VMM needs beside them. One that
+   * uses more is ended. Refused with `unsupported` where {@link Engine.capabilities} say why.
    */
   memoryLimitMib?: number;
 }
@@ -93,6 +102,8 @@ export interface Vm {
   readonly record: VmRecord;
   /** The unix socket that the guest agent's client connects to. */
   readonly agentSocket: string;
+  /** The vsock port that the client asks for first at that socket; `null` where the socket is the agent's alone. */
+  readonly agentPort: number | null;
   /** Settles when the VMM's process has ended, with what is known of why. Never rejects. */
   readonly exited: Promise<VmExit>;
   /** Ends the VMM and waits for its end; releases it in the pager; removes its sockets. Idempotent. */
@@ -109,15 +120,15 @@ export interface VmExit {
 }
 
 export interface Engine {
-  readonly name: 'qemu';
+  readonly name: EngineName;
   readonly version: string;
   readonly accelerator: Accelerator;
   /** Why this accelerator was chosen, as one sentence for people. */
   readonly acceleratorReason: string;
   /** Of each thing that a VMM can be kept from, whether it is on this host. */
   readonly isolation: readonly Isolation[];
-  /** Why a VM's memory cannot be limited on this host, as a sentence; `null` when it can. */
-  readonly memoryLimitUnavailable: string | null;
+  /** What can be asked for. The rest is refused with `unsupported` and the reason, before anything is touched. */
+  readonly capabilities: Capabilities;
   machine(memMib: number, vcpus: number): Machine;
   /** Throws `machine_mismatch`, naming what differs, when a snapshot of `machine` cannot be restored here. */
   checkMachine(machine: Machine): void;

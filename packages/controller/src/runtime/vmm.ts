@@ -173,11 +173,11 @@ export class Vmm {
 /** A snapshot's machine as this engine's. Throws `machine_mismatch` for another engine's, or when it cannot run here. */
 export function machineFor(engine: Engine, tag: string, record: MachineRecord): Machine {
   const { accelerator } = record;
-  if (record.engine !== 'qemu' || (accelerator !== 'kvm' && accelerator !== 'tcg')) {
+  if (record.engine !== engine.name || (accelerator !== 'kvm' && accelerator !== 'tcg')) {
     const sentence = `Snapshot '${tag}' was taken with ${record.engine} (${accelerator}), which is not here.`;
     throw new ApiError('machine_mismatch', sentence);
   }
-  const machine: Machine = { ...record, engine: 'qemu', accelerator };
+  const machine: Machine = { ...record, engine: engine.name, accelerator };
   try {
     engine.checkMachine(machine);
   } catch (error) {

@@ -253,8 +253,8 @@ function settingsOf(request: CreateSandboxesRequest, owner: Partial<ForkOwner>):
 
 /** Before anything is started: a limit that nobody enforces would be worse than none. */
 function refuseUnenforced({ snapshot_tag: tag, memory_limit_mib: mib }: CreateSandboxesRequest, engine: Engine): void {
-  const why = engine.memoryLimitUnavailable;
-  if (mib == null || why === null) return;
+  const why = engine.capabilities.memory_limit;
+  if (mib == null || why === true) return;
   throw new ApiError('unsupported', `Fork of '${tag}': memory_limit_mib cannot be enforced: ${why}`, {
     hint: 'Leave it out.',
   });

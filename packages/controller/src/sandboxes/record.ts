@@ -12,7 +12,7 @@ const Digest = Type.Unsafe<`sha256:${string}`>(Type.String({ pattern: '^sha256:[
 const Unix = Type.Integer({ minimum: 0 });
 
 const MachineSchema = Type.Object({
-  engine: Type.Literal('qemu'),
+  engine: Type.Union([Type.Literal('qemu'), Type.Literal('firecracker')]),
   engine_version: Type.String(),
   machine: Type.String(),
   accelerator: Type.Union([Type.Literal('kvm'), Type.Literal('tcg')]),

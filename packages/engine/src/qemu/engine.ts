@@ -1,8 +1,9 @@
-import { EngineError } from '../errors.ts';
+import { compareMachines, refuseMemoryLimit } from '../machine.ts';
 import type { Pager } from '../pager/client.ts';
 import type {
   Accelerator,
   BootSpec,
+  Capabilities,
   Engine,
   Isolation,
   KernelFiles,
@@ -46,7 +47,7 @@ export class QemuEngine implements Engine {
   readonly accelerator: Accelerator;
   readonly acceleratorReason: string;
   readonly isolation: readonly Isolation[];
-  readonly memoryLimitUnavailable: string | null;
+  readonly capabilities: Capabilities;
   readonly #shim: string;
   readonly #jail: Jail;
   readonly #memoryLimits: MemoryLimits;
@@ -57,13 +58,21 @@ export class QemuEngine implements Engine {
     this.version = version;
     this.accelerator = choice.accelerator;
     this.acceleratorReason = choice.reason;
-    this.memoryLimitUnavailable = memoryLimits.unavailable;
+    const { pool, shim } = options;
+    const pooled = pool !== undefined && pool.sizeMax > 0;
+    this.capabilities = {
+      full: true,
+      diff: true,
+      live: liveOf(options.pager),
+      pause: true,
+      memory_limit: memoryLimits.unavailable ?? true,
+      pool: pooled || 'The pool may hold no VMMs, as it was configured.',
+    };
     this.isolation = [...jail.isolation, isolationOf(memoryLimits)];
     this.#shim = options.shim;
     this.#jail = jail;
     this.#memoryLimits = memoryLimits;
-    const { pool, shim } = options;
-    if (pool && pool.sizeMax > 0) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim, jail });
+    if (pooled) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim, jail });
   }
 
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
@@ -92,14 +101,7 @@ export class QemuEngine implements Engine {
   }
 
   checkMachine(machine: Machine): void {
-    const here = this.machine(machine.mem_mib, machine.vcpus);
-    const keys = Object.keys(here) as (keyof Machine)[];
-    const differing = keys.filter((key) => machine[key] !== here[key]);
-    if (differing.length === 0) return;
-    const list = differing.map((key) => `${key} is ${here[key]} here and ${machine[key]} there`).join('; ');
-    throw new EngineError('machine_mismatch', `The snapshot was taken of another kind of machine: ${list}.`, {
-      hint: 'Restore it on a host like the one it was taken on, or make the template anew here.',
-    });
+    compareMachines(this.machine(machine.mem_mib, machine.vcpus), machine);
   }
 
   boot(spec: BootSpec): Promise<Vm> {
@@ -112,10 +114,7 @@ export class QemuEngine implements Engine {
   async restore(spec: RestoreSpec): Promise<Vm> {
     this.checkMachine(spec.machine);
     const { machine, rootImage, pager, stack, deviceState, memoryLimitMib } = spec;
-    if (memoryLimitMib !== undefined && this.memoryLimitUnavailable !== null) {
-      const sentence = `The VM ${spec.id} cannot be limited to ${memoryLimitMib} MiB. ${this.memoryLimitUnavailable}`;
-      throw new EngineError('unsupported', sentence, { hint: 'Leave the memory limit out.' });
-    }
+    refuseMemoryLimit(spec, this.capabilities);
     const args = restoreArguments(machine);
     const options = { ...this.#common(spec, machine), args, stack, deviceState, memoryLimitMib };
     return this.#yield(async () => {
@@ -162,6 +161,10 @@ interface Parts {
   choice: { accelerator: Accelerator; reason: string };
   jail: Jail;
   memoryLimits: MemoryLimits;
+}
+
+function liveOf({ liveUnavailable: why }: Pager): true | string {
+  return why === null ? true : `Live branches cannot be had here: ${why}.`;
 }
 
 function isolationOf({ unavailable }: MemoryLimits): Isolation {

@@ -1,10 +1,7 @@
-import { connect, type Socket } from 'node:net';
-import { setTimeout as delay } from 'node:timers/promises';
+import type { Socket } from 'node:net';
+import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
 import { onLine } from '../lines.ts';
-
-/** Between two attempts to connect: a socket that does not exist yet cannot be waited for. */
-const RETRY_MS = 1;
 
 interface Message {
   return?: { status?: string };
@@ -36,27 +33,5 @@ function running(socket: Socket): Promise<void> {
       if (message.error) fail(`The VMM refused: ${message.error.desc ?? 'no reason'}.`);
     });
     socket.write('{"execute":"qmp_capabilities"}\n{"execute":"query-status"}\n');
-  });
-}
-
-async function dial(path: string, signal: AbortSignal): Promise<Socket> {
-  for (;;) {
-    signal.throwIfAborted();
-    const socket = await attempt(path);
-    if (socket) return socket;
-    await delay(RETRY_MS);
-  }
-}
-
-function attempt(path: string): Promise<Socket | null> {
-  return new Promise((resolve) => {
-    const socket = connect(path);
-    socket.once('connect', () => {
-      socket.removeAllListeners('error');
-      // A connection that breaks ends the lines, which is where it is noticed.
-      socket.on('error', () => undefined);
-      resolve(socket);
-    });
-    socket.once('error', () => resolve(null));
   });
 }

@@ -4,10 +4,11 @@ import { join } from 'node:path';
 import { availableMemoryBytes } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
 import { killProcess } from '../process.ts';
+import { explain } from '../supervise.ts';
 import type { Machine, Shape } from '../types.ts';
 import { FILES, waitArguments } from './arguments.ts';
 import type { Jail } from './jail.ts';
-import { explain, newKey } from './vm.ts';
+import { newKey } from './vm.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 /** Below this much available memory the host is not asked for VMMs that nobody has asked for, and those that wait end. */

@@ -1,12 +1,10 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
-import { EngineError } from '../errors.ts';
-import { readTail } from '../files.ts';
 import type { Pager } from '../pager/client.ts';
 import type { Caller } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
+import { checkSocketPath, endOfProcess, inTime } from '../supervise.ts';
 import type { Machine, Vm, VmExit, VmRecord } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
@@ -14,14 +12,6 @@ import { joinGroup, memoryLimitKill, type MemoryLimits, removeMemoryLimit } from
 import { waitUntilRunning } from './monitor.ts';
 import type { Idle } from './pool.ts';
 import { VmmProcess } from './vmm-process.ts';
-
-/** The longest path that a unix socket can have. */
-const SOCKET_PATH_BYTES_MAX = 107;
-
-/** How often the end of a process that is not our child is looked for. */
-const ADOPTED_POLL_MS = 250;
-
-const DEFAULT_TIMEOUT_MS = 30_000;
 
 /** Bytes of what a VMM shows its pager. */
 const KEY_BYTES = 16;
@@ -53,7 +43,7 @@ export interface Launch {
  * memory; wait until the VM runs; let the pager connect. What was begun is undone when a step fails.
  */
 export async function launch(options: Launch): Promise<Vm> {
-  checkSocketPaths(options.dir);
+  checkSocketPath(join(options.dir, FILES.monitor));
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
   const { pager, id } = options;
   const key = newKey();
@@ -62,7 +52,7 @@ export async function launch(options: Launch): Promise<Vm> {
   try {
     const cgroup = await makeLimit(options);
     vm = vmOf(await VmmProcess.start({ ...options, name: id, key, cgroup }), options);
-    await inTime(vm, options, (signal) => waitUntilRunning(join(options.dir, FILES.monitor), signal));
+    await running(vm, options, (signal) => waitUntilRunning(join(options.dir, FILES.monitor), signal));
     await pager.open(id);
     return vm;
   } catch (error) {
@@ -84,7 +74,7 @@ async function makeLimit({ dir, memoryLimitMib, memoryLimits }: Launch): Promise
 
 /** Gives a VMM that waits its VM. On failure the VMM has ended. */
 export async function wake(idle: Idle, options: Launch & { deviceState: string }): Promise<Vm> {
-  checkSocketPaths(options.dir);
+  checkSocketPath(join(options.dir, FILES.monitor));
   const { pager, dir, deviceState } = options;
   const vmm = idle.process;
   try {
@@ -102,7 +92,7 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
     const cgroup = await makeLimit(options);
     if (cgroup !== undefined) await joinGroup(cgroup, vmm.pid);
     const announce = announcement(options, { pid: vmm.pid });
-    await inTime(vm, options, (signal) => pager.wake({ vmm: idle.name, announce, device_state: deviceState }, signal));
+    await running(vm, options, (signal) => pager.wake({ vmm: idle.name, announce, device_state: deviceState }, signal));
     return vm;
   } catch (error) {
     await vm.kill();
@@ -118,14 +108,21 @@ export async function adopt(record: VmRecord, pager: Pager, paused: boolean): Pr
     await pager.announce(announcement(record, { pid: record.pid }));
   }
   await pager.open(record.id, paused);
-  return new QemuVm(record, pager, endOfProcess(record));
+  return new QemuVm(
+    record,
+    pager,
+    explained(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir),
+  );
 }
 
 /** The VM that a process runs. */
 function vmOf(vmm: VmmProcess, { id, machine, stack, pager }: Pick<Launch, 'id' | 'machine' | 'stack' | 'pager'>): Vm {
   const { dir, pid, startTicks, exited } = vmm;
-  const explained = exited.then(async (exit) => ({ ...exit, why: await memoryLimitKill(vmm.dir) }));
-  return new QemuVm({ id, dir, pid, startTicks, machine, stack }, pager, explained);
+  return new QemuVm(
+    { id, dir, pid, startTicks, machine, stack },
+    pager,
+    explained(exited, () => vmm.dir),
+  );
 }
 
 function announcement({ id, dir, machine, stack }: Pick<Launch, 'id' | 'dir' | 'machine' | 'stack'>, caller: Caller) {
@@ -140,69 +137,20 @@ function announcement({ id, dir, machine, stack }: Pick<Launch, 'id' | 'dir' | '
   };
 }
 
-function checkSocketPaths(dir: string): void {
-  const longest = join(dir, FILES.monitor);
-  if (Buffer.byteLength(longest) <= SOCKET_PATH_BYTES_MAX) return;
-  throw new EngineError(
-    'path_too_long',
-    `The path ${longest} is longer than a unix socket's may be (${SOCKET_PATH_BYTES_MAX} bytes).`,
-    {
-      hint: 'Choose a data directory with a shorter path.',
-    },
-  );
+/** {@link inTime} for a VM of QEMU's. */
+function running(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promise<void>): Promise<void> {
+  const { id, signal, timeoutMs } = options;
+  return inTime({ id, exited: vm.exited, log: join(options.dir, FILES.log), signal, timeoutMs }, start);
 }
 
-/** Waits for what `start` promises, that the VM runs, unless the VMM ends, the caller gives up, or time runs out first. */
-async function inTime(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promise<void>): Promise<void> {
-  const timeoutMs = options.timeoutMs ?? DEFAULT_TIMEOUT_MS;
-  const over = new AbortController();
-  const deadline = AbortSignal.timeout(timeoutMs);
-  const signals = [over.signal, deadline, ...(options.signal ? [options.signal] : [])];
-  const ready = start(AbortSignal.any(signals));
-  const ended = vm.exited.then((exit) => {
-    throw startFailure(vm.record.id, exit);
-  });
-  try {
-    await Promise.race([ready, ended]);
-  } catch (error) {
-    options.signal?.throwIfAborted();
-    if (!deadline.aborted) throw await explain(error, vm.record.id, vm.exited);
-    throw new EngineError('vm_start_timeout', `The VM ${vm.record.id} did not run within ${timeoutMs} ms.`, {
-      hint: await readTail(join(options.dir, FILES.log)),
-      cause: error,
-    });
-  } finally {
-    over.abort();
-    // Whichever lost the race must not be reported as unhandled.
-    ready.catch(() => undefined);
-    ended.catch(() => undefined);
-  }
-}
-
-/** A monitor that closes and a process that ends are one event seen twice: the exit knows the reason. */
-export async function explain(failure: unknown, id: string, exited: Promise<VmExit>): Promise<unknown> {
-  const exit = await Promise.race([exited, delay(ADOPTED_POLL_MS, null, { ref: false })]);
-  return exit ? startFailure(id, exit) : failure;
-}
-
-function startFailure(id: string, exit: VmExit): EngineError {
-  const how = exit.why ?? exit.signal ?? `status ${exit.code}`;
-  const last = exit.log.split('\n').slice(-3).join('\n');
-  return new EngineError('vm_start_failed', `The VMM of ${id} ended before the VM ran: ${how}.`, {
-    hint: last === '' ? 'It left no message.' : `It said: ${last}`,
-  });
-}
-
-async function endOfProcess(record: VmRecord): Promise<VmExit> {
-  // Node has no way to wait for a process that is not its child.
-  while (await isRunning(record)) await delay(ADOPTED_POLL_MS, undefined, { ref: false });
-  const [log, why] = await Promise.all([readTail(join(record.dir, FILES.log)), memoryLimitKill(record.dir)]);
-  return { code: null, signal: null, why, log };
+function explained(exited: Promise<VmExit>, dir: () => string): Promise<VmExit> {
+  return exited.then(async (exit) => ({ ...exit, why: await memoryLimitKill(dir()) }));
 }
 
 class QemuVm implements Vm {
   readonly record: VmRecord;
   readonly agentSocket: string;
+  readonly agentPort = null;
   readonly exited: Promise<VmExit>;
   readonly #pager: Pager;
   #killed: Promise<void> | undefined;

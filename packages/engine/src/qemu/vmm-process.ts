@@ -1,10 +1,9 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
-import { EngineError } from '../errors.ts';
-import { readTail } from '../files.ts';
 import type { Pager } from '../pager/client.ts';
 import { readStartTicks } from '../process.ts';
+import { endOfChild, spawned } from '../supervise.ts';
 import type { Machine, VmExit } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
@@ -71,7 +70,7 @@ export class VmmProcess {
       // Listened for at once: a process that is killed in its first milliseconds must not end unnoticed.
       let started: VmmProcess | undefined;
       const exited = endOfChild(child, () => join(started?.dir ?? options.dir, FILES.log));
-      await spawned(child, jail.launcher);
+      await spawned(child, jail.launcher, 'Build it with: cargo build --release');
       // One that has ended already has no start to be read; its end is reported in its place.
       started = new VmmProcess(child, options.dir, exited, (await readStartTicks(child.pid ?? 0)) ?? 0);
       return started;
@@ -90,26 +89,4 @@ function environment({ name, key, machine, waits = false }: ProcessOptions): Nod
     FORKD_SHIM_MEM_BYTES: String(machine.mem_mib * 2 ** 20),
     ...(waits && { FORKD_SHIM_WAITS: '1' }),
   };
-}
-
-function spawned(child: ChildProcess, program: string): Promise<void> {
-  return new Promise((resolve, reject) => {
-    child.once('spawn', resolve);
-    child.once('error', (cause) =>
-      reject(
-        new EngineError('engine_missing', `${program} could not be started.`, {
-          hint: 'Build it with: cargo build --release',
-          cause,
-        }),
-      ),
-    );
-  });
-}
-
-function endOfChild(child: ChildProcess, log: () => string): Promise<VmExit> {
-  return new Promise((resolve) => {
-    child.once('exit', (code, signal) => {
-      void readTail(log()).then((text) => resolve({ code, signal, why: null, log: text }));
-    });
-  });
 }

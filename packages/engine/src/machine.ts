@@ -1,0 +1,20 @@
+import { EngineError } from './errors.ts';
+import type { Capabilities, Machine, RestoreSpec } from './types.ts';
+
+/** Throws `machine_mismatch`, naming what differs, when a snapshot of `there` cannot be restored as `here`. */
+export function compareMachines(here: Machine, there: Machine): void {
+  const keys = Object.keys(here) as (keyof Machine)[];
+  const differing = keys.filter((key) => there[key] !== here[key]);
+  if (differing.length === 0) return;
+  const list = differing.map((key) => `${key} is ${here[key]} here and ${there[key]} there`).join('; ');
+  throw new EngineError('machine_mismatch', `The snapshot was taken of another kind of machine: ${list}.`, {
+    hint: 'Restore it on a host like the one it was taken on, or make the template anew here.',
+  });
+}
+
+/** Throws `unsupported` where a VM is to be limited and cannot be. */
+export function refuseMemoryLimit({ id, memoryLimitMib }: RestoreSpec, { memory_limit }: Capabilities): void {
+  if (memoryLimitMib === undefined || memory_limit === true) return;
+  const sentence = `The VM ${id} cannot be limited to ${memoryLimitMib} MiB. ${memory_limit}`;
+  throw new EngineError('unsupported', sentence, { hint: 'Leave the memory limit out.' });
+}
