@@ -1,5 +1,6 @@
 export { EngineError, type EngineErrorCode } from './errors.ts';
-export { Pager, type BranchOptions } from './pager/client.ts';
+export { Pager } from './pager/client.ts';
+export type { BranchOptions } from './pager/link.ts';
 export type { PagerOptions } from './pager/start.ts';
 export type {
   Audit,
@@ -14,6 +15,8 @@ export type {
   HeldSandbox,
   MemoryUse,
 } from './pager/wire.ts';
+export { FirecrackerEngine, type FirecrackerOptions } from './firecracker/engine.ts';
+export { FirecrackerVm, type FirecrackerBranch } from './firecracker/vm.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
 export { consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
@@ -24,7 +27,10 @@ export { waitUntilRunning } from './qemu/monitor.ts';
 export type {
   Accelerator,
   BootSpec,
+  Capabilities,
+  Capability,
   Engine,
+  EngineName,
   Isolation,
   KernelFiles,
   Machine,

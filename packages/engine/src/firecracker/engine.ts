@@ -1,0 +1,211 @@
+import { mkdir, readdir, rm, symlink } from 'node:fs/promises';
+import { join, resolve } from 'node:path';
+import { dial } from '../dial.ts';
+import { EngineError } from '../errors.ts';
+import { compareMachines, refuseMemoryLimit } from '../machine.ts';
+import type { Pager } from '../pager/client.ts';
+import { isRunning } from '../process.ts';
+import { endOfProcess, inTime } from '../supervise.ts';
+import type { BootSpec, Capabilities, Engine, Isolation, Machine, RestoreSpec, VmRecord } from '../types.ts';
+import type { FirecrackerApi } from './api.ts';
+import type { Features } from './features.ts';
+import { ensureElfKernel } from './kernel.ts';
+import { MemoryFiles } from './memory-files.ts';
+import { findProgram, isolationOf, probeFeatures } from './probe.ts';
+import { FILES, startProcess } from './process.ts';
+import { FirecrackerVm } from './vm.ts';
+
+const PROGRAM = 'firecracker';
+
+/** The devices, in order: part of a snapshot. */
+const MACHINE = 'virtio-mmio,block,vsock,entropy';
+
+/** The guest's address on its own vsock, which nobody else sees. */
+const GUEST_CID = 3;
+
+/** The first drive is `/dev/vda`; a reboot or a panic ends the VMM. */
+const KERNEL_COMMAND_LINE = 'console=ttyS0 quiet reboot=k panic=-1 pci=off forkd.root=/dev/vda';
+
+export interface FirecrackerOptions {
+  /** A directory of the engine's own, for unpacked kernels and the memory of snapshots. */
+  dir: string;
+  signal?: AbortSignal;
+}
+
+/** Firecracker, as its project publishes it; the user installs it. */
+export class FirecrackerEngine implements Engine {
+  readonly name = 'firecracker';
+  readonly version: string;
+  readonly accelerator = 'kvm';
+  readonly acceleratorReason = 'Firecracker has no other.';
+  readonly isolation: readonly Isolation[];
+  readonly capabilities: Capabilities;
+  readonly features: Features;
+  readonly #program: string;
+  readonly #dir: string;
+  readonly #memory: MemoryFiles;
+
+  private constructor(parts: Parts, dir: string) {
+    const { program, features, isolation, memory } = parts;
+    this.version = features.version;
+    this.features = features;
+    this.isolation = isolation;
+    this.capabilities = capabilitiesOf(features);
+    this.#program = program;
+    this.#dir = dir;
+    this.#memory = memory;
+  }
+
+  /** Finds Firecracker on PATH and asks it what it can do. Throws `engine_missing`. */
+  static async create({ dir, signal }: FirecrackerOptions): Promise<FirecrackerEngine> {
+    const program = await findProgram(PROGRAM);
+    if (program === null) {
+      throw new EngineError('engine_missing', `There is no ${PROGRAM} on PATH.`, {
+        hint: 'Install it from https://github.com/firecracker-microvm/firecracker/releases',
+      });
+    }
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const features = await probeFeatures(program, dir, signal);
+    const memory = await MemoryFiles.open(join(dir, 'memory'));
+    return new FirecrackerEngine({ program, features, isolation: await isolationOf(), memory }, dir);
+  }
+
+  machine(memMib: number, vcpus: number): Machine {
+    return {
+      engine: this.name,
+      engine_version: this.version,
+      machine: MACHINE,
+      accelerator: this.accelerator,
+      cpu_model: 'host',
+      mem_mib: memMib,
+      vcpus,
+    };
+  }
+
+  checkMachine(machine: Machine): void {
+    compareMachines(this.machine(machine.mem_mib, machine.vcpus), machine);
+  }
+
+  async boot(spec: BootSpec): Promise<FirecrackerVm> {
+    const machine = this.machine(spec.memMib, spec.vcpus);
+    const kernel = await ensureElfKernel(resolve(spec.kernel.vmlinuz), this.#dir, spec.signal);
+    const initramfs = resolve(spec.kernel.initramfs);
+    return this.#launch(spec, { machine, stack: [] }, async (api, signal) => {
+      await api.setMachineConfig(
+        { vcpu_count: machine.vcpus, mem_size_mib: machine.mem_mib, track_dirty_pages: true },
+        signal,
+      );
+      const source = { kernel_image_path: kernel, initrd_path: initramfs, boot_args: KERNEL_COMMAND_LINE };
+      await api.setBootSource(source, signal);
+      const drive = { drive_id: 'root', path_on_host: FILES.root, is_root_device: false, is_read_only: true };
+      await api.addDrive(drive, signal);
+      await api.setVsock({ guest_cid: GUEST_CID, uds_path: FILES.agent }, signal);
+      await api.addEntropy(signal);
+      await api.start(signal);
+    });
+  }
+
+  async restore(spec: RestoreSpec): Promise<FirecrackerVm> {
+    this.checkMachine(spec.machine);
+    refuseMemoryLimit(spec, this.capabilities);
+    const { machine, stack, pager } = spec;
+    const memBytes = machine.mem_mib * 2 ** 20;
+    const path = await this.#memory.acquire(pager, memBytes, stack, spec.signal);
+    // Once it is mapped the file may go: but while it is there, the next VM of this stack shares it.
+    let released: Promise<void> | undefined;
+    const onKilled = () => (released ??= this.#memory.release(memBytes, stack));
+    try {
+      const load = {
+        snapshotPath: resolve(spec.deviceState),
+        memory: { type: 'File', path: resolve(path) },
+        trackDirtyPages: true,
+        resume: true,
+      } as const;
+      const start = (api: FirecrackerApi, signal: AbortSignal) => api.loadSnapshot(load, this.features, signal);
+      return await this.#launch(spec, { machine, stack, onKilled }, start);
+    } catch (error) {
+      await onKilled();
+      throw error;
+    }
+  }
+
+  /** Nothing waits: see {@link capabilities}. */
+  async fill(): Promise<void> {}
+
+  async close(): Promise<void> {}
+
+  async adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<FirecrackerVm | null> {
+    if (!(await isRunning(record))) return null;
+    const exited = endOfProcess(record, join(record.dir, FILES.log));
+    const vm = new FirecrackerVm(record, exited, this.#home(pager), null);
+    await removeSnapshots(record.dir);
+    const { state } = await vm.api.instance();
+    if (paused && state === 'Running') await vm.api.pause();
+    if (!paused && state === 'Paused') await vm.api.resume();
+    return vm;
+  }
+
+  #home(pager: Pager, onKilled: () => Promise<void> = async () => undefined) {
+    return { pager, capabilities: this.capabilities, onKilled };
+  }
+
+  /** Starts a process and gives it its VM with `start`. What was begun is undone when that fails. */
+  async #launch(spec: BootSpec | RestoreSpec, what: What, start: Start): Promise<FirecrackerVm> {
+    const { id, dir, rootImage, pager, signal, timeoutMs } = spec;
+    const { machine, stack } = what;
+    signal?.throwIfAborted();
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    await symlink(resolve(rootImage), join(dir, FILES.root));
+    const { pid, startTicks, exited } = await startProcess(this.#program, id, dir);
+    // What is counted of a boot is the boot itself: its first branch takes all.
+    const counted = stack.length === 0 ? null : stack;
+    const home = this.#home(pager, what.onKilled);
+    const vm = new FirecrackerVm({ id, dir, pid, startTicks, machine, stack }, exited, home, counted);
+    try {
+      await inTime({ id, exited, log: join(dir, FILES.log), signal, timeoutMs }, async (inStart) => {
+        (await dial(vm.api.socket, inStart)).destroy();
+        await start(vm.api, inStart);
+      });
+    } catch (error) {
+      await vm.kill();
+      throw error;
+    }
+    return vm;
+  }
+}
+
+interface Parts {
+  program: string;
+  features: Features;
+  isolation: readonly Isolation[];
+  memory: MemoryFiles;
+}
+
+interface What {
+  machine: Machine;
+  stack: readonly string[];
+  /** Called when the VM is killed. */
+  onKilled?: () => Promise<void>;
+}
+
+type Start = (api: FirecrackerApi, signal: AbortSignal) => Promise<void>;
+
+function capabilitiesOf(features: Features): Capabilities {
+  const extended = features.sharedMemory && features.vmstateOnly && features.writeProtect;
+  return {
+    full: true,
+    diff: true,
+    live: extended
+      ? 'This Firecracker has what live branches take, and forkd does not make use of it yet.'
+      : `Firecracker ${features.version} has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.`,
+    pause: true,
+    memory_limit: 'The memory of VMs that Firecracker runs is not limited.',
+    pool: 'Each restore starts a Firecracker of its own.',
+  };
+}
+
+/** What a controller that ended left half-made. */
+async function removeSnapshots(dir: string): Promise<void> {
+  const names = (await readdir(dir)).filter((name) => name.startsWith('snapshot-'));
+  for (const name of names) await rm(join(dir, name), { recursive: true, force: true });
+}

@@ -1,0 +1,53 @@
+import { spawn } from 'node:child_process';
+import { mkdir, open, type FileHandle } from 'node:fs/promises';
+import { join } from 'node:path';
+import { readStartTicks } from '../process.ts';
+import { checkSocketPath, endOfChild, spawned } from '../supervise.ts';
+import type { VmExit } from '../types.ts';
+
+/** Names of the files in a VM's directory, where its process is started: what a snapshot remembers of them is relative. */
+export const FILES = {
+  api: 'api.sock',
+  /** Of the vsock device, where the agent's client connects. */
+  agent: 'agent.sock',
+  /** A link to the root file system. */
+  root: 'root.img',
+  /** What the guest writes to its serial line, which is the process' standard output. */
+  console: 'console.log',
+  log: 'vmm.log',
+} as const;
+
+/** An id of Firecracker's is of letters, digits and dashes. */
+const ID_CHARS_MAX = 64;
+
+/** A process that we have started. */
+export interface Started {
+  pid: number;
+  startTicks: number;
+  exited: Promise<VmExit>;
+}
+
+/** Starts a Firecracker that waits for its VM. Throws `engine_missing` or `path_too_long`. */
+export async function startProcess(program: string, id: string, dir: string): Promise<Started> {
+  checkSocketPath(join(dir, FILES.api));
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const files: FileHandle[] = [];
+  try {
+    for (const name of [FILES.console, FILES.log]) files.push(await open(join(dir, name), 'a', 0o600));
+    const args = ['--api-sock', FILES.api, '--id', id.replaceAll(/[^A-Za-z0-9-]/g, '-').slice(0, ID_CHARS_MAX)];
+    const child = spawn(program, [...args, '--log-path', FILES.log, '--level', 'Warning'], {
+      cwd: dir,
+      // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
+      detached: true,
+      env: { PATH: process.env['PATH'] },
+      stdio: ['ignore', ...files.map((file) => file.fd)],
+    });
+    child.unref();
+    const exited = endOfChild(child, () => join(dir, FILES.log));
+    await spawned(child, program, 'Install it from https://github.com/firecracker-microvm/firecracker/releases');
+    const pid = child.pid ?? 0;
+    return { pid, startTicks: (await readStartTicks(pid)) ?? 0, exited };
+  } finally {
+    for (const file of files) await file.close();
+  }
+}

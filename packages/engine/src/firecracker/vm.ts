@@ -1,0 +1,109 @@
+import { rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { EngineError } from '../errors.ts';
+import type { Pager } from '../pager/client.ts';
+import type { BranchOptions } from '../pager/link.ts';
+import type { BranchDone } from '../pager/wire.ts';
+import { killProcess } from '../process.ts';
+import type { Capabilities, Vm, VmExit, VmRecord } from '../types.ts';
+import { FirecrackerApi } from './api.ts';
+import { FILES } from './process.ts';
+import { branchOf, takeSnapshot } from './snapshot.ts';
+
+/** The port on which the guest agent listens; its `VSOCK_PORT`. */
+const AGENT_PORT = 10_777;
+
+/** What a VM needs of its engine. */
+export interface Home {
+  pager: Pager;
+  capabilities: Capabilities;
+  /** Called once when the VM is killed. */
+  onKilled: () => Promise<void>;
+}
+
+export interface FirecrackerBranch {
+  mode: 'full' | 'diff';
+  /** Whether the VM runs on after the pause. */
+  resume: boolean;
+}
+
+/** A VM of Firecracker's. */
+export class FirecrackerVm implements Vm {
+  readonly record: VmRecord;
+  readonly agentSocket: string;
+  readonly agentPort = AGENT_PORT;
+  readonly exited: Promise<VmExit>;
+  readonly api: FirecrackerApi;
+  readonly #home: Home;
+  /** What memory was when Firecracker began to count what is written; `null` where that is not known. */
+  #counted: readonly string[] | null;
+  #branches = 0;
+  #branching = false;
+  #killed: Promise<void> | undefined;
+
+  constructor(record: VmRecord, exited: Promise<VmExit>, home: Home, counted: readonly string[] | null) {
+    this.record = record;
+    this.agentSocket = join(record.dir, FILES.agent);
+    this.exited = exited;
+    this.api = new FirecrackerApi(join(record.dir, FILES.api));
+    this.#home = home;
+    this.#counted = counted;
+  }
+
+  async pause(signal?: AbortSignal): Promise<void> {
+    this.#assertNoBranch();
+    await this.api.pause(signal);
+  }
+
+  async resume(signal?: AbortSignal): Promise<void> {
+    this.#assertNoBranch();
+    await this.api.resume(signal);
+  }
+
+  /** Takes a snapshot and makes layers of it. Resolves when they are durable. What is connected to the guest is cut off. */
+  async branch(branch: FirecrackerBranch, options: BranchOptions = {}): Promise<BranchDone> {
+    const why = this.#home.capabilities[branch.mode];
+    if (why !== true) throw new EngineError('unsupported', `A branch of ${this.record.id} cannot be had. ${why}`);
+    this.#assertNoBranch();
+    this.#branching = true;
+    const dir = join(this.record.dir, `snapshot-${(this.#branches += 1)}`);
+    try {
+      return await this.#take(branch, dir, options);
+    } finally {
+      this.#branching = false;
+      await rm(dir, { recursive: true, force: true });
+    }
+  }
+
+  kill(): Promise<void> {
+    this.#killed ??= this.#end();
+    return this.#killed;
+  }
+
+  async #take({ mode, resume }: FirecrackerBranch, dir: string, options: BranchOptions): Promise<BranchDone> {
+    const { machine, stack } = this.record;
+    // Firecracker forgets what was written as soon as it has written it down: until that is a layer, nothing is known.
+    const counted = this.#counted;
+    this.#counted = null;
+    const diff = mode === 'diff' && counted !== null;
+    const below = mode === 'full' ? [] : (counted ?? stack);
+    const stats = await takeSnapshot(this.api, { diff, dir, resume }, options);
+    const captured = { dir, diff, below, memBytes: machine.mem_mib * 2 ** 20 };
+    const done = await branchOf(captured, stats, this.#home.pager, options);
+    this.#counted = done.stack.map(({ digest }) => digest);
+    return done;
+  }
+
+  #assertNoBranch(): void {
+    if (!this.#branching) return;
+    throw new EngineError('busy', `A branch of ${this.record.id} is under way.`);
+  }
+
+  async #end(): Promise<void> {
+    await killProcess(this.record);
+    await this.exited;
+    await this.api.close();
+    await Promise.all([FILES.api, FILES.agent].map((name) => rm(join(this.record.dir, name), { force: true })));
+    await this.#home.onKilled();
+  }
+}

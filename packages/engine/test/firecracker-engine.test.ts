@@ -1,0 +1,210 @@
+/**
+ * The life of Firecracker's processes, with the stand-in in its place: what is found out before the first VM, starts that fail in
+ * each of their ways, ends, adoption by another engine, and what is refused before anything is touched.
+ */
+import { access, readdir, readFile, readlink, rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+
+import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
+import type { Pager } from '../src/pager/client.ts';
+import { isRunning } from '../src/process.ts';
+import { Bench, MEM_MIB, type StandInConfig } from './firecracker-support.ts';
+
+/** Nothing here makes layers. */
+const NO_PAGER = {} as Pager;
+
+let bench: Bench;
+
+beforeEach(async () => {
+  bench = await Bench.open();
+});
+
+afterEach(async () => {
+  await bench[Symbol.asyncDispose]();
+});
+
+function bootSpec(timeoutMs = 20_000) {
+  return { ...bench.spec(NO_PAGER), memMib: MEM_MIB, vcpus: 1, kernel: bench.kernel, timeoutMs };
+}
+
+test('what it is and what it can do', async () => {
+  await bench.configure({ version: '1.12.3' });
+  const engine = await bench.engine();
+  expect(engine).toMatchObject({ name: 'firecracker', version: '1.12.3', accelerator: 'kvm' });
+  const { live, memory_limit, pool, ...can } = engine.capabilities;
+  expect(can).toEqual({ full: true, diff: true, pause: true });
+  expect(live).toBe(
+    'Firecracker 1.12.3 has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.',
+  );
+  for (const why of [live, memory_limit, pool]) expect(why).toMatch(/^[A-Z].*\.$/);
+  expect(engine.isolation.map(({ id }) => id)).toEqual(['seccomp', 'jailer']);
+  expect(engine.machine(512, 2)).toMatchObject({ engine: 'firecracker', mem_mib: 512, vcpus: 2 });
+  // The trial leaves nothing.
+  expect(await readdir(join(bench.dir, 'engine'))).toEqual(['memory']);
+});
+
+test('extensions of a build change why there is no live branch', async () => {
+  await bench.configure({ extensions: true });
+  expect((await bench.engine()).capabilities.live).toContain('has what live branches take');
+});
+
+test('no firecracker on PATH', async () => {
+  await rm(bench.program);
+  await expect(bench.engine()).rejects.toMatchObject({ code: 'engine_missing', message: /no firecracker on PATH/ });
+});
+
+test('a VM boots, its socket leads to its guest, and it is gone when it is killed', async () => {
+  const engine = await bench.engine();
+  const vm = await bench.boot(engine, NO_PAGER);
+  expect(await isRunning(vm.record)).toBe(true);
+  expect(vm.agentPort).toBe(10_777);
+  // Without an agent the guest hangs up, as one that does not listen.
+  const socket = connect(vm.agentSocket);
+  socket.write('CONNECT 10777\n');
+  expect(await new Promise((resolve) => socket.once('data', resolve).once('close', () => resolve('closed')))).toBe(
+    'closed',
+  );
+  await Promise.all([vm.kill(), vm.kill()]);
+  expect(await vm.exited).toMatchObject({ signal: 'SIGKILL' });
+  expect(await isRunning(vm.record)).toBe(false);
+  expect((await readdir(vm.record.dir)).toSorted()).toEqual(['console.log', 'root.img', 'vmm.log']);
+});
+
+test.each<[NonNullable<StandInConfig['fault']>, string, RegExp]>([
+  ['exit_early', 'vm_start_failed', /ended before the VM ran: status 1/],
+  ['exit_at_start', 'vm_start_failed', /ended before the VM ran: status 148/],
+  ['never_listen', 'vm_start_timeout', /did not run within 700 ms/],
+  ['never_answer', 'vm_start_timeout', /did not run within 700 ms/],
+])('a start that fails by %s is told as %s, and leaves no process', async (fault, code, message) => {
+  const engine = await bench.engine();
+  await bench.configure({ fault });
+  const spec = bootSpec(fault.startsWith('never') ? 700 : 20_000);
+  const failure = await engine.boot(spec).catch((error: unknown) => error);
+  expect(failure).toMatchObject({ code, message: expect.stringMatching(message) as string });
+  if (fault === 'exit_early') {
+    expect(failure).toMatchObject({ hint: expect.stringContaining('told to end early') as string });
+  }
+  expect(await processesIn(spec.dir)).toEqual([]);
+});
+
+test('a trial that fails says why', async () => {
+  await bench.configure({ fault: 'exit_early' });
+  await expect(bench.engine()).rejects.toMatchObject({
+    code: 'vm_start_failed',
+    hint: expect.stringContaining('told to end early') as string,
+  });
+  expect(await readdir(join(bench.dir, 'engine'))).toEqual([]);
+});
+
+test('the caller gives a start up', async () => {
+  const engine = await bench.engine();
+  await bench.configure({ fault: 'never_answer' });
+  const spec = bootSpec();
+  const reason = new Error('enough');
+  const starting = new AbortController();
+  const booted = engine.boot({ ...spec, signal: starting.signal });
+  await untilThere(join(spec.dir, 'api.sock'));
+  starting.abort(reason);
+  await expect(booted).rejects.toBe(reason);
+  expect(await processesIn(spec.dir)).toEqual([]);
+});
+
+test('what Firecracker refuses reaches the caller in its own words', async () => {
+  const engine = await bench.engine();
+  const spec = { ...bootSpec(), rootImage: join(bench.dir, 'nowhere') };
+  await expect(engine.boot(spec)).rejects.toMatchObject({
+    code: 'vmm_refused',
+    message: /PUT \/drives\/root: .*No such file/,
+  });
+  expect(await processesIn(spec.dir)).toEqual([]);
+});
+
+test('a directory that is too deep for a socket is refused before anything is started', async () => {
+  const engine = await bench.engine();
+  const spec = { ...bootSpec(), dir: join(bench.dir, 'd'.repeat(100)) };
+  await expect(engine.boot(spec)).rejects.toMatchObject({ code: 'path_too_long' });
+});
+
+test('what cannot be had is refused before anything is touched', async () => {
+  const engine = await bench.engine();
+  const machine = engine.machine(MEM_MIB, 1);
+  const spec = { ...bench.spec(NO_PAGER), stack: ['sha256:none'], deviceState: 'none', machine };
+  await expect(engine.restore({ ...spec, memoryLimitMib: 64 })).rejects.toMatchObject({
+    code: 'unsupported',
+    message: `The VM ${spec.id} cannot be limited to 64 MiB. The memory of VMs that Firecracker runs is not limited.`,
+  });
+  const other = { ...machine, engine: 'qemu', machine: 'microvm' } as const;
+  await expect(engine.restore({ ...spec, machine: other })).rejects.toMatchObject({
+    code: 'machine_mismatch',
+    message: expect.stringContaining('engine is firecracker here and qemu there') as string,
+  });
+  expect(await readdir(bench.dir)).not.toContain('vms');
+});
+
+test('another engine adopts a VM, as it was or as it is to be', async () => {
+  const vm = await bench.boot(await bench.engine(), NO_PAGER);
+  const next = await bench.engine('next');
+  const adopted = await next.adopt(vm.record, NO_PAGER, true);
+  expect(await adopted?.api.instance()).toMatchObject({ state: 'Paused' });
+  await adopted?.api.close();
+  const again = await next.adopt(vm.record, NO_PAGER, false);
+  expect(await again?.api.instance()).toMatchObject({ state: 'Running' });
+  await again?.kill();
+  expect(await vm.exited).toMatchObject({ signal: 'SIGKILL' });
+  expect(await again?.exited).toMatchObject({ code: null, signal: null });
+  expect(await next.adopt(vm.record, NO_PAGER, false)).toBeNull();
+  // A process that has its number since is another.
+  expect(await next.adopt({ ...vm.record, pid: process.pid }, NO_PAGER, false)).toBeNull();
+});
+
+test('an adopted VM’s first difference is found by comparison, for nobody knows since when it is counted', async () => {
+  const pager = await bench.pager();
+  const engine: FirecrackerEngine = await bench.engine();
+  const parent = await bench.boot(engine, pager);
+  const base = await parent.branch({ mode: 'full', resume: true });
+  const stack = base.stack.map(({ digest }) => digest);
+  const deviceState = bench.blob(base.device_state.digest);
+  const machine = engine.machine(MEM_MIB, 1);
+  const vm = await bench.keep(engine.restore({ ...bench.spec(pager), machine, stack, deviceState }));
+  await vm.branch({ mode: 'diff', resume: true });
+  const adopted = await (await bench.engine('next')).adopt(vm.record, pager, false);
+  if (!adopted) throw new Error('it runs');
+  const done = await adopted.branch({ mode: 'diff', resume: false });
+  const truth = await bench.memoryOf(adopted.api);
+  // Over what it started from: the branch between is the other engine's knowledge.
+  expect(done.stack.map(({ digest }) => digest).slice(0, -1)).toEqual(stack);
+  expect(
+    (
+      await bench.memoryIn(
+        pager,
+        done.stack.map(({ digest }) => digest),
+      )
+    ).equals(truth),
+  ).toBe(true);
+  await adopted.api.close();
+});
+
+/** The processes that were started in a directory. */
+async function processesIn(dir: string): Promise<string[]> {
+  const found: string[] = [];
+  for (const name of await readdir('/proc')) {
+    if (!/^\d+$/.test(name)) continue;
+    const command = await readFile(`/proc/${name}/cmdline`, 'utf8').catch(() => '');
+    if (!command.includes('--api-sock')) continue;
+    const link = await readlink(`/proc/${name}/cwd`).catch(() => '');
+    if (link === dir) found.push(name);
+  }
+  return found;
+}
+
+async function untilThere(path: string): Promise<void> {
+  while (
+    !(await access(path).then(
+      () => true,
+      () => false,
+    ))
+  )
+    await new Promise((resolve) => setTimeout(resolve, 5));
+}
