@@ -13,6 +13,8 @@ export interface EnsureInitramfsOptions {
   readonly kernel: Kernel;
   /** The guest agent, a static x86-64 executable: it becomes PID 1. */
   readonly agentBinary: string;
+  /** Also the modules of the vsock device: a guest of Firecracker's has no other way to its host. */
+  readonly vsock?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -23,9 +25,9 @@ export interface EnsureInitramfsOptions {
  * The file is named by the digest of its content, so it changes exactly when the agent or the kernel does.
  */
 export async function ensureInitramfs(options: EnsureInitramfsOptions): Promise<string> {
-  const { cacheDir, kernel, agentBinary, signal } = options;
+  const { cacheDir, kernel, agentBinary, vsock = false, signal } = options;
   const agent = await readAgent(agentBinary, signal);
-  const modules = kernel.modulesDir === null ? [] : await loadModules(kernel.modulesDir, signal);
+  const modules = kernel.modulesDir === null ? [] : await loadModules(kernel.modulesDir, { vsock, signal });
   const files = modules.map(({ name, data }) => ({ name: `forkd/ko/${name}.ko`, data }));
   const list = files.map(({ name }) => `/${name}\n`).join('');
   const entries: NewcEntry[] = [

@@ -26,8 +26,14 @@ const WANTED: readonly { readonly name: string; readonly optional?: boolean }[] 
   { name: 'vmgenid', optional: true },
 ];
 
+/** The device through which a guest of Firecracker's is reached. */
+const VSOCK: typeof WANTED = [{ name: 'vmw_vsock_virtio_transport' }];
+
 /** The guest's modules with all that they depend on, in the order of loading. Built-in ones are left out. */
-export async function loadModules(modulesDir: string, signal?: AbortSignal): Promise<KernelModule[]> {
+export async function loadModules(
+  modulesDir: string,
+  { vsock = false, signal }: { vsock?: boolean; signal?: AbortSignal | undefined } = {},
+): Promise<KernelModule[]> {
   const files = await moduleFiles(modulesDir);
   const builtIn = await builtInModules(modulesDir);
   const ordered = new Map<string, KernelModule>();
@@ -43,7 +49,8 @@ export async function loadModules(modulesDir: string, signal?: AbortSignal): Pro
     for (const dependency of depends.filter((entry) => entry !== '')) await visit(spell(dependency), false);
     ordered.set(name, { name, data });
   };
-  for (const { name, optional = false } of WANTED) await visit(name, optional);
+  const wanted = vsock ? [...WANTED, ...VSOCK] : WANTED;
+  for (const { name, optional = false } of wanted) await visit(name, optional);
   return [...ordered.values()];
 }
 

@@ -186,7 +186,11 @@ export class Lab implements AsyncDisposable {
   /** Connects to the agent of a VM that runs. */
   async join(vm: Vm): Promise<Guest> {
     try {
-      const wait = { timeoutMs: AGENT_TIMEOUT_MS, ...(this.#signal && { signal: this.#signal }) };
+      const wait = {
+        vsockPort: vm.agentPort ?? undefined,
+        timeoutMs: AGENT_TIMEOUT_MS,
+        ...(this.#signal && { signal: this.#signal }),
+      };
       return { vm, agent: await GuestAgent.connect(vm.agentSocket, wait) };
     } catch (error) {
       const console = await readFile(path.join(vm.record.dir, 'console.log'), 'utf8').catch(() => '');

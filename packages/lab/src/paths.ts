@@ -14,6 +14,7 @@ export const BUILT = {
   shim: join(REPO, 'target/release/libforkd_shim.so'),
   jail: join(REPO, 'target/release/forkd-jail'),
   deny: join(REPO, 'target/release/forkd-deny'),
+  firecrackerStandIn: join(REPO, 'target/release/forkd-firecracker-stand-in'),
   agent: join(GUEST, 'forkd-agent'),
   storm: join(GUEST, 'forkd-storm'),
 } as const;
