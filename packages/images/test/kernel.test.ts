@@ -25,7 +25,7 @@ describe('the distribution kernel', () => {
 
   test('has every module after those that it depends on', async () => {
     const { modulesDir } = await ensureKernel({ cacheDir: sharedCache });
-    const modules = await loadModules(modulesDir!);
+    const modules = await loadModules(modulesDir!, { vsock: true });
     const builtIn = await readFile(path.join(modulesDir!, 'modules.builtin'), 'utf8');
     const loaded = new Set<string>();
     for (const { name, data } of modules) {
@@ -40,6 +40,12 @@ describe('the distribution kernel', () => {
       loaded.add(name);
     }
     expect([...loaded]).toEqual(expect.arrayContaining(['virtio_blk', 'virtio_console', 'erofs', 'overlay']));
+    const plain = (await loadModules(modulesDir!)).map(({ name }) => name);
+    expect([...loaded].filter((name) => !plain.includes(name))).toEqual([
+      'vsock',
+      'vmw_vsock_virtio_transport_common',
+      'vmw_vsock_virtio_transport',
+    ]);
   });
 
   test.each([
