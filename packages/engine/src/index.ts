@@ -20,7 +20,7 @@ export { FirecrackerVm, type FirecrackerBranch } from './firecracker/vm.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
 export { consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
-export { removeMemoryLimit } from './qemu/memory-limit.ts';
+export { removeMemoryLimit } from './memory-limit.ts';
 export { runsUnderKvm } from './qemu/probe.ts';
 export { QemuEngine, type QemuOptions } from './qemu/engine.ts';
 export { waitUntilRunning } from './qemu/monitor.ts';

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
+import { refuseMemoryLimit } from '../src/machine.ts';
 import type { Pager } from '../src/pager/client.ts';
 import { isRunning } from '../src/process.ts';
 import { Bench, MEM_MIB, type StandInConfig } from './firecracker-support.ts';
@@ -34,12 +35,13 @@ test('what it is and what it can do', async () => {
   const engine = await bench.engine();
   expect(engine).toMatchObject({ name: 'firecracker', version: '1.12.3', accelerator: 'kvm' });
   const { live, memory_limit, pool, ...can } = engine.capabilities;
+  if (memory_limit !== true) expect(memory_limit).toMatch(/\.$/);
   expect(can).toEqual({ full: true, diff: true, pause: true });
   expect(live).toBe(
     'Firecracker 1.12.3 has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.',
   );
-  for (const why of [live, memory_limit, pool]) expect(why).toMatch(/^[A-Z].*\.$/);
-  expect(engine.isolation.map(({ id }) => id)).toEqual(['seccomp', 'jailer']);
+  for (const why of [live, pool]) expect(why).toMatch(/^[A-Z].*\.$/);
+  expect(engine.isolation.map(({ id }) => id)).toEqual(['seccomp', 'jailer', 'memory_cgroup']);
   expect(engine.machine(512, 2)).toMatchObject({ engine: 'firecracker', mem_mib: 512, vcpus: 2 });
   // The trial leaves nothing.
   expect(await readdir(join(bench.dir, 'engine'))).toEqual(['memory']);
@@ -131,10 +133,11 @@ test('what cannot be had is refused before anything is touched', async () => {
   const engine = await bench.engine();
   const machine = engine.machine(MEM_MIB, 1);
   const spec = { ...bench.spec(NO_PAGER), stack: ['sha256:none'], deviceState: 'none', machine };
-  await expect(engine.restore({ ...spec, memoryLimitMib: 64 })).rejects.toMatchObject({
-    code: 'unsupported',
-    message: `The VM ${spec.id} cannot be limited to 64 MiB. The memory of VMs that Firecracker runs is not limited.`,
-  });
+  const none = { ...engine.capabilities, memory_limit: 'No cgroup hierarchy that limits memory is mounted.' };
+  expect(() => refuseMemoryLimit({ ...spec, memoryLimitMib: 64 }, none)).toThrow(
+    `The VM ${spec.id} cannot be limited to 64 MiB. No cgroup hierarchy that limits memory is mounted.`,
+  );
+  refuseMemoryLimit(spec, none);
   const other = { ...machine, engine: 'qemu', machine: 'microvm' } as const;
   await expect(engine.restore({ ...spec, machine: other })).rejects.toMatchObject({
     code: 'machine_mismatch',
@@ -184,6 +187,25 @@ test('an adopted VM’s first difference is found by comparison, for nobody know
     ).equals(truth),
   ).toBe(true);
   await adopted.api.close();
+});
+
+test('a VM that writes more than its limit is ended, and why is known', async (context) => {
+  const pager = await bench.pager();
+  const engine = await bench.engine();
+  const why = engine.capabilities.memory_limit;
+  context.skip(why !== true, `memory cannot be limited here: ${why}`);
+  const parent = await bench.boot(engine, pager);
+  const base = await parent.branch({ mode: 'full', resume: true });
+  const stack = base.stack.map(({ digest }) => digest);
+  const deviceState = bench.blob(base.device_state.digest);
+  const spec = { machine: engine.machine(MEM_MIB, 1), stack, deviceState };
+  const limited = await bench.keep(engine.restore({ ...bench.spec(pager), ...spec, memoryLimitMib: MEM_MIB / 2 }));
+  expect(await limited.exited).toMatchObject({
+    signal: 'SIGKILL',
+    why: `it used more than its memory limit of ${MEM_MIB / 2} MiB`,
+  });
+  const roomy = await bench.keep(engine.restore({ ...bench.spec(pager), ...spec, memoryLimitMib: MEM_MIB * 4 }));
+  expect(await roomy.api.instance()).toMatchObject({ state: 'Running' });
 });
 
 /** The processes that were started in a directory. */

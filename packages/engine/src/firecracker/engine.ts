@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
 import { compareMachines, refuseMemoryLimit } from '../machine.ts';
+import { isolationOfLimits, joinGroup, MemoryLimits, withLimitKill } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
 import { isRunning } from '../process.ts';
 import { endOfProcess, inTime } from '../supervise.ts';
@@ -44,16 +45,18 @@ export class FirecrackerEngine implements Engine {
   readonly #program: string;
   readonly #dir: string;
   readonly #memory: MemoryFiles;
+  readonly #memoryLimits: MemoryLimits;
 
   private constructor(parts: Parts, dir: string) {
-    const { program, features, isolation, memory } = parts;
+    const { program, features, memory, memoryLimits } = parts;
     this.version = features.version;
     this.features = features;
-    this.isolation = isolation;
-    this.capabilities = capabilitiesOf(features);
+    this.isolation = [...parts.isolation, isolationOfLimits(memoryLimits)];
+    this.capabilities = capabilitiesOf(features, memoryLimits);
     this.#program = program;
     this.#dir = dir;
     this.#memory = memory;
+    this.#memoryLimits = memoryLimits;
   }
 
   /** Finds Firecracker on PATH and asks it what it can do. Throws `engine_missing`. */
@@ -67,7 +70,8 @@ export class FirecrackerEngine implements Engine {
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const features = await probeFeatures(program, dir, signal);
     const memory = await MemoryFiles.open(join(dir, 'memory'));
-    return new FirecrackerEngine({ program, features, isolation: await isolationOf(), memory }, dir);
+    const [isolation, memoryLimits] = await Promise.all([isolationOf(), MemoryLimits.probe()]);
+    return new FirecrackerEngine({ program, features, isolation, memory, memoryLimits }, dir);
   }
 
   machine(memMib: number, vcpus: number): Machine {
@@ -108,7 +112,7 @@ export class FirecrackerEngine implements Engine {
   async restore(spec: RestoreSpec): Promise<FirecrackerVm> {
     this.checkMachine(spec.machine);
     refuseMemoryLimit(spec, this.capabilities);
-    const { machine, stack, pager } = spec;
+    const { machine, stack, pager, memoryLimitMib } = spec;
     const memBytes = machine.mem_mib * 2 ** 20;
     const path = await this.#memory.acquire(pager, memBytes, stack, spec.signal);
     // Once it is mapped the file may go: but while it is there, the next VM of this stack shares it.
@@ -122,7 +126,7 @@ export class FirecrackerEngine implements Engine {
         resume: true,
       } as const;
       const start = (api: FirecrackerApi, signal: AbortSignal) => api.loadSnapshot(load, this.features, signal);
-      return await this.#launch(spec, { machine, stack, onKilled }, start);
+      return await this.#launch(spec, { machine, stack, memoryLimitMib, onKilled }, start);
     } catch (error) {
       await onKilled();
       throw error;
@@ -136,7 +140,7 @@ export class FirecrackerEngine implements Engine {
 
   async adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<FirecrackerVm | null> {
     if (!(await isRunning(record))) return null;
-    const exited = endOfProcess(record, join(record.dir, FILES.log));
+    const exited = withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir);
     const vm = new FirecrackerVm(record, exited, this.#home(pager), null);
     await removeSnapshots(record.dir);
     const { state } = await vm.api.instance();
@@ -152,16 +156,19 @@ export class FirecrackerEngine implements Engine {
   /** Starts a process and gives it its VM with `start`. What was begun is undone when that fails. */
   async #launch(spec: BootSpec | RestoreSpec, what: What, start: Start): Promise<FirecrackerVm> {
     const { id, dir, rootImage, pager, signal, timeoutMs } = spec;
-    const { machine, stack } = what;
+    const { machine, stack, memoryLimitMib } = what;
     signal?.throwIfAborted();
     await mkdir(dir, { recursive: true, mode: 0o700 });
     await symlink(resolve(rootImage), join(dir, FILES.root));
-    const { pid, startTicks, exited } = await startProcess(this.#program, id, dir);
+    const { pid, startTicks, exited: ended } = await startProcess(this.#program, id, dir);
+    const exited = withLimitKill(ended, () => dir);
     // What is counted of a boot is the boot itself: its first branch takes all.
     const counted = stack.length === 0 ? null : stack;
     const home = this.#home(pager, what.onKilled);
     const vm = new FirecrackerVm({ id, dir, pid, startTicks, machine, stack }, exited, home, counted);
     try {
+      // Before it has any memory of its own.
+      if (memoryLimitMib !== undefined) await joinGroup(await this.#memoryLimits.create(dir, memoryLimitMib), pid);
       await inTime({ id, exited, log: join(dir, FILES.log), signal, timeoutMs }, async (inStart) => {
         (await dial(vm.api.socket, inStart)).destroy();
         await start(vm.api, inStart);
@@ -179,18 +186,20 @@ interface Parts {
   features: Features;
   isolation: readonly Isolation[];
   memory: MemoryFiles;
+  memoryLimits: MemoryLimits;
 }
 
 interface What {
   machine: Machine;
   stack: readonly string[];
+  memoryLimitMib?: number | undefined;
   /** Called when the VM is killed. */
   onKilled?: () => Promise<void>;
 }
 
 type Start = (api: FirecrackerApi, signal: AbortSignal) => Promise<void>;
 
-function capabilitiesOf(features: Features): Capabilities {
+function capabilitiesOf(features: Features, memoryLimits: MemoryLimits): Capabilities {
   const extended = features.sharedMemory && features.vmstateOnly && features.writeProtect;
   return {
     full: true,
@@ -199,7 +208,7 @@ function capabilitiesOf(features: Features): Capabilities {
       ? 'This Firecracker has what live branches take, and forkd does not make use of it yet.'
       : `Firecracker ${features.version} has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.`,
     pause: true,
-    memory_limit: 'The memory of VMs that Firecracker runs is not limited.',
+    memory_limit: memoryLimits.unavailable ?? true,
     pool: 'Each restore starts a Firecracker of its own.',
   };
 }

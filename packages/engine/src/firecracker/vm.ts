@@ -1,6 +1,7 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EngineError } from '../errors.ts';
+import { removeMemoryLimit } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
 import type { BranchOptions } from '../pager/link.ts';
 import type { BranchDone } from '../pager/wire.ts';
@@ -103,6 +104,7 @@ export class FirecrackerVm implements Vm {
     await killProcess(this.record);
     await this.exited;
     await this.api.close();
+    await removeMemoryLimit(this.record.dir);
     await Promise.all([FILES.api, FILES.agent].map((name) => rm(join(this.record.dir, name), { force: true })));
     await this.#home.onKilled();
   }

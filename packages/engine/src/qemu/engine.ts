@@ -15,7 +15,7 @@ import type {
 } from '../types.ts';
 import { bootArguments, bootFiles, cpuModel, MACHINE, restoreArguments } from './arguments.ts';
 import { Jail } from './jail.ts';
-import { MemoryLimits } from './memory-limit.ts';
+import { isolationOfLimits, MemoryLimits } from '../memory-limit.ts';
 import { chooseAccelerator, readVersion } from './probe.ts';
 import { type Idle, type PoolOptions, VmmPool } from './pool.ts';
 import { adopt, launch, type Launch, wake } from './vm.ts';
@@ -68,7 +68,7 @@ export class QemuEngine implements Engine {
       memory_limit: memoryLimits.unavailable ?? true,
       pool: pooled || 'The pool may hold no VMMs, as it was configured.',
     };
-    this.isolation = [...jail.isolation, isolationOf(memoryLimits)];
+    this.isolation = [...jail.isolation, isolationOfLimits(memoryLimits)];
     this.#shim = options.shim;
     this.#jail = jail;
     this.#memoryLimits = memoryLimits;
@@ -165,9 +165,4 @@ interface Parts {
 
 function liveOf({ liveUnavailable: why }: Pager): true | string {
   return why === null ? true : `Live branches cannot be had here: ${why}.`;
-}
-
-function isolationOf({ unavailable }: MemoryLimits): Isolation {
-  const detail = unavailable ?? 'The memory of a VMM can be limited.';
-  return { id: 'memory_cgroup', ok: unavailable === null, detail };
 }

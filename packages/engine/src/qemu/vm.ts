@@ -8,7 +8,7 @@ import { checkSocketPath, endOfProcess, inTime } from '../supervise.ts';
 import type { Machine, Vm, VmExit, VmRecord } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
-import { joinGroup, memoryLimitKill, type MemoryLimits, removeMemoryLimit } from './memory-limit.ts';
+import { joinGroup, withLimitKill, type MemoryLimits, removeMemoryLimit } from '../memory-limit.ts';
 import { waitUntilRunning } from './monitor.ts';
 import type { Idle } from './pool.ts';
 import { VmmProcess } from './vmm-process.ts';
@@ -111,7 +111,7 @@ export async function adopt(record: VmRecord, pager: Pager, paused: boolean): Pr
   return new QemuVm(
     record,
     pager,
-    explained(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir),
+    withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir),
   );
 }
 
@@ -121,7 +121,7 @@ function vmOf(vmm: VmmProcess, { id, machine, stack, pager }: Pick<Launch, 'id' 
   return new QemuVm(
     { id, dir, pid, startTicks, machine, stack },
     pager,
-    explained(exited, () => vmm.dir),
+    withLimitKill(exited, () => vmm.dir),
   );
 }
 
@@ -141,10 +141,6 @@ function announcement({ id, dir, machine, stack }: Pick<Launch, 'id' | 'dir' | '
 function running(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promise<void>): Promise<void> {
   const { id, signal, timeoutMs } = options;
   return inTime({ id, exited: vm.exited, log: join(options.dir, FILES.log), signal, timeoutMs }, start);
-}
-
-function explained(exited: Promise<VmExit>, dir: () => string): Promise<VmExit> {
-  return exited.then(async (exit) => ({ ...exit, why: await memoryLimitKill(dir()) }));
 }
 
 class QemuVm implements Vm {

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Isolation, VmExit } from './types.ts';
 
 /** A group whose last process has just ended may count as in use for a moment. */
 const REMOVE_ATTEMPTS = 50;
@@ -63,13 +64,19 @@ export class MemoryLimits {
   }
 }
 
+/** What is told of them as one of the things that a VMM can be kept from. */
+export function isolationOfLimits({ unavailable }: MemoryLimits): Isolation {
+  const detail = unavailable ?? 'The memory of a VMM can be limited.';
+  return { id: 'memory_cgroup', ok: unavailable === null, detail };
+}
+
 /** Puts a process that runs into a group. What it had before is not counted. */
 export async function joinGroup(group: string, pid: number): Promise<void> {
   await writeFile(join(group, 'cgroup.procs'), String(pid));
 }
 
 /** Why the VMM in `dir` was killed, if its limit was the reason; `null` otherwise, and for one without a limit. */
-export async function memoryLimitKill(dir: string): Promise<string | null> {
+async function memoryLimitKill(dir: string): Promise<string | null> {
   const hierarchy = await findHierarchy();
   if (hierarchy === null) return null;
   const group = groupOf(hierarchy, dir);
@@ -78,6 +85,12 @@ export async function memoryLimitKill(dir: string): Promise<string | null> {
   const kills = /^oom_kill (\d+)$/m.exec(await read(events))?.[1];
   if (kills === undefined || kills === '0') return null;
   return `it used more than its memory limit of ${Math.round(Number(await read(limit)) / 2 ** 20)} MiB`;
+}
+
+/** The same end, and whether it was the limit's doing. `dir` is asked for the VMM's directory then. */
+export async function withLimitKill(exited: Promise<VmExit>, dir: () => string): Promise<VmExit> {
+  const exit = await exited;
+  return { ...exit, why: await memoryLimitKill(dir()) };
 }
 
 /** Removes the group of the VMM that was in `dir`, if it has one. Its processes have ended. */
