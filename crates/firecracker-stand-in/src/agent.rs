@@ -4,9 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 
-static SERIAL: AtomicU32 = AtomicU32::new(0);
+const SOCKET: &str = "guest.sock";
 
 /// Ends with this value, and with the process.
 pub struct Agent {
@@ -17,9 +16,9 @@ pub struct Agent {
 impl Agent {
     /// To be called on the thread that lives as long as the process: the agent's end is tied to that thread's.
     pub fn start(program: &Path) -> Result<Agent, String> {
-        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let socket = std::env::temp_dir().join(format!("fc-guest-{}-{serial}.sock", std::process::id()));
-        // A process that had this number before may have been killed.
+        // In the directory of the process, which is the VM's own, and goes with it.
+        let socket = PathBuf::from(SOCKET);
+        // A VM that was here before may have been killed.
         let _ = std::fs::remove_file(&socket);
         let mut command = Command::new(program);
         command.arg("--socket").arg(&socket).stdin(Stdio::null());
