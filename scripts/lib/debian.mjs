@@ -18,8 +18,11 @@ export const runtimePackages = [
   'busybox-static',
 ];
 
-/** What only the tests run: the shells that complete words, what checks the manual page, what stops a program at a call. */
-export const testPackages = ['fish', 'man-db', 'mandoc', 'openssl', 'strace', 'zsh'];
+/**
+ * What only the tests run: shells that complete words, what checks the manual page, certificates, the fuzzer's Python, and
+ * what stops a program at a call.
+ */
+export const testPackages = ['fish', 'man-db', 'mandoc', 'openssl', 'python3-venv', 'strace', 'zsh'];
 
 /** @param {readonly string[]} packages @returns {string[]} those that are not fully installed */
 export function missingPackages(packages) {
