@@ -178,6 +178,7 @@ export class Lab {
     const vm: Vm = {
       record: { id, dir: sandbox.dir, pid: 1, startTicks: 1, machine, stack: ['sha256:base'] },
       agentSocket: join(sandbox.dir, 'agent.sock'),
+      agentPort: null,
       exited: exit.promise,
       kill: async () => exit.resolve({ code: null, signal: 'SIGKILL', why: null, log: '' }),
     };

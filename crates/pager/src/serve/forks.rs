@@ -132,19 +132,19 @@ impl Forks {
 
     fn wait_for(&self, name: &str) -> Result<(), String> {
         // The session stays where it can be told of, so that it is asked now and then.
-        let session = loop {
-            let mut states = self.lock();
-            match states.get(name) {
+        let record = loop {
+            match self.lock().get(name) {
                 Some(State::Served(session)) if session.ended().is_none() => {}
-                _ => break states.remove(name),
+                Some(State::Served(session)) => break session.record(),
+                _ => return Ok(()),
             }
-            drop(states);
             std::thread::sleep(Duration::from_millis(20));
         };
-        let Some(State::Served(session)) = session else {
+        // Before the fork is gone from the list: whoever sees that finds the record.
+        self.keep_record(record);
+        let Some(State::Served(session)) = self.lock().remove(name) else {
             return Ok(());
         };
-        self.keep_record(session.record());
         match session.wait() {
             Ended::Failed(error) => Err(error.to_string()),
             Ended::VmmGone | Ended::Detached => Ok(()),

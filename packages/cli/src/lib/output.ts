@@ -16,7 +16,8 @@ export class Output {
     this.streams = streams;
     this.isQuiet = options.isQuiet;
     this.isJson = options.isJson;
-    this.colors = pc.createColors(hasColors(streams, options.env));
+    // A stream that is no terminal does not know the word at all, and picocolors would guess.
+    this.colors = pc.createColors(hasColors(streams, options.env) ?? false);
   }
 
   /** A line of the result. */
@@ -57,7 +58,7 @@ export class Output {
 }
 
 /** NO_COLOR goes before FORCE_COLOR; an empty one of either says nothing. */
-function hasColors(streams: Streams, env: NodeJS.ProcessEnv): boolean {
+function hasColors(streams: Streams, env: NodeJS.ProcessEnv): boolean | undefined {
   if (env['NO_COLOR']) return false;
   const forced = env['FORCE_COLOR'];
   return forced ? forced !== '0' : streams.stdout.isTTY;
