@@ -7,7 +7,7 @@ import { randomInt } from 'node:crypto';
 import { expect, it } from 'vitest';
 import { fuzz, installFuzzer } from './fuzzer.ts';
 
-const SECS = Number(process.env['FORKD_FUZZ_MINUTES'] ?? 1) * 60;
+const SECS = Number(process.env['FORKD_FUZZ_MINUTES'] ?? 0.5) * 60;
 const SEED = Number(process.env['FORKD_FUZZ_SEED'] ?? randomInt(2 ** 31));
 
 it('requests that are made up', { timeout: SECS * 1000 + 600_000 }, async ({ skip }) => {
