@@ -6,7 +6,16 @@ export default defineConfig({
   test: {
     reporters: ['default', './scripts/lib/outcome-reporter.mjs'],
     projects: [
-      { test: { ...shared, name: 'packages', include: ['packages/*/test/**/*.test.ts'], sequence: { groupOrder: 0 } } },
+      {
+        // Most of their time they wait for processes that they have started.
+        test: {
+          ...shared,
+          name: 'packages',
+          include: ['packages/*/test/**/*.test.ts'],
+          maxWorkers: 3,
+          sequence: { groupOrder: 0 },
+        },
+      },
       {
         // They boot virtual machines and measure them: one file at a time, and nothing else beside it.
         test: {
