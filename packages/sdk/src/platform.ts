@@ -13,6 +13,12 @@ export function environment(): Readonly<Record<string, string | undefined>> {
   return typeof process === 'object' ? process.env : {};
 }
 
+/**
+ * How long a connection is kept for the next request: far less than the controller keeps it, so that on a busy host none is
+ * used in the moment in which the controller closes it.
+ */
+const IDLE_MS_MAX = 10_000;
+
 /** undici in Node, which alone can speak over a unix socket; the platform's own `fetch` elsewhere. Loaded when first needed. */
 export async function openPlatformFetch(socket: string | undefined): Promise<PlatformFetch> {
   const undici = await loadUndici();
@@ -26,6 +32,7 @@ export async function openPlatformFetch(socket: string | undefined): Promise<Pla
   const agent = new undici.Agent({
     headersTimeout: 0,
     bodyTimeout: 0,
+    keepAliveMaxTimeout: IDLE_MS_MAX,
     connect: { timeout: CONNECT_TIMEOUT_MS, ...(socket === undefined ? {} : { socketPath: socket }) },
   });
   return {

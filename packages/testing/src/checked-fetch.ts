@@ -11,7 +11,8 @@ export interface CheckedConnection {
 let checker: ReplyChecker | undefined;
 
 export function checkedConnection(socketPath: string): CheckedConnection {
-  const agent = new Agent({ headersTimeout: 0, bodyTimeout: 0, connect: { socketPath } });
+  // As the client's own: it lets go of a connection long before the controller closes it.
+  const agent = new Agent({ headersTimeout: 0, bodyTimeout: 0, keepAliveMaxTimeout: 10_000, connect: { socketPath } });
   return {
     async fetch(url, init) {
       const reply = await fetch(url, { ...init, dispatcher: agent });
