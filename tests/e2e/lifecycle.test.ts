@@ -39,6 +39,11 @@ test('a paused sandbox stands still, through a branch, a new pager and a new con
   const branch = await client.branch(id, { tag: 'of-paused', mode: 'live' });
   expect(branch.status).toBe('ready');
   expect((await client.getSandbox(id)).state).toBe('paused');
+  // More than once, since what a branch leaves of a VM that stands on must be as it found it.
+  for (const mode of ['diff', 'live'] as const) {
+    expect((await client.branch(id, { tag: `again-${mode}`, mode })).status).toBe('ready');
+    await client.deleteSnapshot(`again-${mode}`);
+  }
   const child = await forkOne(client, 'of-paused');
   await until('the child of the branch goes on', 30_000, async () => (await ticksIn(child)) > 5);
 

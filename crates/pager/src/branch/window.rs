@@ -132,7 +132,9 @@ fn stop_and_save<T, F: FnOnce() -> Result<T>>(
     gate: &ShutGate<'_>,
     During { action, overlap }: During<F>,
 ) -> Result<(T, Duration)> {
-    let save = json!({ "filename": format!("/dev/fdset/{FDSET}"), "live": true });
+    // Not `live`: of a VM that stands, that would also give its disks away until it runs again, and a second save before then
+    // (of a paused VM) would end the VMM. What is written is the same.
+    let save = json!({ "filename": format!("/dev/fdset/{FDSET}"), "live": false });
     let quiet = gate.is_quiet();
     monitor.send("stop", json!({}))?;
     if quiet {
