@@ -16,7 +16,7 @@ export type {
   MemoryUse,
 } from './pager/wire.ts';
 export { FirecrackerEngine, type FirecrackerOptions } from './firecracker/engine.ts';
-export { FirecrackerVm, type FirecrackerBranch } from './firecracker/vm.ts';
+export { FirecrackerVm } from './firecracker/vm.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
 export { consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
@@ -34,9 +34,11 @@ export type {
   Isolation,
   KernelFiles,
   Machine,
+  PauseFloor,
   RestoreSpec,
   Shape,
   Vm,
+  VmBranch,
   VmExit,
   VmRecord,
 } from './types.ts';

@@ -1,4 +1,6 @@
 import type { Pager } from './pager/client.ts';
+import type { BranchOptions } from './pager/link.ts';
+import type { BranchDone, BranchMode, MemoryUse } from './pager/wire.ts';
 
 /** How a guest's instructions are run. */
 export type Accelerator = 'kvm' | 'tcg';
@@ -7,7 +9,7 @@ export type Accelerator = 'kvm' | 'tcg';
 export type EngineName = 'qemu' | 'firecracker';
 
 /** Something that not every engine can do on every host. */
-export type Capability = 'full' | 'diff' | 'live' | 'pause' | 'memory_limit' | 'pool';
+export type Capability = 'full' | 'diff' | 'live' | 'pause' | 'memory_limit' | 'pool' | 'floor';
 
 /** Of each, `true`, or the reason why it cannot be had here, as a sentence for people. */
 export type Capabilities = Readonly<Record<Capability, true | string>>;
@@ -97,7 +99,22 @@ export interface VmRecord {
   stack: readonly string[];
 }
 
-/** A VM that runs. */
+/** What a branch of a VM is to be. */
+export interface VmBranch {
+  mode: BranchMode;
+  /** Whether the VM runs on after the pause. One that is paused stays so. */
+  resume: boolean;
+  /** Compares all that was captured with memory as it was in the pause, which lasts that much longer. For tests. */
+  audit?: boolean;
+}
+
+/** What a pause costs that does nothing but save the device state. */
+export interface PauseFloor {
+  pause_us: number;
+  device_state_us: number;
+}
+
+/** A VM that runs. What its engine's {@link Engine.capabilities} deny is refused with `unsupported`. */
 export interface Vm {
   readonly record: VmRecord;
   /** The unix socket that the guest agent's client connects to. */
@@ -106,6 +123,16 @@ export interface Vm {
   readonly agentPort: number | null;
   /** Settles when the VMM's process has ended, with what is known of why. Never rejects. */
   readonly exited: Promise<VmExit>;
+  /** Layers beside those of its record that its next branch is built on: they must stay until that is durable. */
+  readonly builtOn: readonly string[];
+  /** Stops it until it is resumed. `busy` while a branch of it is under way. */
+  pause(signal?: AbortSignal): Promise<void>;
+  /** Lets it go on. One that runs already does so. */
+  resume(signal?: AbortSignal): Promise<void>;
+  /** Takes a snapshot, and resolves when that is durable. */
+  branch(branch: VmBranch, options?: BranchOptions): Promise<BranchDone>;
+  floor(): Promise<PauseFloor>;
+  memory(): Promise<MemoryUse>;
   /** Ends the VMM and waits for its end; releases it in the pager; removes its sockets. Idempotent. */
   kill(): Promise<void>;
 }

@@ -34,13 +34,13 @@ test('what it is and what it can do', async () => {
   await bench.configure({ version: '1.12.3' });
   const engine = await bench.engine();
   expect(engine).toMatchObject({ name: 'firecracker', version: '1.12.3', accelerator: 'kvm' });
-  const { live, memory_limit, pool, ...can } = engine.capabilities;
+  const { live, memory_limit, pool, floor, ...can } = engine.capabilities;
   if (memory_limit !== true) expect(memory_limit).toMatch(/\.$/);
   expect(can).toEqual({ full: true, diff: true, pause: true });
   expect(live).toBe(
     'Firecracker 1.12.3 has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.',
   );
-  for (const why of [live, pool]) expect(why).toMatch(/^[A-Z].*\.$/);
+  for (const why of [live, pool, floor]) expect(why).toMatch(/^[A-Z].*\.$/);
   expect(engine.isolation.map(({ id }) => id)).toEqual(['seccomp', 'jailer', 'memory_cgroup']);
   expect(engine.machine(512, 2)).toMatchObject({ engine: 'firecracker', mem_mib: 512, vcpus: 2 });
   // The trial leaves nothing.

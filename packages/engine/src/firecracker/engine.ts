@@ -9,6 +9,7 @@ import { isRunning } from '../process.ts';
 import { endOfProcess, inTime } from '../supervise.ts';
 import type { BootSpec, Capabilities, Engine, Isolation, Machine, RestoreSpec, VmRecord } from '../types.ts';
 import type { FirecrackerApi } from './api.ts';
+import { firecrackerCapabilities } from './capabilities.ts';
 import type { Features } from './features.ts';
 import { ensureElfKernel } from './kernel.ts';
 import { MemoryFiles } from './memory-files.ts';
@@ -52,7 +53,7 @@ export class FirecrackerEngine implements Engine {
     this.version = features.version;
     this.features = features;
     this.isolation = [...parts.isolation, isolationOfLimits(memoryLimits)];
-    this.capabilities = capabilitiesOf(features, memoryLimits);
+    this.capabilities = firecrackerCapabilities({ features, limitUnavailable: memoryLimits.unavailable });
     this.#program = program;
     this.#dir = dir;
     this.#memory = memory;
@@ -198,20 +199,6 @@ interface What {
 }
 
 type Start = (api: FirecrackerApi, signal: AbortSignal) => Promise<void>;
-
-function capabilitiesOf(features: Features, memoryLimits: MemoryLimits): Capabilities {
-  const extended = features.sharedMemory && features.vmstateOnly && features.writeProtect;
-  return {
-    full: true,
-    diff: true,
-    live: extended
-      ? 'This Firecracker has what live branches take, and forkd does not make use of it yet.'
-      : `Firecracker ${features.version} has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.`,
-    pause: true,
-    memory_limit: memoryLimits.unavailable ?? true,
-    pool: 'Each restore starts a Firecracker of its own.',
-  };
-}
 
 /** What a controller that ended left half-made. */
 async function removeSnapshots(dir: string): Promise<void> {

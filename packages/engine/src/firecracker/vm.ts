@@ -2,11 +2,12 @@ import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EngineError } from '../errors.ts';
 import { removeMemoryLimit } from '../memory-limit.ts';
+import { readMemoryUse } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
 import type { BranchOptions } from '../pager/link.ts';
-import type { BranchDone } from '../pager/wire.ts';
+import type { BranchDone, MemoryUse } from '../pager/wire.ts';
 import { killProcess } from '../process.ts';
-import type { Capabilities, Vm, VmExit, VmRecord } from '../types.ts';
+import type { Capabilities, Capability, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
 import { FirecrackerApi } from './api.ts';
 import { FILES } from './process.ts';
 import { branchOf, takeSnapshot } from './snapshot.ts';
@@ -20,12 +21,6 @@ export interface Home {
   capabilities: Capabilities;
   /** Called once when the VM is killed. */
   onKilled: () => Promise<void>;
-}
-
-export interface FirecrackerBranch {
-  mode: 'full' | 'diff';
-  /** Whether the VM runs on after the pause. */
-  resume: boolean;
 }
 
 /** A VM of Firecracker's. */
@@ -51,6 +46,10 @@ export class FirecrackerVm implements Vm {
     this.#counted = counted;
   }
 
+  get builtOn(): readonly string[] {
+    return this.#counted ?? [];
+  }
+
   async pause(signal?: AbortSignal): Promise<void> {
     this.#assertNoBranch();
     await this.api.pause(signal);
@@ -62,9 +61,8 @@ export class FirecrackerVm implements Vm {
   }
 
   /** Takes a snapshot and makes layers of it. Resolves when they are durable. What is connected to the guest is cut off. */
-  async branch(branch: FirecrackerBranch, options: BranchOptions = {}): Promise<BranchDone> {
-    const why = this.#home.capabilities[branch.mode];
-    if (why !== true) throw new EngineError('unsupported', `A branch of ${this.record.id} cannot be had. ${why}`);
+  async branch(branch: VmBranch, options: BranchOptions = {}): Promise<BranchDone> {
+    if (this.#home.capabilities[branch.mode] !== true) throw this.#unsupported(branch.mode, 'A branch');
     this.#assertNoBranch();
     this.#branching = true;
     const dir = join(this.record.dir, `snapshot-${(this.#branches += 1)}`);
@@ -76,12 +74,20 @@ export class FirecrackerVm implements Vm {
     }
   }
 
+  async floor(): Promise<PauseFloor> {
+    throw this.#unsupported('floor', 'The floor of a pause');
+  }
+
+  memory(): Promise<MemoryUse> {
+    return readMemoryUse(this.record.pid);
+  }
+
   kill(): Promise<void> {
     this.#killed ??= this.#end();
     return this.#killed;
   }
 
-  async #take({ mode, resume }: FirecrackerBranch, dir: string, options: BranchOptions): Promise<BranchDone> {
+  async #take({ mode, resume }: VmBranch, dir: string, options: BranchOptions): Promise<BranchDone> {
     const { machine, stack } = this.record;
     // Firecracker forgets what was written as soon as it has written it down: until that is a layer, nothing is known.
     const counted = this.#counted;
@@ -93,6 +99,11 @@ export class FirecrackerVm implements Vm {
     const done = await branchOf(captured, stats, this.#home.pager, options);
     this.#counted = done.stack.map(({ digest }) => digest);
     return done;
+  }
+
+  #unsupported(capability: Capability, what: string): EngineError {
+    const why = this.#home.capabilities[capability];
+    return new EngineError('unsupported', `${what} of ${this.record.id} cannot be had. ${why}`);
   }
 
   #assertNoBranch(): void {

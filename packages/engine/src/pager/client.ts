@@ -75,13 +75,13 @@ export class Pager {
   }
 
   /** Stops a VM until it is resumed. `busy` while a branch of it is under way. */
-  async pause(sandbox: string): Promise<void> {
-    await this.#link.request({ op: 'pause', sandbox });
+  async pause(sandbox: string, signal?: AbortSignal): Promise<void> {
+    await this.#link.request({ op: 'pause', sandbox }, signal ? { signal } : {});
   }
 
   /** Lets a VM go on that was paused. */
-  async resume(sandbox: string): Promise<void> {
-    await this.#link.request({ op: 'resume', sandbox });
+  async resume(sandbox: string, signal?: AbortSignal): Promise<void> {
+    await this.#link.request({ op: 'resume', sandbox }, signal ? { signal } : {});
   }
 
   /** Announces a VMM that will wait for its VM. It ends with this connection, unless it is woken before. */

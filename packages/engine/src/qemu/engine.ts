@@ -14,6 +14,7 @@ import type {
   VmRecord,
 } from '../types.ts';
 import { bootArguments, bootFiles, cpuModel, MACHINE, restoreArguments } from './arguments.ts';
+import { qemuCapabilities } from './capabilities.ts';
 import { Jail } from './jail.ts';
 import { isolationOfLimits, MemoryLimits } from '../memory-limit.ts';
 import { chooseAccelerator, readVersion } from './probe.ts';
@@ -60,14 +61,11 @@ export class QemuEngine implements Engine {
     this.acceleratorReason = choice.reason;
     const { pool, shim } = options;
     const pooled = pool !== undefined && pool.sizeMax > 0;
-    this.capabilities = {
-      full: true,
-      diff: true,
-      live: liveOf(options.pager),
-      pause: true,
-      memory_limit: memoryLimits.unavailable ?? true,
-      pool: pooled || 'The pool may hold no VMMs, as it was configured.',
-    };
+    this.capabilities = qemuCapabilities({
+      liveUnavailable: options.pager.liveUnavailable,
+      limitUnavailable: memoryLimits.unavailable,
+      pooled,
+    });
     this.isolation = [...jail.isolation, isolationOfLimits(memoryLimits)];
     this.#shim = options.shim;
     this.#jail = jail;
@@ -161,8 +159,4 @@ interface Parts {
   choice: { accelerator: Accelerator; reason: string };
   jail: Jail;
   memoryLimits: MemoryLimits;
-}
-
-function liveOf({ liveUnavailable: why }: Pager): true | string {
-  return why === null ? true : `Live branches cannot be had here: ${why}.`;
 }

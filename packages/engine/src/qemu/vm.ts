@@ -2,10 +2,11 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Pager } from '../pager/client.ts';
-import type { Caller } from '../pager/wire.ts';
+import type { BranchOptions } from '../pager/link.ts';
+import type { BranchDone, Caller, MemoryUse } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
 import { checkSocketPath, endOfProcess, inTime } from '../supervise.ts';
-import type { Machine, Vm, VmExit, VmRecord } from '../types.ts';
+import type { Machine, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
 import { joinGroup, withLimitKill, type MemoryLimits, removeMemoryLimit } from '../memory-limit.ts';
@@ -148,6 +149,8 @@ class QemuVm implements Vm {
   readonly agentSocket: string;
   readonly agentPort = null;
   readonly exited: Promise<VmExit>;
+  /** What it has written is known of itself: its branches are built on what it was started from. */
+  readonly builtOn = [];
   readonly #pager: Pager;
   #killed: Promise<void> | undefined;
 
@@ -156,6 +159,26 @@ class QemuVm implements Vm {
     this.agentSocket = join(record.dir, FILES.agent);
     this.exited = exited;
     this.#pager = pager;
+  }
+
+  pause(signal?: AbortSignal): Promise<void> {
+    return this.#pager.pause(this.record.id, signal);
+  }
+
+  resume(signal?: AbortSignal): Promise<void> {
+    return this.#pager.resume(this.record.id, signal);
+  }
+
+  branch({ mode, resume, audit = false }: VmBranch, options?: BranchOptions): Promise<BranchDone> {
+    return this.#pager.branch({ sandbox: this.record.id, mode, resume, audit }, options);
+  }
+
+  floor(): Promise<PauseFloor> {
+    return this.#pager.floor(this.record.id);
+  }
+
+  memory(): Promise<MemoryUse> {
+    return this.#pager.memory(this.record.id);
   }
 
   kill(): Promise<void> {

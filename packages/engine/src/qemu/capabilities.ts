@@ -1,0 +1,23 @@
+import type { Capabilities } from '../types.ts';
+
+/** What QEMU's abilities depend on. */
+export interface QemuHost {
+  /** Why the pager cannot branch live; `null` where it can. */
+  liveUnavailable: string | null;
+  /** Why memory cannot be limited; `null` where it can. */
+  limitUnavailable: string | null;
+  /** VMMs may wait for their VM. */
+  pooled: boolean;
+}
+
+export function qemuCapabilities({ liveUnavailable, limitUnavailable, pooled }: QemuHost): Capabilities {
+  return {
+    full: true,
+    diff: true,
+    live: liveUnavailable === null || `Live branches cannot be had here: ${liveUnavailable}.`,
+    pause: true,
+    memory_limit: limitUnavailable ?? true,
+    pool: pooled || 'The pool may hold no VMMs, as it was configured.',
+    floor: true,
+  };
+}
