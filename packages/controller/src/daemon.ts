@@ -53,6 +53,8 @@ export class Daemon {
   readonly #log: Logger;
   readonly #scope: Scope;
   readonly #stop = new AbortController();
+  /** What runs is known: until then none of it may be taken for gone. */
+  #recovered = false;
   /** Why it ends, once it does. */
   #ending: string | null = null;
 
@@ -90,14 +92,14 @@ export class Daemon {
     const replies = await Replies.open(paths.replies);
     const events = new EventLog();
     const pins = new Pins();
-    const boot = new GuestBoot(paths.cache, binaries);
-    const vmm = new Vmm({ paths, binaries, boot, poolSizeMax: options.vmmPool, log });
+    const boot = new GuestBoot(paths.cache, binaries, { vsock: options.engine === 'firecracker' });
+    const vmm = new Vmm({ name: options.engine, paths, binaries, boot, poolSizeMax: options.vmmPool, log });
     const housekeeping = new Housekeeping(store, pins, vmm, log);
     const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, log });
     // The guests run on; an open connection to one would keep this process from ending.
     this.#scope.defer('the connections to guests', () => registry.all().forEach(({ guest }) => guest.close()));
     // Sandboxes that run on need their pager; without any it has nothing to keep.
-    this.#scope.defer('the pager', () => vmm.close({ endPager: registry.size === 0 }));
+    this.#scope.defer('the pager', () => vmm.close({ endPager: this.#recovered && registry.size === 0 }));
     this.#scope.defer('housekeeping', () => housekeeping.close());
     const catalog = new Catalog(store, events);
     const shared = { catalog, registry, store, pins, housekeeping, vmm, boot, paths, replies, events, log, metrics };
@@ -108,7 +110,12 @@ export class Daemon {
     const removal = new Removal({ ...shared, reservedBy });
     const workspaces = new Workspaces({ ...shared, dir: paths.workspaces, forks, branches, removal });
 
-    await this.#recover(new Recovery({ ...shared, root: paths.sandboxes }), { vmm, replies, workspaces, removal });
+    await this.#recover(new Recovery({ ...shared, root: paths.sandboxes, engine: options.engine }), {
+      vmm,
+      replies,
+      workspaces,
+      removal,
+    });
     housekeeping.request();
 
     const lifecycle = new Lifecycle(shared);
@@ -164,6 +171,7 @@ export class Daemon {
   ): Promise<void> {
     const { vmm, replies, workspaces, removal } = parts;
     const found = await recovery.recover();
+    this.#recovered = true;
     vmm.onNewPager((runtime) => recovery.readopt(runtime));
     await workspaces.recover();
     await removal.removeUnseen(replies.cutOffSnapshots());
@@ -213,7 +221,10 @@ export class Daemon {
         version: engine.version,
         accelerator: engine.accelerator,
         reason: engine.acceleratorReason,
-        live_unavailable: pager.liveUnavailable,
+        live_unavailable: pager.liveUnavailable ?? reasonOf(engine.capabilities.live),
+        capabilities: Object.entries(engine.capabilities).map(([id, can]) => {
+          return { id, ok: can === true, why: reasonOf(can) };
+        }),
         isolation: [...engine.isolation],
       },
       data_dir: this.#options.dataDir,
@@ -221,4 +232,8 @@ export class Daemon {
       version,
     };
   }
+}
+
+function reasonOf(can: true | string): string | null {
+  return can === true ? null : can;
 }

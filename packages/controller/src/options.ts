@@ -3,6 +3,7 @@ import { join, resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 
 import { defaultListen, limits } from '@forkd/api';
+import type { EngineName } from '@forkd/engine';
 
 import { messageOf } from './errors.ts';
 import { dataPaths, defaultDataDir } from './paths.ts';
@@ -14,6 +15,8 @@ export class UsageError extends Error {
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
 export type LogLevel = (typeof logLevels)[number];
+
+const engines = ['qemu', 'firecracker'] as const satisfies readonly EngineName[];
 
 export interface Options {
   dataDir: string;
@@ -29,6 +32,8 @@ export interface Options {
   /** `null`: none is kept. */
   auditLog: string | null;
   branchConcurrency: number;
+  /** What runs the VMs. */
+  engine: EngineName;
   /** VMMs that wait for the next forks. */
   vmmPool: number;
   /** Branches that are older, or of their template's not among so many of the newest, are removed. `null`: they stay. */
@@ -54,7 +59,8 @@ The daemon that runs sandboxes. Each option can be given as an environment varia
   --state DIR               the same by forkd's name (FORKD_STATE)
   --snapshot-root DIR       the store of snapshots, when it is elsewhere (DATA/store, FORKD_SNAPSHOT_ROOT)
   --branch-concurrency N    branches at the same time (4, FORKD_BRANCH_CONCURRENCY)
-  --vmm-pool N              VMMs that are started ahead of the next forks; 0 for none (4, FORKD_VMM_POOL)
+  --engine NAME             what runs the VMs: qemu or firecracker, which is looked for on PATH (qemu, FORKD_ENGINE)
+  --vmm-pool N              VMMs that are started ahead of the next forks; 0 for none (4; of Firecracker's none, FORKD_VMM_POOL)
   --prune-older-than-secs N remove branches that are older, unless others need them (FORKD_PRUNE_OLDER_THAN_SECS)
   --prune-keep N            of each template's branches, keep so many of the newest (FORKD_PRUNE_KEEP)
   --idle-exit-secs N        end after N seconds without a sandbox and a request (FORKD_IDLE_EXIT_SECS)
@@ -77,6 +83,7 @@ export const optionEnv = {
   state: 'FORKD_STATE',
   'snapshot-root': 'FORKD_SNAPSHOT_ROOT',
   'branch-concurrency': 'FORKD_BRANCH_CONCURRENCY',
+  engine: 'FORKD_ENGINE',
   'vmm-pool': 'FORKD_VMM_POOL',
   'prune-older-than-secs': 'FORKD_PRUNE_OLDER_THAN_SECS',
   'prune-keep': 'FORKD_PRUNE_KEEP',
@@ -96,6 +103,7 @@ const flags = {
   state: { type: 'string' },
   'snapshot-root': { type: 'string' },
   'branch-concurrency': { type: 'string' },
+  engine: { type: 'string' },
   'vmm-pool': { type: 'string' },
   'prune-older-than-secs': { type: 'string' },
   'prune-keep': { type: 'string' },
@@ -133,6 +141,7 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   const tokenFile = givenPath('token-file');
   const noTcp = values['no-tcp'] ?? ['1', 'true'].includes(env[optionEnv['no-tcp']] ?? '');
   const count = (flag: Parameters<typeof given>[0], min = 1) => parseCount(`--${flag}`, given(flag), min);
+  const engine = parseEngine(given('engine') ?? 'qemu');
   return {
     run: 'serve',
     options: {
@@ -144,7 +153,8 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
       tls: parseTls(givenPath('tls-cert'), givenPath('tls-key')),
       auditLog: givenPath('audit-log'),
       branchConcurrency: count('branch-concurrency') ?? limits.branchConcurrencyDefault,
-      vmmPool: count('vmm-pool', 0) ?? limits.vmmPoolDefault,
+      engine,
+      vmmPool: parsePool(engine, count('vmm-pool', 0)),
       pruneOlderThanSecs: count('prune-older-than-secs', 0),
       pruneKeep: count('prune-keep', 0),
       idleExitSecs: count('idle-exit-secs'),
@@ -195,6 +205,19 @@ function parseCount(flag: string, text: string | undefined, min: number): number
   if (!/^\d{1,9}$/.test(text) || count < min)
     throw new UsageError(`${flag} must be a number of at least ${min}, it is '${text}'.`);
   return count;
+}
+
+function parseEngine(text: string): EngineName {
+  const engine = engines.find((candidate) => candidate === text);
+  if (engine === undefined) throw new UsageError(`--engine must be one of ${engines.join(', ')}, it is '${text}'.`);
+  return engine;
+}
+
+/** A Firecracker is started for its VM, and cannot wait for one. */
+function parsePool(engine: EngineName, asked: number | null): number {
+  if (engine === 'qemu') return asked ?? limits.vmmPoolDefault;
+  if (asked === null || asked === 0) return 0;
+  throw new UsageError(`--vmm-pool '${asked}': with --engine ${engine} no VMM waits for a fork; leave it out.`);
 }
 
 function parseLevel(text: string): LogLevel {

@@ -15,6 +15,8 @@ export interface DataPaths {
   replies: string;
   /** VMMs that wait for their VM, one directory each. */
   pool: string;
+  /** Of Firecracker's: kernels as it loads them, and the memory of snapshots. */
+  firecracker: string;
   /** Sockets and what says which processes run. */
   run: string;
 }
@@ -30,6 +32,7 @@ export function dataPaths(root: string, store?: string): DataPaths {
     workspaces: at('workspaces'),
     replies: at('replies'),
     pool: at('pool'),
+    firecracker: at('firecracker'),
     run: at('run'),
   };
 }

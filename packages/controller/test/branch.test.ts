@@ -193,3 +193,34 @@ test('the slot is free when the reply says that it is over, for better or worse'
   expect(lab.registry.find('sb-1').info().branch_count).toBe(5);
   await lab.close();
 });
+
+test('a mode that the engine has not is refused with its reason before anything is touched', async () => {
+  const lab = await Lab.open(await scratch());
+  await lab.addSandbox('sb-1');
+  lab.capabilities.live = 'This engine has no live branches.';
+  await expect(lab.branches.branch('sb-1', { tag: 'no', mode: 'live' })).rejects.toMatchObject({
+    code: 'unsupported',
+    message: 'Branch of sandbox sb-1: mode live cannot be had. This engine has no live branches.',
+  });
+  expect(lab.fakes.size).toBe(0);
+  expect(lab.registry.find('sb-1').branching).toBeNull();
+  expect(await lab.catalog.list()).toEqual([]);
+  await lab.close();
+});
+
+test('what the next branch of a VM is built on stays when its snapshot is removed, until that VM ends', async () => {
+  const lab = await Lab.open(await scratch());
+  const { sandbox } = await lab.addSandbox('sb-1');
+  const base = await lab.store.putBytes(Buffer.from('base'));
+  Object.defineProperty(sandbox.vm, 'builtOn', { value: [base.digest] });
+  const reply = lab.branches.branch('sb-1', { tag: 'below', mode: 'diff' });
+  await expect.poll(() => lab.fakes.get('sb-1')).toBeDefined();
+  await lab.fakes.get('sb-1')!.durable();
+  await reply;
+  await lab.removal.remove('below', {});
+  await lab.store.gc({ inUse: () => lab.pins.current() });
+  await lab.store.verify(base.digest);
+  await lab.registry.end(sandbox);
+  await expect.poll(() => codeOf(lab.store.verify(base.digest))).toBe('unknown_blob');
+  await lab.close();
+});

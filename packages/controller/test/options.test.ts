@@ -22,6 +22,7 @@ test('defaults, environment, flags', () => {
     tls: null,
     auditLog: null,
     branchConcurrency: 4,
+    engine: 'qemu',
     vmmPool: 4,
     pruneOlderThanSecs: null,
     pruneKeep: null,
@@ -50,6 +51,8 @@ test('defaults, environment, flags', () => {
     vmmPool: 4,
     socket: '/s',
   });
+  expect(serve([], { FORKD_ENGINE: 'firecracker' })).toMatchObject({ engine: 'firecracker', vmmPool: 0 });
+  expect(serve(['--engine', 'qemu'], { FORKD_ENGINE: 'firecracker' })).toMatchObject({ engine: 'qemu', vmmPool: 4 });
   expect(serve(['--no-tcp'], env).bind).toBeNull();
   expect(serve(['--bind', '0.0.0.0:8889', '--token-file', '/t'], {})).toMatchObject({
     bind: { host: '0.0.0.0' },
@@ -90,6 +93,8 @@ test.each([
   [['serve', '--bind', '[::]:8889'], 'not a loopback address'],
   [['serve', '--bind', '127.0.0.1'], 'is not HOST:PORT'],
   [['serve', '--bind', '127.0.0.1:70000'], 'is not HOST:PORT'],
+  [['serve', '--engine', 'xen'], "--engine must be one of qemu, firecracker, it is 'xen'."],
+  [['serve', '--engine', 'firecracker', '--vmm-pool', '2'], "--vmm-pool '2'"],
   [['serve', '--log-level', 'loud'], '--log-level must be one of'],
   [['serve', '--tls-cert', '/c'], "--tls-cert '/c' needs a --tls-key."],
   [['serve', '--tls-key', '/k'], "--tls-key '/k' needs a --tls-cert."],

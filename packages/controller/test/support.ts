@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import type { Branch, BranchDone, BranchOptions, BranchStats, Machine, Vm, VmExit } from '@forkd/engine';
+import type { BranchDone, BranchMode, BranchOptions, BranchStats, Machine, Vm, VmBranch, VmExit } from '@forkd/engine';
 import { EngineError } from '@forkd/engine';
 import { Store } from '@forkd/store';
 import type { Blob } from '@forkd/store';
@@ -69,13 +69,13 @@ export function statsOf(more: Partial<BranchStats> = {}): BranchStats {
 
 /** A branch that a test moves on by hand. */
 export class FakeBranch {
-  readonly request: Branch;
+  readonly request: VmBranch;
   readonly #options: BranchOptions;
   readonly #store: Store;
   readonly #n: number;
   readonly result = deferred<BranchDone>();
 
-  constructor(request: Branch, options: BranchOptions, store: Store, n: number) {
+  constructor(request: VmBranch, options: BranchOptions, store: Store, n: number) {
     this.request = request;
     this.#options = options;
     this.#store = store;
@@ -109,7 +109,7 @@ export class FakeBranch {
   }
 }
 
-/** The services over a real store, with a pager that does what the test says. */
+/** The services over a real store, with VMs that do what the test says. */
 export class Lab {
   readonly store: Store;
   readonly catalog: Catalog;
@@ -120,21 +120,15 @@ export class Lab {
   readonly pins = new Pins();
   readonly events = new EventLog();
   readonly fakes = new Map<string, FakeBranch>();
+  /** What the engine can do. */
+  readonly capabilities: Partial<Record<BranchMode, true | string>> = { full: true, diff: true, live: true };
   #count = 0;
 
   private constructor(dir: string, store: Store, cap: number) {
     this.store = store;
-    const pager = {
-      liveUnavailable: null,
-      branch: (request: Branch, options: BranchOptions = {}) => {
-        this.#count += 1;
-        const fake = new FakeBranch(request, options, store, this.#count);
-        this.fakes.set(request.sandbox, fake);
-        return fake.result.promise;
-      },
-      inventory: async () => ({ layers: [], sandboxes: [] }),
-    };
-    const runtime = { pager } as unknown as Runtime;
+    const pager = { inventory: async () => ({ layers: [], sandboxes: [] }) };
+    const engine = { capabilities: this.capabilities };
+    const runtime = { engine, pager } as unknown as Runtime;
     const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager };
     this.housekeeping = new Housekeeping(store, this.pins, vmm, silent);
     const { pins, housekeeping, events } = this;
@@ -180,6 +174,17 @@ export class Lab {
       agentSocket: join(sandbox.dir, 'agent.sock'),
       agentPort: null,
       exited: exit.promise,
+      builtOn: [],
+      pause: unasked,
+      resume: unasked,
+      branch: (request, options = {}) => {
+        this.#count += 1;
+        const fake = new FakeBranch(request, options, this.store, this.#count);
+        this.fakes.set(id, fake);
+        return fake.result.promise;
+      },
+      floor: unasked,
+      memory: unasked,
       kill: async () => exit.resolve({ code: null, signal: 'SIGKILL', why: null, log: '' }),
     };
     this.registry.attach(sandbox, vm);
@@ -192,6 +197,9 @@ export class Lab {
     await this.housekeeping.close();
   }
 }
+
+/** No test here asks it. */
+const unasked = () => Promise.reject(new Error('a VM of this lab only branches'));
 
 /** The code of what `promise` is rejected with; `ok` when it is not. */
 export async function codeOf(promise: Promise<unknown>): Promise<string> {

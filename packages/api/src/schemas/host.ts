@@ -11,6 +11,16 @@ export const IsolationInfo = Type.Object({
 });
 export type IsolationInfo = Static<typeof IsolationInfo>;
 
+/** One thing that not every engine can do on every host. */
+export const CapabilityInfo = Type.Object({
+  /** Such as `live`, `memory_limit`, `pool`. */
+  id: Type.String(),
+  ok: Type.Boolean(),
+  /** Why not, as a sentence: what a request that asks for it is answered; null where it can be had. */
+  why: Nullable(Type.String()),
+});
+export type CapabilityInfo = Static<typeof CapabilityInfo>;
+
 export const EngineInfo = Type.Object({
   name: Type.String(),
   version: Type.String(),
@@ -19,6 +29,8 @@ export const EngineInfo = Type.Object({
   reason: Type.String(),
   /** Why a live branch cannot be had here; null when it can. */
   live_unavailable: Nullable(Type.String()),
+  /** What can be asked for. The rest is refused with `unsupported`. */
+  capabilities: Type.Array(CapabilityInfo),
   /** How the processes of VMs are confined; what a host does not allow has `ok: false`. */
   isolation: Type.Array(IsolationInfo),
 });

@@ -1,5 +1,3 @@
-import type { Pager } from '@forkd/engine';
-
 import { raceAbort } from '../deadline.ts';
 import { limits } from '../limits.ts';
 import type { Vmm } from '../runtime/vmm.ts';
@@ -73,7 +71,7 @@ export class GaugeReader {
     const [snapshots, held, used] = await Promise.all([
       orUnknown(this.#catalog.list()),
       pager === null ? null : orUnknown(inTime(pager.inventory())),
-      pager === null ? null : this.#memory(pager),
+      pager === null ? null : this.#memory(),
     ]);
     const pages = held?.layers.reduce((sum, layer) => sum + layer.pages, 0);
     this.#asked = {
@@ -88,12 +86,12 @@ export class GaugeReader {
   }
 
   /** One that ends while it is looked at counts for nothing. */
-  async #memory(pager: Pager): Promise<{ privateBytes: number; sharedBytes: number }> {
+  async #memory(): Promise<{ privateBytes: number; sharedBytes: number }> {
     const sum = { privateBytes: 0, sharedBytes: 0 };
-    const ids = this.#registry.list().map(({ id }) => id);
+    const vms = this.#registry.list().flatMap(({ vm }) => (vm === null ? [] : [vm]));
     const work = async (): Promise<void> => {
-      for (let id = ids.pop(); id !== undefined; id = ids.pop()) {
-        const use = await orUnknown(inTime(pager.memory(id)));
+      for (let vm = vms.pop(); vm !== undefined; vm = vms.pop()) {
+        const use = await orUnknown(inTime(vm.memory()));
         sum.privateBytes += use?.private_bytes ?? 0;
         sum.sharedBytes += use?.shared_bytes ?? 0;
       }

@@ -16,8 +16,8 @@ const endPollMs = 10;
 
 /**
  * The VMMs of these directories. A VMM has a root of its own and no working directory of ours, but from its first instant
- * its standard output is the log in its directory, also after that was moved. Its environment has what it told its shim,
- * so that a program with which somebody looks at the log is not taken for one.
+ * its standard output is a file in its directory, also after that was moved. QEMU's environment has what it told its shim, and
+ * Firecracker's command line where its API is, so that a program with which somebody looks at the file is not taken for one.
  */
 export async function findVmms(dirs: ReadonlySet<string>): Promise<Stray[]> {
   const found: Stray[] = [];
@@ -27,12 +27,17 @@ export async function findVmms(dirs: ReadonlySet<string>): Promise<Stray[]> {
     if (!Number.isSafeInteger(pid)) continue;
     const dir = dirname(await readlink(`/proc/${pid}/fd/1`).catch(() => ''));
     if (!dirs.has(dir)) continue;
-    const environment = await readFile(`/proc/${pid}/environ`, 'latin1').catch(() => '');
-    if (!environment.split('\0').some((entry) => entry.startsWith('FORKD_SHIM_SANDBOX='))) continue;
+    const [environment, words] = await Promise.all([stringsOf(pid, 'environ'), stringsOf(pid, 'cmdline')]);
+    const isQemu = environment.some((entry) => entry.startsWith('FORKD_SHIM_SANDBOX='));
+    if (!isQemu && !words.includes('--api-sock')) continue;
     const startTicks = await readStartTicks(pid);
     if (startTicks !== null) found.push({ pid, startTicks, dir });
   }
   return found;
+}
+
+async function stringsOf(pid: number, file: 'environ' | 'cmdline'): Promise<string[]> {
+  return (await readFile(`/proc/${pid}/${file}`, 'latin1').catch(() => '')).split('\0');
 }
 
 /** Kills a process and waits for its end. Returns whether it has ended. */

@@ -19,12 +19,15 @@ interface KernelRequest {
 export class GuestBoot {
   readonly #cacheDir: string;
   readonly #binaries: Binaries;
+  readonly #vsock: boolean;
   /** The files of the last boot. */
   readonly #note: string;
 
-  constructor(cacheDir: string, binaries: Binaries) {
+  /** `vsock`: its guests reach the host by that device. */
+  constructor(cacheDir: string, binaries: Binaries, { vsock }: { vsock: boolean }) {
     this.#cacheDir = cacheDir;
     this.#binaries = binaries;
+    this.#vsock = vsock;
     this.#note = join(cacheDir, 'guest-boot.json');
   }
 
@@ -37,7 +40,7 @@ export class GuestBoot {
       ...(kernelFile !== undefined && { kernelFile }),
       ...(onProgress !== undefined && { onProgress }),
     });
-    const initramfs = await ensureInitramfs({ cacheDir, kernel, agentBinary, signal });
+    const initramfs = await ensureInitramfs({ cacheDir, kernel, agentBinary, vsock: this.#vsock, signal });
     const files = { vmlinuz: kernel.vmlinuz, initramfs };
     if (kernelFile === undefined) await writeFileAtomic(this.#note, JSON.stringify(files));
     return files;

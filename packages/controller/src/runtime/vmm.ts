@@ -2,29 +2,21 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import { ApiError } from '@forkd/api';
-import type { Engine, Machine } from '@forkd/engine';
-import { Pager, QemuEngine } from '@forkd/engine';
-import type { MachineRecord } from '@forkd/store';
+import type { Engine } from '@forkd/engine';
+import { Pager } from '@forkd/engine';
 import type { Logger } from 'pino';
 
-import type { Binaries } from '../binaries.ts';
 import { requireBinary } from '../binaries.ts';
 import { sleep, withDeadline } from '../deadline.ts';
 import { messageOf, toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
-import type { DataPaths } from '../paths.ts';
-import type { GuestBoot } from './guest-boot.ts';
+import type { EngineParts, ProbedEngine } from './engines.ts';
+import { createEngine } from './engines.ts';
 
 /** What VMs are run with. */
 export interface Runtime {
   engine: Engine;
   pager: Pager;
-}
-
-interface ProbedEngine {
-  engine: Engine;
-  /** Its accelerator has been tried with a kernel, where it depends on that. */
-  probed: boolean;
 }
 
 /** Called with a new pager before anybody else gets it: running VMs must be announced to it first. */
@@ -35,10 +27,7 @@ export type OnNewPager = (runtime: Runtime) => Promise<void>;
  * VMs that run; requests wait for that, for a bounded time.
  */
 export class Vmm {
-  readonly #paths: DataPaths;
-  readonly #binaries: Binaries;
-  readonly #boot: GuestBoot;
-  readonly #poolSizeMax: number;
+  readonly #parts: EngineParts;
   readonly #log: Logger;
   readonly #closed = new AbortController();
   #engine: Promise<ProbedEngine> | null = null;
@@ -47,11 +36,8 @@ export class Vmm {
   #pager: Pager | null = null;
   #onNewPager: OnNewPager = async () => undefined;
 
-  constructor(parts: { paths: DataPaths; binaries: Binaries; boot: GuestBoot; poolSizeMax: number; log: Logger }) {
-    this.#paths = parts.paths;
-    this.#binaries = parts.binaries;
-    this.#boot = parts.boot;
-    this.#poolSizeMax = parts.poolSizeMax;
+  constructor(parts: EngineParts) {
+    this.#parts = parts;
     this.#log = parts.log;
   }
 
@@ -83,10 +69,11 @@ export class Vmm {
   }
 
   async #endPager(known: Pager | null): Promise<void> {
-    const { run: runDir, store: storeDir } = this.#paths;
+    const { paths, binaries } = this.#parts;
+    const { run: runDir, store: storeDir } = paths;
     if (known === null && (await stat(join(runDir, 'pager.sock')).catch(() => null)) === null) return;
     try {
-      const pager = known ?? (await Pager.ensure({ bin: this.#binaries.pager, runDir, storeDir }));
+      const pager = known ?? (await Pager.ensure({ bin: binaries.pager, runDir, storeDir }));
       await pager.shutdown();
     } catch (error) {
       this.#log.warn({ reason: messageOf(error) }, 'could not end the pager');
@@ -111,8 +98,9 @@ export class Vmm {
   async #startOnce(): Promise<Pager> {
     const signal = this.#closed.signal;
     signal.throwIfAborted();
-    const bin = await requireBinary(this.#binaries, 'pager');
-    const pager = await Pager.ensure({ bin, runDir: this.#paths.run, storeDir: this.#paths.store, signal });
+    const { paths, binaries } = this.#parts;
+    const bin = await requireBinary(binaries, 'pager');
+    const pager = await Pager.ensure({ bin, runDir: paths.run, storeDir: paths.store, signal });
     try {
       const engine = await this.#ensureEngine(pager);
       await this.#onNewPager({ engine, pager });
@@ -139,50 +127,13 @@ export class Vmm {
   /** The engine. One that could only guess its accelerator is made again when there is a kernel to try it with. */
   async #ensureEngine(pager: Pager): Promise<Engine> {
     const known = await this.#engine;
-    if (known !== null && (known.probed || (await this.#boot.known()) === null)) return known.engine;
+    if (known !== null && (known.probed || (await this.#parts.boot.known()) === null)) return known.engine;
     await known?.engine.close();
-    const creating = this.#createEngine(pager);
+    const creating = createEngine(this.#parts, pager, this.#closed.signal);
     this.#engine = creating;
     creating.catch(() => {
       this.#engine = null;
     });
     return (await creating).engine;
   }
-
-  async #createEngine(pager: Pager): Promise<ProbedEngine> {
-    const signal = this.#closed.signal;
-    const shim = await requireBinary(this.#binaries, 'shim');
-    const jail = await requireBinary(this.#binaries, 'jail');
-    const probeKernel = await this.#boot.known();
-    const pool = {
-      dir: this.#paths.pool,
-      sizeMax: this.#poolSizeMax,
-      onError: (error: unknown) =>
-        this.#log.warn({ reason: messageOf(error) }, 'could not start a VMM ahead of a fork'),
-    };
-    const options = { cacheDir: this.#paths.cache, shim, jail, pager, pool, signal };
-    const engine = await QemuEngine.create(probeKernel === null ? options : { ...options, probeKernel });
-    this.#log.info({ version: engine.version, accelerator: engine.accelerator }, engine.acceleratorReason);
-    for (const { id, ok, detail } of engine.isolation) {
-      if (!ok) this.#log.warn({ isolation: id, reason: detail }, 'VMMs are confined by less than they could be');
-    }
-    return { engine, probed: probeKernel !== null };
-  }
-}
-
-/** A snapshot's machine as this engine's. Throws `machine_mismatch` for another engine's, or when it cannot run here. */
-export function machineFor(engine: Engine, tag: string, record: MachineRecord): Machine {
-  const { accelerator } = record;
-  if (record.engine !== engine.name || (accelerator !== 'kvm' && accelerator !== 'tcg')) {
-    const sentence = `Snapshot '${tag}' was taken with ${record.engine} (${accelerator}), which is not here.`;
-    throw new ApiError('machine_mismatch', sentence);
-  }
-  const machine: Machine = { ...record, engine: engine.name, accelerator };
-  try {
-    engine.checkMachine(machine);
-  } catch (error) {
-    const { code, message, hint } = toApiError(error);
-    throw new ApiError(code, `Snapshot '${tag}': ${message}`, { hint, cause: error });
-  }
-  return machine;
 }

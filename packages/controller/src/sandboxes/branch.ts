@@ -1,7 +1,7 @@
 import type { Attributes } from '@opentelemetry/api';
 import type { BranchRequest, BranchPlan, SnapshotInfo } from '@forkd/api';
 import { ApiError, branchPlan, defaultBranchTag } from '@forkd/api';
-import type { BranchDone, BranchEvent, Pager } from '@forkd/engine';
+import type { BranchDone, BranchEvent, Engine, Vm } from '@forkd/engine';
 import type { Blob, Store } from '@forkd/store';
 import { asDigest } from '@forkd/store';
 import type { Logger } from 'pino';
@@ -19,6 +19,7 @@ import { assertTag } from '../snapshots/catalog.ts';
 import { statsOf } from '../snapshots/describe.ts';
 import type { Draft, Origin } from '../snapshots/draft.ts';
 import type { Housekeeping } from '../snapshots/housekeeping.ts';
+import { vmOf } from './ask-vm.ts';
 import type { Registry } from './registry.ts';
 import type { Sandbox } from './sandbox.ts';
 
@@ -79,11 +80,12 @@ export class BranchService {
     const tag = request.tag ?? defaultBranchTag(sandbox.id);
     assertTag(tag);
     assertParent(sandbox, request.parent_tag ?? null);
-    const { pager } = await this.#vmm.use(sandbox.ended.signal);
-    assertMode(pager, sandbox.id, plan);
+    const { engine } = await this.#vmm.use(sandbox.ended.signal);
+    assertMode(engine, sandbox.id, plan);
     // It may have ended while the pager came up.
     sandbox = this.#registry.find(sandbox.id);
     this.#assertFree(sandbox, tag);
+    const vm = vmOf(sandbox);
     sandbox.branching = tag;
     let draft: Draft;
     try {
@@ -97,7 +99,7 @@ export class BranchService {
       throw error;
     }
     const flight: Flight = { draft, sandbox, plan, resumed: deferred(), counted: false };
-    await this.#until(flight, this.#launch(flight, pager));
+    await this.#until(flight, this.#launch(flight, vm));
     return this.#catalog.describe(draft);
   }
 
@@ -122,10 +124,10 @@ export class BranchService {
     }
   }
 
-  #launch(flight: Flight, pager: Pager): Promise<void> {
+  #launch(flight: Flight, vm: Vm): Promise<void> {
     // Nobody may be waiting for this stage.
     flight.resumed.promise.catch(() => undefined);
-    const landed = this.#fly(flight, pager).finally(() => {
+    const landed = this.#fly(flight, vm).finally(() => {
       flight.sandbox.branching = null;
       this.#flights.delete(landed);
     });
@@ -146,7 +148,7 @@ export class BranchService {
   }
 
   /** Never rejects: a failure is the draft's, and those who wait for the draft get it. */
-  async #fly(flight: Flight, pager: Pager): Promise<void> {
+  async #fly(flight: Flight, vm: Vm): Promise<void> {
     const { draft, sandbox, plan, resumed } = flight;
     const endWrite = await this.#store.beginWrite();
     const lost = new AbortController();
@@ -155,13 +157,16 @@ export class BranchService {
     sandbox.ended.signal.addEventListener('abort', onEnded);
     const signal = anySignal(this.#stop.signal, lost.signal);
     try {
-      const request = { sandbox: sandbox.id, mode: plan.mode, resume: true, audit: false };
       const late = () => new ApiError('branch_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
       const about = { 'forkd.sandbox': sandbox.id, 'forkd.snapshot': draft.tag, 'forkd.mode': plan.mode };
       await traced('branch', about, async (span) => {
         const done = await withDeadline(limits.branchTimeoutMs, signal, late, (inTime) =>
-          pager.branch(request, { signal: inTime, onEvent: (event) => this.#onEvent(flight, event) }),
+          vm.branch(
+            { mode: plan.mode, resume: true },
+            { signal: inTime, onEvent: (event) => this.#onEvent(flight, event) },
+          ),
         );
+        this.#registry.holdBuiltOn(sandbox);
         draft.stats = this.#stats(flight, done.stats);
         this.#count(flight);
         span.setAttributes(asAttributes(draft.stats));
@@ -290,9 +295,11 @@ function assertParent({ id, record }: Sandbox, parentTag: string | null): void {
   throw new ApiError('bad_request', sentence, { hint: 'Leave parent_tag out.' });
 }
 
-function assertMode(pager: Pager, id: string, { mode }: BranchPlan): void {
-  if (mode !== 'live' || pager.liveUnavailable === null) return;
-  throw new ApiError('unsupported', `Branch of sandbox ${id}: live cannot be had here: ${pager.liveUnavailable}.`, {
+/** Before anything is claimed: what this engine cannot do here is nobody's failure. */
+function assertMode({ capabilities }: Engine, id: string, { mode }: BranchPlan): void {
+  const why = capabilities[mode];
+  if (why === true) return;
+  throw new ApiError('unsupported', `Branch of sandbox ${id}: mode ${mode} cannot be had. ${why}`, {
     hint: "Mode diff works. 'forkd doctor' says what is missing.",
   });
 }

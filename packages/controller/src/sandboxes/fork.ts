@@ -12,7 +12,7 @@ import { limits } from '../limits.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import { traced } from '../observe/tracing.ts';
 import type { Runtime, Vmm } from '../runtime/vmm.ts';
-import { machineFor } from '../runtime/vmm.ts';
+import { machineFor } from '../runtime/engines.ts';
 import type { Catalog, ForkSource } from '../snapshots/catalog.ts';
 import type { Pins } from '../snapshots/pins.ts';
 import { admit } from './admission.ts';

@@ -13,7 +13,7 @@ const connectTimeoutMs = 30_000;
  */
 export class GuestLink {
   readonly #sandboxId: string;
-  #socket: string | null = null;
+  #place: { socket: string; port: number | undefined } | null = null;
   #agent: Promise<GuestAgent> | null = null;
   #closed = false;
 
@@ -21,9 +21,9 @@ export class GuestLink {
     this.#sandboxId = sandboxId;
   }
 
-  /** Where the agent is reached from now on. */
-  retarget(socket: string): void {
-    this.#socket = socket;
+  /** Where the agent is reached from now on: at a socket of its own, or at a port behind one. */
+  retarget(socket: string, port: number | null): void {
+    this.#place = { socket, port: port ?? undefined };
     this.#drop(this.#agent);
   }
 
@@ -60,12 +60,12 @@ export class GuestLink {
   }
 
   #connected(timeoutMs: number): Promise<GuestAgent> {
-    if (this.#closed || this.#socket === null) {
+    if (this.#closed || this.#place === null) {
       const sentence = `Sandbox ${this.#sandboxId} has no connection to its guest.`;
       return Promise.reject(new ApiError('guest_unreachable', sentence));
     }
     if (this.#agent !== null) return this.#agent;
-    const connection = GuestAgent.connect(this.#socket, { timeoutMs });
+    const connection = GuestAgent.connect(this.#place.socket, { vsockPort: this.#place.port, timeoutMs });
     this.#agent = connection;
     connection.then(
       (agent) => void agent.closed.then(() => this.#drop(connection)),

@@ -3,7 +3,7 @@ import { ApiError, isSandboxId } from '@forkd/api';
 
 import type { EventLog } from '../events.ts';
 import type { Vmm } from '../runtime/vmm.ts';
-import { askPager } from './ask-pager.ts';
+import { askVm } from './ask-vm.ts';
 import type { Registry } from './registry.ts';
 import { subjectOf } from './registry.ts';
 import type { Sandbox } from './sandbox.ts';
@@ -28,7 +28,7 @@ export class Lifecycle {
         const sentence = `Sandbox ${sandbox.id} cannot be paused: a branch '${sandbox.branching}' of it is under way.`;
         throw new ApiError('branch_in_flight', sentence);
       }
-      await askPager(this.#vmm, sandbox, (pager) => pager.pause(sandbox.id));
+      await askVm(this.#vmm, sandbox, (vm, signal) => vm.pause(signal));
       sandbox.enter('paused');
       await this.#registry.note(sandbox, { paused: true });
       this.#events.emit('sandbox.paused', subjectOf(sandbox));
@@ -38,7 +38,7 @@ export class Lifecycle {
   resume(idOrName: string): Promise<SandboxInfo> {
     return this.#change(idOrName, async (sandbox) => {
       if (sandbox.state === 'running') return;
-      await askPager(this.#vmm, sandbox, (pager) => pager.resume(sandbox.id));
+      await askVm(this.#vmm, sandbox, (vm, signal) => vm.resume(signal));
       sandbox.enter('running');
       await this.#registry.note(sandbox, { paused: false });
       this.#events.emit('sandbox.resumed', subjectOf(sandbox));

@@ -1,7 +1,7 @@
 import { join } from 'node:path';
 
 import { ApiError } from '@forkd/api';
-import type { EngineErrorCode, Vm, VmRecord } from '@forkd/engine';
+import type { EngineErrorCode, EngineName, Vm, VmRecord } from '@forkd/engine';
 import { EngineError, isRunning, removeMemoryLimit } from '@forkd/engine';
 import { removeTree } from '@forkd/store';
 import type { Logger } from 'pino';
@@ -33,6 +33,7 @@ export interface Found {
 /** Takes over what runs, and clears away what does not: after a kill -9 as after an orderly end. */
 export class Recovery {
   readonly #root: string;
+  readonly #engine: EngineName;
   readonly #registry: Registry;
   readonly #vmm: Pick<Vmm, 'use'>;
   readonly #replies: Pick<Replies, 'wasCutOff'>;
@@ -40,19 +41,24 @@ export class Recovery {
 
   constructor(parts: {
     root: string;
+    engine: EngineName;
     registry: Registry;
     vmm: Pick<Vmm, 'use'>;
     replies: Pick<Replies, 'wasCutOff'>;
     log: Logger;
   }) {
     this.#root = parts.root;
+    this.#engine = parts.engine;
     this.#registry = parts.registry;
     this.#vmm = parts.vmm;
     this.#replies = parts.replies;
     this.#log = parts.log;
   }
 
-  /** At the start, before any request: every directory is either a running sandbox afterwards, or gone. */
+  /**
+   * At the start, before any request: every directory is either a running sandbox afterwards, or gone. Throws
+   * `machine_mismatch`, with nothing touched, when another engine's sandboxes run.
+   */
   async recover(): Promise<Found> {
     const found: Found = { adopted: 0, ended: 0, removed: 0 };
     const dead: FoundRecord[] = [];
@@ -62,6 +68,7 @@ export class Recovery {
       if (record !== null && (await this.#isAdoptable(record))) alive.push(record);
       else dead.push(entry);
     }
+    refuseOtherEngines(alive, this.#engine);
     if (alive.length > 0) {
       const runtime = await this.#vmm.use();
       for (const record of alive) {
@@ -145,6 +152,21 @@ export class Recovery {
     }
     return ended;
   }
+}
+
+/** To take them for ended would end them: whoever mistook the option starts again with the other. */
+function refuseOtherEngines(alive: readonly SandboxRecord[], engine: EngineName): void {
+  const others = alive.filter(({ vm }) => vm !== null && vm.machine.engine !== engine);
+  const theirs = others[0]?.vm?.machine.engine;
+  if (theirs === undefined) return;
+  const ids = others.map(({ id }) => id).join(', ');
+  throw new ApiError(
+    'machine_mismatch',
+    `Sandboxes run with ${theirs}, and this controller is to run ${engine}: ${ids}.`,
+    {
+      hint: `Start it with --engine ${theirs}, or end them first: forkd stop --kill ends a controller with its sandboxes.`,
+    },
+  );
 }
 
 function lostWithPager(id: string): ApiError {

@@ -33,6 +33,7 @@ export class Registry {
   readonly #log: Logger;
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #unpin = new Map<string, () => void>();
+  readonly #unpinBuiltOn = new Map<string, () => void>();
   readonly #endings = new WeakMap<Sandbox, Promise<void>>();
   /** One writer a record at a time: the newest state is the one that stays. */
   readonly #writes = new Map<string, Mutex>();
@@ -86,7 +87,7 @@ export class Registry {
   attach(sandbox: Sandbox, vm: Vm): void {
     sandbox.vm = vm;
     sandbox.record = { ...sandbox.record, vm: { ...vm.record, stack: [...vm.record.stack] } };
-    sandbox.guest.retarget(vm.agentSocket);
+    sandbox.guest.retarget(vm.agentSocket, vm.agentPort);
     void this.#watch(sandbox, vm);
   }
 
@@ -139,6 +140,14 @@ export class Registry {
     }
   }
 
+  /** What its VM's next branch is built on stays, also when the snapshot that it is of is removed. */
+  holdBuiltOn(sandbox: Sandbox): void {
+    if (!this.#sandboxes.has(sandbox.id)) return;
+    const before = this.#unpinBuiltOn.get(sandbox.id);
+    this.#unpinBuiltOn.set(sandbox.id, this.#pins.hold(sandbox.vm?.builtOn ?? []));
+    before?.();
+  }
+
   /** Ends a sandbox and removes all that it had. Returns once nothing of it is left. Idempotent. */
   async end(sandbox: Sandbox, why?: ApiError): Promise<void> {
     await this.#end(sandbox, why ?? new ApiError('not_found_sandbox', `Sandbox ${sandbox.id} was ended.`));
@@ -179,8 +188,10 @@ export class Registry {
     this.#sandboxes.delete(sandbox.id);
     if (wasThere) this.#events.emit('sandbox.ended', { ...subjectOf(sandbox), reason: why.message });
     this.#writes.delete(sandbox.id);
-    this.#unpin.get(sandbox.id)?.();
-    this.#unpin.delete(sandbox.id);
+    for (const unpin of [this.#unpin, this.#unpinBuiltOn]) {
+      unpin.get(sandbox.id)?.();
+      unpin.delete(sandbox.id);
+    }
     this.#housekeeping.request();
   }
 

@@ -18,7 +18,7 @@ import { consoleFile } from '@forkd/engine';
 
 import { anySignal } from '../deadline.ts';
 import type { Vmm } from '../runtime/vmm.ts';
-import { askPager } from './ask-pager.ts';
+import { askVm } from './ask-vm.ts';
 import type { BranchService } from './branch.ts';
 import { readLog } from './console-log.ts';
 import type { ForkService } from './fork.ts';
@@ -101,12 +101,12 @@ export class Sandboxes {
 
   memory(id: string): Promise<MemoryInfo> {
     const sandbox = this.#registry.find(id);
-    return askPager(this.#vmm, sandbox, (pager) => pager.memory(sandbox.id));
+    return askVm(this.#vmm, sandbox, (vm) => vm.memory());
   }
 
   floor(id: string): Promise<FloorInfo> {
     const sandbox = this.#registry.running(id);
-    return askPager(this.#vmm, sandbox, (pager) => pager.floor(sandbox.id));
+    return askVm(this.#vmm, sandbox, (vm) => vm.floor());
   }
 
   async stats(id: string): Promise<SandboxStats> {

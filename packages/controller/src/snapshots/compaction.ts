@@ -8,7 +8,7 @@ import { withDeadline } from '../deadline.ts';
 import { during } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Vmm } from '../runtime/vmm.ts';
-import { machineFor } from '../runtime/vmm.ts';
+import { machineFor } from '../runtime/engines.ts';
 import type { Catalog } from './catalog.ts';
 import type { Housekeeping } from './housekeeping.ts';
 import type { Pins } from './pins.ts';

@@ -120,7 +120,7 @@ export class TemplateService {
 
     onProgress('snapshot', 'taking the snapshot');
     const times = { boot_ms: bootDoneMs - imageDoneMs, warm_ms: warmDoneMs - bootDoneMs };
-    const info = await this.#snapshot(build, { runtime, sandbox, vm, root, rootDisk, python, times });
+    const info = await this.#snapshot(build, { sandbox, vm, root, rootDisk, python, times });
     const snapshotMs = performance.now() - warmDoneMs;
     this.#log.info({ tag: draft.tag, ...times, snapshot_ms: snapshotMs }, 'template is durable');
     return { snapshot: info, build_ms: imageDoneMs - beganMs, ...times, snapshot_ms: snapshotMs };
@@ -197,7 +197,6 @@ export class TemplateService {
   async #snapshot(
     { draft, signal }: Build,
     parts: {
-      runtime: Runtime;
       sandbox: Sandbox;
       vm: Vm;
       root: Root;
@@ -206,13 +205,12 @@ export class TemplateService {
       times: { boot_ms: number; warm_ms: number };
     },
   ): Promise<SnapshotInfo> {
-    const { runtime, sandbox, vm, root, rootDisk, python, times } = parts;
+    const { sandbox, vm, root, rootDisk, python, times } = parts;
     const { machine } = vm.record;
-    const request = { sandbox: sandbox.id, mode: 'diff', resume: false, audit: false } as const;
     const late = () => new ApiError('branch_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
     const guestSignal = anySignal(signal, sandbox.ended.signal);
     const done = await withDeadline(limits.branchTimeoutMs, guestSignal, late, (inTime) =>
-      runtime.pager.branch(request, { signal: inTime }),
+      vm.branch({ mode: 'diff', resume: false }, { signal: inTime }),
     );
     const blobOf = ({ digest, size }: { digest: string; size: number }) => ({ digest: asDigest(digest), size });
     // The VM was not resumed: it was never paused for anybody.

@@ -206,6 +206,10 @@ function hostInfo(dataDir: string) {
       accelerator: 'tcg',
       reason: 'no guest ran on kvm',
       live_unavailable: null,
+      capabilities: [
+        { id: 'live', ok: true, why: null },
+        { id: 'pool', ok: false, why: 'The pool may hold no VMMs, as it was configured.' },
+      ],
       isolation: [{ id: 'own_user', ok: false, detail: 'It needs root, with CAP_SETUID.' }],
     },
     data_dir: dataDir,

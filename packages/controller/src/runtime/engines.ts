@@ -1,0 +1,81 @@
+import { ApiError } from '@forkd/api';
+import type { Engine, EngineName, Machine, Pager } from '@forkd/engine';
+import { FirecrackerEngine, QemuEngine } from '@forkd/engine';
+import type { MachineRecord } from '@forkd/store';
+import type { Logger } from 'pino';
+
+import type { Binaries } from '../binaries.ts';
+import { requireBinary } from '../binaries.ts';
+import { messageOf, toApiError } from '../errors.ts';
+import type { DataPaths } from '../paths.ts';
+import type { GuestBoot } from './guest-boot.ts';
+
+/** What an engine is made of. */
+export interface EngineParts {
+  name: EngineName;
+  paths: DataPaths;
+  binaries: Binaries;
+  boot: GuestBoot;
+  poolSizeMax: number;
+  log: Logger;
+}
+
+export interface ProbedEngine {
+  engine: Engine;
+  /** Its accelerator has been tried with a kernel, where it depends on that. */
+  probed: boolean;
+}
+
+/** Finds the engine that the controller was told to use, and what it can do here. */
+export async function createEngine(parts: EngineParts, pager: Pager, signal: AbortSignal): Promise<ProbedEngine> {
+  const { name, paths, log } = parts;
+  const made =
+    name === 'qemu'
+      ? await createQemu(parts, pager, signal)
+      : { engine: await FirecrackerEngine.create({ dir: paths.firecracker, signal }), probed: true };
+  const { engine } = made;
+  log.info({ engine: name, version: engine.version, accelerator: engine.accelerator }, engine.acceleratorReason);
+  for (const { id, ok, detail } of engine.isolation) {
+    if (!ok) log.warn({ isolation: id, reason: detail }, 'VMMs are confined by less than they could be');
+  }
+  return made;
+}
+
+async function createQemu(parts: EngineParts, pager: Pager, signal: AbortSignal): Promise<ProbedEngine> {
+  const { paths, binaries, boot, poolSizeMax, log } = parts;
+  const shim = await requireBinary(binaries, 'shim');
+  const jail = await requireBinary(binaries, 'jail');
+  const probeKernel = await boot.known();
+  const pool = {
+    dir: paths.pool,
+    sizeMax: poolSizeMax,
+    onError: (error: unknown) => log.warn({ reason: messageOf(error) }, 'could not start a VMM ahead of a fork'),
+  };
+  const options = { cacheDir: paths.cache, shim, jail, pager, pool, signal };
+  const engine = await QemuEngine.create(probeKernel === null ? options : { ...options, probeKernel });
+  return { engine, probed: probeKernel !== null };
+}
+
+/** A snapshot's machine as this engine's. Throws `machine_mismatch` for another engine's, or when it cannot run here. */
+export function machineFor(engine: Engine, tag: string, record: MachineRecord): Machine {
+  const { accelerator } = record;
+  if (record.engine !== engine.name || (accelerator !== 'kvm' && accelerator !== 'tcg')) {
+    const theirs = `${record.engine} ${record.engine_version} (${accelerator})`;
+    const ours = `${engine.name} ${engine.version} (${engine.accelerator})`;
+    throw new ApiError(
+      'machine_mismatch',
+      `Snapshot '${tag}' was taken with ${theirs}, and this controller runs ${ours}.`,
+      {
+        hint: `Fork it with a controller that was started with --engine ${record.engine}, or make the template anew here.`,
+      },
+    );
+  }
+  const machine: Machine = { ...record, engine: engine.name, accelerator };
+  try {
+    engine.checkMachine(machine);
+  } catch (error) {
+    const { code, message, hint } = toApiError(error);
+    throw new ApiError(code, `Snapshot '${tag}': ${message}`, { hint, cause: error });
+  }
+  return machine;
+}
