@@ -122,7 +122,9 @@ function nodeModulesMatchLock() {
  * other flags in the same directory would rebuild everything at each turn.
  */
 async function buildGuest() {
-  const args = ['build', '--release', '--locked', '-p', 'forkd-agent', '-p', 'forkd-storm', '--target', GUEST_TARGET];
+  // Also what runs in a root of its own, as the real Firecracker does.
+  const packages = ['forkd-agent', 'forkd-storm', 'forkd-firecracker-stand-in'].flatMap((name) => ['-p', name]);
+  const args = ['build', '--release', '--locked', ...packages, '--target', GUEST_TARGET];
   const flags = { CARGO_TARGET_DIR: 'target/guest', RUSTFLAGS: '-C target-feature=+crt-static' };
   // Every guest unpacks it into its memory at boot: debug information would be three quarters of that.
   const strip = { CARGO_PROFILE_RELEASE_STRIP: 'debuginfo' };

@@ -34,7 +34,8 @@ impl Arguments {
                         format!("Could not initialize logger: Failed to open target file {path}: {error}")
                     })?;
                 }
-                "--level" => drop(value()?),
+                // What the jailer says of how long it took.
+                "--level" | "--start-time-us" | "--start-time-cpu-us" => drop(value()?),
                 _ => {
                     return Err(format!(
                         "Arguments parsing error: Found argument '{name}' which wasn't expected, or isn't valid in this context."

@@ -41,7 +41,9 @@ test('what it is and what it can do', async () => {
     'Firecracker 1.12.3 has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.',
   );
   for (const why of [live, pool, floor]) expect(why).toMatch(/^[A-Z].*\.$/);
-  expect(engine.isolation.map(({ id }) => id)).toEqual(['seccomp', 'jailer', 'memory_cgroup']);
+  const kept = engine.isolation.map(({ id, ok }) => [id, ok]);
+  expect(Object.fromEntries(kept)).toMatchObject({ seccomp: true, jailer: false, own_user: false });
+  expect(engine.isolation.find(({ id }) => id === 'own_user')?.detail).toBe('The jailer is not on PATH.');
   expect(engine.machine(512, 2)).toMatchObject({ engine: 'firecracker', mem_mib: 512, vcpus: 2 });
   // The trial leaves nothing.
   expect(await readdir(join(bench.dir, 'engine'))).toEqual(['memory']);

@@ -13,6 +13,8 @@ import { killProcess } from '../src/process.ts';
 import type { KernelFiles } from '../src/types.ts';
 
 const TARGET = join(import.meta.dirname, '../../../target/release');
+/** What is linked statically, and so runs in a root of its own. */
+const STATIC = join(import.meta.dirname, '../../../target/guest/x86_64-unknown-linux-gnu/release');
 const PATH_BEFORE = process.env['PATH'] ?? '';
 
 export const MEM_MIB = 32;
@@ -45,10 +47,12 @@ export class Bench implements AsyncDisposable {
     this.program = join(dir, 'bin/firecracker');
   }
 
-  static async open(config: StandInConfig = {}): Promise<Bench> {
+  /** `jailed` puts the jailer's stand-in beside Firecracker's. */
+  static async open(config: StandInConfig = {}, jailed = false): Promise<Bench> {
     const bench = new Bench(await mkdtemp('/tmp/fk-fc-'));
     await mkdir(join(bench.dir, 'bin'));
-    await copyFile(join(TARGET, 'forkd-firecracker-stand-in'), bench.program);
+    await copyFile(join(jailed ? STATIC : TARGET, 'forkd-firecracker-stand-in'), bench.program);
+    if (jailed) await copyFile(join(STATIC, 'forkd-jailer-stand-in'), join(bench.dir, 'bin/jailer'));
     await bench.configure(config);
     await writeFile(bench.kernel.vmlinuz, fakeKernel());
     await writeFile(bench.kernel.initramfs, randomBytes(200_000));

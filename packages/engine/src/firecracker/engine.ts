@@ -1,4 +1,4 @@
-import { mkdir, readdir, rm, symlink } from 'node:fs/promises';
+import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
@@ -12,9 +12,12 @@ import type { FirecrackerApi } from './api.ts';
 import { firecrackerCapabilities } from './capabilities.ts';
 import type { Features } from './features.ts';
 import { ensureElfKernel } from './kernel.ts';
+import { isolationOf } from './isolation.ts';
+import type { Jailer } from './jailer.ts';
 import { MemoryFiles } from './memory-files.ts';
-import { findProgram, isolationOf, probeFeatures } from './probe.ts';
-import { FILES, startProcess } from './process.ts';
+import { Place } from './place.ts';
+import { findProgram, type Trial, tryOut } from './probe.ts';
+import { FILES, type Started, startProcess } from './process.ts';
 import { FirecrackerVm } from './vm.ts';
 
 const PROGRAM = 'firecracker';
@@ -44,17 +47,21 @@ export class FirecrackerEngine implements Engine {
   readonly capabilities: Capabilities;
   readonly features: Features;
   readonly #program: string;
+  /** `null` where VMMs are started without. */
+  readonly #jailer: Jailer | null;
   readonly #dir: string;
   readonly #memory: MemoryFiles;
   readonly #memoryLimits: MemoryLimits;
 
   private constructor(parts: Parts, dir: string) {
-    const { program, features, memory, memoryLimits } = parts;
+    const { program, trial, memory, memoryLimits } = parts;
+    const { features } = trial;
     this.version = features.version;
     this.features = features;
-    this.isolation = [...parts.isolation, isolationOfLimits(memoryLimits)];
+    this.isolation = [...isolationOf(trial), isolationOfLimits(memoryLimits)];
     this.capabilities = firecrackerCapabilities({ features, limitUnavailable: memoryLimits.unavailable });
     this.#program = program;
+    this.#jailer = trial.jailer;
     this.#dir = dir;
     this.#memory = memory;
     this.#memoryLimits = memoryLimits;
@@ -69,10 +76,9 @@ export class FirecrackerEngine implements Engine {
       });
     }
     await mkdir(dir, { recursive: true, mode: 0o700 });
-    const features = await probeFeatures(program, dir, signal);
+    const trial = await tryOut(program, dir, signal);
     const memory = await MemoryFiles.open(join(dir, 'memory'));
-    const [isolation, memoryLimits] = await Promise.all([isolationOf(), MemoryLimits.probe()]);
-    return new FirecrackerEngine({ program, features, isolation, memory, memoryLimits }, dir);
+    return new FirecrackerEngine({ program, trial, memory, memoryLimits: await MemoryLimits.probe() }, dir);
   }
 
   machine(memMib: number, vcpus: number): Machine {
@@ -94,19 +100,23 @@ export class FirecrackerEngine implements Engine {
   async boot(spec: BootSpec): Promise<FirecrackerVm> {
     const machine = this.machine(spec.memMib, spec.vcpus);
     const kernel = await ensureElfKernel(resolve(spec.kernel.vmlinuz), this.#dir, spec.signal);
-    const initramfs = resolve(spec.kernel.initramfs);
-    return this.#launch(spec, { machine, stack: [] }, async (api, signal) => {
+    return this.#launch(spec, { machine, stack: [] }, async (api, place, signal) => {
       await api.setMachineConfig(
         { vcpu_count: machine.vcpus, mem_size_mib: machine.mem_mib, track_dirty_pages: true },
         signal,
       );
-      const source = { kernel_image_path: kernel, initrd_path: initramfs, boot_args: KERNEL_COMMAND_LINE };
-      await api.setBootSource(source, signal);
+      const [kernel_image_path, initrd_path] = await Promise.all([
+        place.lend(kernel, 'kernel'),
+        place.lend(spec.kernel.initramfs, 'initramfs'),
+      ]);
+      await api.setBootSource({ kernel_image_path, initrd_path, boot_args: KERNEL_COMMAND_LINE }, signal);
       const drive = { drive_id: 'root', path_on_host: FILES.root, is_root_device: false, is_read_only: true };
       await api.addDrive(drive, signal);
       await api.setVsock({ guest_cid: GUEST_CID, uds_path: FILES.agent }, signal);
       await api.addEntropy(signal);
       await api.start(signal);
+      // Its sockets are all there only now, and what runs yet is the kernel that we gave it.
+      await place.seal();
     });
   }
 
@@ -120,13 +130,14 @@ export class FirecrackerEngine implements Engine {
     let released: Promise<void> | undefined;
     const onKilled = () => (released ??= this.#memory.release(memBytes, stack));
     try {
-      const load = {
-        snapshotPath: resolve(spec.deviceState),
-        memory: { type: 'File', path: resolve(path) },
-        trackDirtyPages: true,
-        resume: true,
-      } as const;
-      const start = (api: FirecrackerApi, signal: AbortSignal) => api.loadSnapshot(load, this.features, signal);
+      const start: Start = async (api, place, signal) => {
+        const snapshotPath = await place.lend(spec.deviceState, 'state');
+        const memory = { type: 'File', path: await place.lend(path, 'memory') } as const;
+        const load = { snapshotPath, memory, trackDirtyPages: true, resume: false };
+        await api.loadSnapshot(load, this.features, signal);
+        await place.seal();
+        await api.resume(signal);
+      };
       return await this.#launch(spec, { machine, stack, memoryLimitMib, onKilled }, start);
     } catch (error) {
       await onKilled();
@@ -140,39 +151,62 @@ export class FirecrackerEngine implements Engine {
   async close(): Promise<void> {}
 
   async adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<FirecrackerVm | null> {
-    if (!(await isRunning(record))) return null;
+    const place = await Place.find(record.dir);
+    if (!(await isRunning(record))) {
+      await place.remove();
+      return null;
+    }
+    this.#jailer?.keep(place);
     const exited = withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir);
-    const vm = new FirecrackerVm(record, exited, this.#home(pager), null);
-    await removeSnapshots(record.dir);
+    const vm = new FirecrackerVm(record, exited, this.#home(pager, place), null);
+    await removeSnapshots(place.root);
     const { state } = await vm.api.instance();
     if (paused && state === 'Running') await vm.api.pause();
     if (!paused && state === 'Paused') await vm.api.resume();
     return vm;
   }
 
-  #home(pager: Pager, onKilled: () => Promise<void> = async () => undefined) {
-    return { pager, capabilities: this.capabilities, onKilled };
+  #home(pager: Pager, place: Place, onKilled?: () => Promise<void>) {
+    const release = async (): Promise<void> => {
+      this.#jailer?.release(place);
+      await onKilled?.();
+    };
+    return { pager, place, capabilities: this.capabilities, onKilled: release };
+  }
+
+  /** Makes a VM's directory and what it shows of the host, and starts the VM's process there. */
+  async #start({ id, dir, rootImage }: BootSpec | RestoreSpec): Promise<{ place: Place; started: Started }> {
+    await mkdir(dir, { recursive: true, mode: 0o700 });
+    const jailer = this.#jailer;
+    const place = jailer ? await jailer.place(dir, id) : Place.plain(dir);
+    try {
+      await place.lendAs(rootImage, FILES.root);
+      return { place, started: await startProcess(this.#program, id, dir, jailer ? { jailer, place } : undefined) };
+    } catch (error) {
+      await place.remove();
+      jailer?.release(place);
+      throw error;
+    }
   }
 
   /** Starts a process and gives it its VM with `start`. What was begun is undone when that fails. */
   async #launch(spec: BootSpec | RestoreSpec, what: What, start: Start): Promise<FirecrackerVm> {
-    const { id, dir, rootImage, pager, signal, timeoutMs } = spec;
+    const { id, dir, pager, signal, timeoutMs } = spec;
     const { machine, stack, memoryLimitMib } = what;
     signal?.throwIfAborted();
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    await symlink(resolve(rootImage), join(dir, FILES.root));
-    const { pid, startTicks, exited: ended } = await startProcess(this.#program, id, dir);
+    const { place, started } = await this.#start(spec);
+    const { pid, startTicks, exited: ended } = started;
     const exited = withLimitKill(ended, () => dir);
     // What is counted of a boot is the boot itself: its first branch takes all.
     const counted = stack.length === 0 ? null : stack;
-    const home = this.#home(pager, what.onKilled);
+    const home = this.#home(pager, place, what.onKilled);
     const vm = new FirecrackerVm({ id, dir, pid, startTicks, machine, stack }, exited, home, counted);
     try {
       // Before it has any memory of its own.
       if (memoryLimitMib !== undefined) await joinGroup(await this.#memoryLimits.create(dir, memoryLimitMib), pid);
       await inTime({ id, exited, log: join(dir, FILES.log), signal, timeoutMs }, async (inStart) => {
         (await dial(vm.api.socket, inStart)).destroy();
-        await start(vm.api, inStart);
+        await start(vm.api, place, inStart);
       });
     } catch (error) {
       await vm.kill();
@@ -184,8 +218,7 @@ export class FirecrackerEngine implements Engine {
 
 interface Parts {
   program: string;
-  features: Features;
-  isolation: readonly Isolation[];
+  trial: Trial;
   memory: MemoryFiles;
   memoryLimits: MemoryLimits;
 }
@@ -198,7 +231,8 @@ interface What {
   onKilled?: () => Promise<void>;
 }
 
-type Start = (api: FirecrackerApi, signal: AbortSignal) => Promise<void>;
+/** Gives a process its VM, and seals the place. */
+type Start = (api: FirecrackerApi, place: Place, signal: AbortSignal) => Promise<void>;
 
 /** What a controller that ended left half-made. */
 async function removeSnapshots(dir: string): Promise<void> {

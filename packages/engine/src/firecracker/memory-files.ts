@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
+import { chmod, mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Pager } from '../pager/client.ts';
 
@@ -35,7 +35,7 @@ export class MemoryFiles {
     let held = this.#held.get(key);
     if (!held) {
       const path = join(this.#dir, `${(this.#serial += 1)}-${key.slice(0, 16)}`);
-      held = { path, users: 0, written: pager.exportMemory(memBytes, stack, path) };
+      held = { path, users: 0, written: write(pager, memBytes, stack, path) };
       this.#held.set(key, held);
     }
     held.users += 1;
@@ -61,6 +61,12 @@ export class MemoryFiles {
     await held.written.catch(() => undefined);
     await rm(held.path, { force: true });
   }
+}
+
+/** Processes of other users read it, to whom a link to it is given: the directory is closed to them. */
+async function write(pager: Pager, memBytes: number, stack: readonly string[], path: string): Promise<void> {
+  await pager.exportMemory(memBytes, stack, path);
+  await chmod(path, 0o444);
 }
 
 function keyOf(memBytes: number, stack: readonly string[]): string {

@@ -5,9 +5,10 @@ import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
 import { killProcess } from '../process.ts';
 import { inTime } from '../supervise.ts';
-import type { Isolation } from '../types.ts';
 import { FirecrackerApi } from './api.ts';
 import { type Features, featuresOf, probeExtensions } from './features.ts';
+import { Jailer, kvmRefused } from './jailer.ts';
+import { Place } from './place.ts';
 import { FILES, startProcess } from './process.ts';
 
 /** An empty Firecracker listens within milliseconds. */
@@ -26,13 +27,52 @@ export async function findProgram(name: string): Promise<string | null> {
   return null;
 }
 
-/** Asks a Firecracker without a VM what it is and what it can do. `root` is a directory of the caller's. */
-export async function probeFeatures(program: string, root: string, signal?: AbortSignal): Promise<Features> {
+/** What was found out before the first VM. */
+export interface Trial {
+  features: Features;
+  /** What starts VMMs; `null` where they are started without. */
+  jailer: Jailer | null;
+  /** Why they are started without, as a sentence; empty where they are not. */
+  unjailed: string;
+}
+
+/**
+ * Asks a Firecracker without a VM what it is and what it can do. It is started by the jailer, if there is one and we are root:
+ * where that works, VMMs are. `root` is a directory of the caller's.
+ */
+export async function tryOut(program: string, root: string, signal?: AbortSignal): Promise<Trial> {
+  const path = await findProgram('jailer');
+  const plain = async (unjailed: string): Promise<Trial> => {
+    return { features: await probeFeatures(program, root, null, signal), jailer: null, unjailed };
+  };
+  if (path === null) return plain('The jailer is not on PATH.');
+  if (process.geteuid?.() !== 0) return plain(`The jailer, which is at ${path}, needs root.`);
+  const jailer = await Jailer.open(path, program);
+  try {
+    return { features: await probeFeatures(program, root, jailer, signal), jailer, unjailed: '' };
+  } catch (error) {
+    signal?.throwIfAborted();
+    const { message, hint = '' } = error as EngineError;
+    // Whatever is wrong with Firecracker itself is told by the second trial.
+    return plain(`The jailer at ${path} does not work here. ${message} ${hint}`.trim());
+  }
+}
+
+async function probeFeatures(
+  program: string,
+  root: string,
+  jailer: Jailer | null,
+  signal?: AbortSignal,
+): Promise<Features> {
   const dir = await mkdtemp(join(root, 'probe-'));
-  const started = await startProcess(program, 'probe', dir).catch(async (error: unknown) => {
-    await rm(dir, { recursive: true, force: true });
-    throw error;
-  });
+  const place = jailer ? await jailer.place(dir, 'probe') : Place.plain(dir);
+  const started = await startProcess(program, 'probe', dir, jailer ? { jailer, place } : undefined).catch(
+    async (error: unknown) => {
+      jailer?.release(place);
+      await rm(dir, { recursive: true, force: true });
+      throw error;
+    },
+  );
   const api = new FirecrackerApi(join(dir, FILES.api));
   let features: Features | undefined;
   try {
@@ -40,24 +80,17 @@ export async function probeFeatures(program: string, root: string, signal?: Abor
     const log = join(dir, FILES.log);
     await inTime({ id: 'the probe', exited, log, signal, timeoutMs: TRIAL_MS }, async (inTrial) => {
       (await dial(api.socket, inTrial)).destroy();
+      const why = jailer && (await kvmRefused(place));
+      if (why) throw new EngineError('unsupported', `${why}.`);
       features = featuresOf(await api.version(inTrial), await probeExtensions(api, inTrial));
     });
   } finally {
     await api.close();
     await killProcess(started);
     await started.exited;
+    jailer?.release(place);
     await rm(dir, { recursive: true, force: true });
   }
   if (features) return features;
   throw new EngineError('engine_missing', `${program} did not say what it can do.`);
-}
-
-/** What keeps a Firecracker in its place here. */
-export async function isolationOf(): Promise<Isolation[]> {
-  const jailer = await findProgram('jailer');
-  const found = jailer === null ? 'The jailer is not on PATH' : `The jailer is at ${jailer}, and is not used yet`;
-  return [
-    { id: 'seccomp', ok: true, detail: 'Firecracker lets each of its threads make only the calls that it needs.' },
-    { id: 'jailer', ok: false, detail: `${found}: a VMM has the user and sees the files of the controller.` },
-  ];
 }

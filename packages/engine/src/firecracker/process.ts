@@ -4,6 +4,8 @@ import { join } from 'node:path';
 import { readStartTicks } from '../process.ts';
 import { checkSocketPath, endOfChild, spawned } from '../supervise.ts';
 import type { VmExit } from '../types.ts';
+import type { Jailer } from './jailer.ts';
+import type { Place } from './place.ts';
 
 /** Names of the files in a VM's directory, where its process is started: what a snapshot remembers of them is relative. */
 export const FILES = {
@@ -20,6 +22,12 @@ export const FILES = {
 /** An id of Firecracker's is of letters, digits and dashes. */
 const ID_CHARS_MAX = 64;
 
+/** A program and what it is started with. */
+export interface Command {
+  program: string;
+  args: readonly string[];
+}
+
 /** A process that we have started. */
 export interface Started {
   pid: number;
@@ -27,15 +35,21 @@ export interface Started {
   exited: Promise<VmExit>;
 }
 
-/** Starts a Firecracker that waits for its VM. Throws `engine_missing` or `path_too_long`. */
-export async function startProcess(program: string, id: string, dir: string): Promise<Started> {
+/** Starts a Firecracker that waits for its VM, jailed in a place or not. Throws `engine_missing` or `path_too_long`. */
+export async function startProcess(
+  program: string,
+  id: string,
+  dir: string,
+  jail?: { jailer: Jailer; place: Place },
+): Promise<Started> {
   checkSocketPath(join(dir, FILES.api));
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const files: FileHandle[] = [];
   try {
     for (const name of [FILES.console, FILES.log]) files.push(await open(join(dir, name), 'a', 0o600));
-    const args = ['--api-sock', FILES.api, '--id', id.replaceAll(/[^A-Za-z0-9-]/g, '-').slice(0, ID_CHARS_MAX)];
-    const child = spawn(program, [...args, '--log-path', FILES.log, '--level', 'Warning'], {
+    const args = ['--api-sock', FILES.api, '--log-path', FILES.log, '--level', 'Warning'];
+    const command = jail?.jailer.command(id, args, jail.place) ?? { program, args: ['--id', idOf(id), ...args] };
+    const child = spawn(command.program, command.args, {
       cwd: dir,
       // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
       detached: true,
@@ -44,10 +58,19 @@ export async function startProcess(program: string, id: string, dir: string): Pr
     });
     child.unref();
     const exited = endOfChild(child, () => join(dir, FILES.log));
-    await spawned(child, program, 'Install it from https://github.com/firecracker-microvm/firecracker/releases');
+    await spawned(
+      child,
+      command.program,
+      'Install it from https://github.com/firecracker-microvm/firecracker/releases',
+    );
     const pid = child.pid ?? 0;
     return { pid, startTicks: (await readStartTicks(pid)) ?? 0, exited };
   } finally {
     for (const file of files) await file.close();
   }
+}
+
+/** As Firecracker may be told it. */
+export function idOf(id: string): string {
+  return id.replaceAll(/[^A-Za-z0-9-]/g, '-').slice(0, ID_CHARS_MAX);
 }

@@ -1,17 +1,18 @@
-import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Pager } from '../pager/client.ts';
 import type { BranchOptions } from '../pager/link.ts';
 import type { BranchDone, BranchStats } from '../pager/wire.ts';
 import type { FirecrackerApi } from './api.ts';
+import type { Place } from './place.ts';
 
 const FILES = { state: 'state', memory: 'memory' } as const;
 
 interface Take {
   /** Only what was written since Firecracker began to count. */
   diff: boolean;
-  /** Where its files go; made here. */
-  dir: string;
+  /** Of the directory for its files, which is made. */
+  name: string;
+  place: Place;
   /** Whether a VM that runs is to run on. One that is paused stays so. */
   resume: boolean;
 }
@@ -30,7 +31,7 @@ interface Captured {
  * writing: a caller who gives up waits until the VM runs again.
  */
 export async function takeSnapshot(api: FirecrackerApi, take: Take, options: BranchOptions): Promise<BranchStats> {
-  await mkdir(take.dir, { recursive: true, mode: 0o700 });
+  await take.place.makeFiles(take.name, [FILES.state, FILES.memory]);
   const { state } = await api.instance(options.signal);
   const runs = state === 'Running';
   const stats: BranchStats = { ...NO_STATS };
@@ -40,8 +41,8 @@ export async function takeSnapshot(api: FirecrackerApi, take: Take, options: Bra
     if (runs) await api.pause();
     await api.createSnapshot({
       snapshot_type: take.diff ? 'Diff' : 'Full',
-      snapshot_path: join(take.dir, FILES.state),
-      mem_file_path: join(take.dir, FILES.memory),
+      snapshot_path: join(take.name, FILES.state),
+      mem_file_path: join(take.name, FILES.memory),
     });
     taken = true;
   } finally {

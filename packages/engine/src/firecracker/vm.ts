@@ -9,6 +9,7 @@ import type { BranchDone, MemoryUse } from '../pager/wire.ts';
 import { killProcess } from '../process.ts';
 import type { Capabilities, Capability, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
 import { FirecrackerApi } from './api.ts';
+import type { Place } from './place.ts';
 import { FILES } from './process.ts';
 import { branchOf, takeSnapshot } from './snapshot.ts';
 
@@ -18,6 +19,7 @@ const AGENT_PORT = 10_777;
 /** What a VM needs of its engine. */
 export interface Home {
   pager: Pager;
+  place: Place;
   capabilities: Capabilities;
   /** Called once when the VM is killed. */
   onKilled: () => Promise<void>;
@@ -30,6 +32,8 @@ export class FirecrackerVm implements Vm {
   readonly agentPort = AGENT_PORT;
   readonly exited: Promise<VmExit>;
   readonly api: FirecrackerApi;
+  /** What its process sees of the host. */
+  readonly place: Place;
   readonly #home: Home;
   /** What memory was when Firecracker began to count what is written; `null` where that is not known. */
   #counted: readonly string[] | null;
@@ -41,6 +45,7 @@ export class FirecrackerVm implements Vm {
     this.record = record;
     this.agentSocket = join(record.dir, FILES.agent);
     this.exited = exited;
+    this.place = home.place;
     this.api = new FirecrackerApi(join(record.dir, FILES.api));
     this.#home = home;
     this.#counted = counted;
@@ -65,12 +70,12 @@ export class FirecrackerVm implements Vm {
     if (this.#home.capabilities[branch.mode] !== true) throw this.#unsupported(branch.mode, 'A branch');
     this.#assertNoBranch();
     this.#branching = true;
-    const dir = join(this.record.dir, `snapshot-${(this.#branches += 1)}`);
+    const name = `snapshot-${(this.#branches += 1)}`;
     try {
-      return await this.#take(branch, dir, options);
+      return await this.#take(branch, name, options);
     } finally {
       this.#branching = false;
-      await rm(dir, { recursive: true, force: true });
+      await rm(join(this.place.root, name), { recursive: true, force: true });
     }
   }
 
@@ -87,16 +92,18 @@ export class FirecrackerVm implements Vm {
     return this.#killed;
   }
 
-  async #take({ mode, resume }: VmBranch, dir: string, options: BranchOptions): Promise<BranchDone> {
+  async #take({ mode, resume }: VmBranch, name: string, options: BranchOptions): Promise<BranchDone> {
     const { machine, stack } = this.record;
+    const { pager } = this.#home;
+    const { place } = this;
     // Firecracker forgets what was written as soon as it has written it down: until that is a layer, nothing is known.
     const counted = this.#counted;
     this.#counted = null;
     const diff = mode === 'diff' && counted !== null;
     const below = mode === 'full' ? [] : (counted ?? stack);
-    const stats = await takeSnapshot(this.api, { diff, dir, resume }, options);
-    const captured = { dir, diff, below, memBytes: machine.mem_mib * 2 ** 20 };
-    const done = await branchOf(captured, stats, this.#home.pager, options);
+    const stats = await takeSnapshot(this.api, { diff, name, place, resume }, options);
+    const captured = { dir: join(place.root, name), diff, below, memBytes: machine.mem_mib * 2 ** 20 };
+    const done = await branchOf(captured, stats, pager, options);
     this.#counted = done.stack.map(({ digest }) => digest);
     return done;
   }
@@ -116,7 +123,7 @@ export class FirecrackerVm implements Vm {
     await this.exited;
     await this.api.close();
     await removeMemoryLimit(this.record.dir);
-    await Promise.all([FILES.api, FILES.agent].map((name) => rm(join(this.record.dir, name), { force: true })));
+    await this.place.remove();
     await this.#home.onKilled();
   }
 }

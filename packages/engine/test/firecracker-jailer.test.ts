@@ -1,0 +1,286 @@
+/**
+ * VMs whose Firecracker is started by the jailer, with stand-ins for both: real processes, of which one really takes the other's
+ * user, root and capabilities. What the kernel says of the process is what is believed. The stand-ins are linked statically, as
+ * the real ones are, for there is no library in such a root.
+ */
+import { spawnSync } from 'node:child_process';
+import {
+  access,
+  chmod,
+  lstat,
+  mkdtemp,
+  readdir,
+  readFile,
+  readlink,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+
+import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
+import type { FirecrackerVm } from '../src/firecracker/vm.ts';
+import type { Pager } from '../src/pager/client.ts';
+import type { BranchDone } from '../src/pager/wire.ts';
+import { isRunning, killProcess } from '../src/process.ts';
+import { Bench, differingPages, MEM_MIB } from './firecracker-support.ts';
+
+/** Nothing is made of layers where this stands. */
+const NO_PAGER = {} as Pager;
+
+let bench: Bench;
+let engine: FirecrackerEngine;
+
+beforeEach(async (context) => {
+  context.skip(process.geteuid?.() !== 0, 'the jailer needs root');
+  bench = await Bench.open({}, true);
+  engine = await bench.engine();
+});
+
+afterEach(async () => {
+  await bench[Symbol.asyncDispose]();
+});
+
+const digests = (done: BranchDone): string[] => done.stack.map(({ digest }) => digest);
+
+/** All of a paused VM's memory, written by its own process to where that can write. */
+async function memoryOf(vm: FirecrackerVm): Promise<Buffer> {
+  const dir = await vm.place.makeFiles('truth', ['state', 'memory']);
+  await vm.api.createSnapshot({
+    snapshot_type: 'Full',
+    snapshot_path: 'truth/state',
+    mem_file_path: 'truth/memory',
+  });
+  const memory = await readFile(join(dir, 'memory'));
+  await rm(dir, { recursive: true });
+  return memory;
+}
+
+/** A branch that leaves the VM stopped, once it has written something since the last, and the memory that it has. */
+async function branchAndTruth(vm: FirecrackerVm, mode: 'full' | 'diff'): Promise<[BranchDone, Buffer]> {
+  for (;;) {
+    const done = await vm.branch({ mode, resume: false });
+    if (done.stats.captured_pages > 0) return [done, await memoryOf(vm)];
+    await vm.resume();
+  }
+}
+
+function restore(pager: Pager, done: BranchDone, by = engine, memoryLimitMib?: number): Promise<FirecrackerVm> {
+  const machine = by.machine(MEM_MIB, 1);
+  const deviceState = bench.blob(done.device_state.digest);
+  const limit = memoryLimitMib === undefined ? {} : { memoryLimitMib };
+  return bench.keep(by.restore({ ...bench.spec(pager), machine, stack: digests(done), deviceState, ...limit }));
+}
+
+/** Fields of `/proc/PID/status`. */
+async function statusOf(pid: number): Promise<Map<string, string>> {
+  const lines = (await readFile(`/proc/${pid}/status`, 'utf8')).split('\n');
+  return new Map(lines.map((line) => line.split(/:\s*/, 2) as [string, string]));
+}
+
+/** Which file a path leads to, by whatever name. */
+async function identity(path: string): Promise<string> {
+  const { dev, ino } = await stat(path);
+  return `${dev}:${ino}`;
+}
+
+test('each VM is a user of its own, without a capability, in a root with nothing but its own files', async () => {
+  expect(Object.fromEntries(engine.isolation.map(({ id, ok }) => [id, ok]))).toMatchObject({
+    seccomp: true,
+    jailer: true,
+    own_user: true,
+    mount_namespace: true,
+    no_capabilities: true,
+    network_namespace: false,
+    pid_namespace: false,
+  });
+  const vms = [await bench.boot(engine, NO_PAGER), await bench.boot(engine, NO_PAGER)] as const;
+  const users = new Set<string>();
+  for (const vm of vms) {
+    const { pid } = vm.record;
+    const status = await statusOf(pid);
+    const user = String(vm.place.user);
+    expect(status.get('Uid')).toBe(Array(4).fill(user).join('\t'));
+    expect(status.get('Gid')).toBe(Array(4).fill(user).join('\t'));
+    expect(status.get('Groups')?.trim()).toBe('');
+    for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapAmb']) expect(status.get(set)).toMatch(/^0+$/);
+    users.add(user);
+    expect(await identity(`/proc/${pid}/root/.`)).toBe(await identity(vm.place.root));
+    expect(await readlink(`/proc/${pid}/ns/mnt`)).not.toBe(await readlink('/proc/self/ns/mnt'));
+    expect((await readdir(`/proc/${pid}/root`)).toSorted()).toEqual(
+      ['agent.sock', 'api.sock', 'dev', 'firecracker', 'initramfs', 'kernel', 'root.img', 'run']
+        .concat('stand-in.json', 'vmm.log')
+        .toSorted(),
+    );
+    // It shares the root image with all others, and cannot write it.
+    expect(await identity(join(vm.place.root, 'root.img'))).toBe(await identity(bench.rootImage));
+    const written = spawnSync('cp', ['/dev/null', `/proc/${pid}/root/root.img`], as(vm));
+    expect(String(written.stderr)).toContain('Permission denied');
+  }
+  expect(users.size).toBe(2);
+});
+
+test('a VM cannot see or reach the files of another, nor those of the host', async () => {
+  const [one, other] = [await bench.boot(engine, NO_PAGER), await bench.boot(engine, NO_PAGER)];
+  for (const path of [
+    join(other.place.root, 'vmm.log'),
+    join(other.record.dir, 'console.log'),
+    `/proc/${other.record.pid}/root/vmm.log`,
+    `/proc/${other.record.pid}/mem`,
+  ]) {
+    // With nothing but its user to stop it: its root is not even entered.
+    expect(String(spawnSync('cat', [path], as(one)).stderr)).toBe(`cat: ${path}: Permission denied\n`);
+  }
+  // Its own it can read, so that the refusals above are for what they seem to be.
+  expect(spawnSync('cat', [`/proc/${one.record.pid}/root/vmm.log`], as(one)).status).toBe(0);
+  // A file that it owns is not to be put in the place of one that the host opens.
+  const renamed = spawnSync('mv', [`/proc/${one.record.pid}/root/vmm.log`, `/proc/${one.record.pid}/root/x`], as(one));
+  expect(String(renamed.stderr)).toContain('Permission denied');
+});
+
+test('boot, branches and restores to depth three: every page of every image is right', async () => {
+  const pager = await bench.pager();
+  let vm = await bench.boot(engine, pager);
+  const family: [BranchDone, Buffer][] = [await branchAndTruth(vm, 'full')];
+  for (let depth = 2; depth <= 4; depth += 1) {
+    vm = await restore(pager, (family.at(-1) as [BranchDone, Buffer])[0]);
+    expect(await vm.api.instance()).toMatchObject({ state: 'Running' });
+    family.push(await branchAndTruth(vm, 'diff'));
+  }
+  for (const [index, [done, truth]] of family.entries()) {
+    expect(done.stack).toHaveLength(index + 1);
+    expect(differingPages(await bench.memoryIn(pager, digests(done)), truth)).toBe(0);
+  }
+  expect((await readdir(vm.place.root)).filter((name) => name.startsWith('snapshot-'))).toEqual([]);
+});
+
+test('children share one memory file, which goes with the last of them', async () => {
+  const pager = await bench.pager();
+  const [done] = await branchAndTruth(await bench.boot(engine, pager), 'full');
+  const children = [await restore(pager, done), await restore(pager, done)] as const;
+  const [one, two] = await Promise.all(children.map(({ place }) => identity(join(place.root, 'memory'))));
+  expect(one).toBe(two);
+  const kept = join(bench.dir, 'engine/memory');
+  expect(await readdir(kept)).toHaveLength(1);
+  for (const child of children) await child.kill();
+  expect(await readdir(kept)).toEqual([]);
+});
+
+test('jailed and unjailed restore what the other has branched', async () => {
+  const pager = await bench.pager();
+  const [fromJail, inJail] = await branchAndTruth(await bench.boot(engine, pager), 'full');
+  const jailer = join(bench.dir, 'bin/jailer');
+  await rename(jailer, `${jailer}.away`);
+  const plain = await bench.engine('plain');
+  await rename(`${jailer}.away`, jailer);
+  expect(plain.isolation.find(({ id }) => id === 'jailer')).toMatchObject({ ok: false });
+  const outside = await restore(pager, fromJail, plain);
+  expect(outside.place.user).toBeNull();
+  const [fromOutside, truth] = await branchAndTruth(outside, 'diff');
+  expect(digests(fromOutside)[0]).toBe(digests(fromJail)[0]);
+  expect(differingPages(await bench.memoryIn(pager, digests(fromJail)), inJail)).toBe(0);
+  const back = await restore(pager, fromOutside);
+  expect(back.place.user).not.toBeNull();
+  expect(differingPages(await bench.memoryIn(pager, digests(fromOutside)), truth)).toBe(0);
+  const [after, now] = await branchAndTruth(back, 'diff');
+  expect(differingPages(await bench.memoryIn(pager, digests(after)), now)).toBe(0);
+});
+
+test('kill leaves nothing of the root, no mount and no cgroup', async (context) => {
+  const pager = await bench.pager();
+  const mounts = await readFile('/proc/self/mountinfo', 'utf8');
+  const [done] = await branchAndTruth(await bench.boot(engine, pager), 'full');
+  const limit = engine.capabilities.memory_limit === true ? MEM_MIB * 4 : undefined;
+  const vm = await restore(pager, done, engine, limit);
+  if (limit !== undefined) {
+    const group = await readFile(`/proc/${vm.record.pid}/cgroup`, 'utf8');
+    expect(group).toMatch(/\/forkd\/[0-9a-f]{32}/);
+  }
+  expect(await readFile('/proc/self/mountinfo', 'utf8')).toBe(mounts);
+  await vm.kill();
+  expect((await readdir(vm.record.dir)).toSorted()).toEqual(['console.log', 'vmm.log']);
+  expect(await isRunning(vm.record)).toBe(false);
+  context.skip(
+    limit === undefined,
+    'kill left nothing; that it leaves no cgroup is not shown: memory cannot be limited',
+  );
+});
+
+test('another engine adopts a jailed VM and branches it; of one that has ended it clears the root away', async () => {
+  const pager = await bench.pager();
+  const parent = await bench.boot(engine, pager);
+  const [done] = await branchAndTruth(parent, 'full');
+  const vm = await restore(pager, done);
+  const next = await bench.engine('next');
+  const adopted = await next.adopt(vm.record, pager, false);
+  if (!adopted) throw new Error('it runs');
+  expect(adopted.place).toMatchObject({ user: vm.place.user, root: vm.place.root });
+  const [later, truth] = await branchAndTruth(adopted, 'diff');
+  expect(differingPages(await bench.memoryIn(pager, digests(later)), truth)).toBe(0);
+  await adopted.api.close();
+  await killProcess(vm.record);
+  await vm.exited;
+  expect(await next.adopt(vm.record, pager, false)).toBeNull();
+  expect((await readdir(vm.record.dir)).toSorted()).toEqual(['console.log', 'vmm.log']);
+});
+
+test('files of which only root may know are copied, and those on another file system too', async () => {
+  await chmod(bench.rootImage, 0o600);
+  const elsewhere = await mkdtemp('/dev/shm/fk-');
+  try {
+    const initramfs = join(elsewhere, 'initramfs');
+    await writeFile(initramfs, 'from another file system', { mode: 0o644 });
+    const kernel = { ...bench.kernel, initramfs };
+    const spec = { ...bench.spec(NO_PAGER), memMib: MEM_MIB, vcpus: 1, kernel };
+    const vm = await bench.keep(engine.boot(spec));
+    expect(await readFile(join(vm.place.root, 'initramfs'), 'utf8')).toBe('from another file system');
+    expect(await identity(join(vm.place.root, 'root.img'))).not.toBe(await identity(bench.rootImage));
+    expect((await stat(join(vm.place.root, 'root.img'))).mode & 0o777).toBe(0o444);
+  } finally {
+    await rm(elsewhere, { recursive: true });
+  }
+});
+
+test('a jailer that fails is told in its own words, and leaves nothing', async () => {
+  await rm(bench.program);
+  const spec = { ...bench.spec(NO_PAGER), memMib: MEM_MIB, vcpus: 1, kernel: bench.kernel };
+  await expect(engine.boot(spec)).rejects.toMatchObject({
+    code: 'vm_start_failed',
+    message: `The VMM of ${spec.id} ended before the VM ran: status 1.`,
+    hint: expect.stringContaining(`Jailer error: Failed to canonicalize path ${bench.program}`) as string,
+  });
+  expect((await readdir(spec.dir)).toSorted()).toEqual(['console.log', 'vmm.log']);
+});
+
+test('a file that is not there is refused by name', async () => {
+  const nowhere = join(bench.dir, 'nowhere');
+  const spec = { ...bench.spec(NO_PAGER), rootImage: nowhere, memMib: MEM_MIB, vcpus: 1, kernel: bench.kernel };
+  await expect(engine.boot(spec)).rejects.toMatchObject({
+    code: 'vm_start_failed',
+    message: expect.stringContaining(`The file ${nowhere} cannot be shown to a jailed VMM: ENOENT`) as string,
+  });
+  await expect(access(join(spec.dir, 'jail'))).rejects.toThrow('ENOENT');
+});
+
+test('a jailer that does not work here is not used, and isolation says why', async () => {
+  await writeFile(join(bench.dir, 'bin/jailer'), '#!/bin/sh\necho it is Tuesday >&2\nexit 3\n', { mode: 0o755 });
+  const plain = await bench.engine('plain');
+  for (const id of ['jailer', 'own_user', 'mount_namespace', 'no_capabilities']) {
+    expect(plain.isolation.find((found) => found.id === id)).toMatchObject({
+      ok: false,
+      detail: expect.stringMatching(/does not work here\. .*status 3.* It said: it is Tuesday$/) as string,
+    });
+  }
+  const vm = await bench.boot(plain, NO_PAGER);
+  expect((await statusOf(vm.record.pid)).get('Uid')).toBe('0\t0\t0\t0');
+  expect((await lstat(join(vm.record.dir, 'root.img'))).isSymbolicLink()).toBe(true);
+  expect(await readdir(join(bench.dir, 'plain'))).toEqual(['memory']);
+});
+
+/** For a program that is to be the user of a VM. */
+function as({ place }: FirecrackerVm): { uid: number; gid: number } {
+  if (place.user === null) throw new Error('it is not jailed');
+  return { uid: place.user, gid: place.user };
+}
