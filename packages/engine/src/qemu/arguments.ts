@@ -40,11 +40,11 @@ export const consoleFile = FILES.console;
  * The machine: `acpi=on` lets the guest find its devices, `suppress-vmdesc` keeps the device state free of a description
  * that a restore would not expect, `mem-merge=off` keeps the host from merging pages behind our back.
  */
-export const MACHINE = 'microvm,acpi=on,rtc=on,suppress-vmdesc=on,mem-merge=off,dump-guest-core=off';
+export const MACHINE = 'microvm,acpi=on,rtc=on,pit=off,suppress-vmdesc=on,mem-merge=off,dump-guest-core=off';
 
 /** x86-64-v2 under emulation, so that common images run; the host's own processor under KVM. */
 export function cpuModel(accelerator: Accelerator): string {
-  return accelerator === 'kvm' ? 'host' : 'Nehalem-v1,+rdrand';
+  return accelerator === 'kvm' ? 'host' : 'Nehalem-v1,+rdrand,+arat';
 }
 
 /** What of its host a VMM works with, as its command line says it. */
