@@ -200,7 +200,7 @@ test('a mode that the engine has not is refused with its reason before anything 
   lab.capabilities.live = 'This engine has no live branches.';
   await expect(lab.branches.branch('sb-1', { tag: 'no', mode: 'live' })).rejects.toMatchObject({
     code: 'unsupported',
-    message: 'Branch of sandbox sb-1: mode live cannot be had. This engine has no live branches.',
+    message: 'Branch of sandbox sb-1: mode live cannot be had: This engine has no live branches.',
   });
   expect(lab.fakes.size).toBe(0);
   expect(lab.registry.find('sb-1').branching).toBeNull();

@@ -1,7 +1,7 @@
 import type { Attributes } from '@opentelemetry/api';
 import type { BranchRequest, BranchPlan, SnapshotInfo } from '@forkd/api';
 import { ApiError, branchPlan, defaultBranchTag } from '@forkd/api';
-import type { BranchDone, BranchEvent, Engine, Vm } from '@forkd/engine';
+import type { BranchDone, BranchEvent, Vm } from '@forkd/engine';
 import type { Blob, Store } from '@forkd/store';
 import { asDigest } from '@forkd/store';
 import type { Logger } from 'pino';
@@ -13,6 +13,7 @@ import { during, toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import { traced } from '../observe/tracing.ts';
+import { assertCan } from '../runtime/abilities.ts';
 import type { Vmm } from '../runtime/vmm.ts';
 import type { Catalog } from '../snapshots/catalog.ts';
 import { assertTag } from '../snapshots/catalog.ts';
@@ -81,7 +82,8 @@ export class BranchService {
     assertTag(tag);
     assertParent(sandbox, request.parent_tag ?? null);
     const { engine } = await this.#vmm.use(sandbox.ended.signal);
-    assertMode(engine, sandbox.id, plan);
+    const asked = `Branch of sandbox ${sandbox.id}: mode ${plan.mode} cannot be had`;
+    assertCan(engine, plan.mode, asked, "Mode diff works. 'forkd doctor' says what is missing.");
     // It may have ended while the pager came up.
     sandbox = this.#registry.find(sandbox.id);
     this.#assertFree(sandbox, tag);
@@ -293,15 +295,6 @@ function assertParent({ id, record }: Sandbox, parentTag: string | null): void {
   if (parentTag === null || parentTag === record.snapshot_tag) return;
   const sentence = `Branch of sandbox ${id}: its parent is '${record.snapshot_tag}', not '${parentTag}'.`;
   throw new ApiError('bad_request', sentence, { hint: 'Leave parent_tag out.' });
-}
-
-/** Before anything is claimed: what this engine cannot do here is nobody's failure. */
-function assertMode({ capabilities }: Engine, id: string, { mode }: BranchPlan): void {
-  const why = capabilities[mode];
-  if (why === true) return;
-  throw new ApiError('unsupported', `Branch of sandbox ${id}: mode ${mode} cannot be had. ${why}`, {
-    hint: "Mode diff works. 'forkd doctor' says what is missing.",
-  });
 }
 
 function blobOf({ digest, size }: { digest: string; size: number }): Blob {

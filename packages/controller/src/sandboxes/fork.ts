@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 
 import type { CreateSandboxesRequest } from '@forkd/api';
 import { ApiError, limits as apiLimits, newSandboxId } from '@forkd/api';
-import type { Engine, Machine, RestoreSpec } from '@forkd/engine';
+import type { Machine, RestoreSpec } from '@forkd/engine';
 import type { Store } from '@forkd/store';
 import type { Logger } from 'pino';
 
@@ -11,8 +11,9 @@ import { during } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import { traced } from '../observe/tracing.ts';
-import type { Runtime, Vmm } from '../runtime/vmm.ts';
+import { assertCan } from '../runtime/abilities.ts';
 import { machineFor } from '../runtime/engines.ts';
+import type { Runtime, Vmm } from '../runtime/vmm.ts';
 import type { Catalog, ForkSource } from '../snapshots/catalog.ts';
 import type { Pins } from '../snapshots/pins.ts';
 import { admit } from './admission.ts';
@@ -67,8 +68,10 @@ export class ForkService {
     try {
       const runtime = await this.#vmm.use(signal);
       const machine = machineFor(runtime.engine, tag, source.machine);
-      refuseUnenforced(request, runtime.engine);
       const memoryLimitMib = request.memory_limit_mib ?? undefined;
+      // A limit that nobody enforces would be worse than none.
+      const limit = `Fork of '${tag}': memory_limit_mib cannot be enforced`;
+      if (memoryLimitMib !== undefined) assertCan(runtime.engine, 'memory_limit', limit, 'Leave it out.');
       await this.#checkBlobs(source, signal);
       await admit(`A fork of ${n} from '${tag}'`, n, limits.vmOverheadBytes);
       const plan: ChildPlan = { runtime, source, machine, memoryLimitMib, settings };
@@ -249,15 +252,6 @@ function settingsOf(request: CreateSandboxesRequest, owner: Partial<ForkOwner>):
     request_key: owner.requestKey ?? null,
     warnings: hugepages ? ['hugepages: layers are mapped in pages of 4 KiB'] : [],
   };
-}
-
-/** Before anything is started: a limit that nobody enforces would be worse than none. */
-function refuseUnenforced({ snapshot_tag: tag, memory_limit_mib: mib }: CreateSandboxesRequest, engine: Engine): void {
-  const why = engine.capabilities.memory_limit;
-  if (mib == null || why === true) return;
-  throw new ApiError('unsupported', `Fork of '${tag}': memory_limit_mib cannot be enforced: ${why}`, {
-    hint: 'Leave it out.',
-  });
 }
 
 function round(ms: number): number {

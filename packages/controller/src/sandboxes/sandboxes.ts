@@ -17,6 +17,7 @@ import { ApiError, limits as apiLimits } from '@forkd/api';
 import { consoleFile } from '@forkd/engine';
 
 import { anySignal } from '../deadline.ts';
+import { assertCan } from '../runtime/abilities.ts';
 import type { Vmm } from '../runtime/vmm.ts';
 import { askVm } from './ask-vm.ts';
 import type { BranchService } from './branch.ts';
@@ -104,8 +105,10 @@ export class Sandboxes {
     return askVm(this.#vmm, sandbox, (vm) => vm.memory());
   }
 
-  floor(id: string): Promise<FloorInfo> {
+  async floor(id: string): Promise<FloorInfo> {
     const sandbox = this.#registry.running(id);
+    const { engine } = await this.#vmm.use(sandbox.ended.signal);
+    assertCan(engine, 'floor', `Sandbox ${sandbox.id}: the floor of a pause cannot be measured`);
     return askVm(this.#vmm, sandbox, (vm) => vm.floor());
   }
 

@@ -182,6 +182,6 @@ const described = {
   }),
   floor: operation('measureFloor', 'Pauses a sandbox as a branch does, and does nothing in the pause.', {
     replies: { 200: json('The least that a branch could cost here.', FloorInfo) },
-    errors: [...asked, 'sandbox_paused', 'branch_in_flight'],
+    errors: [...asked, 'sandbox_paused', 'branch_in_flight', 'unsupported'],
   }),
 };

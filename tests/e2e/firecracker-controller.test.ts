@@ -1,0 +1,176 @@
+/**
+ * A controller that was started with `--engine firecracker`: templates, forks, pauses, branches, and what it finds of an earlier
+ * one, a killed one included. Firecracker is its stand-in, which executes nothing: each VM's guest is a real agent in namespaces
+ * of its own, so that what is shown is that each answers as itself, not that it remembers.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { FirecrackerStandIn, forkOne, makeTemplate, shell, TestController, until, whyNoGuest } from '@forkd/testing';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+
+const ARGS = ['--engine', 'firecracker'];
+const WAIT_MS = 30_000;
+/** A fork takes some tens of ms: these fall into each of its steps. */
+const MOMENTS_MS = [5, 20, 40, 80];
+
+const noGuest = whyNoGuest();
+
+describe('a controller of Firecracker', () => {
+  let standIn: FirecrackerStandIn;
+  let controller: TestController;
+
+  beforeAll(async () => {
+    if (noGuest !== undefined) return;
+    standIn = await FirecrackerStandIn.open();
+    controller = await TestController.start({ args: ARGS, env: standIn.env });
+    await makeTemplate(controller.client);
+  });
+
+  afterAll(async () => {
+    await controller?.[Symbol.asyncDispose]();
+    await standIn?.[Symbol.asyncDispose]();
+  });
+
+  beforeEach(({ skip, onTestFailed }) => {
+    skip(noGuest !== undefined, noGuest);
+    onTestFailed(() => console.error(controller.log));
+  });
+
+  afterEach(async () => {
+    if (noGuest !== undefined) return;
+    for (const { id } of await controller.client.listSandboxes()) await controller.client.deleteSandbox(id);
+    await until('no VMM and no directory is left', WAIT_MS, async () => {
+      const [dirs, vmms] = await Promise.all([controller.sandboxDirs(), controller.pids('vmm')]);
+      return dirs.length === 0 && vmms.length === 0;
+    });
+  });
+
+  const restart = async (): Promise<void> => controller.serve(ARGS, { env: standIn.env });
+
+  it('forks answer as themselves', async () => {
+    const { client } = controller;
+    const children = await client.createSandboxes({ snapshot_tag: 'base', n: 3 });
+    expect(new Set(children.map(({ pid }) => pid)).size).toBe(3);
+    await Promise.all(children.map(({ id }) => shell(client, id, `echo ${id} > /tmp/own`)));
+    for (const { id } of children) expect(await shell(client, id, 'cat /tmp/own')).toBe(id);
+    const [first = expect.fail()] = children;
+    const { private_bytes, shared_bytes } = await client.memory(first.id);
+    expect(private_bytes).toBeGreaterThan(0);
+    expect(shared_bytes).toBeGreaterThan(0);
+  });
+
+  it('one that is paused stands still, also across controllers, until it is resumed', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    expect((await client.pauseSandbox(id)).state).toBe('paused');
+    await expect(client.exec(id, { args: ['true'] })).rejects.toMatchObject({ code: 'sandbox_paused' });
+    await client.branch(id, { tag: 'still', mode: 'diff' });
+    await controller.stop();
+    await restart();
+    expect((await client.getSandbox(id)).state).toBe('paused');
+    expect((await client.resumeSandbox(id)).state).toBe('running');
+    expect(await shell(client, id, 'echo again')).toBe('again');
+    await client.deleteSnapshot('still');
+  });
+
+  it('branches of both modes, one upon the other, also when the snapshot below was removed', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    for (const [index, mode] of (['diff', 'full', 'diff', 'diff'] as const).entries()) {
+      const tag = `branch-${index}`;
+      expect(await client.branch(id, { tag, mode })).toMatchObject({ tag, status: 'ready', durable: true });
+      const child = await forkOne(client, tag);
+      expect(await shell(client, child, 'echo child')).toBe('child');
+      await client.deleteSandbox(child);
+      await client.deleteSnapshot(tag);
+      expect(await shell(client, id, 'echo source')).toBe('source');
+    }
+  });
+
+  it('what Firecracker cannot do is refused with its reason, and nothing is touched', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    const { engine } = await client.host();
+    const reasons = new Map(engine.capabilities.map((can) => [can.id, can.why]));
+    const refused = (why: string) => ({ status: 400, code: 'unsupported', message: expect.stringContaining(why) });
+    const live = reasons.get('live') ?? expect.fail('this stand-in has no live branches');
+    expect(engine).toMatchObject({ name: 'firecracker', live_unavailable: live });
+    await expect(client.branch(id, { tag: 'live', mode: 'live' })).rejects.toMatchObject(refused(live));
+    await expect(client.floor(id)).rejects.toMatchObject(refused(reasons.get('floor') ?? ''));
+    const limit = reasons.get('memory_limit');
+    if (typeof limit === 'string') {
+      const limited = client.createSandboxes({ snapshot_tag: 'base', memory_limit_mib: 512 });
+      await expect(limited).rejects.toMatchObject(refused(limit));
+    }
+    expect((await client.listSnapshots()).map(({ tag }) => tag)).toEqual(['base']);
+    expect((await client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual([id]);
+    expect((await client.getSandbox(id)).has_branched).toBe(false);
+  });
+
+  it('the next controller finds what runs, a killed one too, and so does the next pager', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    const { pid } = await client.getSandbox(id);
+    await shell(client, id, 'echo mine > /tmp/mark');
+    await controller.kill9();
+    await restart();
+    expect(await client.getSandbox(id)).toMatchObject({ pid, state: 'running' });
+    expect(await shell(client, id, 'cat /tmp/mark')).toBe('mine');
+    await client.branch(id, { tag: 'after', mode: 'diff' });
+    const [lost] = await controller.pids('pager');
+    await controller.killOnly('pager');
+    await until('another pager is up', WAIT_MS, async () => {
+      const pids = await controller.pids('pager');
+      return pids.length === 1 && pids[0] !== lost;
+    });
+    expect(await shell(client, id, 'cat /tmp/mark')).toBe('mine');
+    await client.branch(id, { tag: 'later', mode: 'diff' });
+    await client.deleteSandbox(await forkOne(client, 'later'));
+    for (const tag of ['later', 'after']) await client.deleteSnapshot(tag);
+  });
+
+  it('a VMM that was killed is a sandbox that is gone', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    process.kill((await client.getSandbox(id)).pid ?? expect.fail('it runs'), 'SIGKILL');
+    await until('it is gone', WAIT_MS, async () => {
+      const running = await client.listSandboxes();
+      return !running.some((sandbox) => sandbox.id === id);
+    });
+  });
+
+  it.each(MOMENTS_MS)('of a controller that is killed %i ms into a fork nothing half-made stays', async (moment) => {
+    const fork = controller.client.createSandboxes({ snapshot_tag: 'base', n: 2 }).catch(() => undefined);
+    await delay(moment);
+    await controller.kill9();
+    await fork;
+    await restart();
+    const listed = await controller.client.listSandboxes();
+    for (const { id } of listed) expect(await shell(controller.client, id, 'echo here')).toBe('here');
+    expect((await controller.sandboxDirs()).toSorted()).toEqual(listed.map(({ id }) => id).toSorted());
+  });
+
+  it('QEMU takes over neither its sandboxes nor its snapshots, and says which engine it takes', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    await controller.stop();
+    const qemu = () => controller.serve([], { env: { FORKD_ENGINE: 'qemu' } });
+    await expect(qemu()).rejects.toThrow(
+      new RegExp(
+        `Sandboxes run with firecracker, and this controller is to run qemu: ${id}\\.[^]*--engine firecracker`,
+      ),
+    );
+    await restart();
+    expect(await shell(client, id, 'echo unharmed')).toBe('unharmed');
+    await client.deleteSandbox(id);
+    await controller.stop();
+    await qemu();
+    await expect(client.createSandboxes({ snapshot_tag: 'base' })).rejects.toMatchObject({
+      status: 409,
+      code: 'machine_mismatch',
+      message: expect.stringMatching(/'base' was taken with firecracker 1\.13\.1 .*, and this controller runs qemu /),
+      hint: expect.stringContaining('--engine firecracker'),
+    });
+    await controller.stop();
+    await restart();
+  });
+});
