@@ -10,6 +10,8 @@ use crate::{ANOTHER_SERVES, file, listen};
 use forkd_page_server::{MemoryTemplate, PageServer, Record, RecordError, ServerOptions, Template};
 use forks::Forks;
 use options::{Asked, Options, USAGE};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -58,14 +60,25 @@ fn run(options: &Options) -> Result<bool, String> {
     let server = server.map_err(|error| error.to_string())?;
     let prefetch = options.record.as_deref().and_then(|path| record(path, &*template));
     let forks = Forks::new(server, template, options, prefetch).map_err(describe("making an eventfd".into()))?;
+    let forks = Arc::new(forks);
+    drain_at_signal(&forks).map_err(describe("awaiting signals".into()))?;
     let path = options.socket_dir.join("control.sock");
     let listener = listen(&path, 0o600).map_err(describe(format!("listening at {}", path.display())))?;
     println!("{}", serde_json::json!({ "control": path }));
-    control::serve(&listener, &Arc::new(forks)).map_err(describe(format!("serving {}", path.display())))?;
+    control::serve(&listener, &forks).map_err(describe(format!("serving {}", path.display())))?;
     // Nobody is left who would need it.
     let _ = std::fs::remove_file(&path);
     drop(lock);
     Ok(true)
+}
+
+/// A service manager's way to ask for what `drain` asks for. Another signal does not hurry it: VMs need their memory.
+fn drain_at_signal(forks: &Arc<Forks>) -> io::Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let forks = forks.clone();
+    let drain = move || signals.forever().for_each(|_| forks.draining.ring());
+    std::thread::Builder::new().name("signals".into()).spawn(drain)?;
+    Ok(())
 }
 
 fn load(options: &Options) -> Result<Arc<dyn Template>, String> {

@@ -150,6 +150,27 @@ fn forks_of_a_file_are_served_recorded_prefetched_and_drained() {
     assert_eq!(server.child.wait().expect("it ends").code(), Some(0));
 }
 
+#[test]
+fn a_signal_is_drain_and_the_fork_that_runs_is_served_to_its_end() {
+    let dir = Dir::new();
+    let mut server = Server::start(&dir, &["--template", &dir.template()]);
+    let mut fork = server.fork("first", false);
+    for signal in ["-TERM", "-INT", "-TERM"] {
+        let pid = server.child.id().to_string();
+        assert!(
+            Command::new("kill")
+                .args([signal, &pid])
+                .status()
+                .expect("it starts")
+                .success()
+        );
+    }
+    server.wait_until("it drains", |stats| stats["draining"] == true);
+    verify(&mut fork);
+    drop(fork);
+    assert_eq!(server.child.wait().expect("it ends").code(), Some(0));
+}
+
 /// As it is on disk: see `file.rs`.
 fn layer(dir: &Dir, is_base: bool, pages: &[u64]) -> String {
     let mut bytes = b"FKDLAYER".to_vec();

@@ -77,6 +77,7 @@ fn answer(request: Request, forks: &Arc<Forks>) -> Value {
         Request::Stats => json!({
             "ok": true,
             "health": forks.server().health(),
+            "draining": forks.is_draining(),
             "total": forks.server().stats(),
             "forks": forks.tell(),
         }),

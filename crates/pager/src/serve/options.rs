@@ -20,7 +20,8 @@ DIR/control.sock takes a JSON object a line, and answers with one:
   {\"op\":\"drain\"}            no new forks; ends when the last one has ended
 
 Ends with 0 when it has drained, 1 when something failed, 2 when it was called wrongly, 75 when
-another one serves DIR. Do not kill it while VMs need it: they would wait for ever.
+another one serves DIR. SIGTERM and SIGINT are drain. Do not kill it otherwise while VMs need it:
+they would wait for ever.
 ";
 
 const FORKS_MAX: usize = 1024;
