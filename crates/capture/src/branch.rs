@@ -6,9 +6,8 @@ use crate::set::{CaptureSet, Claim, Run};
 use crate::sink::Sink;
 use crate::source::{Pages, Source, Target};
 use crate::waits::WaitSummary;
-use forkd_linux_sys::pagemap::{Kind, Pagemap};
+use forkd_linux_sys::pagemap::Pagemap;
 use forkd_linux_sys::sched::Urgent;
-use forkd_linux_sys::uffd::Range;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -62,11 +61,13 @@ impl WpBranch {
     ///
     /// Fails when the kernel cannot write-protect this kind of memory, and when the process has ended.
     pub fn arm(target: Target, sink: Arc<dyn Sink>) -> Result<WpBranch> {
-        target
-            .uffd
-            .register_write_protect(target.source.range)
-            .map_err(|error| target.source.gone().unwrap_or(error))
-            .step(|| "registering memory for write-protection".into())?;
+        for region in target.source.regions() {
+            target
+                .uffd
+                .register_write_protect(region.memory)
+                .map_err(|error| target.source.gone().unwrap_or(error))
+                .step(|| "registering memory for write-protection".into())?;
+        }
         let handler = Handler::start(target.clone(), sink.clone())?;
         let mut branch = WpBranch {
             target,
@@ -85,7 +86,7 @@ impl WpBranch {
     /// The scan comes after the protection: what is written later is noted by the handler.
     fn protect_and_scan(&mut self) -> Result<()> {
         let start = Instant::now();
-        for step in self.target.source.range.steps(STEP_BYTES) {
+        for step in self.target.source.steps(STEP_BYTES) {
             self.target
                 .uffd
                 .protect(step)
@@ -94,17 +95,8 @@ impl WpBranch {
         self.protect_unpopulated()
             .step(|| "write-protecting memory that was never populated".into())?;
         self.statistics.arm = start.elapsed();
-        let mut ranges = self.target.source.scan(Kind::PrivatePresent)?;
-        // Looked at after the scan: what it missed because it was swapped out is found now.
-        if host_swaps() {
-            // An entry of a protected page that was never populated looks swapped out. Only its swap type tells.
-            let map = self.target.source.map()?;
-            ranges.extend(
-                map.swapped_out(self.target.source.range)
-                    .step(|| "listing swapped pages".into())?,
-            );
-        }
-        self.preparing = Some(CaptureSet::new(self.target.source.range.start, &joined(ranges)));
+        let ranges = self.target.source.own_pages_protected(host_swaps())?;
+        self.preparing = Some(CaptureSet::new(&ranges));
         self.statistics.scan = start.elapsed() - self.statistics.arm;
         Ok(())
     }
@@ -116,9 +108,12 @@ impl WpBranch {
             return Ok(());
         }
         // Pages that were touched meanwhile are among these, and may be protected again: they have been noted.
-        for range in Pagemap::open(source.pid)?.unprotected(source.range)? {
-            source.populate(range)?;
-            uffd.protect(range)?;
+        let map = Pagemap::open(source.pid)?;
+        for region in source.regions() {
+            for range in map.unprotected(region.memory)? {
+                source.populate(range)?;
+                uffd.protect(range)?;
+            }
         }
         Ok(())
     }
@@ -199,7 +194,7 @@ impl WpBranch {
 
     /// A page's writer waits for the reading of its chunk, never for the sink.
     fn read(&mut self, set: &CaptureSet, runs: &[Run], buffer: &Pages) -> Result<()> {
-        let source = self.target.source;
+        let Target { source, uffd } = &self.target;
         // With pages in hand for which somebody may wait, this thread must not be put aside.
         let _urgent = Urgent::this_thread();
         source
@@ -207,9 +202,9 @@ impl WpBranch {
             .step(|| format!("reading the memory of process {}", source.pid))?;
         for run in runs {
             ranks(run).for_each(|rank| set.note_read(rank));
-            self.target
-                .uffd
-                .unprotect(source.pages(run.page, run.pages))
+            source
+                .pages(run.page, run.pages)
+                .try_for_each(|range| uffd.unprotect(range))
                 .step(|| "releasing pages that were read".into())?;
             self.handler.note_released(*run);
             self.statistics.pages_by_copy += run.pages;
@@ -243,7 +238,7 @@ impl WpBranch {
         self.released = true;
         // From here the handler only lets writers go, so that none waits for a page that will never be copied.
         self.handler.change_phase(|phase| *phase = Phase::Released);
-        for step in self.target.source.range.steps(STEP_BYTES) {
+        for step in self.target.source.steps(STEP_BYTES) {
             // It fails only when the process has ended, and then nobody waits.
             if self.target.uffd.unprotect(step).is_err() {
                 break;
@@ -270,7 +265,7 @@ fn put(sink: &dyn Sink, runs: &[Run], buffer: &Pages) -> Result<()> {
 }
 
 /// Copies a whole set of a source that does not change meanwhile, without a userfaultfd.
-pub fn copy_still(source: Source, set: &CaptureSet, sink: &dyn Sink) -> Result<()> {
+pub fn copy_still(source: &Source, set: &CaptureSet, sink: &dyn Sink) -> Result<()> {
     let buffer = Pages::new(CHUNK_PAGES)?;
     for chunk in chunks(set) {
         source
@@ -330,7 +325,8 @@ fn protect_again(target: &Target, touched: &[u64]) -> io::Result<()> {
     sorted.sort_unstable();
     near(&sorted)
         .into_iter()
-        .try_for_each(|(page, pages)| target.uffd.protect(target.source.pages(page, pages)))
+        .flat_map(|(page, pages)| target.source.pages(page, pages))
+        .try_for_each(|range| target.uffd.protect(range))
 }
 
 /// Pages that lie near to each other, as `(first page, pages)`.
@@ -340,19 +336,6 @@ fn near(sorted: &[u64]) -> Vec<(u64, u64)> {
         match out.last_mut() {
             Some((first, pages)) if page < *first + *pages + JOIN_PAGES => *pages = page - *first + 1,
             _ => out.push((page, 1)),
-        }
-    }
-    out
-}
-
-/// Sorted, with what overlaps or touches made one.
-fn joined(mut ranges: Vec<Range>) -> Vec<Range> {
-    ranges.sort_unstable_by_key(|range| range.start);
-    let mut out: Vec<Range> = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match out.last_mut() {
-            Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-            _ => out.push(range),
         }
     }
     out

@@ -9,6 +9,7 @@ use crate::waits::{WaitSummary, Waits};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::fds::{self, Bell, Wait};
 use forkd_linux_sys::sched::Urgent;
+use forkd_linux_sys::uffd::Range;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -179,7 +180,7 @@ impl Shared {
         let seen = Instant::now();
         let served = self.target.uffd.read_faults(faults, BATCH).and_then(|_| {
             let mut pages = faults.iter().map(|address| self.target.source.page_of(*address));
-            pages.try_for_each(|page| self.serve_page(&mut phase, page, seen, buffer, read))
+            pages.try_for_each(|page| self.serve_page(&mut phase, page?, seen, buffer, read))
         });
         if let Err(error) = served {
             self.fail(
@@ -226,7 +227,8 @@ impl Shared {
             Service::Release => {}
         }
         drop(waiting);
-        self.target.uffd.unprotect(self.target.source.pages(page, 1))?;
+        let mut memory = self.target.source.pages(page, 1);
+        memory.try_for_each(|range| self.target.uffd.unprotect(range))?;
         if matches!(phase, Phase::Capturing { .. }) {
             self.waits.record(seen.elapsed());
         }
@@ -258,10 +260,10 @@ impl Shared {
             cause: Arc::new(error),
         });
         *phase = Phase::Released;
-        for address in faults {
-            let page = self.target.source.page_of(*address);
+        for &start in faults {
+            let end = start + PAGE_SIZE as u64;
             // It fails only when the process has ended, and then nobody waits.
-            let _ = self.target.uffd.unprotect(self.target.source.pages(page, 1));
+            let _ = self.target.uffd.unprotect(Range { start, end });
         }
     }
 }

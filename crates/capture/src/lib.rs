@@ -27,7 +27,7 @@ pub use branch::{Statistics, WpBranch, copy_still};
 pub use error::{CaptureError, Result};
 pub use set::{CaptureSet, Claim, Run};
 pub use sink::Sink;
-pub use source::{Source, Target};
+pub use source::{Listing, Region, Source, Target};
 pub use waits::WaitSummary;
 
 #[cfg(test)]

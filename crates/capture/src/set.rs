@@ -59,14 +59,14 @@ pub enum Claim {
 }
 
 impl CaptureSet {
-    /// A set of the pages in `ranges` (addresses from `base`, ascending, not overlapping).
-    pub fn new(base: u64, ranges: &[Range]) -> CaptureSet {
+    /// A set of the pages in `ranges` (bytes from the first page on, ascending, not overlapping).
+    pub fn new(ranges: &[Range]) -> CaptureSet {
         let mut set = CaptureSet { groups: Vec::new() };
         let page_size = PAGE_SIZE as u64;
         set.add(
             ranges
                 .iter()
-                .map(|range| ((range.start - base) / page_size, range.len() / page_size)),
+                .map(|range| (range.start / page_size, range.len() / page_size)),
         );
         set
     }
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn ranks_count_the_scanned_pages_and_then_the_touched_ones_round_by_round() {
-        let mut set = CaptureSet::new(0, &[range(2, 3), range(10, 1)]);
+        let mut set = CaptureSet::new(&[range(2, 3), range(10, 1)]);
         set.touch(vec![20, 3, 7, 20]);
         set.touch(vec![8, 7, 9, 2]);
         set.touch(vec![8]);
@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn a_page_is_claimed_once() {
-        let mut set = CaptureSet::new(0, &[range(0, 2)]);
+        let mut set = CaptureSet::new(&[range(0, 2)]);
         set.touch(vec![5]);
         for rank in [1, 2] {
             assert_eq!(set.claim(rank), Claim::Yours);
@@ -235,6 +235,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "claimed, then read, then complete")]
     fn a_page_that_nobody_has_read_cannot_be_completed() {
-        CaptureSet::new(0, &[range(0, 1)]).complete(0);
+        CaptureSet::new(&[range(0, 1)]).complete(0);
     }
 }

@@ -5,6 +5,7 @@ mod area;
 mod faults;
 mod instant;
 mod kernels;
+mod regions;
 mod sinks;
 mod storm;
 mod swap;

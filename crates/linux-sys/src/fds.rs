@@ -3,7 +3,9 @@
 use crate::check;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 /// The kernel's limit on descriptors a message, less some room.
@@ -82,6 +84,32 @@ pub fn receive_with_fds(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<Ow
         }
     }
     Ok(got)
+}
+
+/// Connects to a unix socket without waiting: `EAGAIN` when whoever listens does not accept. The connection does not wait
+/// either.
+pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
+    // SAFETY: all zeros is a valid sockaddr_un.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    let bytes = path.as_os_str().as_bytes();
+    // One place is left for the end of the name.
+    let room = address.sun_path.len() - 1;
+    if bytes.is_empty() || bytes.len() > room {
+        return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+    }
+    for (place, byte) in address.sun_path.iter_mut().zip(bytes) {
+        *place = *byte as libc::c_char;
+    }
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: a system call with integer arguments.
+    let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }.into())?;
+    // SAFETY: the descriptor was just created and is owned by nobody else.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let size = size_of_val(&address) as libc::socklen_t;
+    // SAFETY: the address lives through the call, which is told its size.
+    check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), size) }.into())?;
+    Ok(fd.into())
 }
 
 /// The process at the other end of a connection, as it was when it connected.

@@ -57,18 +57,24 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `len` bytes of `file`, shared, for reading only.
     pub fn read_only(file: &File, len: usize) -> io::Result<Mapping> {
-        Self::map(len, libc::PROT_READ, libc::MAP_SHARED, Some(file))
+        Self::map(len, libc::PROT_READ, libc::MAP_SHARED, Some((file, 0)))
     }
 
     /// Maps `len` bytes of `file`, shared, for reading and writing.
     pub fn read_write(file: &File, len: usize) -> io::Result<Mapping> {
-        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED, Some(file))
+        Self::part(file, 0, len, true)
     }
 
     /// Maps `len` bytes of `file`, privately: what is written stays here, and the file, which may be sealed, as it is.
     pub fn private(file: &File, len: usize) -> io::Result<Mapping> {
-        let flags = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
-        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, Some(file))
+        Self::part(file, 0, len, false)
+    }
+
+    /// Maps `len` bytes of `file` from `offset` on for reading and writing, shared or privately.
+    pub fn part(file: &File, offset: u64, len: usize, shared: bool) -> io::Result<Mapping> {
+        let private = libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+        let flags = if shared { libc::MAP_SHARED } else { private };
+        Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, Some((file, offset)))
     }
 
     /// Zeroed memory that takes up room only where it is written.
@@ -91,16 +97,16 @@ impl Mapping {
         Ok(())
     }
 
-    fn map(len: usize, prot: i32, flags: i32, file: Option<&File>) -> io::Result<Mapping> {
+    fn map(len: usize, prot: i32, flags: i32, file: Option<(&File, u64)>) -> io::Result<Mapping> {
         if len == 0 {
             return Ok(Mapping {
                 base: std::ptr::NonNull::dangling().as_ptr(),
                 len: 0,
             });
         }
-        let fd = file.map_or(-1, AsRawFd::as_raw_fd);
+        let (fd, offset) = file.map_or((-1, 0), |(file, offset)| (file.as_raw_fd(), offset as i64));
         // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
-        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, 0) };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }

@@ -132,6 +132,12 @@ impl Userfaultfd {
         Ok(self.features()? & FEATURE_EVENT_REMOVE != 0)
     }
 
+    /// Whether it write-protects memory that is mapped shared, which says that it write-protects at all.
+    pub fn protects_shared(&self) -> io::Result<bool> {
+        let wanted = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
+        Ok(self.features()? & wanted == wanted)
+    }
+
     /// The features that its creator asked for.
     fn features(&self) -> io::Result<u64> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;

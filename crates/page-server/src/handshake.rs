@@ -64,8 +64,23 @@ struct Sent {
 }
 
 impl Handshake {
-    /// Receives it. All of it comes within `patience`, or not at all; `template_bytes` is what the regions may name.
+    /// Receives it, of a VMM whose pages are to be served. All of it comes within `patience`, or not at all;
+    /// `template_bytes` is what the regions may name.
     pub fn receive(stream: UnixStream, template_bytes: u64, patience: Duration) -> Result<Handshake, HandshakeError> {
+        let handshake = Handshake::receive_any(stream, template_bytes, patience)?;
+        let reports_removals = handshake.uffd.reports_removals();
+        if !reports_removals.map_err(|error| HandshakeError::NoUserfaultfd(Arc::new(error)))? {
+            return Err(HandshakeError::NoRemovals);
+        }
+        Ok(handshake)
+    }
+
+    /// The same, whatever the userfaultfd is for.
+    pub fn receive_any(
+        stream: UnixStream,
+        template_bytes: u64,
+        patience: Duration,
+    ) -> Result<Handshake, HandshakeError> {
         // Before anything else, while whoever connected is still there to be identified.
         let peer = Process::peer(&stream).map_err(|error| HandshakeError::Peer(Arc::new(error)))?;
         let (sent, mut received) = receive_message(&stream, patience)?;
@@ -76,11 +91,7 @@ impl Handshake {
             (Some(_), others) => return Err(HandshakeError::Descriptors(others + 1)),
         };
         // It has been initialised by its creator, and refuses to be again.
-        let adopted = Userfaultfd::adopt(fd).and_then(|uffd| Ok((uffd.reports_removals()?, uffd)));
-        let (reports_removals, uffd) = adopted.map_err(|error| HandshakeError::NoUserfaultfd(Arc::new(error)))?;
-        if !reports_removals {
-            return Err(HandshakeError::NoRemovals);
-        }
+        let uffd = Userfaultfd::adopt(fd).map_err(|error| HandshakeError::NoUserfaultfd(Arc::new(error)))?;
         // Whether it has hung up is asked again and again, and never waited for.
         stream
             .set_nonblocking(true)

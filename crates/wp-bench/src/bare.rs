@@ -19,8 +19,8 @@ pub fn round_trips(seed: u64) -> Result<Waits, Box<dyn Error>> {
     let region = Region::new(PAGES)?;
     (0..PAGES).for_each(|page| region.word(page, 0).store(page, Ordering::Relaxed));
     let target = region.target()?;
-    target.uffd.register_write_protect(target.source.range)?;
-    target.uffd.protect(target.source.range)?;
+    target.uffd.register_write_protect(target.source.range())?;
+    target.uffd.protect(target.source.range())?;
     let end = Bell::new()?;
     let waits = std::thread::scope(|scope| {
         let answering = scope.spawn(|| answer(&target, &end));

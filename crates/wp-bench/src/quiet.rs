@@ -52,7 +52,7 @@ pub fn readv_reused_mib_per_s(region: &Region) -> Result<f64, Box<dyn Error>> {
             let room = buffer.len().min(len - remote);
             process::read_into(
                 region.source().pid,
-                region.source().range.start + remote as u64,
+                region.source().range().start + remote as u64,
                 &mut buffer[..room],
             )?;
         }
@@ -63,7 +63,7 @@ pub fn readv_reused_mib_per_s(region: &Region) -> Result<f64, Box<dyn Error>> {
 /// What each call of the loop reads, and where to.
 fn calls<'a>(region: &Region, copy: &'a mut [u8]) -> impl Iterator<Item = (u64, &'a mut [u8])> {
     let size = PAGES_A_CALL * PAGE_SIZE;
-    let start = region.source().range.start;
+    let start = region.source().range().start;
     copy.chunks_mut(size)
         .enumerate()
         .map(move |(call, local)| (start + (call * size) as u64, local))

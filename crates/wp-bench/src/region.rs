@@ -45,14 +45,11 @@ impl Region {
     pub fn source(&self) -> Source {
         let start = self.memory.target(0, 0) as u64;
         let end = start + self.memory.len() as u64;
-        Source {
-            pid: std::process::id() as i32,
-            range: Range { start, end },
-        }
+        Source::new(std::process::id() as i32, Range { start, end })
     }
 
     pub fn target(&self) -> forkd_capture::Result<Target> {
-        Target::own(self.source().range)
+        Target::own(self.source().range())
     }
 
     /// A word of a page, chosen by any number.

@@ -85,7 +85,7 @@ fn row(region_mib: u64, pace_per_s: Option<f64>, rounds: bool, tries: &[Try]) ->
 /// The tries with rounds, and those without.
 fn in_turn(region: &Region, writers: &Writers<'_>) -> Result<(Vec<Try>, Vec<Try>)> {
     let target = region.target()?;
-    target.uffd.register_write_protect(target.source.range)?;
+    target.uffd.register_write_protect(target.source.range())?;
     let (mut with, mut without) = (Vec::new(), Vec::new());
     for _ in 0..TRIES {
         with.push(with_rounds(&target, writers)?);
@@ -102,7 +102,7 @@ fn run_on(writers: &Writers<'_>) -> f64 {
 
 fn with_rounds(target: &Target, writers: &Writers<'_>) -> Result<Try> {
     let writes_per_s = run_on(writers);
-    let sink = Arc::new(MemfdSink::new(target.source.range.len() / PAGE_SIZE as u64)?);
+    let sink = Arc::new(MemfdSink::new(target.source.range().len() / PAGE_SIZE as u64)?);
     let (arm, branch) = timed(|| WpBranch::arm(target.clone(), sink));
     let mut branch = branch?;
     writers.hold();
@@ -126,7 +126,7 @@ fn without_rounds(target: &Target, writers: &Writers<'_>) -> Result<Try> {
         let noting = scope.spawn(|| note_faults(target, &touched, &end));
         let outcome = protect_once(target, writers, &touched);
         // Nobody may be left waiting, whatever has happened.
-        target.uffd.unprotect(target.source.range)?;
+        target.uffd.unprotect(target.source.range())?;
         end.ring();
         noting.join().expect("it does not panic")?;
         let (arm, take, touched_pages) = outcome?;
@@ -147,19 +147,21 @@ fn protect_once(
     touched: &Mutex<Vec<u64>>,
 ) -> Result<(Duration, Duration, u64)> {
     let start = Instant::now();
-    let range = target.source.range;
+    let range = target.source.range();
     for start in (range.start..range.end).step_by(STEP_BYTES) {
         let end = (start + STEP_BYTES as u64).min(range.end);
         target.uffd.protect(Range { start, end })?;
     }
-    let mut set = CaptureSet::new(range.start, &target.source.scan(Kind::PrivatePresent)?);
+    let mut set = CaptureSet::new(&target.source.scan(Kind::PrivatePresent)?);
     let arm = start.elapsed();
     writers.hold();
     let (take, taken) = timed(|| {
         let mut touched = touched.lock().expect("no panic while held");
         touched.sort_unstable();
         for (page, pages) in near(&touched) {
-            target.uffd.protect(target.source.pages(page, pages))?;
+            for range in target.source.pages(page, pages) {
+                target.uffd.protect(range)?;
+            }
         }
         let count = touched.len() as u64;
         set.touch(std::mem::take(&mut touched));
@@ -178,9 +180,11 @@ fn note_faults(target: &Target, touched: &Mutex<Vec<u64>>, end: &Bell) -> io::Re
             let mut touched = touched.lock().expect("no panic while held");
             target.uffd.read_faults(&mut faults, 64)?;
             for address in &faults {
-                let page = target.source.page_of(*address);
+                let page = target.source.page_of(*address)?;
                 touched.push(page);
-                target.uffd.unprotect(target.source.pages(page, 1))?;
+                for range in target.source.pages(page, 1) {
+                    target.uffd.unprotect(range)?;
+                }
             }
         }
         if ready[1] {

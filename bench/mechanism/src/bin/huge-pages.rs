@@ -149,7 +149,7 @@ fn random_write_ns(region: &Region) -> f64 {
 /// How much of the region is in huge pages. Its advice makes it a mapping of its own.
 fn huge_mib(region: &Region) -> Result<f64> {
     let smaps = std::fs::read_to_string("/proc/self/smaps")?;
-    let first = format!("{:x}-", region.source().range.start);
+    let first = format!("{:x}-", region.source().range().start);
     let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&first));
     let kib = lines
         .find_map(|line| line.strip_prefix("AnonHugePages:"))

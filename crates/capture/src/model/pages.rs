@@ -95,7 +95,7 @@ impl SetLog {
         let ranges: Vec<Range> = runs_of(self.scanned)
             .map(|(first, pages)| bytes(first, pages))
             .collect();
-        let mut set = CaptureSet::new(0, &ranges);
+        let mut set = CaptureSet::new(&ranges);
         for round in &self.rounds {
             set.touch(round.list());
         }

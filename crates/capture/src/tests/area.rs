@@ -82,12 +82,12 @@ impl Area {
         assert_eq!(advised, 0, "madvise {advice}: {}", std::io::Error::last_os_error());
     }
 
-    pub fn source(&self) -> Source {
-        self.target.source
+    pub fn source(&self) -> &Source {
+        &self.target.source
     }
 
     pub fn range(&self) -> Range {
-        self.source().range
+        self.source().range()
     }
 
     /// All of it. Nobody may write meanwhile.

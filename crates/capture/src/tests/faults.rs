@@ -196,7 +196,7 @@ fn of_an_ended_process() -> (Target, i32) {
         end: (1 << 30) + 4096,
     };
     let uffd = Arc::new(Userfaultfd::adopt(received.remove(0)).expect("a userfaultfd"));
-    let source = Source { pid, range };
+    let source = Source::new(pid, range);
     (Target { source, uffd }, pid)
 }
 

@@ -3,6 +3,7 @@
 use super::area::Area;
 use super::sinks::Image;
 use crate::WpBranch;
+use forkd_linux_sys::pagemap::Pagemap;
 
 const PAGES: u64 = 2048;
 
@@ -60,7 +61,7 @@ fn pages_that_are_swapped_out_are_captured_like_any_other() {
     area.warm(&mut 11);
     let truth = area.bytes().to_vec();
     area.advise(libc::MADV_PAGEOUT);
-    let map = area.source().map().expect("page map");
+    let map = Pagemap::open(area.source().pid).expect("page map");
     let out = map.swapped_out(area.range()).expect("list");
     assert!(!out.is_empty(), "nothing was swapped out, so that this proves nothing");
     let sink = Image::new(&area);
