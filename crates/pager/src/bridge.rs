@@ -10,6 +10,7 @@ use forkd_linux_sys::fds::{self, Bell, Wait};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -23,7 +24,10 @@ const DRAIN_TIMEOUT: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 struct Ends {
-    vmm: UnixStream,
+    /// The VMM's end; `None` while there is no client, where each has a connection of its own.
+    vmm: Option<UnixStream>,
+    /// Where a client's connection to the VMM is made. Otherwise there is one for good.
+    dial: Option<PathBuf>,
     client: Option<UnixStream>,
     to_vmm: VecDeque<u8>,
     to_client: VecDeque<u8>,
@@ -49,13 +53,24 @@ impl Bridge {
         Self::over(monitor::connect(chardev)?, path)
     }
 
+    /// Connects to the VMM's end at `dial` anew for each client: both are hung up on when one of them is, as if they were
+    /// connected to each other.
+    pub fn dialling(dial: &str, path: &str) -> Result<Bridge> {
+        Self::between(None, Some(dial.into()), path)
+    }
+
     /// The same over a connection to the VMM's end.
     pub fn over(vmm: UnixStream, path: &str) -> Result<Bridge> {
         vmm.set_nonblocking(true)
             .step(|| "configuring the guest channel".into())?;
+        Self::between(Some(vmm), None, path)
+    }
+
+    fn between(vmm: Option<UnixStream>, dial: Option<PathBuf>, path: &str) -> Result<Bridge> {
         let listener = listen(path).step(|| format!("listening at {path}"))?;
         let ends = Ends {
             vmm,
+            dial,
             client: None,
             to_vmm: VecDeque::new(),
             to_client: VecDeque::new(),
@@ -95,13 +110,14 @@ impl ShutGate<'_> {
     fn make_room(&mut self) {
         let Ends { vmm, to_client, .. } = &mut *self.ends;
         // An end or an error shows again when the gate has opened.
-        let _ = pull(vmm, to_client);
+        let _ = vmm.as_mut().map(|vmm| pull(vmm, to_client));
     }
 
     /// Whether the VMM has nothing left to read and is not held up in writing, so that once stopped it moves nothing.
     pub fn is_quiet(&self) -> bool {
-        let unread = fds::unread_by_peer(&self.ends.vmm).unwrap_or(0);
-        let waiting = fds::waiting_to_be_read(&self.ends.vmm).unwrap_or(0) as usize;
+        let Some(vmm) = &self.ends.vmm else { return true };
+        let unread = fds::unread_by_peer(vmm).unwrap_or(0);
+        let waiting = fds::waiting_to_be_read(vmm).unwrap_or(0) as usize;
         unread == 0 && waiting < ROOM_BYTES
     }
 }
@@ -130,38 +146,31 @@ fn listen(path: &str) -> io::Result<UnixListener> {
 
 fn run(gate: &Mutex<Ends>, listener: &UnixListener, stop: &Bell) {
     // Duplicates to wait on, so that the gate is open while nothing happens.
-    let Ok(vmm) = gate.lock().expect("no panic while held").vmm.try_clone() else {
-        return;
-    };
-    let mut client: Option<UnixStream> = None;
+    let mut ends = gate.lock().expect("no panic while held").duplicates();
     loop {
         let (reads, writes) = gate.lock().expect("no panic while held").wants();
         let mut waits = vec![Wait::readable(stop), Wait::readable(listener)];
-        waits.push(Wait {
-            read: reads.0,
-            write: writes.0,
-            ..Wait::readable(&vmm)
-        });
-        if let Some(client) = &client {
-            waits.push(Wait {
-                read: reads.1,
-                write: writes.1,
-                ..Wait::readable(client)
-            });
+        let wants = [(reads.0, writes.0), (reads.1, writes.1)];
+        for (end, (read, write)) in ends.iter().zip(wants) {
+            waits.extend(end.as_ref().map(|end| Wait {
+                read,
+                write,
+                ..Wait::readable(end)
+            }));
         }
         let Ok(ready) = fds::wait(&waits, None) else { return };
         if ready[0] {
             return;
         }
-        let mut ends = gate.lock().expect("no panic while held");
+        let mut locked = gate.lock().expect("no panic while held");
         if ready[1]
             && let Ok((accepted, _)) = listener.accept()
         {
-            ends.welcome(accepted);
-        } else if ends.exchange().is_err() {
+            locked.welcome(accepted);
+        } else if locked.exchange().is_err() {
             return;
         }
-        client = ends.client.as_ref().and_then(|client| client.try_clone().ok());
+        ends = locked.duplicates();
     }
 }
 
@@ -172,19 +181,38 @@ impl Ends {
         (reads, (!self.to_vmm.is_empty(), !self.to_client.is_empty()))
     }
 
+    /// Of the VMM's end and the client's.
+    fn duplicates(&self) -> [Option<UnixStream>; 2] {
+        [&self.vmm, &self.client].map(|end| end.as_ref().and_then(|end| end.try_clone().ok()))
+    }
+
     fn welcome(&mut self, client: UnixStream) {
-        if client.set_nonblocking(true).is_ok() {
-            // What was meant for the last client means nothing to the next; the channel's framing finds its feet again.
-            self.to_client.clear();
-            self.to_vmm.clear();
-            self.client = Some(client);
+        if client.set_nonblocking(true).is_err() {
+            return;
         }
+        // What was meant for the last client means nothing to the next; the channel's framing finds its feet again.
+        self.to_client.clear();
+        self.to_vmm.clear();
+        if let Some(dial) = &self.dial {
+            // Where nobody answers the client is hung up on, as it would be there.
+            self.vmm = fds::connect_now(dial).ok();
+        }
+        self.client = self.vmm.is_some().then_some(client);
+    }
+
+    /// The end of a client that has a connection of its own.
+    fn hang_up(&mut self) {
+        // What the guest has said before it hung up is still its word.
+        let _ = self.client.as_mut().map(|client| push(client, &mut self.to_client));
+        (self.vmm, self.client) = (None, None);
+        self.to_client.clear();
+        self.to_vmm.clear();
     }
 
     /// Moves what can be moved without waiting. Fails when the VMM has closed its end.
     fn exchange(&mut self) -> io::Result<()> {
-        pull(&mut self.vmm, &mut self.to_client)?;
-        push(&mut self.vmm, &mut self.to_vmm)?;
+        let Some(vmm) = &mut self.vmm else { return Ok(()) };
+        let mut moved = pull(vmm, &mut self.to_client).and_then(|()| push(vmm, &mut self.to_vmm));
         match &mut self.client {
             Some(client) => {
                 if pull(client, &mut self.to_vmm)
@@ -197,7 +225,14 @@ impl Ends {
             // The guest must not be held up because nobody listens.
             None => self.to_client.clear(),
         }
-        push(&mut self.vmm, &mut self.to_vmm)
+        moved = moved.and_then(|()| push(vmm, &mut self.to_vmm));
+        if self.dial.is_none() {
+            return moved;
+        }
+        if moved.is_err() || self.client.is_none() {
+            self.hang_up();
+        }
+        Ok(())
     }
 }
 

@@ -149,7 +149,8 @@ fn start(
     is_mapped.recv_timeout(MAP_TIMEOUT).map_err(|_| gone(()))??;
     monitor.wait_until_running()?;
     let bridge = Bridge::over(channel, &sandbox.announced.agent_socket)?;
-    sandbox.connect(Connections { monitor, bridge });
+    let control = Box::new(monitor);
+    sandbox.connect(Connections { control, bridge });
     Ok(())
 }
 

@@ -8,8 +8,10 @@
 mod blobs;
 mod branch;
 mod bridge;
+mod control;
 mod error;
 mod file;
+mod firecracker;
 mod idle;
 mod layer;
 mod layers;

@@ -33,7 +33,7 @@ pub fn export(stack: &Stack, path: &Path) -> Result<()> {
     written
 }
 
-fn write_stack(stack: &Stack, file: &File) -> std::io::Result<()> {
+pub fn write_stack(stack: &Stack, file: &File) -> std::io::Result<()> {
     file.set_len(stack.mem_bytes)?;
     for (page, bytes) in stack.visible_runs() {
         let pages: Vec<&[u8]> = bytes.chunks(PAGE_SIZE).collect();
@@ -66,7 +66,7 @@ pub fn import(request: &ImportMemory, layers: &Layers, blobs: &Blobs) -> Result<
         let message = format!("{} has {size} bytes, the memory {mem_bytes}", path.display());
         return Err(PagerError::new(FaultCode::BadRequest, message));
     }
-    let set = CaptureSet::new(0, &ranges(&file, path, size, *tracked)?);
+    let set = CaptureSet::new(&ranges(&file, path, size, *tracked)?);
     room::check(set.len(), "the memory file")?;
     let sink = LayerSink::new(below.clone())?;
     read_into(&sink, &set, &file).step(|| format!("reading {}", path.display()))?;

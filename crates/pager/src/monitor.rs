@@ -1,11 +1,14 @@
-//! QEMU's machine protocol, as far as the pause window needs it.
+//! QEMU's machine protocol, as far as it is needed.
 
+use crate::control::Control;
 use crate::error::{PagerError, Result, Step};
+use crate::sandbox::{Attachment, Sandbox};
 use forkd_linux_sys::fds;
 use forkd_protocol::FaultCode;
 use serde_json::{Value, json};
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
@@ -13,6 +16,9 @@ use std::time::{Duration, Instant};
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 /// A VMM may take this long to listen.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The set of descriptors that QEMU files the device state's memfd under.
+const FDSET: u32 = 7;
+const SAVE: &str = "xen-save-devices-state";
 /// No reply is longer.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
@@ -48,24 +54,6 @@ impl Monitor {
 
     fn deadline(&self) -> Instant {
         Instant::now() + self.patience
-    }
-
-    /// Stops the vCPUs until they are told to go on.
-    pub fn stop(&mut self) -> Result<()> {
-        self.call("stop", json!({})).map(drop)
-    }
-
-    /// Lets a VM go on that was stopped. Nobody but a pager stops VMs.
-    pub fn run_if_stopped(&mut self) -> Result<()> {
-        if self.is_stopped()? {
-            self.call("cont", json!({}))?;
-        }
-        Ok(())
-    }
-
-    pub fn is_stopped(&mut self) -> Result<bool> {
-        let status = self.call("query-status", json!({}))?;
-        Ok(status.get("status").and_then(Value::as_str) == Some("paused"))
     }
 
     /// Waits until a VM runs that is being loaded. No command may be without its reply.
@@ -149,7 +137,73 @@ impl Monitor {
     }
 }
 
-fn gone(message: String) -> PagerError {
+impl Control for Monitor {
+    fn stop(&mut self) -> Result<()> {
+        self.call("stop", json!({})).map(drop)
+    }
+
+    fn is_stopped(&mut self) -> Result<bool> {
+        let status = self.call("query-status", json!({}))?;
+        Ok(status.get("status").and_then(Value::as_str) == Some("paused"))
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        self.call("cont", json!({})).map(drop)
+    }
+
+    /// Gives the VMM a descriptor, so that no path and no permission is needed.
+    fn save_to(&mut self, file: &File) -> Result<()> {
+        // QEMU takes a descriptor only if it is open the way it would open the file itself: for writing alone.
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let write_only = OpenOptions::new()
+            .write(true)
+            .open(path)
+            .step(|| "opening a memfd for writing".into())?;
+        // An earlier attempt may have failed before it took its descriptor back.
+        let _ = self.forget_file();
+        self.send_with_fds("add-fd", json!({ "fdset-id": FDSET }), &[write_only.as_fd()])?;
+        self.reply("add-fd").map(drop)
+    }
+
+    fn stop_and_save(&mut self, quiet: bool) -> Result<()> {
+        // Not `live`: of a VM that stands, that would also give its disks away until it runs again, and a second save before
+        // then (of a paused VM) would end the VMM. What is written is the same.
+        let save = json!({ "filename": format!("/dev/fdset/{FDSET}"), "live": false });
+        self.send("stop", json!({}))?;
+        if quiet {
+            // Sent with the stop, so that the VMM goes from one to the other without waiting for us.
+            self.send(SAVE, save.clone())?;
+        }
+        self.reply("stop")?;
+        if !quiet {
+            // Its main loop goes round, twice, so that whatever it could still move for a stopped VM has been moved.
+            for _ in 0..2 {
+                self.call("query-status", json!({}))?;
+            }
+            self.send(SAVE, save)?;
+        }
+        Ok(())
+    }
+
+    fn saved(&mut self) -> Result<()> {
+        self.reply(SAVE).map(drop)
+    }
+
+    fn forget_file(&mut self) -> Result<()> {
+        self.call("remove-fd", json!({ "fdset-id": FDSET })).map(drop)
+    }
+
+    fn saves_without_writing(&self) -> bool {
+        true
+    }
+
+    /// Its shim calls.
+    fn ask_for_memory(&mut self, _: &Sandbox) -> Result<Option<Attachment>> {
+        Ok(None)
+    }
+}
+
+pub fn gone(message: String) -> PagerError {
     PagerError::new(FaultCode::VmGone, message)
 }
 

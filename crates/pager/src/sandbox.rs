@@ -2,18 +2,20 @@
 
 use crate::blobs::Blobs;
 use crate::bridge::Bridge;
+use crate::control::Control;
 use crate::error::{PagerError, Result};
+use crate::firecracker::Api;
 use crate::layers::Layers;
 use crate::monitor::Monitor;
 use crate::stack::Stack;
 use forkd_capture::{Source, Target};
 use forkd_linux_sys::pagemap::Kind;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
-use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, MemoryUse};
+use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, MemoryUse, VmmKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// What the shim inside the VMM has handed over.
+/// What the VMM has handed over.
 #[derive(Debug, Clone)]
 pub struct Attachment {
     pub source: Source,
@@ -24,7 +26,7 @@ pub struct Attachment {
 /// The pager's connections to a VM that runs.
 #[derive(Debug)]
 pub struct Connections {
-    pub monitor: Monitor,
+    pub control: Box<dyn Control>,
     pub bridge: Bridge,
 }
 
@@ -68,7 +70,7 @@ impl Sandbox {
 
     /// Takes note of the memory of the VMM, which has been admitted.
     pub fn attach(&self, attachment: Attachment) -> Result<()> {
-        let (bytes, wanted) = (attachment.source.range.len(), self.announced.mem_bytes);
+        let (bytes, wanted) = (attachment.source.bytes(), self.announced.mem_bytes);
         if bytes != wanted {
             let message = format!(
                 "the VMM of {} has {bytes} bytes of memory instead of {wanted}",
@@ -89,14 +91,26 @@ impl Sandbox {
         let mut connections = self.connections.lock().expect("no panic while held");
         // The listening socket of an earlier bridge is removed when it ends: that must come before the next one's.
         *connections = None;
-        let mut monitor = Monitor::connect(&self.announced.monitor_socket)?;
+        let Announce {
+            monitor_socket,
+            chardev_socket,
+            agent_socket,
+            ..
+        } = &self.announced;
+        let mut control: Box<dyn Control> = match self.announced.vmm {
+            VmmKind::Qemu => Box::new(Monitor::connect(monitor_socket)?),
+            VmmKind::Firecracker => Box::new(Api::connect(monitor_socket)?),
+        };
         if paused {
-            monitor.stop()?;
+            control.stop()?;
         } else {
-            monitor.run_if_stopped()?;
+            control.run_if_stopped()?;
         }
-        let bridge = Bridge::open(&self.announced.chardev_socket, &self.announced.agent_socket)?;
-        *connections = Some(Connections { monitor, bridge });
+        let bridge = match self.announced.vmm {
+            VmmKind::Qemu => Bridge::open(chardev_socket, agent_socket)?,
+            VmmKind::Firecracker => Bridge::dialling(chardev_socket, agent_socket)?,
+        };
+        *connections = Some(Connections { control, bridge });
         Ok(())
     }
 
@@ -135,8 +149,19 @@ impl Sandbox {
         })
     }
 
-    pub fn target(&self) -> Result<Target> {
-        let Attachment { source, uffd } = self.attachment()?;
+    /// What the VMM has handed over, once it has been asked for it if it does not call by itself.
+    pub fn attached(&self, control: &mut dyn Control) -> Result<Attachment> {
+        let missing = match self.attachment() {
+            Err(missing) => missing,
+            attached => return attached,
+        };
+        let attachment = control.ask_for_memory(self)?.ok_or(missing)?;
+        self.attach(attachment.clone())?;
+        Ok(attachment)
+    }
+
+    pub fn target(&self, control: &mut dyn Control) -> Result<Target> {
+        let Attachment { source, uffd } = self.attached(control)?;
         let uffd = uffd.ok_or_else(|| {
             let why = forkd_linux_sys::uffd::probe()
                 .err()
@@ -156,13 +181,13 @@ pub struct Exclusive<'a> {
 }
 
 impl Exclusive<'_> {
-    pub fn monitor(&mut self) -> &mut Monitor {
+    pub fn control(&mut self) -> &mut dyn Control {
         self.split().0
     }
 
-    pub fn split(&mut self) -> (&mut Monitor, &Bridge) {
+    pub fn split(&mut self) -> (&mut dyn Control, &Bridge) {
         let connections = self.guard.as_mut().expect("checked when it was lent");
-        (&mut connections.monitor, &connections.bridge)
+        (&mut *connections.control, &connections.bridge)
     }
 }
 

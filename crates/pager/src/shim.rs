@@ -203,10 +203,7 @@ fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
         .checked_add(region.size)
         .filter(|end| (start | end) % PAGE_SIZE == 0)
         .ok_or_else(|| bad("its region has no end, or does not consist of pages".into()))?;
-    let source = Source {
-        pid,
-        range: Range { start, end },
-    };
+    let source = Source::new(pid, Range { start, end });
     let uffd = received.into_iter().next().map(Userfaultfd::adopt).transpose();
     let uffd = uffd.map_err(|error| bad(error.to_string()))?.map(Arc::new);
     Ok(Attachment { source, uffd })

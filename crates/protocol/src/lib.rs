@@ -14,7 +14,7 @@ use ts_rs::TS;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const PROTOCOL_VERSION: u32 = 4;
+pub const PROTOCOL_VERSION: u32 = 5;
 
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
@@ -88,6 +88,9 @@ pub enum Op {
     ImportMemory(ImportMemory),
     /// Copies a file into the store. Answers [`Answer::Layer`], durable.
     ImportFile { path: String },
+    /// Fills a memory file with the stack of an announced VM, for a VMM that maps it shared: from then on it is that VM's
+    /// memory. Answers [`Answer::Lent`]. The file is there until the VM is opened or released, or this connection ends.
+    LendMemory { sandbox: String },
     /// All that the pager holds. Answers [`Answer::Inventory`].
     Inventory,
     /// Lets go of a layer held in RAM. VMs that map it keep it.
@@ -106,14 +109,30 @@ pub struct Announce {
     pub mem_bytes: u64,
     /// Bottom layer first. Empty for a cold boot: memory is zeros.
     pub stack: Vec<LayerRef>,
-    /// QEMU's machine protocol socket that is the pager's alone.
+    /// QEMU's machine protocol socket that is the pager's alone; Firecracker's API.
     pub monitor_socket: String,
-    /// QEMU's end of the guest channel.
+    /// QEMU's end of the guest channel; the socket of Firecracker's vsock device.
     pub chardev_socket: String,
-    /// Where the pager listens for the client of the guest channel.
+    /// Where the pager listens for the client of the guest channel. Under Firecracker the client names the guest's port
+    /// there first, as it would at the device's own socket.
     pub agent_socket: String,
+    /// Which VMM it is. Left out: QEMU.
+    #[serde(default)]
+    #[ts(as = "Option<VmmKind>", optional)]
+    pub vmm: VmmKind,
     /// Which process may call under this name. A name alone is no proof: any VMM could give another's.
     pub caller: Caller,
+}
+
+/// What runs a VM.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum VmmKind {
+    #[default]
+    Qemu,
+    /// One that can map memory shared, save its device state alone and hand over a userfaultfd.
+    Firecracker,
 }
 
 /// How the pager tells a VMM from another that pretends to be it.
@@ -353,6 +372,10 @@ pub enum Answer {
     },
     Memory(MemoryUse),
     Layer(Blob),
+    Lent {
+        /// What the VMM can open for reading and writing.
+        path: String,
+    },
     Imported {
         /// All layers by digest, bottom first. One that holds no page is left out.
         stack: Vec<Blob>,

@@ -21,15 +21,15 @@ pub struct Truth {
 impl Truth {
     /// Copies all of the source's memory, which must not change meanwhile.
     pub fn take(source: Source) -> Result<Truth> {
-        let memory = read_all(source)?;
+        let memory = read_all(&source)?;
         Ok(Truth { source, memory })
     }
 
     /// Compares it, byte for byte, with the image that `layers` make.
     pub fn compare(&self, layers: &[Arc<Layer>], captured: &Layer) -> Result<Audit> {
-        let now = read_all(self.source)?;
-        let stack = Stack::new(self.source.range.len(), layers.to_vec())?;
-        let pages = self.source.range.len() / PAGE_SIZE as u64;
+        let now = read_all(&self.source)?;
+        let stack = Stack::new(self.source.bytes(), layers.to_vec())?;
+        let pages = self.source.bytes() / PAGE_SIZE as u64;
         let at =
             |memory: &'_ Mapping, page: u64| -> Vec<u8> { memory.bytes(page as usize * PAGE_SIZE, PAGE_SIZE).to_vec() };
         let differing = (0..pages).filter(|&page| stack.page(page).unwrap_or(&ZEROS) != at(&self.memory, page));
@@ -47,15 +47,22 @@ impl Truth {
     }
 }
 
-fn read_all(source: Source) -> Result<Mapping> {
-    let len = source.range.len() as usize;
+fn read_all(source: &Source) -> Result<Mapping> {
+    let len = source.bytes() as usize;
     let memory = Mapping::anonymous(len).step(|| "making room for a copy of guest memory".into())?;
-    let piece = Piece {
-        local: memory.target(0, len),
-        remote: source.range.start,
-        len,
-    };
-    // SAFETY: the piece covers memory that was just mapped and that nobody else knows.
-    unsafe { process::read_memory(source.pid, &[piece]) }.step(|| "copying guest memory".into())?;
+    let pieces: Vec<Piece> = source
+        .regions()
+        .iter()
+        .map(|region| {
+            let len = region.memory.len() as usize;
+            Piece {
+                local: memory.target(region.page as usize * PAGE_SIZE, len),
+                remote: region.memory.start,
+                len,
+            }
+        })
+        .collect();
+    // SAFETY: the pieces cover memory that was just mapped and that nobody else knows, each its own part.
+    unsafe { process::read_memory(source.pid, &pieces) }.step(|| "copying guest memory".into())?;
     Ok(memory)
 }

@@ -14,7 +14,7 @@ use crate::stack::Stack;
 use audit::Truth;
 use forkd_capture::{CaptureSet, Statistics, WpBranch, copy_still};
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::pagemap::Kind;
+use forkd_linux_sys::uffd::Range;
 use forkd_protocol::{Answer, Blob, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, LayerRef};
 pub use sink::LayerSink;
 use std::sync::Arc;
@@ -79,10 +79,10 @@ pub fn run(context: &Context<'_>, request: &Branch) -> Result<BranchDone> {
 
 /// Stop, save the device state, run: what no branch can be quicker than.
 pub fn floor(sandbox: &Sandbox) -> Result<Answer> {
-    let vmm = sandbox.attachment()?.source.pid;
     let mut lent = sandbox.exclusive()?;
-    let (monitor, bridge) = lent.split();
-    let window = Window::prepare(monitor, bridge, vmm)?;
+    let (control, bridge) = lent.split();
+    let vmm = sandbox.attached(control)?.source.pid;
+    let window = Window::prepare(control, bridge, vmm)?;
     let paused = window.pause(true, During::after_saving(|| Ok(())))?;
     Ok(Answer::Floor {
         pause_us: micros(paused.pause),
@@ -97,17 +97,17 @@ fn live(
     lent: &mut Exclusive<'_>,
     stats: &mut BranchStats,
 ) -> Result<Captured> {
-    let target = context.sandbox.target()?;
-    let source = target.source;
+    let (control, bridge) = lent.split();
+    let target = context.sandbox.target(control)?;
+    let source = target.source.clone();
     let sink = Arc::new(LayerSink::new(context.sandbox.stack.clone())?);
     let mut branch = WpBranch::arm(target, sink.clone())?;
-    let (monitor, bridge) = lent.split();
-    let window = Window::prepare(monitor, bridge, source.pid)?;
+    let window = Window::prepare(control, bridge, source.pid)?;
     // The guest has run on since it was armed.
     branch.settle()?;
     let during = || {
         branch.take()?;
-        request.audit.then(|| Truth::take(source)).transpose()
+        request.audit.then(|| Truth::take(source.clone())).transpose()
     };
     let paused = window.pause(request.resume, During::while_saving(during))?;
     note_pause(stats, &paused);
@@ -134,7 +134,8 @@ fn inside(
     lent: &mut Exclusive<'_>,
     stats: &mut BranchStats,
 ) -> Result<Captured> {
-    let source = context.sandbox.attachment()?.source;
+    let (control, bridge) = lent.split();
+    let source = context.sandbox.attached(control)?.source;
     let full = request.mode == BranchMode::Full;
     let below = if full {
         Arc::new(Stack::new(context.sandbox.stack.mem_bytes, Vec::new())?)
@@ -142,23 +143,25 @@ fn inside(
         context.sandbox.stack.clone()
     };
     let sink = LayerSink::new(below)?;
-    let (monitor, bridge) = lent.split();
     let mut scan = Duration::ZERO;
     let during = || {
         let start = Instant::now();
         let ranges = if full {
-            vec![source.range]
+            vec![Range {
+                start: 0,
+                end: source.bytes(),
+            }]
         } else {
-            source.scan(Kind::Private)?
+            source.own_pages()?
         };
         scan = start.elapsed();
-        let set = CaptureSet::new(source.range.start, &ranges);
+        let set = CaptureSet::new(&ranges);
         room::check(set.len(), "the branch")?;
-        copy_still(source, &set, &sink)?;
-        let truth = request.audit.then(|| Truth::take(source)).transpose()?;
+        copy_still(&source, &set, &sink)?;
+        let truth = request.audit.then(|| Truth::take(source.clone())).transpose()?;
         Ok((set, truth))
     };
-    let paused = Window::prepare(monitor, bridge, source.pid)?.pause(request.resume, During::after_saving(during))?;
+    let paused = Window::prepare(control, bridge, source.pid)?.pause(request.resume, During::after_saving(during))?;
     note_pause(stats, &paused);
     stats.scan_us = micros(scan);
     let (set, truth) = paused.value;

@@ -14,17 +14,22 @@ mem_bytes: number,
  */
 stack: Array<string>, 
 /**
- * QEMU's machine protocol socket that is the pager's alone.
+ * QEMU's machine protocol socket that is the pager's alone; Firecracker's API.
  */
 monitor_socket: string, 
 /**
- * QEMU's end of the guest channel.
+ * QEMU's end of the guest channel; the socket of Firecracker's vsock device.
  */
 chardev_socket: string, 
 /**
- * Where the pager listens for the client of the guest channel.
+ * Where the pager listens for the client of the guest channel. Under Firecracker the client names the guest's port
+ * there first, as it would at the device's own socket.
  */
 agent_socket: string, 
+/**
+ * Which VMM it is. Left out: QEMU.
+ */
+vmm?: VmmKind, 
 /**
  * Which process may call under this name. A name alone is no proof: any VMM could give another's.
  */
@@ -38,7 +43,11 @@ live_unavailable: string | null,
 /**
  * The processor's time stamp counter, in kHz, measured at start.
  */
-tsc_khz: number, } | { "answer": "done" } | { "answer": "branch" } & BranchDone | { "answer": "floor", pause_us: number, device_state_us: number, } | { "answer": "memory" } & MemoryUse | { "answer": "layer" } & Blob | { "answer": "imported", 
+tsc_khz: number, } | { "answer": "done" } | { "answer": "branch" } & BranchDone | { "answer": "floor", pause_us: number, device_state_us: number, } | { "answer": "memory" } & MemoryUse | { "answer": "layer" } & Blob | { "answer": "lent", 
+/**
+ * What the VMM can open for reading and writing.
+ */
+path: string, } | { "answer": "imported", 
 /**
  * All layers by digest, bottom first. One that holds no page is left out.
  */
@@ -199,7 +208,7 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
 
 export type Prepare = { 
 /**
@@ -231,7 +240,12 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+
+/**
+ * What runs a VM.
+ */
+export type VmmKind = "qemu" | "firecracker";
 
 export type Wake = { vmm: string, 
 /**

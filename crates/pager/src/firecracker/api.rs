@@ -1,0 +1,250 @@
+//! Firecracker's API, as far as a pause window needs it: HTTP over a unix socket, one request at a time.
+
+use super::memory;
+use crate::control::Control;
+use crate::error::{PagerError, Result, Step};
+use crate::monitor::{self, gone};
+use crate::sandbox::{Attachment, Sandbox};
+use forkd_protocol::FaultCode;
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+/// A request that has no answer for this long has failed.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// No answer is longer.
+const ANSWER_BYTES_MAX: usize = 1 << 20;
+const HEADERS_MAX: usize = 32;
+/// Memory is not to be written, whatever the build does with the field that the other kinds of snapshot need.
+const NO_MEMORY_FILE: &str = "/dev/null";
+
+/// A connection to the API of one VM.
+#[derive(Debug)]
+pub struct Api {
+    path: String,
+    /// `None` after a request that has failed half-way: what follows on such a connection is nobody's answer.
+    socket: Option<UnixStream>,
+    patience: Duration,
+    /// Where the next device state goes.
+    state_path: String,
+}
+
+/// A request that has been sent.
+const SAVE: (&str, &str) = ("PUT", "/snapshot/create");
+
+impl Api {
+    pub fn connect(path: &str) -> Result<Api> {
+        Ok(Api {
+            path: path.into(),
+            socket: Some(monitor::connect(path)?),
+            patience: PATIENCE,
+            state_path: String::new(),
+        })
+    }
+
+    /// Asks for something, and returns what is answered.
+    pub fn ask(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<Value> {
+        self.send(method, path, body)?;
+        self.answer(method, path)
+    }
+
+    fn set_state(&mut self, state: &str) -> Result<()> {
+        self.ask("PATCH", "/vm", Some(&json!({ "state": state }))).map(drop)
+    }
+
+    fn send(&mut self, method: &str, path: &str, body: Option<&Value>) -> Result<()> {
+        let text = body.map_or_else(String::new, Value::to_string);
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n");
+        let request = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
+        let mut socket = match self.socket.take() {
+            Some(socket) => socket,
+            None => monitor::connect(&self.path)?,
+        };
+        let sent = socket
+            .set_write_timeout(Some(self.patience))
+            .and_then(|()| socket.write_all(request.as_bytes()));
+        sent.map_err(|error| gone(format!("sending {method} {path} to the VMM: {error}")))?;
+        self.socket = Some(socket);
+        Ok(())
+    }
+
+    /// The answer to what was sent last.
+    fn answer(&mut self, method: &str, path: &str) -> Result<Value> {
+        let mut socket = self.socket.take().expect("a request has been sent");
+        let (status, body) = self.receive(&mut socket, method, path)?;
+        self.socket = Some(socket);
+        // Not every answer has a body, nor is every one JSON.
+        let body: Value = serde_json::from_slice(&body).unwrap_or_default();
+        if (200..300).contains(&status) {
+            return Ok(body);
+        }
+        let why = body["fault_message"].as_str().unwrap_or("no reason given");
+        let message = format!("the VMM refused {method} {path}: {why}");
+        Err(PagerError::new(FaultCode::Io, message))
+    }
+
+    fn receive(&self, socket: &mut UnixStream, method: &str, path: &str) -> Result<(u16, Vec<u8>)> {
+        let deadline = Instant::now() + self.patience;
+        let late = || {
+            let seconds = self.patience.as_secs_f32();
+            gone(format!("the VMM did not answer {method} {path} within {seconds} s"))
+        };
+        let mut received = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            if let Some(answer) = parse(&received)? {
+                return Ok(answer);
+            }
+            if received.len() > ANSWER_BYTES_MAX {
+                return Err(gone(format!("the VMM's answer to {method} {path} has no end")));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(late());
+            }
+            socket
+                .set_read_timeout(Some(left))
+                .step(|| "setting a timeout".into())?;
+            match socket.read(&mut buffer) {
+                Ok(0) => return Err(gone(format!("the VMM hung up at {method} {path}"))),
+                Ok(count) => received.extend_from_slice(&buffer[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(late()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(gone(format!("reading the VMM's answer to {method} {path}: {error}"))),
+            }
+        }
+    }
+}
+
+impl Control for Api {
+    fn stop(&mut self) -> Result<()> {
+        self.set_state("Paused")
+    }
+
+    fn is_stopped(&mut self) -> Result<bool> {
+        Ok(self.ask("GET", "/", None)?["state"] == "Paused")
+    }
+
+    fn go_on(&mut self) -> Result<()> {
+        self.set_state("Resumed")
+    }
+
+    fn save_to(&mut self, file: &File) -> Result<()> {
+        self.state_path = memory::path_of(file);
+        Ok(())
+    }
+
+    /// Whether or not bytes are on their way, the guest may have asked its devices for something just before it stopped.
+    fn stop_and_save(&mut self, _quiet: bool) -> Result<()> {
+        self.stop()?;
+        // Requests and devices are served by one loop: it goes round, twice, so that all that can still be done for a
+        // stopped guest has been done.
+        for _ in 0..2 {
+            self.is_stopped()?;
+        }
+        let save = json!({
+            "snapshot_type": "VmstateOnly",
+            "snapshot_path": self.state_path,
+            "mem_file_path": NO_MEMORY_FILE,
+        });
+        self.send(SAVE.0, SAVE.1, Some(&save))
+    }
+
+    fn saved(&mut self) -> Result<()> {
+        self.answer(SAVE.0, SAVE.1).map(drop)
+    }
+
+    fn forget_file(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// It tells the guest, in a queue in the guest's memory, that its connections are reset.
+    fn saves_without_writing(&self) -> bool {
+        false
+    }
+
+    fn ask_for_memory(&mut self, sandbox: &Sandbox) -> Result<Option<Attachment>> {
+        memory::ask_for(self, sandbox).map(Some)
+    }
+}
+
+/// The status and the body of an answer; `None` while it is not complete.
+fn parse(bytes: &[u8]) -> Result<Option<(u16, Vec<u8>)>> {
+    let bad = |why: String| gone(format!("the VMM's answer is not understood: {why}"));
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let parsed = response.parse(bytes).map_err(|error| bad(error.to_string()))?;
+    let httparse::Status::Complete(head) = parsed else {
+        return Ok(None);
+    };
+    let status = response.code.unwrap_or_default();
+    let length = response
+        .headers
+        .iter()
+        .find(|header| header.name.eq_ignore_ascii_case("content-length"));
+    let length = length.map_or(Ok(0), |header| {
+        let number = std::str::from_utf8(header.value)
+            .ok()
+            .and_then(|text| text.trim().parse().ok());
+        number
+            .filter(|length| *length <= ANSWER_BYTES_MAX)
+            .ok_or_else(|| bad("its length is none".into()))
+    })?;
+    Ok(bytes.get(head..head + length).map(|body| (status, body.to_vec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What becomes of a request that is answered with `answer`.
+    fn asked(answer: &'static [u8]) -> Result<Value> {
+        let (ours, mut theirs) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || {
+            let _ = theirs.read(&mut [0; 4096]);
+            for piece in answer.chunks(7) {
+                theirs.write_all(piece).expect("somebody listens");
+            }
+            // Held open until the other side has gone.
+            let _ = theirs.read_to_end(&mut Vec::new());
+        });
+        let mut api = Api {
+            path: "/nowhere".into(),
+            socket: Some(ours),
+            patience: Duration::from_millis(200),
+            state_path: String::new(),
+        };
+        api.ask("GET", "/", None)
+    }
+
+    #[test]
+    fn an_answer_in_pieces_is_put_together() {
+        let answer =
+            asked(b"HTTP/1.1 200 OK\r\nServer: x\r\ncontent-length: 15\r\n\r\n{\"state\":\"Run\"}").expect("an answer");
+        assert_eq!(answer["state"], "Run");
+        assert!(asked(b"HTTP/1.1 204 No Content\r\n\r\n").is_ok());
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_vmms_words() {
+        let error = asked(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 23\r\n\r\n{\"fault_message\":\"Hm.\"}")
+            .expect_err("refused");
+        assert_eq!(error.message, "the VMM refused GET /: Hm.");
+    }
+
+    #[test]
+    fn one_that_says_too_little_too_much_or_nonsense_is_given_up() {
+        for (answer, why) in [
+            (&b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{"[..], "within 0.2 s"),
+            (b"", "within 0.2 s"),
+            (b"nonsense\r\n\r\n", "not understood"),
+            (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999\r\n\r\n", "not understood"),
+        ] {
+            let error = asked(answer).expect_err("no answer");
+            assert_eq!(error.code, FaultCode::VmGone);
+            assert!(error.message.contains(why), "{}", error.message);
+        }
+    }
+}
