@@ -183,7 +183,7 @@ describe('the VMM of a sandbox', () => {
       ['wake', 0],
       ['nothing', HEADER_BYTES],
     ] as const) {
-      const hello = JSON.stringify({ protocol: 4, sandbox: victim, key: '', wants });
+      const hello = JSON.stringify({ protocol: 5, sandbox: victim, key: '', wants });
       expect(Number(await insideOf(attacker, PRETEND, '/pager/shim.sock', hello))).toBe(bytes);
     }
     const pager = await Pager.ensure({

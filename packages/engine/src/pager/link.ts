@@ -4,7 +4,7 @@ import { onLine } from '../lines.ts';
 import type { Answer, BranchEvent, Op, Reply } from './wire.ts';
 
 /** The protocol's version that this client speaks; the pager's `PROTOCOL_VERSION`. */
-const PROTOCOL_VERSION = 4;
+const PROTOCOL_VERSION = 5;
 
 /** How long a pager may take to answer its first request. */
 const HELLO_TIMEOUT_MS = 5_000;
