@@ -27,6 +27,8 @@ pub struct Config {
     /// Understands `VmstateOnly`, `mem_backend.shared` and `PUT /uffd/wp`, though it carries none of them out.
     pub extensions: bool,
     pub fault: Option<Fault>,
+    /// Where memory makes room for devices: what is more is a region of its own. Tests have less memory than Firecracker's 3 GiB.
+    pub gap_at_mib: u64,
     /// The guest agent that the vsock device leads to.
     pub agent: Option<String>,
 }
@@ -37,6 +39,7 @@ impl Default for Config {
             version: "1.13.1".into(),
             extensions: false,
             fault: None,
+            gap_at_mib: 3072,
             agent: None,
         }
     }
@@ -54,6 +57,13 @@ impl Config {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| format!("stand-in.json: {error}")),
             Err(_) => Ok(Config::default()),
         }
+    }
+
+    /// The sizes of the regions that so much memory consists of, in bytes.
+    pub fn regions(&self, mem_mib: u64) -> Vec<usize> {
+        let below = mem_mib.min(self.gap_at_mib);
+        let sizes = [below, mem_mib - below].map(|mib| (mib << 20) as usize);
+        sizes.into_iter().filter(|bytes| *bytes > 0).collect()
     }
 
     /// Whether it is to be that version or a later one.

@@ -1,10 +1,12 @@
 //! Guest memory, and the threads that write to it in the place of a guest.
 
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::memfd::Mapping;
+use forkd_linux_sys::uffd::Userfaultfd;
+use forkd_vmm_stand_in::regions::Regions;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -29,7 +31,9 @@ struct Gate {
 }
 
 struct Shared {
-    memory: Mapping,
+    memory: Regions,
+    /// What says that a page is asked for, and the connection to whoever gives it. Kept for life.
+    _served: Option<(Userfaultfd, UnixStream)>,
     /// A bit for each page written since the last snapshot, where that is tracked.
     dirty: Option<Vec<AtomicU64>>,
     gate: Mutex<Gate>,
@@ -44,33 +48,51 @@ pub struct GuestMemory {
 
 impl GuestMemory {
     /// Memory of zeros.
-    pub fn empty(bytes: usize, tracked: bool) -> io::Result<GuestMemory> {
+    pub fn empty(sizes: &[usize], tracked: bool) -> io::Result<GuestMemory> {
         let first = |index| WriterState {
             seed: 0x9e37_79b9 + index as u64,
             writes: 0,
         };
-        GuestMemory::new(Mapping::anonymous(bytes)?, tracked, std::array::from_fn(first))
+        let memory = Regions::anonymous(sizes)?;
+        GuestMemory::new(memory, None, tracked, std::array::from_fn(first))
     }
 
     /// Memory with the content of a file, which stays as it is.
-    pub fn of_file(path: &Path, bytes: usize, tracked: bool, writers: &[WriterState]) -> io::Result<GuestMemory> {
+    pub fn of_file(path: &Path, sizes: &[usize], tracked: bool, writers: &[WriterState]) -> io::Result<GuestMemory> {
         let file = File::open(path)?;
+        let bytes: usize = sizes.iter().sum();
         let length = file.metadata()?.len();
         if length != bytes as u64 {
             return Err(io::Error::other(format!(
                 "the memory file has {length} bytes, the snapshot says {bytes}"
             )));
         }
-        let writers = writers
-            .try_into()
-            .map_err(|_| io::Error::other("the writers' states"))?;
-        GuestMemory::new(Mapping::private(&file, bytes)?, tracked, writers)
+        GuestMemory::new(Regions::of_file(&file, sizes)?, None, tracked, states_of(writers)?)
     }
 
-    fn new(memory: Mapping, tracked: bool, writers: [WriterState; WRITERS]) -> io::Result<GuestMemory> {
+    /// Memory that the page server at `socket` gives page by page.
+    pub fn of_server(
+        socket: &Path,
+        sizes: &[usize],
+        tracked: bool,
+        writers: &[WriterState],
+    ) -> io::Result<GuestMemory> {
+        let memory = Regions::anonymous(sizes)?;
+        let uffd = memory.register()?;
+        let stream = memory.hand_over(&uffd, socket)?;
+        GuestMemory::new(memory, Some((uffd, stream)), tracked, states_of(writers)?)
+    }
+
+    fn new(
+        memory: Regions,
+        served: Option<(Userfaultfd, UnixStream)>,
+        tracked: bool,
+        writers: [WriterState; WRITERS],
+    ) -> io::Result<GuestMemory> {
         let words = (memory.len() / PAGE_SIZE).div_ceil(64);
         let shared = Arc::new(Shared {
             memory,
+            _served: served,
             dirty: tracked.then(|| std::iter::repeat_with(AtomicU64::default).take(words).collect()),
             gate: Mutex::new(Gate { runs: false, writers }),
             opened: Condvar::new(),
@@ -118,7 +140,8 @@ impl GuestMemory {
 
     /// What is in a page. The writers must stand still.
     pub fn page(&self, page: usize) -> &[u8] {
-        self.shared.memory.bytes(page * PAGE_SIZE, PAGE_SIZE)
+        let (region, at) = self.shared.memory.at(page * PAGE_SIZE);
+        region.bytes(at, PAGE_SIZE)
     }
 
     /// Whether a page was written since the last snapshot; `None` where nobody keeps count.
@@ -147,7 +170,8 @@ impl Shared {
             for _ in 0..BURST {
                 let offset = gate.writers[index].next((self.memory.len() / 8) as u64) * 8;
                 let value = gate.writers[index].writes << 8 | index as u64;
-                self.memory.word(offset as usize).store(value, Ordering::Relaxed);
+                let (region, at) = self.memory.at(offset as usize);
+                region.word(at).store(value, Ordering::Relaxed);
                 self.mark(offset as usize / PAGE_SIZE);
             }
             drop(gate);
@@ -160,6 +184,10 @@ impl Shared {
             dirty[page / 64].fetch_or(1 << (page % 64), Ordering::Relaxed);
         }
     }
+}
+
+fn states_of(writers: &[WriterState]) -> io::Result<[WriterState; WRITERS]> {
+    writers.try_into().map_err(|_| io::Error::other("the writers' states"))
 }
 
 impl WriterState {

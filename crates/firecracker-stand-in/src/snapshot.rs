@@ -52,22 +52,20 @@ fn write_memory(memory: &GuestMemory, path: &Path, diff: bool, fault: Option<Fau
 
 pub fn load(asked: &SnapshotLoad, config: &Config) -> Result<Vm, String> {
     let fail = |why: String| format!("Load snapshot error: Failed to restore from snapshot: {why}");
-    let memory_path = match (&asked.mem_backend, &asked.mem_file_path) {
-        (Some(backend), None) if backend.backend_type == BackendType::File => &backend.backend_path,
-        (Some(backend), None) => {
-            return Err(fail(format!(
-                "the stand-in asks no page server: {}",
-                backend.backend_path
-            )));
-        }
-        (None, Some(path)) => path,
+    let (backend, path) = match (&asked.mem_backend, &asked.mem_file_path) {
+        (Some(backend), None) => (backend.backend_type, &backend.backend_path),
+        (None, Some(path)) => (BackendType::File, path),
         _ => return Err(fail("either `mem_backend` or `mem_file_path` is to be given".into())),
     };
     let state = VmState::read(Path::new(&asked.snapshot_path)).map_err(fail)?;
     let tracked = asked.track_dirty_pages || asked.enable_diff_snapshots;
-    let bytes = (state.machine.mem_size_mib << 20) as usize;
-    let memory = GuestMemory::of_file(Path::new(memory_path), bytes, tracked, &state.writers)
-        .map_err(|error| fail(format!("Failed to load guest memory: {error}")))?;
+    let (path, sizes) = (Path::new(path), config.regions(state.machine.mem_size_mib));
+    let memory = match backend {
+        BackendType::File => GuestMemory::of_file(path, &sizes, tracked, &state.writers),
+        BackendType::Uffd => GuestMemory::of_server(path, &sizes, tracked, &state.writers)
+            .map_err(|error| std::io::Error::other(format!("Error creating guest memory from uffd: {error}"))),
+    };
+    let memory = memory.map_err(|error| fail(format!("Failed to load guest memory: {error}")))?;
     let mut resources = Resources {
         machine: state.machine,
         drives: state.drives,

@@ -39,7 +39,7 @@ impl Vm {
             return Err("Cannot load kernel due to invalid memory configuration or invalid kernel image: Kernel Loader: failed to load ELF kernel image: Invalid ELF magic number".into());
         }
         let memory = GuestMemory::empty(
-            (resources.machine.mem_size_mib << 20) as usize,
+            &config.regions(resources.machine.mem_size_mib),
             resources.machine.track_dirty_pages,
         )
         .map_err(|error| format!("Cannot create guest memory: {error}"))?;

@@ -101,6 +101,11 @@ impl Session {
         self.fork.ended().expect("its thread says so before it ends")
     }
 
+    /// The same for one of several owners.
+    pub fn wait_until_ended(&self) -> Ended {
+        self.fork.wait_until_ended()
+    }
+
     /// Ends the VMM, unless it has ended or been left to itself.
     pub fn give_up(&self) {
         self.fork.fail(PageError::GivenUp);

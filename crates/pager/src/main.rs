@@ -17,6 +17,7 @@ mod layer;
 mod layers;
 mod memory_file;
 mod monitor;
+mod pages;
 mod probe;
 mod room;
 mod sandbox;
@@ -100,6 +101,7 @@ fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
         layers: layers::Layers::default(),
         sandboxes: Arc::default(),
         idle: Arc::default(),
+        pages: pages::Pages::new(run_dir.join("records")),
         live_unavailable: forkd_linux_sys::uffd::probe().err().map(|error| error.to_string()),
         tsc_khz: measure_tsc_khz(),
         sockets: paths.to_vec(),

@@ -7,6 +7,7 @@ use crate::firecracker;
 use crate::idle::IdleVmms;
 use crate::layers::Layers;
 use crate::memory_file;
+use crate::pages::Pages;
 use crate::sandbox::Sandboxes;
 use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request};
 use std::any::Any;
@@ -18,6 +19,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Until VMs have all of their memory, when the pager is told to end.
+const PAGES_PATIENCE: Duration = Duration::from_secs(10);
 
 /// All that the pager holds.
 pub struct Pager {
@@ -25,6 +30,7 @@ pub struct Pager {
     pub layers: Layers,
     pub sandboxes: Arc<Sandboxes>,
     pub idle: Arc<IdleVmms>,
+    pub pages: Pages,
     pub live_unavailable: Option<String>,
     pub tsc_khz: u64,
     /// Removed when the pager is told to end.
@@ -175,6 +181,7 @@ impl Connection {
                 self.take_back(&sandbox);
                 pager.idle.release(&sandbox);
                 pager.sandboxes.release(&sandbox);
+                pager.pages.release(&sandbox);
             }
             Op::Branch(request) => return self.branch(id, &request),
             Op::Cancel { request } => self.cancel(request)?,
@@ -197,6 +204,8 @@ impl Connection {
             Op::ImportMemory(request) => return memory_file::import(&request, &pager.layers, &pager.blobs),
             Op::ImportFile { path } => return Ok(Answer::Layer(pager.blobs.put_file(Path::new(&path))?)),
             Op::LendMemory { sandbox } => return self.lend(sandbox),
+            Op::ServePages(request) => pager.pages.serve(&request, &pager.layers, &pager.blobs)?,
+            Op::Pages => return Ok(Answer::Pages(pager.pages.inventory())),
             Op::Inventory => {
                 return Ok(Answer::Inventory {
                     layers: pager.layers.inventory(),
@@ -283,6 +292,7 @@ impl Pager {
     }
 
     fn end(&self) -> ! {
+        self.pages.end(PAGES_PATIENCE);
         for socket in &self.sockets {
             // It may have gone with its directory.
             let _ = std::fs::remove_file(socket);

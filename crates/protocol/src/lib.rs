@@ -91,6 +91,11 @@ pub enum Op {
     /// Fills a memory file with the stack of an announced VM, for a VMM that maps it shared: from then on it is that VM's
     /// memory. Answers [`Answer::Lent`]. The file is there until the VM is opened or released, or this connection ends.
     LendMemory { sandbox: String },
+    /// Listens for the VMM of a VM that is about to be restored, and serves its memory page by page until it has all of it.
+    /// `Unsupported` where the host gives out no userfaultfd. A VM that is released before it has all of it is ended.
+    ServePages(ServePages),
+    /// What is served page by page. Answers [`Answer::Pages`].
+    Pages,
     /// All that the pager holds. Answers [`Answer::Inventory`].
     Inventory,
     /// Lets go of a layer held in RAM. VMs that map it keep it.
@@ -184,6 +189,21 @@ pub struct ImportMemory {
     /// The file has only the pages written since memory was what the stack holds; its holes mean "as below". Otherwise
     /// it has all, and is compared with the stack.
     pub tracked: bool,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct ServePages {
+    pub sandbox: String,
+    /// Its VMM, which runs already: nobody else is let through.
+    pub pid: i32,
+    /// Guest RAM in bytes, a multiple of [`PAGE_SIZE`].
+    #[ts(type = "number")]
+    pub mem_bytes: u64,
+    /// Bottom layer first.
+    pub stack: Vec<LayerRef>,
+    /// Where to listen. The socket is there for as long as the VM needs the pager.
+    pub socket: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
@@ -348,6 +368,53 @@ pub struct HeldSandbox {
     pub branching: bool,
 }
 
+/// All whose memory is served page by page at this moment, and what has been done since the pager was started.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct PageInventory {
+    pub served: Vec<ServedSandbox>,
+    pub total: PageStats,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct ServedSandbox {
+    pub sandbox: String,
+    pub pid: i32,
+    /// Whether the VMM has handed over its memory.
+    pub connected: bool,
+    pub stats: PageStats,
+}
+
+/// What serving memory took.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct PageStats {
+    /// Pages that somebody waited for; and of those, the ones that another one had been quicker for.
+    #[ts(type = "number")]
+    pub faults: u64,
+    #[ts(type = "number")]
+    pub already_there: u64,
+    #[ts(type = "number")]
+    pub copied_pages: u64,
+    #[ts(type = "number")]
+    pub copied_bytes: u64,
+    #[ts(type = "number")]
+    pub zeroed_pages: u64,
+    /// Of the pages, those that nobody had asked for yet: since an earlier VM of the stack had, and all the others.
+    #[ts(type = "number")]
+    pub prefetched_pages: u64,
+    #[ts(type = "number")]
+    pub populated_pages: u64,
+    /// From a fault being seen until its page was there.
+    #[ts(type = "number")]
+    pub wait_ns_p50: u64,
+    #[ts(type = "number")]
+    pub wait_ns_p99: u64,
+    #[ts(type = "number")]
+    pub wait_ns_max: u64,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 #[ts(export, export_to = "wire.ts")]
@@ -383,6 +450,7 @@ pub enum Answer {
         #[ts(type = "number")]
         captured_pages: u64,
     },
+    Pages(PageInventory),
     Inventory {
         layers: Vec<HeldLayer>,
         sandboxes: Vec<HeldSandbox>,

@@ -4,15 +4,15 @@ mod memory;
 mod race;
 
 use crate::pattern::{self, WORDS};
+use crate::regions::{Regions, range_of, register_missing};
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::fds;
-use forkd_linux_sys::memfd::{Mapping, map_private_over};
-use forkd_linux_sys::uffd::{Modes, Range, Userfaultfd};
+use forkd_linux_sys::memfd::Mapping;
+use forkd_linux_sys::uffd::Userfaultfd;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ impl Options {
 
 /// A VMM's memory.
 pub struct Guest {
-    regions: Vec<Mapping>,
+    regions: Regions,
     /// Registered, and not told of in the handshake.
     more: Mapping,
     _uffd: Option<Userfaultfd>,
@@ -79,24 +79,12 @@ impl Guest {
                 _socket: None,
             });
         }
-        let uffd = Userfaultfd::create_for_pages()?;
-        let missing = Modes {
-            missing: true,
-            ..Modes::default()
-        };
-        for region in &regions {
-            uffd.register(range_of(region), missing)?;
-        }
+        let uffd = regions.register()?;
         let more = Mapping::anonymous(MORE_BYTES)?;
         if options.register_more {
-            uffd.register(range_of(&more), missing)?;
+            register_missing(&uffd, range_of(&more))?;
         }
-        let socket = UnixStream::connect(&options.socket)?;
-        fds::send_with_fds(
-            &socket,
-            handshake(&regions, &options.memory).as_bytes(),
-            &[uffd.as_fd()],
-        )?;
+        let socket = regions.hand_over(&uffd, Path::new(&options.socket))?;
         Ok(Guest {
             regions,
             more,
@@ -132,22 +120,12 @@ impl Guest {
     }
 
     fn pages(&self) -> u64 {
-        self.regions
-            .iter()
-            .map(|region| (region.len() / PAGE_SIZE) as u64)
-            .sum()
+        (self.regions.len() / PAGE_SIZE) as u64
     }
 
     /// The region that a page is in, and the offset there.
     fn place(&self, page: u64) -> (&Mapping, usize) {
-        let mut at = page as usize * PAGE_SIZE;
-        for region in &self.regions {
-            if at < region.len() {
-                return (region, at);
-            }
-            at -= region.len();
-        }
-        panic!("page {page} of {}", self.pages());
+        self.regions.at(page as usize * PAGE_SIZE)
     }
 
     fn word(&self, page: u64, index: usize) -> &AtomicU64 {
@@ -234,48 +212,11 @@ impl Guest {
     }
 }
 
-fn range_of(region: &Mapping) -> Range {
-    let start = region.target(0, region.len()) as u64;
-    Range {
-        start,
-        end: start + region.len() as u64,
-    }
-}
-
-fn map(options: &Options) -> io::Result<Vec<Mapping>> {
-    let sizes = options.regions_mib.iter().map(|mib| mib * MIB);
+fn map(options: &Options) -> io::Result<Regions> {
+    let sizes: Vec<usize> = options.regions_mib.iter().map(|mib| mib * MIB).collect();
     match options.memory.as_str() {
-        "anonymous" => sizes.map(Mapping::anonymous).collect(),
-        "huge" => sizes.map(Mapping::anonymous_huge).collect(),
-        path => {
-            let file = File::open(path)?;
-            let mut offset = 0;
-            let next = |bytes| {
-                let region = Mapping::anonymous(bytes)?;
-                // SAFETY: replaces the pages of a mapping that was just made and that nobody else knows.
-                unsafe { map_private_over(range_of(&region).start, bytes as u64, file.as_fd(), offset) }?;
-                offset += bytes as u64;
-                Ok(region)
-            };
-            sizes.map(next).collect()
-        }
+        "anonymous" => Regions::anonymous(&sizes),
+        "huge" => Regions::huge(&sizes),
+        path => Regions::of_file(&File::open(path)?, &sizes),
     }
-}
-
-/// As Firecracker sends it since 1.12.
-fn handshake(regions: &[Mapping], memory: &str) -> String {
-    let page_bytes = if memory == "huge" { 2 * MIB } else { PAGE_SIZE };
-    let mut offset = 0;
-    let mut list = Vec::new();
-    for region in regions {
-        list.push(json!({
-            "base_host_virt_addr": range_of(region).start,
-            "size": region.len(),
-            "offset": offset,
-            "page_size": page_bytes,
-            "page_size_kib": page_bytes,
-        }));
-        offset += region.len();
-    }
-    Value::from(list).to_string()
 }

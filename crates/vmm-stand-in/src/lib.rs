@@ -5,6 +5,7 @@
 
 pub mod guest;
 pub mod pattern;
+pub mod regions;
 mod vmm;
 
 pub use vmm::Vmm;

@@ -14,6 +14,9 @@ export type {
   HeldLayer,
   HeldSandbox,
   MemoryUse,
+  PageInventory,
+  PageStats,
+  ServedSandbox,
 } from './pager/wire.ts';
 export { FirecrackerEngine, type FirecrackerOptions } from './firecracker/engine.ts';
 export { FirecrackerVm } from './firecracker/vm.ts';

@@ -156,9 +156,12 @@ test('boot, branches and restores to depth three: every page of every image is r
   expect((await readdir(vm.place.root)).filter((name) => name.startsWith('snapshot-'))).toEqual([]);
 });
 
-test('children share one memory file, which goes with the last of them', async () => {
+test('children beside the first share one memory file, which goes with the last of them', async () => {
   const pager = await bench.pager();
   const [done] = await branchAndTruth(await bench.boot(engine, pager), 'full');
+  // It is served page by page.
+  const first = await restore(pager, done);
+  expect(await readdir(first.place.root)).not.toContain('memory');
   const children = [await restore(pager, done), await restore(pager, done)] as const;
   const [one, two] = await Promise.all(children.map(({ place }) => identity(join(place.root, 'memory'))));
   expect(one).toBe(two);

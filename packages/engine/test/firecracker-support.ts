@@ -12,7 +12,7 @@ import { Pager } from '../src/pager/client.ts';
 import { killProcess } from '../src/process.ts';
 import type { KernelFiles } from '../src/types.ts';
 
-const TARGET = join(import.meta.dirname, '../../../target/release');
+export const TARGET = join(import.meta.dirname, '../../../target/release');
 /** What is linked statically, and so runs in a root of its own. */
 const STATIC = join(import.meta.dirname, '../../../target/guest/x86_64-unknown-linux-gnu/release');
 const PATH_BEFORE = process.env['PATH'] ?? '';
@@ -26,6 +26,7 @@ export interface StandInConfig {
   extensions?: boolean;
   fault?: 'exit_early' | 'never_listen' | 'never_answer' | 'exit_at_start' | 'disk_full';
   agent?: string;
+  gap_at_mib?: number;
 }
 
 /** A test's directory, with the stand-in on PATH. */
@@ -70,9 +71,9 @@ export class Bench implements AsyncDisposable {
     return FirecrackerEngine.create({ dir: join(this.dir, name) });
   }
 
-  async pager(): Promise<Pager> {
+  async pager(bin = join(TARGET, 'forkd-pager')): Promise<Pager> {
     const [runDir, storeDir] = [join(this.dir, 'run'), join(this.dir, 'store')];
-    const pager = await Pager.ensure({ bin: join(TARGET, 'forkd-pager'), runDir, storeDir });
+    const pager = await Pager.ensure({ bin, runDir, storeDir });
     this.#pagers.push(pager);
     return pager;
   }

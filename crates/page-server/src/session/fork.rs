@@ -135,6 +135,12 @@ impl Fork {
         self.ended.lock().expect("no panic while held").clone()
     }
 
+    pub fn wait_until_ended(&self) -> Ended {
+        let ended = self.ended.lock().expect("no panic while held");
+        let ended = self.over.wait_while(ended, |ended| ended.is_none());
+        ended.expect("no panic while held").clone().expect("just seen")
+    }
+
     /// Waits, unless it is over before. Returns whether it is.
     pub fn pause(&self, time: Duration) -> bool {
         let ended = self.ended.lock().expect("no panic while held");

@@ -1,6 +1,6 @@
 //! What memory takes, as the kernel tells it.
 
-use super::{Guest, range_of};
+use super::Guest;
 use forkd_linux_sys::uffd::Range;
 use serde_json::{Value, json};
 use std::io;
@@ -22,7 +22,7 @@ impl Guest {
                     if let Some((start, _)) = first.split_once('-') {
                         let start = u64::from_str_radix(start, 16).unwrap_or(0);
                         let is_in = |range: Range| (range.start..range.end).contains(&start);
-                        inside = self.regions.iter().any(|region| is_in(range_of(region)));
+                        inside = self.regions.ranges().any(is_in);
                     }
                 }
             }

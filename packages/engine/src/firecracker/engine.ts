@@ -8,13 +8,14 @@ import type { Pager } from '../pager/client.ts';
 import { isRunning } from '../process.ts';
 import { endOfProcess, inTime } from '../supervise.ts';
 import type { BootSpec, Capabilities, Engine, Isolation, Machine, RestoreSpec, VmRecord } from '../types.ts';
-import type { FirecrackerApi } from './api.ts';
 import { firecrackerCapabilities } from './capabilities.ts';
 import type { Features } from './features.ts';
 import { ensureElfKernel } from './kernel.ts';
 import { isolationOf } from './isolation.ts';
 import type { Jailer } from './jailer.ts';
 import { MemoryFiles } from './memory-files.ts';
+import { MemorySources, type VmMemory } from './memory.ts';
+import { PageWatch } from './pages.ts';
 import { Place } from './place.ts';
 import { findProgram, type Trial, tryOut } from './probe.ts';
 import { FILES, type Started, startProcess } from './process.ts';
@@ -50,7 +51,7 @@ export class FirecrackerEngine implements Engine {
   /** `null` where VMMs are started without. */
   readonly #jailer: Jailer | null;
   readonly #dir: string;
-  readonly #memory: MemoryFiles;
+  readonly #memory: MemorySources;
   readonly #memoryLimits: MemoryLimits;
 
   private constructor(parts: Parts, dir: string) {
@@ -77,7 +78,7 @@ export class FirecrackerEngine implements Engine {
     }
     await mkdir(dir, { recursive: true, mode: 0o700 });
     const trial = await tryOut(program, dir, signal);
-    const memory = await MemoryFiles.open(join(dir, 'memory'));
+    const memory = new MemorySources(await MemoryFiles.open(join(dir, 'memory')));
     return new FirecrackerEngine({ program, trial, memory, memoryLimits: await MemoryLimits.probe() }, dir);
   }
 
@@ -100,7 +101,7 @@ export class FirecrackerEngine implements Engine {
   async boot(spec: BootSpec): Promise<FirecrackerVm> {
     const machine = this.machine(spec.memMib, spec.vcpus);
     const kernel = await ensureElfKernel(resolve(spec.kernel.vmlinuz), this.#dir, spec.signal);
-    return this.#launch(spec, { machine, stack: [] }, async (api, place, signal) => {
+    return this.#launch(spec, { machine, stack: [] }, async ({ api, place }, signal) => {
       await api.setMachineConfig(
         { vcpu_count: machine.vcpus, mem_size_mib: machine.mem_mib, track_dirty_pages: true },
         signal,
@@ -123,24 +124,23 @@ export class FirecrackerEngine implements Engine {
   async restore(spec: RestoreSpec): Promise<FirecrackerVm> {
     this.checkMachine(spec.machine);
     refuseMemoryLimit(spec, this.capabilities);
-    const { machine, stack, pager, memoryLimitMib } = spec;
-    const memBytes = machine.mem_mib * 2 ** 20;
-    const path = await this.#memory.acquire(pager, memBytes, stack, spec.signal);
-    // Once it is mapped the file may go: but while it is there, the next VM of this stack shares it.
-    let released: Promise<void> | undefined;
-    const onKilled = () => (released ??= this.#memory.release(memBytes, stack));
+    const { machine, stack, memoryLimitMib } = spec;
+    const memory = await this.#memory.acquire(spec);
     try {
-      const start: Start = async (api, place, signal) => {
+      const start: Start = async ({ api, place, record }, signal) => {
         const snapshotPath = await place.lend(spec.deviceState, 'state');
-        const memory = { type: 'File', path: await place.lend(path, 'memory') } as const;
-        const load = { snapshotPath, memory, trackDirtyPages: true, resume: false };
-        await api.loadSnapshot(load, this.features, signal);
+        const backend = await memory.backend(record.pid, place, signal);
+        await api.loadSnapshot(
+          { snapshotPath, memory: backend, trackDirtyPages: true, resume: false },
+          this.features,
+          signal,
+        );
         await place.seal();
         await api.resume(signal);
       };
-      return await this.#launch(spec, { machine, stack, memoryLimitMib, onKilled }, start);
+      return await this.#launch(spec, { machine, stack, memoryLimitMib, memory }, start);
     } catch (error) {
-      await onKilled();
+      await memory.release();
       throw error;
     }
   }
@@ -152,12 +152,15 @@ export class FirecrackerEngine implements Engine {
 
   async adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<FirecrackerVm | null> {
     const place = await Place.find(record.dir);
-    if (!(await isRunning(record))) {
+    const pages = new PageWatch(record, pager);
+    if (!(await isRunning(record)) || !(await pages.isServed())) {
       await place.remove();
       return null;
     }
     this.#jailer?.keep(place);
-    const exited = withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir);
+    const ended = endOfProcess(record, join(record.dir, FILES.log));
+    const exited = pages.explain(withLimitKill(ended, () => record.dir));
+    void pages.keep();
     const vm = new FirecrackerVm(record, exited, this.#home(pager, place), null);
     await removeSnapshots(place.root);
     const { state } = await vm.api.instance();
@@ -196,22 +199,25 @@ export class FirecrackerEngine implements Engine {
     signal?.throwIfAborted();
     const { place, started } = await this.#start(spec);
     const { pid, startTicks, exited: ended } = started;
-    const exited = withLimitKill(ended, () => dir);
+    const record = { id, dir, pid, startTicks, machine, stack };
+    const pages = new PageWatch(record, pager);
+    const exited = pages.explain(withLimitKill(ended, () => dir));
     // What is counted of a boot is the boot itself: its first branch takes all.
     const counted = stack.length === 0 ? null : stack;
-    const home = this.#home(pager, place, what.onKilled);
-    const vm = new FirecrackerVm({ id, dir, pid, startTicks, machine, stack }, exited, home, counted);
+    const home = this.#home(pager, place, what.memory?.release);
+    const vm = new FirecrackerVm(record, exited, home, counted);
     try {
       // Before it has any memory of its own.
       if (memoryLimitMib !== undefined) await joinGroup(await this.#memoryLimits.create(dir, memoryLimitMib), pid);
       await inTime({ id, exited, log: join(dir, FILES.log), signal, timeoutMs }, async (inStart) => {
         (await dial(vm.api.socket, inStart)).destroy();
-        await start(vm.api, place, inStart);
+        await start(vm, inStart);
       });
     } catch (error) {
       await vm.kill();
       throw error;
     }
+    void pages.keep();
     return vm;
   }
 }
@@ -219,7 +225,7 @@ export class FirecrackerEngine implements Engine {
 interface Parts {
   program: string;
   trial: Trial;
-  memory: MemoryFiles;
+  memory: MemorySources;
   memoryLimits: MemoryLimits;
 }
 
@@ -227,12 +233,11 @@ interface What {
   machine: Machine;
   stack: readonly string[];
   memoryLimitMib?: number | undefined;
-  /** Called when the VM is killed. */
-  onKilled?: () => Promise<void>;
+  memory?: VmMemory;
 }
 
-/** Gives a process its VM, and seals the place. */
-type Start = (api: FirecrackerApi, place: Place, signal: AbortSignal) => Promise<void>;
+/** Gives a process its VM, and seals its place. */
+type Start = (vm: FirecrackerVm, signal: AbortSignal) => Promise<void>;
 
 /** What a controller that ended left half-made. */
 async function removeSnapshots(dir: string): Promise<void> {

@@ -78,6 +78,15 @@ export class Place {
     else await this.#show(path, name);
   }
 
+  /** Whether the process can be given pages one by one. Its own user needs the device for that, which the jailer makes. */
+  async hasUserfaultfd(): Promise<boolean> {
+    if (this.user === null) return true;
+    return stat(join(this.root, 'dev/userfaultfd')).then(
+      () => true,
+      () => false,
+    );
+  }
+
   /** Makes files that the process may write, in a directory that it cannot change. */
   async makeFiles(name: string, files: readonly string[]): Promise<string> {
     const dir = join(this.root, name);

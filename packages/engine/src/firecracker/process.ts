@@ -12,6 +12,8 @@ export const FILES = {
   api: 'api.sock',
   /** Of the vsock device, where the agent's client connects. */
   agent: 'agent.sock',
+  /** Where the pager gives a VM its memory page by page: there for as long as the VM needs that. */
+  pages: 'pages.sock',
   /** A link to the root file system. */
   root: 'root.img',
   /** What the guest writes to its serial line, which is the process' standard output. */

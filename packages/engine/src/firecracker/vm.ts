@@ -124,6 +124,7 @@ export class FirecrackerVm implements Vm {
     await this.api.close();
     await removeMemoryLimit(this.record.dir);
     await this.place.remove();
+    await rm(join(this.record.dir, FILES.pages), { force: true });
     await this.#home.onKilled();
   }
 }

@@ -11,7 +11,9 @@ import type {
   HeldSandbox,
   ImportMemory,
   MemoryUse,
+  PageInventory,
   Prepare,
+  ServePages,
   Wake,
 } from './wire.ts';
 
@@ -143,6 +145,17 @@ export class Pager {
   async importFile(path: string): Promise<Blob> {
     const { digest, size } = expect(await this.#link.request({ op: 'import_file', path }), 'layer');
     return { digest, size };
+  }
+
+  /** Serves the memory of a VM that is about to be restored, page by page. Resolves when its VMM can connect. */
+  async servePages(request: ServePages): Promise<void> {
+    await this.#link.request({ op: 'serve_pages', ...request });
+  }
+
+  /** What is served page by page. */
+  async pages(): Promise<PageInventory> {
+    const { served, total } = expect(await this.#link.request({ op: 'pages' }), 'pages');
+    return { served, total };
   }
 
   async inventory(): Promise<Inventory> {

@@ -55,7 +55,7 @@ stack: Array<Blob>,
 /**
  * Pages that the new layer holds: unlike those below.
  */
-captured_pages: number, } | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
+captured_pages: number, } | { "answer": "pages" } & PageInventory | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
 
 /**
  * The comparison of a captured layer with a copy taken inside the pause.
@@ -208,7 +208,29 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+
+/**
+ * All whose memory is served page by page at this moment, and what has been done since the pager was started.
+ */
+export type PageInventory = { served: Array<ServedSandbox>, total: PageStats, };
+
+/**
+ * What serving memory took.
+ */
+export type PageStats = { 
+/**
+ * Pages that somebody waited for; and of those, the ones that another one had been quicker for.
+ */
+faults: number, already_there: number, copied_pages: number, copied_bytes: number, zeroed_pages: number, 
+/**
+ * Of the pages, those that nobody had asked for yet: since an earlier VM of the stack had, and all the others.
+ */
+prefetched_pages: number, populated_pages: number, 
+/**
+ * From a fault being seen until its page was there.
+ */
+wait_ns_p50: number, wait_ns_p99: number, wait_ns_max: number, };
 
 export type Prepare = { 
 /**
@@ -240,7 +262,31 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+
+export type ServePages = { sandbox: string, 
+/**
+ * Its VMM, which runs already: nobody else is let through.
+ */
+pid: number, 
+/**
+ * Guest RAM in bytes, a multiple of [`PAGE_SIZE`].
+ */
+mem_bytes: number, 
+/**
+ * Bottom layer first.
+ */
+stack: Array<string>, 
+/**
+ * Where to listen. The socket is there for as long as the VM needs the pager.
+ */
+socket: string, };
+
+export type ServedSandbox = { sandbox: string, pid: number, 
+/**
+ * Whether the VMM has handed over its memory.
+ */
+connected: boolean, stats: PageStats, };
 
 /**
  * What runs a VM.
