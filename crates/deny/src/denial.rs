@@ -10,11 +10,13 @@ const SYSCALLS: [(&str, i64); 3] = [
 ];
 
 /// The requests of `ioctl` that can be named, and how each fails where it is unknown or not allowed.
-const REQUESTS: [(&str, u32, i32); 3] = [
+const REQUESTS: [(&str, u32, i32); 4] = [
     // PAGEMAP_SCAN: on a page map before Linux 6.7.
     ("pagemap-scan", 0xC060_6610, libc::ENOTTY),
     // USERFAULTFD_IOC_NEW: on /dev/userfaultfd, for who may not use it.
     ("userfaultfd-device", 0xAA00, libc::EPERM),
+    // UFFDIO_CONTINUE: before Linux 5.13.
+    ("userfaultfd-continue", 0xC020_AA07, libc::EINVAL),
     // UFFDIO_POISON: before Linux 6.6.
     ("userfaultfd-poison", 0xC020_AA08, libc::EINVAL),
 ];

@@ -1,12 +1,15 @@
-//! userfaultfd: creating it, registering memory, write-protection. Filling pages is in `fill`, what it reports in `events`.
+//! userfaultfd: creating it, registering memory, write-protection. Filling pages is in `fill`, what it reports in `events`,
+//! trying what the kernel can do in `probe`.
 
 mod events;
 mod fill;
+mod probe;
 
 pub use events::Event;
 pub use fill::{Filled, Stop};
+pub use probe::{probe, probe_missing, probe_sharing};
 
-use crate::{PAGE_SIZE, check};
+use crate::check;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -242,26 +245,6 @@ pub fn exists() -> bool {
     // SAFETY: flags that no kernel knows: nothing is made.
     let refused = check(unsafe { libc::syscall(libc::SYS_userfaultfd, -1) });
     refused.is_err_and(|error| error.raw_os_error() != Some(libc::ENOSYS))
-}
-
-/// Whether this process can create a userfaultfd and write-protect a private mapping of a memfd with it. The error says
-/// which step failed.
-pub fn probe() -> io::Result<()> {
-    let step = |name: &'static str| move |error: io::Error| io::Error::new(error.kind(), format!("{name}: {error}"));
-    let uffd = Userfaultfd::create().map_err(step("creating a userfaultfd"))?;
-    let file = crate::memfd::create(c"forkd-probe", PAGE_SIZE as u64).map_err(step("creating a memfd"))?;
-    let area = crate::memfd::Mapping::anonymous(PAGE_SIZE)?;
-    let start = area.target(0, PAGE_SIZE) as u64;
-    // SAFETY: replaces the pages of a mapping that was just made and that nobody else knows.
-    unsafe { crate::memfd::map_private_over(start, PAGE_SIZE as u64, file.as_fd(), 0) }?;
-    let range = Range {
-        start,
-        end: start + PAGE_SIZE as u64,
-    };
-    uffd.register_write_protect(range)
-        .map_err(step("registering write-protection of shared memory"))?;
-    uffd.protect(range).map_err(step("write-protecting shared memory"))?;
-    uffd.unprotect(range)
 }
 
 #[cfg(test)]

@@ -12,6 +12,10 @@ use std::os::unix::fs::FileExt;
 struct Report {
     /// Write-protection of a private mapping of a memfd.
     live_unavailable: Option<String>,
+    /// Giving pages to VMs that ask for theirs.
+    missing_unavailable: Option<String>,
+    /// Mapping pages of a memfd into VMs without a copy of each.
+    sharing_unavailable: Option<String>,
     memfd_unavailable: Option<String>,
     /// Sealing a memfd against every write.
     seal_unavailable: Option<String>,
@@ -26,6 +30,8 @@ pub fn report() -> String {
     let reason = |result: io::Result<()>| result.err().map(|error| error.to_string());
     let report = Report {
         live_unavailable: reason(uffd::probe()),
+        missing_unavailable: reason(uffd::probe_missing()),
+        sharing_unavailable: reason(uffd::probe_sharing()),
         memfd_unavailable: reason(memfd::create(c"forkd-probe", PAGE_SIZE as u64).map(drop)),
         seal_unavailable: reason(seal()),
         pagemap_scan_unavailable: reason(pagemap::probe_ioctl()),
@@ -58,7 +64,7 @@ mod tests {
     fn the_report_has_every_field_and_says_what_works_with_null() {
         let report: serde_json::Value = serde_json::from_str(&report()).expect("JSON");
         let fields = report.as_object().expect("an object");
-        assert_eq!(fields.len(), 5);
+        assert_eq!(fields.len(), 7);
         assert!(fields["memfd_unavailable"].is_null() && fields["page_list_unavailable"].is_null());
     }
 }

@@ -41,6 +41,7 @@ describe('what the kernel gives, as it is found by trying', () => {
   it('is there', () => {
     const rows = doctorOn({ env: noQemu });
     expect(rows.get('uffd_wp')).toMatchObject({ status: 'pass', detail: 'a memfd was write-protected' });
+    expect(rows.get('page_server')).toMatchObject({ status: 'pass', detail: expect.stringContaining('was served') });
     expect(rows.get('memfd_create')).toMatchObject({ status: 'pass' });
     expect(rows.get('pagemap_scan')).toMatchObject({ status: 'pass', detail: expect.stringContaining('listed') });
     expect(rows.get('native_programs')).toMatchObject({
@@ -57,6 +58,11 @@ describe('what the kernel gives, as it is found by trying', () => {
       hint: expect.stringMatching(/live branches are lost; diff and full .* work.*5\.19/),
     });
     expect(rows.get('uffd_wp')).not.toHaveProperty('fix');
+    expect(rows.get('page_server')).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('userfaultfd: Function not implemented'),
+      hint: expect.stringContaining('serve can serve no VM'),
+    });
     expect(rows.get('pagemap_scan')).toMatchObject({
       status: 'warn',
       detail: expect.stringContaining('Inappropriate ioctl'),
@@ -73,10 +79,26 @@ describe('what the kernel gives, as it is found by trying', () => {
     ] as const) {
       skip(noMounts !== undefined, noMounts);
       const through = [...after(await covering(sysctl, `${value}\n`)), ...denied];
-      const row = doctorOn({ env: noQemu, through }).get('uffd_wp');
+      const rows = doctorOn({ env: noQemu, through });
+      const pageServer = { status: 'warn', detail: expect.stringContaining('not permitted'), ...lost };
+      expect(rows.get('page_server')).toMatchObject({
+        ...pageServer,
+        hint: expect.stringContaining('serve can serve'),
+      });
+      const row = rows.get('uffd_wp');
       expect(row).toMatchObject({ status: 'warn', detail: expect.stringContaining('not permitted'), ...lost });
       expect(row).toEqual({ id: 'uffd_wp', status: 'warn', detail: row?.detail, ...lost });
     }
+  });
+
+  it('serves pages and maps none of a memfd, as one before Linux 5.13: forks share no memory', () => {
+    const rows = doctorOn({ env: noQemu, through: without('userfaultfd-continue') });
+    expect(rows.get('uffd_wp')?.status).toBe('pass');
+    expect(rows.get('page_server')).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('mapping a page of shared memory: Invalid argument'),
+      hint: expect.stringContaining('share no memory'),
+    });
   });
 
   it('lacks memfds, or the page map tells nothing: that is the end of it', () => {
@@ -92,7 +114,7 @@ describe('what the kernel gives, as it is found by trying', () => {
   it('is not known without the pager, which is not built', async () => {
     const gone = path.join(here, 'no-pager');
     const env = { FORKD_PAGER_BIN: gone };
-    for (const id of ['uffd_wp', 'memfd_create', 'pagemap_scan']) {
+    for (const id of ['uffd_wp', 'page_server', 'memfd_create', 'pagemap_scan']) {
       expect(await rowWith(id, { env })).toMatchObject({ status: 'skip', detail: expect.stringContaining(gone) });
     }
     expect(await rowWith('native_programs', { env })).toMatchObject({

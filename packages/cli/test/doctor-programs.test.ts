@@ -2,7 +2,7 @@
 // with a PATH of links on which a program is missing or another, another database of packages, file systems that are full or
 // read-only, and QEMU really starting a guest's firmware.
 import { spawnSync } from 'node:child_process';
-import { access, constants, mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
+import { access, chmod, constants, copyFile, mkdir, mkdtemp, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { beforeAll, describe, expect, it } from 'vitest';
 import { runtimePackages } from '../../../scripts/lib/debian.mjs';
@@ -76,6 +76,86 @@ describe('QEMU', () => {
       status: 'fail',
       detail: expect.stringContaining(`${text}-gone`),
     });
+  });
+});
+
+describe('Firecracker', () => {
+  // Linked statically, as the real ones are: a jailed one has no library in its root.
+  const built = new URL('../../../target/guest/x86_64-unknown-linux-gnu/release/', import.meta.url);
+
+  /** A PATH on which it is the stand-in, which is what `config` says. */
+  async function standIn(config: object, ...others: string[]): Promise<NodeJS.ProcessEnv> {
+    const PATH = await pathWith({ 'stand-in.json': JSON.stringify(config) }, 'firecracker', 'jailer', QEMU);
+    await copyFile(new URL('forkd-firecracker-stand-in', built), path.join(PATH, 'firecracker'));
+    for (const name of others) {
+      await writeFile(path.join(PATH, name), '#!/bin/sh\necho no cgroups >&2; exit 1\n');
+      await chmod(path.join(PATH, name), 0o755);
+    }
+    return { PATH };
+  }
+
+  it('is not there: nobody needs it', async () => {
+    const env = { PATH: await pathWith({}, 'firecracker') };
+    expect(await rowWith('firecracker', { env })).toMatchObject({
+      status: 'skip',
+      hint: expect.stringMatching(/QEMU runs .*releases/),
+    });
+    for (const id of ['firecracker_live', 'jailer']) {
+      expect(await rowWith(id, { env })).toMatchObject({ status: 'skip', detail: 'there is no Firecracker to ask' });
+    }
+  });
+
+  it('is there, as it is published, without its jailer', async () => {
+    const env = await standIn({ version: '1.12.3' });
+    expect(await rowWith('firecracker', { env })).toMatchObject({
+      status: 'pass',
+      detail: `Firecracker 1.12.3, ${path.join(env['PATH'] ?? '', 'firecracker')}`,
+    });
+    expect(await rowWith('firecracker_live', { env })).toMatchObject({
+      status: 'warn',
+      detail: 'it has no mem_backend.shared, VmstateOnly, PUT /uffd/wp',
+      hint: expect.stringContaining('diff and full branches work'),
+    });
+    expect(await rowWith('jailer', { env })).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('not on PATH'),
+      hint: expect.stringContaining('releases'),
+    });
+  });
+
+  it('has what live branches take', async () => {
+    const env = await standIn({ extensions: true });
+    expect(await rowWith('firecracker_live', { env })).toMatchObject({
+      status: 'pass',
+      detail: 'it has mem_backend.shared, VmstateOnly, PUT /uffd/wp',
+    });
+  });
+
+  it('has a jailer that does not work, or one that does', async ({ skip }) => {
+    expect(await rowWith('jailer', { env: await standIn({}, 'jailer') })).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('does not work here'),
+    });
+    const env = await standIn({});
+    await copyFile(new URL('forkd-jailer-stand-in', built), path.join(env['PATH'] ?? '', 'jailer'));
+    skip(process.geteuid?.() !== 0, 'a jailer works for root alone');
+    expect(await rowWith('jailer', { env })).toMatchObject({ status: 'pass' });
+  });
+
+  it('is too old, or ends at once', async () => {
+    const old = await standIn({ version: '1.5.0' });
+    expect(await rowWith('firecracker', { env: old })).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('1.5.0 is older than'),
+    });
+    const broken = await standIn({ fault: 'exit_early' });
+    expect(await rowWith('firecracker', { env: broken })).toMatchObject({
+      status: 'warn',
+      hint: expect.stringContaining('QEMU is not affected'),
+    });
+    for (const id of ['firecracker_live', 'jailer']) {
+      expect(await rowWith(id, { env: broken })).toMatchObject({ status: 'skip' });
+    }
   });
 });
 

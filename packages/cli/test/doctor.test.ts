@@ -63,21 +63,39 @@ describe('a controller that runs', () => {
   it('has KVM, confines its VMMs, and has no userfaultfd', async () => {
     const host = await new ForkdClient({ url: url().FORKD_URL }).host();
     const isolation = ['own_user', 'seccomp'].map((id) => ({ id, ok: true, detail: 'It is so.' }));
-    const engine = { accelerator: 'kvm', reason: 'KVM ran a kernel.', isolation, live_unavailable: 'no userfaultfd' };
+    const capabilities = ['live', 'pool'].map((id) => ({ id, ok: true, why: null }));
+    const kvm = { accelerator: 'kvm', reason: 'KVM ran a kernel.' };
+    const engine = { ...kvm, isolation, capabilities, live_unavailable: 'no userfaultfd' };
     fake.overrides.set('GET /v1/host', (_, response) => {
       response.end(JSON.stringify({ ...host, engine: { ...host.engine, ...engine } }));
     });
     const isolated = { status: 'pass', detail: 'VMMs are confined: own_user, seccomp' };
     expect(await rowWith('isolation', { env: url() })).toMatchObject(isolated);
+    expect(await rowWith('capabilities', { env: url() })).toMatchObject({ status: 'pass', detail: 'live, pool' });
     expect(await rowWith('accelerator', { env: url() })).toMatchObject({ status: 'pass' });
     expect(await rowWith('uffd_wp', { env: url() })).toMatchObject({ status: 'warn', detail: 'no userfaultfd' });
+  });
+
+  it('runs Firecracker: what that cannot do says nothing of the kernel', async () => {
+    const host = await new ForkdClient({ url: url().FORKD_URL }).host();
+    const engine = { ...host.engine, name: 'firecracker', version: '1.13.1', live_unavailable: 'It has none.' };
+    fake.overrides.set('GET /v1/host', (_, response) => {
+      response.end(JSON.stringify({ ...host, engine }));
+    });
+    expect((await rowWith('uffd_wp', { env: url() })).detail).not.toContain('It has none.');
+    expect(await rowWith('daemon', { env: url() })).toMatchObject({
+      status: 'pass',
+      detail: expect.stringContaining('firecracker 1.13.1'),
+    });
   });
 
   it('refuses, or fails: that is a fault, and is told with its reason', async () => {
     fake.token = 'secret';
     const refused = { status: 'fail', detail: expect.stringContaining('token is missing') };
     expect(await rowWith('daemon', { env: url() })).toMatchObject(refused);
-    expect(await rowWith('isolation', { env: url() })).toMatchObject({ status: 'skip' });
+    for (const id of ['isolation', 'capabilities']) {
+      expect(await rowWith(id, { env: url() })).toMatchObject({ status: 'skip' });
+    }
   });
 
   it('is not there: that is no fault', async () => {

@@ -62,6 +62,11 @@ describe('host', () => {
       detail: expect.stringContaining('own_user'),
       hint: expect.stringContaining('CAP_SETUID'),
     });
+    expect(rows.find((row) => row.id === 'capabilities')).toMatchObject({
+      status: 'warn',
+      detail: 'live; but no pool',
+      hint: 'pool: The pool may hold no VMMs, as it was configured.',
+    });
     expect(result.code).toBe(rows.some((row) => row.status === 'fail') ? 1 : 0);
   });
 

@@ -10,6 +10,8 @@ export const limits = {
   /** Emulated guests boot slowly: `boot_wait_secs` cannot make it shorter there. */
   bootWaitTcgMsMin: 60_000,
   restoreTimeoutMs: 30_000,
+  /** For an engine to say what it can do. */
+  probeTimeoutMs: 30_000,
   /** From the VM running to the agent having answered and taken on its identity. */
   identifyTimeoutMs: 30_000,
   warmTimeoutMs: 15 * 60_000,

@@ -8,6 +8,7 @@ import type { Options } from './options.ts';
 import { parseCommand, usage, UsageError } from './options.ts';
 import { LockedError } from './process/lock.ts';
 import { ServiceManager } from './process/service-manager.ts';
+import { probeFirecracker } from './runtime/probe.ts';
 import { version } from './version.ts';
 
 /** Exit codes: 2 for a mistake in the command line, 1 for a failure. */
@@ -15,6 +16,7 @@ async function main(): Promise<number> {
   try {
     const command = parseCommand(process.argv.slice(2), process.env);
     if (command.run === 'serve') return await serve(command.options);
+    if (command.run === 'probe') return await probe();
     process.stdout.write(command.run === 'help' ? usage : `${version}\n`);
     return 0;
   } catch (error) {
@@ -37,11 +39,24 @@ async function serve(options: Options): Promise<number> {
     return 0;
   } catch (error) {
     if (error instanceof UsageError || error instanceof LockedError) throw error;
-    const failure = toApiError(error);
-    if (failure.class === 'bug') log.fatal({ err: error }, 'the controller failed');
-    process.stderr.write(`forkd-controller: ${failure.message}\n${failure.hint}\n`);
-    return 1;
+    if (toApiError(error).class === 'bug') log.fatal({ err: error }, 'the controller failed');
+    return fail(error);
   }
+}
+
+async function probe(): Promise<number> {
+  try {
+    process.stdout.write(`${JSON.stringify(await probeFirecracker())}\n`);
+    return 0;
+  } catch (error) {
+    return fail(error);
+  }
+}
+
+function fail(error: unknown): number {
+  const { message, hint } = toApiError(error);
+  process.stderr.write(`forkd-controller: ${message}\n${hint}\n`);
+  return 1;
 }
 
 process.exitCode = await main();

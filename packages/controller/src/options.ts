@@ -45,8 +45,10 @@ export interface Options {
 }
 
 export const usage = `forkd-controller serve [options]
+forkd-controller probe
 
-The daemon that runs sandboxes. Each option can be given as an environment variable.
+serve: the daemon that runs sandboxes. Each option can be given as an environment variable.
+probe: prints what the firecracker on PATH can do, as JSON.
 
   --bind HOST:PORT          where TCP is served; loopback only without a token file (127.0.0.1:8889, FORKD_BIND)
   --token-file FILE         bearer tokens for TCP, one a line, 16 bytes or more; read again on change (FORKD_TOKEN_FILE)
@@ -113,7 +115,7 @@ const flags = {
   version: { type: 'boolean' },
 } as const;
 
-export type Command = { run: 'serve'; options: Options } | { run: 'help' } | { run: 'version' };
+export type Command = { run: 'serve'; options: Options } | { run: 'probe' } | { run: 'help' } | { run: 'version' };
 
 /** Reads the command line over the environment. Throws `UsageError`. */
 export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): Command {
@@ -127,8 +129,9 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   const { values, positionals } = parsed;
   if (values.help === true) return { run: 'help' };
   if (values.version === true) return { run: 'version' };
+  if (positionals.join(' ') === 'probe') return { run: 'probe' };
   if (positionals.join(' ') !== 'serve') {
-    throw new UsageError(`'${positionals.join(' ')}' is not a command; there is 'serve'.`);
+    throw new UsageError(`'${positionals.join(' ')}' is not a command; there are 'serve' and 'probe'.`);
   }
   const given = (flag: Exclude<keyof typeof optionEnv, 'no-tcp'>) =>
     values[flag] ?? (env[optionEnv[flag]] || undefined);

@@ -4,6 +4,7 @@ import { daemonChecks } from './checks/daemon.ts';
 import { dataChecks } from './checks/data.ts';
 import { engineChecks } from './checks/engine.ts';
 import { featureChecks } from './checks/features.ts';
+import { firecrackerChecks } from './checks/firecracker.ts';
 import { isolationChecks } from './checks/isolation.ts';
 import { memoryChecks } from './checks/memory.ts';
 import { nativeChecks } from './checks/native.ts';
@@ -21,6 +22,7 @@ export const checks: readonly Check[] = [
   ...featureChecks,
   ...memoryChecks,
   ...engineChecks,
+  ...firecrackerChecks,
   ...isolationChecks,
   ...toolChecks,
   ...dataChecks,

@@ -1,15 +1,34 @@
 import type { Check } from '../check.ts';
 import type { Facts } from '../facts.ts';
-import { fail, pass, skip, type Finding } from '../row.ts';
+import { fail, pass, skip, warn, type Finding } from '../row.ts';
 
-export const daemonChecks: readonly Check[] = [{ id: 'daemon', look: daemon }];
+export const daemonChecks: readonly Check[] = [
+  { id: 'daemon', look: daemon },
+  { id: 'capabilities', look: capabilities },
+];
 
 async function daemon(facts: Facts): Promise<Finding> {
   const controller = await facts.controller();
   if (controller.host !== undefined) {
-    return pass(`version ${controller.host.version}, pid ${controller.host.pid}, at ${controller.place}`);
+    const { version, pid, engine } = controller.host;
+    const runs = `${engine.name} ${engine.version} with ${engine.accelerator}`;
+    return pass(`version ${version}, pid ${pid}, at ${controller.place}; it runs ${runs}`);
   }
   const { code, message, hint } = controller.error;
   if (code === 'controller_not_running') return skip('does not run', 'any verb that needs it starts it');
   return fail(message, `no verb that needs a sandbox works; ${hint ?? 'its log says more'}`);
+}
+
+/** What may be asked of the controller that runs, as it says itself. */
+async function capabilities(facts: Facts): Promise<Finding> {
+  const host = await facts.host();
+  if (host === undefined) return skip('a controller that runs says what can be asked of it');
+  const list = (which: boolean) => host.engine.capabilities.filter(({ ok }) => ok === which);
+  const can = list(true).map(({ id }) => id);
+  const cannot = list(false);
+  if (cannot.length === 0) return pass(can.join(', '));
+  return warn(
+    `${can.join(', ')}; but no ${cannot.map(({ id }) => id).join(', ')}`,
+    cannot.map(({ id, why }) => `${id}: ${why}`).join(' '),
+  );
 }

@@ -5,29 +5,45 @@ import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
 
 const UFFD_SYSCTL = '/proc/sys/vm/unprivileged_userfaultfd';
 const LOST = 'live branches are lost; diff and full branches still work';
+const UNSERVED =
+  'forkd-pager serve can serve no VM, and no Firecracker restores from memory that is shared; QEMU is not affected';
 
 /** What the kernel gives, found by trying: by the controller's pager, or by a pager that tries and ends. */
 export const featureChecks: readonly Check[] = [
   { id: 'uffd_wp', look: uffd },
+  { id: 'page_server', look: probed(pageServer) },
   { id: 'memfd_create', look: probed(memfd) },
   { id: 'pagemap_scan', look: probed(pageMap) },
 ];
 
 async function uffd(facts: Facts): Promise<Finding> {
   const host = await facts.host();
-  if (host !== undefined) return uffdFinding(host.engine.live_unavailable, 'the controller can branch live');
+  // What another engine cannot do says nothing about the kernel.
+  if (host?.engine.name === 'qemu') {
+    return uffdFinding(host.engine.live_unavailable, 'the controller can branch live');
+  }
   return probed(({ live_unavailable }) => uffdFinding(live_unavailable, 'a memfd was write-protected'))(facts);
 }
 
 function uffdFinding(reason: string | null, works: string): Finding {
   if (reason === null) return pass(works);
-  if (!isDenied(reason)) {
-    return warn(reason, `${LOST}; the kernel is too old or built without it: live needs Linux 5.19 or newer`);
-  }
-  if (everybodyMay()) return warn(reason, `${LOST}; a seccomp profile denies it: allow userfaultfd in the container's`);
+  return lostFinding(reason, LOST, 'the kernel is too old or built without it: live needs Linux 5.19 or newer');
+}
+
+/** Both of its ways: a page that a VM has not is given to it, and one that a memfd has is mapped into it. */
+function pageServer({ missing_unavailable: missing, sharing_unavailable: sharing }: KernelProbe): Finding {
+  if (missing !== null) return lostFinding(missing, UNSERVED, 'the kernel is too old or built without userfaultfd');
+  if (sharing === null) return pass('a page was served, and one of a memfd was mapped and write-protected');
+  const lost = 'forks of the page server share no memory: each gets a copy of the pages that it reads';
+  return lostFinding(sharing, lost, 'Linux 5.19 or newer has what it takes');
+}
+
+function lostFinding(reason: string, lost: string, otherwise: string): Finding {
+  if (!isDenied(reason)) return warn(reason, `${lost}; ${otherwise}`);
+  if (everybodyMay()) return warn(reason, `${lost}; a seccomp profile denies it: allow userfaultfd in the container's`);
   return warn(
     reason,
-    `${LOST}; give every user the right to userfaultfd, or run the controller as root`,
+    `${lost}; give every user the right to userfaultfd, or run the controller as root`,
     command('sysctl', '-w', 'vm.unprivileged_userfaultfd=1'),
   );
 }
