@@ -2,7 +2,8 @@
 
 use crate::answer::Answer;
 use crate::arguments::Arguments;
-use crate::config::{Config, Fault};
+use crate::config::{Config, Extension, Fault};
+use crate::extensions::{self, Load};
 use crate::http::Request;
 use crate::schema::*;
 use crate::snapshot;
@@ -74,7 +75,7 @@ impl Vmm {
             ("PATCH", ["vm"]) => self.set_state(body),
             ("PUT", ["snapshot", "create"]) => self.create_snapshot(body),
             ("PUT", ["snapshot", "load"]) => return self.load_snapshot(body),
-            ("PUT", ["uffd", "wp"]) if self.config.extensions => Err(NOT_BEFORE_START.into()),
+            ("PUT", ["uffd", "wp"]) if self.config.has(Extension::WriteProtect) => self.hand_over(body),
             (method, _) => Err(format!(
                 "Invalid request method and/or path: {method} {}.",
                 request.path.trim_matches('/')
@@ -188,11 +189,11 @@ impl Vmm {
     }
 
     fn create_snapshot(&mut self, body: &[u8]) -> Handled {
-        if self.config.extensions && value(body)?["snapshot_type"] == "VmstateOnly" {
-            let stands = self.vm.as_ref().ok_or(NOT_BEFORE_START)?.is_paused;
-            return Err(format!(
-                "The stand-in takes no such snapshot (of a VM that is paused: {stands})."
-            ));
+        if extensions::is_vmstate_only(&value(body)?, &self.config) {
+            let asked = parse(body)?;
+            let vm = self.vm.as_ref().ok_or(NOT_BEFORE_START)?;
+            extensions::save_state(vm, &asked, &self.config)?;
+            return Ok(Answer::done());
         }
         let asked: SnapshotCreate = parse(body)?;
         let vm = self.vm.as_ref().ok_or(NOT_BEFORE_START)?;
@@ -226,7 +227,7 @@ impl Vmm {
     }
 
     /// Fields that came with later versions are unknown to earlier ones.
-    fn understand_load(&self, body: &[u8]) -> Result<SnapshotLoad, String> {
+    fn understand_load(&self, body: &[u8]) -> Result<Load, String> {
         let given = value(body)?;
         let since = [
             ("network_overrides", (1, 12)),
@@ -240,15 +241,16 @@ impl Vmm {
                 )));
             }
         }
-        if self.config.extensions && given["mem_backend"]["shared"].is_boolean() {
-            let mut plain = given;
-            plain["mem_backend"]
-                .as_object_mut()
-                .expect("it has a field")
-                .remove("shared");
-            return parse(plain.to_string().as_bytes());
-        }
-        parse(body)
+        let (plain, shared) = extensions::take_shared(given, &self.config);
+        let asked = parse(plain.to_string().as_bytes())?;
+        Ok(Load { asked, shared })
+    }
+
+    fn hand_over(&mut self, body: &[u8]) -> Handled {
+        // An empty request tells whether it is known.
+        let vm = self.vm.as_ref().ok_or(NOT_BEFORE_START)?;
+        extensions::hand_over(vm, &parse(body)?, &self.config)?;
+        Ok(Answer::done())
     }
 }
 

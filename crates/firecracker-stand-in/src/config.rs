@@ -18,14 +18,41 @@ pub enum Fault {
     ExitAtStart,
     /// Writes half of the memory of a snapshot, and then has no room.
     DiskFull,
+    /// Refuses to save device state by itself.
+    VmstateFails,
+    /// Ends when it is to save device state by itself.
+    ExitAtVmstate,
+    /// Connects to whoever wants its memory, and says nothing.
+    NoHandover,
+    /// Hands over memory of which a part is missing.
+    OddHandover,
+}
+
+/// Something that published builds have not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extension {
+    /// `mem_backend.shared`
+    SharedMemory,
+    /// The snapshot type `VmstateOnly`.
+    VmstateOnly,
+    /// `PUT /uffd/wp`
+    WriteProtect,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum Extensions {
+    All(bool),
+    These(Vec<Extension>),
 }
 
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     pub version: String,
-    /// Understands `VmstateOnly`, `mem_backend.shared` and `PUT /uffd/wp`, though it carries none of them out.
-    pub extensions: bool,
+    /// All of them or none, or a list.
+    pub extensions: Extensions,
     pub fault: Option<Fault>,
     /// Where memory makes room for devices: what is more is a region of its own. Tests have less memory than Firecracker's 3 GiB.
     pub gap_at_mib: u64,
@@ -37,7 +64,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             version: "1.13.1".into(),
-            extensions: false,
+            extensions: Extensions::All(false),
             fault: None,
             gap_at_mib: 3072,
             agent: None,
@@ -56,6 +83,13 @@ impl Config {
         match fs::read(program.with_file_name("stand-in.json")) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| format!("stand-in.json: {error}")),
             Err(_) => Ok(Config::default()),
+        }
+    }
+
+    pub fn has(&self, extension: Extension) -> bool {
+        match &self.extensions {
+            Extensions::All(all) => *all,
+            Extensions::These(these) => these.contains(&extension),
         }
     }
 

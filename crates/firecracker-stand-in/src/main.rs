@@ -10,6 +10,7 @@ mod answer;
 mod api;
 mod arguments;
 mod config;
+mod extensions;
 mod http;
 mod memory;
 mod schema;

@@ -1,5 +1,6 @@
 //! Guest memory, and the threads that write to it in the place of a guest.
 
+use crate::config::Fault;
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::uffd::Userfaultfd;
 use forkd_vmm_stand_in::regions::Regions;
@@ -9,7 +10,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -39,6 +40,21 @@ struct Shared {
     gate: Mutex<Gate>,
     opened: Condvar,
     over: AtomicBool,
+    received: Mutex<Received>,
+}
+
+/// What the vsock device has written to guest memory, as it knows it.
+#[derive(Default)]
+struct Received {
+    bytes: u64,
+    /// How often it was reset: connections of before give the guest nothing any more.
+    resets: u64,
+}
+
+/// The way of one connection's bytes into the guest: the first page counts them.
+pub struct Receiver {
+    shared: Arc<Shared>,
+    resets: u64,
 }
 
 pub struct GuestMemory {
@@ -57,9 +73,15 @@ impl GuestMemory {
         GuestMemory::new(memory, None, tracked, std::array::from_fn(first))
     }
 
-    /// Memory with the content of a file, which stays as it is.
-    pub fn of_file(path: &Path, sizes: &[usize], tracked: bool, writers: &[WriterState]) -> io::Result<GuestMemory> {
-        let file = File::open(path)?;
+    /// Memory with the content of a file, which stays as it is, unless it is `shared`: then it is the memory.
+    pub fn of_file(
+        path: &Path,
+        sizes: &[usize],
+        shared: bool,
+        tracked: bool,
+        writers: &[WriterState],
+    ) -> io::Result<GuestMemory> {
+        let file = File::options().read(true).write(shared).open(path)?;
         let bytes: usize = sizes.iter().sum();
         let length = file.metadata()?.len();
         if length != bytes as u64 {
@@ -67,7 +89,12 @@ impl GuestMemory {
                 "the memory file has {length} bytes, the snapshot says {bytes}"
             )));
         }
-        GuestMemory::new(Regions::of_file(&file, sizes)?, None, tracked, states_of(writers)?)
+        let memory = if shared {
+            Regions::shared(&file, sizes)?
+        } else {
+            Regions::of_file(&file, sizes)?
+        };
+        GuestMemory::new(memory, None, tracked, states_of(writers)?)
     }
 
     /// Memory that the page server at `socket` gives page by page.
@@ -97,6 +124,7 @@ impl GuestMemory {
             gate: Mutex::new(Gate { runs: false, writers }),
             opened: Condvar::new(),
             over: AtomicBool::new(false),
+            received: Mutex::default(),
         });
         let threads = (0..WRITERS)
             .map(|index| {
@@ -121,6 +149,41 @@ impl GuestMemory {
 
     pub fn len(&self) -> usize {
         self.shared.memory.len()
+    }
+
+    /// Sends a userfaultfd with which all of it can be write-protected to whoever listens at `socket`.
+    pub fn hand_over(&self, socket: &Path, fault: Option<Fault>) -> io::Result<()> {
+        let memory = &self.shared.memory;
+        match fault {
+            Some(Fault::NoHandover) => {
+                // Held for life, as one that is late.
+                std::mem::forget(UnixStream::connect(socket)?);
+                Ok(())
+            }
+            Some(Fault::OddHandover) => memory.hand_over_part(&memory.register_writes()?, socket),
+            _ => memory.hand_over(&memory.register_writes()?, socket).map(drop),
+        }
+    }
+
+    pub fn receiver(&self) -> Receiver {
+        Receiver {
+            shared: self.shared.clone(),
+            resets: 0,
+        }
+    }
+
+    /// What is connected gives the guest nothing any more.
+    pub fn end_receiving(&self) {
+        self.shared.received().resets += 1;
+    }
+
+    pub fn received(&self) -> u64 {
+        self.shared.received().bytes
+    }
+
+    /// As a snapshot remembers it.
+    pub fn set_received(&self, bytes: u64) {
+        self.shared.received().bytes = bytes;
     }
 
     /// Copies `bytes` to `offset`, as the VMM does that loads a kernel.
@@ -168,21 +231,51 @@ impl Shared {
                 return;
             }
             for _ in 0..BURST {
-                let offset = gate.writers[index].next((self.memory.len() / 8) as u64) * 8;
-                let value = gate.writers[index].writes << 8 | index as u64;
-                let (region, at) = self.memory.at(offset as usize);
-                region.word(at).store(value, Ordering::Relaxed);
-                self.mark(offset as usize / PAGE_SIZE);
+                // The first page is the device's.
+                let words = (self.memory.len() - PAGE_SIZE) / 8;
+                let offset = PAGE_SIZE + gate.writers[index].next(words as u64) as usize * 8;
+                self.store(offset, gate.writers[index].writes << 8 | index as u64);
             }
             drop(gate);
             thread::sleep(BETWEEN_BURSTS);
         }
     }
 
+    fn store(&self, offset: usize, value: u64) {
+        let (region, at) = self.memory.at(offset);
+        region.word(at).store(value, Ordering::Relaxed);
+        self.mark(offset / PAGE_SIZE);
+    }
+
+    fn received(&self) -> MutexGuard<'_, Received> {
+        self.received.lock().expect("no panic while held")
+    }
+
     fn mark(&self, page: usize) {
         if let Some(dirty) = &self.dirty {
             dirty[page / 64].fetch_or(1 << (page % 64), Ordering::Relaxed);
         }
+    }
+}
+
+impl Receiver {
+    /// For the next connection.
+    pub fn connection(&self) -> Receiver {
+        Receiver {
+            shared: self.shared.clone(),
+            resets: self.shared.received().resets,
+        }
+    }
+
+    /// Gives the guest `bytes` bytes, whether or not it runs. `false` once the connection has been reset.
+    pub fn receive(&self, bytes: usize) -> bool {
+        let mut received = self.shared.received();
+        if received.resets != self.resets {
+            return false;
+        }
+        received.bytes += bytes as u64;
+        self.shared.store(0, received.bytes);
+        true
     }
 }
 

@@ -1,8 +1,9 @@
 //! Snapshots: two files, one with the memory and one with the rest.
 
 use crate::config::{Config, Fault};
+use crate::extensions::Load;
 use crate::memory::GuestMemory;
-use crate::schema::{BackendType, SnapshotCreate, SnapshotLoad, SnapshotType};
+use crate::schema::{BackendType, SnapshotCreate, SnapshotType};
 use crate::vm::{Resources, Vm};
 use crate::vmstate::VmState;
 use forkd_linux_sys::PAGE_SIZE;
@@ -15,9 +16,7 @@ use std::path::Path;
 const DIFF_WITHOUT_TRACKING: (u32, u32) = (1, 13);
 
 pub fn create(vm: &Vm, asked: &SnapshotCreate, config: &Config) -> Result<(), String> {
-    if !vm.is_paused {
-        return Err("Create snapshot error: Cannot save the microVM state: Failed to save the vCPUs: operation not allowed: save/restore unavailable while running".into());
-    }
+    vm.require_paused()?;
     let diff = asked.snapshot_type == SnapshotType::Diff;
     let (major, minor) = DIFF_WITHOUT_TRACKING;
     if diff && vm.memory.is_dirty(0).is_none() && !config.is_at_least(major, minor) {
@@ -50,7 +49,7 @@ fn write_memory(memory: &GuestMemory, path: &Path, diff: bool, fault: Option<Fau
     Ok(())
 }
 
-pub fn load(asked: &SnapshotLoad, config: &Config) -> Result<Vm, String> {
+pub fn load(Load { asked, shared }: &Load, config: &Config) -> Result<Vm, String> {
     let fail = |why: String| format!("Load snapshot error: Failed to restore from snapshot: {why}");
     let (backend, path) = match (&asked.mem_backend, &asked.mem_file_path) {
         (Some(backend), None) => (backend.backend_type, &backend.backend_path),
@@ -61,7 +60,7 @@ pub fn load(asked: &SnapshotLoad, config: &Config) -> Result<Vm, String> {
     let tracked = asked.track_dirty_pages || asked.enable_diff_snapshots;
     let (path, sizes) = (Path::new(path), config.regions(state.machine.mem_size_mib));
     let memory = match backend {
-        BackendType::File => GuestMemory::of_file(path, &sizes, tracked, &state.writers),
+        BackendType::File => GuestMemory::of_file(path, &sizes, *shared, tracked, &state.writers),
         BackendType::Uffd => GuestMemory::of_server(path, &sizes, tracked, &state.writers)
             .map_err(|error| std::io::Error::other(format!("Error creating guest memory from uffd: {error}"))),
     };
@@ -90,6 +89,7 @@ pub fn load(asked: &SnapshotLoad, config: &Config) -> Result<Vm, String> {
             .ok_or_else(|| fail("there is no vsock device to override".into()))?;
         vsock.uds_path.clone_from(&wanted.uds_path);
     }
+    memory.set_received(state.received);
     let mut vm = Vm::restore(memory, resources, config).map_err(fail)?;
     if asked.resume_vm {
         vm.set_paused(false);

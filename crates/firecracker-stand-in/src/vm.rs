@@ -76,7 +76,11 @@ impl Vm {
                     .as_ref()
                     .map(|program| Agent::start(Path::new(program)))
                     .transpose()?;
-                Some(VsockDevice::listen(&vsock.uds_path, agent.map(Arc::new))?)
+                Some(VsockDevice::listen(
+                    &vsock.uds_path,
+                    agent.map(Arc::new),
+                    memory.receiver(),
+                )?)
             }
         };
         Ok(Vm {
@@ -95,8 +99,16 @@ impl Vm {
         self.is_paused = paused;
     }
 
+    pub fn require_paused(&self) -> Result<(), String> {
+        if self.is_paused {
+            return Ok(());
+        }
+        Err("Create snapshot error: Cannot save the microVM state: Failed to save the vCPUs: operation not allowed: save/restore unavailable while running".into())
+    }
+
     /// A snapshot ends what is connected, as Firecracker's vsock device does it.
     pub fn reset_connections(&self) {
+        self.memory.end_receiving();
         if let Some(vsock) = &self.vsock {
             vsock.reset();
         }
@@ -116,6 +128,7 @@ impl Vm {
             interfaces,
             vsock,
             writers: self.memory.writers(),
+            received: self.memory.received(),
         }
     }
 }

@@ -17,6 +17,9 @@ pub struct VmState {
     pub interfaces: Vec<NetworkInterface>,
     pub vsock: Option<Vsock>,
     pub writers: Vec<WriterState>,
+    /// Bytes that the vsock device has given to the guest; the guest's memory says so too.
+    #[serde(default)]
+    pub received: u64,
 }
 
 impl VmState {

@@ -1,6 +1,7 @@
 //! The vsock device's end on the host: a unix socket on which a connection names the guest's port first.
 
 use crate::agent::Agent;
+use crate::memory::Receiver;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -16,6 +17,7 @@ const FIRST_HOST_PORT: u32 = 1_073_741_824;
 
 struct Shared {
     agent: Option<Arc<Agent>>,
+    receiver: Receiver,
     runs: AtomicBool,
     next_port: AtomicU32,
     connections: Mutex<Vec<UnixStream>>,
@@ -26,11 +28,13 @@ pub struct VsockDevice {
 }
 
 impl VsockDevice {
-    pub fn listen(path: &str, agent: Option<Arc<Agent>>) -> Result<VsockDevice, String> {
+    /// What the host sends goes into guest memory by `receiver`.
+    pub fn listen(path: &str, agent: Option<Arc<Agent>>, receiver: Receiver) -> Result<VsockDevice, String> {
         let listener = UnixListener::bind(path)
             .map_err(|error| format!("Cannot create backend for vsock device: UnixBind({error})"))?;
         let shared = Arc::new(Shared {
             agent,
+            receiver,
             runs: AtomicBool::new(false),
             next_port: AtomicU32::new(FIRST_HOST_PORT),
             connections: Mutex::default(),
@@ -65,6 +69,7 @@ impl Shared {
         if port != AGENT_PORT || !self.runs.load(Ordering::Relaxed) {
             return None;
         }
+        let receiver = self.receiver.connection();
         let guest = self.agent.as_ref()?.connect()?;
         let host_port = self.next_port.fetch_add(1, Ordering::Relaxed);
         host.write_all(format!("OK {host_port}\n").as_bytes()).ok()?;
@@ -73,11 +78,23 @@ impl Shared {
         connections.push(guest.try_clone().ok()?);
         drop(connections);
         let (mut from_host, mut to_guest) = (host.try_clone().ok()?, guest.try_clone().ok()?);
-        thread::spawn(move || carry(&mut from_host, &mut to_guest));
+        thread::spawn(move || receive(&mut from_host, &mut to_guest, &receiver));
         let (mut from_guest, mut to_host) = (guest, host);
         carry(&mut from_guest, &mut to_host);
         Some(())
     }
+}
+
+/// From the host, through guest memory.
+fn receive(host: &mut UnixStream, guest: &mut UnixStream, receiver: &Receiver) {
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = host.read(&mut buffer) {
+        if !receiver.receive(count) || guest.write_all(&buffer[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = guest.shutdown(Shutdown::Both);
+    let _ = host.shutdown(Shutdown::Both);
 }
 
 fn carry(from: &mut UnixStream, to: &mut UnixStream) {

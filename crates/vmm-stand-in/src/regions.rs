@@ -42,6 +42,16 @@ impl Regions {
         })
     }
 
+    /// Shared mappings of a file, which changes with them.
+    pub fn shared(file: &File, sizes: &[usize]) -> io::Result<Regions> {
+        let mut offset = 0;
+        Regions::of(sizes, PAGE_SIZE, |bytes| {
+            let region = Mapping::part(file, offset, bytes, true)?;
+            offset += bytes as u64;
+            Ok(region)
+        })
+    }
+
     fn of(sizes: &[usize], page_bytes: usize, map: impl FnMut(usize) -> io::Result<Mapping>) -> io::Result<Regions> {
         let mappings = sizes.iter().copied().map(map).collect::<io::Result<_>>()?;
         Ok(Regions { mappings, page_bytes })
@@ -90,15 +100,35 @@ impl Regions {
         Ok(uffd)
     }
 
+    /// A userfaultfd with which they can be write-protected. Nothing is protected yet.
+    pub fn register_writes(&self) -> io::Result<Userfaultfd> {
+        let uffd = Userfaultfd::create()?;
+        self.ranges().try_for_each(|range| uffd.register_write_protect(range))?;
+        Ok(uffd)
+    }
+
+    /// The same as [`Regions::hand_over`], but for the last page.
+    pub fn hand_over_part(&self, uffd: &Userfaultfd, socket: &Path) -> io::Result<()> {
+        let mut list = self.list();
+        let last = list.last_mut().expect("there is memory");
+        last["size"] = json!(last["size"].as_u64().unwrap_or(0) - self.page_bytes as u64);
+        let stream = UnixStream::connect(socket)?;
+        fds::send_with_fds(&stream, Value::from(list).to_string().as_bytes(), &[uffd.as_fd()])
+    }
+
     /// Hands them over to the page server at `socket`, in one message, as Firecracker sends it since 1.12. What is returned is
     /// the connection, which is to be kept.
     pub fn hand_over(&self, uffd: &Userfaultfd, socket: &Path) -> io::Result<UnixStream> {
         let stream = UnixStream::connect(socket)?;
-        fds::send_with_fds(&stream, self.description().as_bytes(), &[uffd.as_fd()])?;
+        fds::send_with_fds(
+            &stream,
+            Value::from(self.list()).to_string().as_bytes(),
+            &[uffd.as_fd()],
+        )?;
         Ok(stream)
     }
 
-    fn description(&self) -> String {
+    fn list(&self) -> Vec<Value> {
         let mut offset = 0;
         let mut list = Vec::new();
         for mapping in &self.mappings {
@@ -111,7 +141,7 @@ impl Regions {
             }));
             offset += mapping.len();
         }
-        Value::from(list).to_string()
+        list
     }
 }
 
