@@ -22,6 +22,8 @@ pub enum Fault {
     VmstateFails,
     /// Ends when it is to save device state by itself.
     ExitAtVmstate,
+    /// Answers a while after it has saved device state by itself: devices go on meanwhile.
+    SlowVmstate,
     /// Connects to whoever wants its memory, and says nothing.
     NoHandover,
     /// Hands over memory of which a part is missing.

@@ -7,6 +7,9 @@ use crate::vm::Vm;
 use serde::Deserialize;
 use serde_json::Value;
 use std::path::Path;
+use std::time::Duration;
+
+const WHILE: Duration = Duration::from_millis(20);
 
 /// The body of `PUT /snapshot/create` for device state alone. The memory's file is left alone, if one is named.
 #[derive(Debug, Deserialize)]
@@ -40,7 +43,11 @@ pub fn save_state(vm: &Vm, asked: &VmstateOnly, config: &Config) -> Result<(), S
     }
     vm.reset_connections();
     let state = vm.state(config).write(Path::new(&asked.snapshot_path));
-    state.map_err(|error| format!("Create snapshot error: Cannot write the microVM state: {error}"))
+    state.map_err(|error| format!("Create snapshot error: Cannot write the microVM state: {error}"))?;
+    if config.fault == Some(Fault::SlowVmstate) {
+        std::thread::sleep(WHILE);
+    }
+    Ok(())
 }
 
 pub fn hand_over(vm: &Vm, asked: &HandOver, config: &Config) -> Result<(), String> {

@@ -13,6 +13,8 @@ use std::thread;
 const AGENT_PORT: u32 = 10_777;
 /// `CONNECT` and a number are never longer.
 const COMMAND_BYTES_MAX: usize = 32;
+/// A packet without content.
+const REQUEST_BYTES: usize = 44;
 const FIRST_HOST_PORT: u32 = 1_073_741_824;
 
 struct Shared {
@@ -66,10 +68,14 @@ impl VsockDevice {
 impl Shared {
     fn serve(&self, mut host: UnixStream) -> Option<()> {
         let port = asked_port(&mut host)?;
-        if port != AGENT_PORT || !self.runs.load(Ordering::Relaxed) {
+        if port != AGENT_PORT {
             return None;
         }
+        // The guest is asked whether it runs or not: what is put into its memory waits there for it.
         let receiver = self.receiver.connection();
+        if !receiver.receive(REQUEST_BYTES) || !self.runs.load(Ordering::Relaxed) {
+            return None;
+        }
         let guest = self.agent.as_ref()?.connect()?;
         let host_port = self.next_port.fetch_add(1, Ordering::Relaxed);
         host.write_all(format!("OK {host_port}\n").as_bytes()).ok()?;

@@ -23,8 +23,18 @@ export const MEM_BYTES = MEM_MIB * 2 ** 20;
 /** As `crates/firecracker-stand-in/src/config.rs` reads it. */
 export interface StandInConfig {
   version?: string;
-  extensions?: boolean;
-  fault?: 'exit_early' | 'never_listen' | 'never_answer' | 'exit_at_start' | 'disk_full';
+  extensions?: boolean | ('shared_memory' | 'vmstate_only' | 'write_protect')[];
+  fault?:
+    | 'exit_early'
+    | 'never_listen'
+    | 'never_answer'
+    | 'exit_at_start'
+    | 'disk_full'
+    | 'vmstate_fails'
+    | 'exit_at_vmstate'
+    | 'slow_vmstate'
+    | 'no_handover'
+    | 'odd_handover';
   agent?: string;
   gap_at_mib?: number;
 }

@@ -5,11 +5,13 @@ use crate::control::Control;
 use crate::error::{PagerError, Result, Step};
 use crate::monitor::{self, gone};
 use crate::sandbox::{Attachment, Sandbox};
+use forkd_linux_sys::fds;
 use forkd_protocol::FaultCode;
 use serde_json::{Value, json};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// A request that has no answer for this long has failed.
@@ -31,7 +33,7 @@ pub struct Api {
     state_path: String,
 }
 
-/// A request that has been sent.
+/// How device state is asked for.
 const SAVE: (&str, &str) = ("PUT", "/snapshot/create");
 
 impl Api {
@@ -50,6 +52,15 @@ impl Api {
         self.answer(method, path)
     }
 
+    /// It has listened before: one that does not now has ended.
+    fn connect_again(&self) -> Result<UnixStream> {
+        let socket = fds::connect_now(Path::new(&self.path)).and_then(|socket| {
+            socket.set_nonblocking(false)?;
+            Ok(socket)
+        });
+        socket.map_err(|error| gone(format!("connecting to {}: {error}", self.path)))
+    }
+
     fn set_state(&mut self, state: &str) -> Result<()> {
         self.ask("PATCH", "/vm", Some(&json!({ "state": state }))).map(drop)
     }
@@ -60,7 +71,7 @@ impl Api {
         let request = format!("{head}Content-Length: {}\r\n\r\n{text}", text.len());
         let mut socket = match self.socket.take() {
             Some(socket) => socket,
-            None => monitor::connect(&self.path)?,
+            None => self.connect_again()?,
         };
         let sent = socket
             .set_write_timeout(Some(self.patience))

@@ -1,24 +1,41 @@
 import type { Capabilities } from '../types.ts';
 import type { Features } from './features.ts';
+import { withoutLive } from './live.ts';
 
 /** What Firecracker's abilities depend on. */
 export interface FirecrackerHost {
   features: Pick<Features, 'version' | 'sharedMemory' | 'vmstateOnly' | 'writeProtect'>;
   /** Why memory cannot be limited; `null` where it can. */
   limitUnavailable: string | null;
+  /** Whether VMMs are started by the jailer. */
+  jailed: boolean;
 }
 
-export function firecrackerCapabilities({ features, limitUnavailable }: FirecrackerHost): Capabilities {
-  const extended = features.sharedMemory && features.vmstateOnly && features.writeProtect;
+export function firecrackerCapabilities(host: FirecrackerHost): Capabilities {
+  const { limitUnavailable } = host;
+  const why = liveUnavailable(host);
   return {
     full: true,
     diff: true,
-    live: extended
-      ? 'This Firecracker has what live branches take, and forkd does not make use of it yet.'
-      : `Firecracker ${features.version} has no live branches: they take a build with mem_backend.shared, VmstateOnly and PUT /uffd/wp.`,
     pause: true,
     memory_limit: limitUnavailable ?? true,
     pool: 'Each restore starts a Firecracker of its own.',
-    floor: 'Firecracker saves no device state without the memory.',
+    ...(why === null ? { live: true, floor: true } : withoutLive(why)),
   };
+}
+
+/** Why there are no live branches; `null` where there are. */
+function liveUnavailable({ features, jailed }: FirecrackerHost): string | null {
+  const needed: [string, boolean][] = [
+    ['mem_backend.shared', features.sharedMemory],
+    ['VmstateOnly', features.vmstateOnly],
+    ['PUT /uffd/wp', features.writeProtect],
+  ];
+  const missing = needed.filter(([, has]) => !has).map(([name]) => name);
+  if (missing.length > 0) {
+    const names = [missing.slice(0, -1).join(', '), missing.at(-1)].filter(Boolean).join(' and ');
+    return `Firecracker ${features.version} has no live branches: this build lacks ${names}.`;
+  }
+  if (!jailed) return null;
+  return 'A jailed Firecracker has no live branches: in its own root it finds no memory that it could share with the pager.';
 }

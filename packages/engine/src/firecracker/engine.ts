@@ -12,6 +12,7 @@ import { firecrackerCapabilities } from './capabilities.ts';
 import type { Features } from './features.ts';
 import { ensureElfKernel } from './kernel.ts';
 import { isolationOf } from './isolation.ts';
+import { capabilitiesOfVm, isLive, reopen, withoutLive } from './live.ts';
 import type { Jailer } from './jailer.ts';
 import { MemoryFiles } from './memory-files.ts';
 import { MemorySources, type VmMemory } from './memory.ts';
@@ -31,6 +32,8 @@ const GUEST_CID = 3;
 
 /** The first drive is `/dev/vda`; a reboot or a panic ends the VMM. */
 const KERNEL_COMMAND_LINE = 'console=ttyS0 quiet reboot=k panic=-1 pci=off forkd.root=/dev/vda';
+
+const NOT_LENT = 'The VM was started without memory that it shares with the pager.';
 
 export interface FirecrackerOptions {
   /** A directory of the engine's own, for unpacked kernels and the memory of snapshots. */
@@ -60,7 +63,11 @@ export class FirecrackerEngine implements Engine {
     this.version = features.version;
     this.features = features;
     this.isolation = [...isolationOf(trial), isolationOfLimits(memoryLimits)];
-    this.capabilities = firecrackerCapabilities({ features, limitUnavailable: memoryLimits.unavailable });
+    this.capabilities = firecrackerCapabilities({
+      features,
+      limitUnavailable: memoryLimits.unavailable,
+      jailed: trial.jailer !== null,
+    });
     this.#program = program;
     this.#jailer = trial.jailer;
     this.#dir = dir;
@@ -101,7 +108,7 @@ export class FirecrackerEngine implements Engine {
   async boot(spec: BootSpec): Promise<FirecrackerVm> {
     const machine = this.machine(spec.memMib, spec.vcpus);
     const kernel = await ensureElfKernel(resolve(spec.kernel.vmlinuz), this.#dir, spec.signal);
-    return this.#launch(spec, { machine, stack: [] }, async ({ api, place }, signal) => {
+    return this.#launch(spec, { machine, stack: [] }, async ({ api, place, record, capabilities }, signal) => {
       await api.setMachineConfig(
         { vcpu_count: machine.vcpus, mem_size_mib: machine.mem_mib, track_dirty_pages: true },
         signal,
@@ -118,6 +125,7 @@ export class FirecrackerEngine implements Engine {
       await api.start(signal);
       // Its sockets are all there only now, and what runs yet is the kernel that we gave it.
       await place.seal();
+      if (capabilities.live === true) await reopen(record, spec.pager, false);
     });
   }
 
@@ -125,7 +133,8 @@ export class FirecrackerEngine implements Engine {
     this.checkMachine(spec.machine);
     refuseMemoryLimit(spec, this.capabilities);
     const { machine, stack, memoryLimitMib } = spec;
-    const memory = await this.#memory.acquire(spec);
+    const live = capabilitiesOfVm(this.capabilities, spec.pager, memoryLimitMib).live === true;
+    const memory = await this.#memory.acquire(spec, live);
     try {
       const start: Start = async ({ api, place, record }, signal) => {
         const snapshotPath = await place.lend(spec.deviceState, 'state');
@@ -136,7 +145,8 @@ export class FirecrackerEngine implements Engine {
           signal,
         );
         await place.seal();
-        await api.resume(signal);
+        if (live) await spec.pager.open(record.id);
+        else await api.resume(signal);
       };
       return await this.#launch(spec, { machine, stack, memoryLimitMib, memory }, start);
     } catch (error) {
@@ -161,20 +171,27 @@ export class FirecrackerEngine implements Engine {
     const ended = endOfProcess(record, join(record.dir, FILES.log));
     const exited = pages.explain(withLimitKill(ended, () => record.dir));
     void pages.keep();
-    const vm = new FirecrackerVm(record, exited, this.#home(pager, place), null);
+    const can = this.capabilities;
+    const live = can.live === true && (await isLive(record));
+    const capabilities = live || can.live !== true ? can : { ...can, ...withoutLive(NOT_LENT) };
+    const vm = new FirecrackerVm(record, exited, this.#home(pager, place, capabilities), null);
     await removeSnapshots(place.root);
+    if (live) {
+      await reopen(record, pager, paused);
+      return vm;
+    }
     const { state } = await vm.api.instance();
     if (paused && state === 'Running') await vm.api.pause();
     if (!paused && state === 'Paused') await vm.api.resume();
     return vm;
   }
 
-  #home(pager: Pager, place: Place, onKilled?: () => Promise<void>) {
+  #home(pager: Pager, place: Place, capabilities: Capabilities, onKilled?: () => Promise<void>) {
     const release = async (): Promise<void> => {
       this.#jailer?.release(place);
       await onKilled?.();
     };
-    return { pager, place, capabilities: this.capabilities, onKilled: release };
+    return { pager, place, capabilities, onKilled: release };
   }
 
   /** Makes a VM's directory and what it shows of the host, and starts the VM's process there. */
@@ -204,7 +221,8 @@ export class FirecrackerEngine implements Engine {
     const exited = pages.explain(withLimitKill(ended, () => dir));
     // What is counted of a boot is the boot itself: its first branch takes all.
     const counted = stack.length === 0 ? null : stack;
-    const home = this.#home(pager, place, what.memory?.release);
+    const capabilities = capabilitiesOfVm(this.capabilities, pager, memoryLimitMib);
+    const home = this.#home(pager, place, capabilities, what.memory?.release);
     const vm = new FirecrackerVm(record, exited, home, counted);
     try {
       // Before it has any memory of its own.

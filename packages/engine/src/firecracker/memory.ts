@@ -1,6 +1,7 @@
 import { join, resolve } from 'node:path';
 import { EngineError } from '../errors.ts';
 import type { Machine, RestoreSpec } from '../types.ts';
+import { announce } from './live.ts';
 import type { MemoryFiles } from './memory-files.ts';
 import type { Place } from './place.ts';
 import { FILES } from './process.ts';
@@ -17,7 +18,8 @@ export interface VmMemory {
 /**
  * Where restored VMs have their memory from. A VM that is the only one of its stack is served page by page by the pager: nothing is
  * written, and nobody is there to share a file with. As long as it runs, others of that stack map a file, whose pages they share. So does
- * a VM with a memory limit: a file's pages are not its own, those that it is served are.
+ * a VM with a memory limit: a file's pages are not its own, those that it is served are. One that is to be branched live has memory that
+ * it shares with the pager, and with nobody else.
  */
 export class MemorySources {
   readonly #files: MemoryFiles;
@@ -31,7 +33,8 @@ export class MemorySources {
   }
 
   /** To be released also when nothing comes of the VM. */
-  async acquire(spec: RestoreSpec): Promise<VmMemory> {
+  async acquire(spec: RestoreSpec, live: boolean): Promise<VmMemory> {
+    if (live) return lent(spec);
     const key = JSON.stringify([spec.machine.mem_mib, spec.stack]);
     const others = this.#users.get(key) ?? 0;
     this.#users.set(key, others + 1);
@@ -82,6 +85,16 @@ export class MemorySources {
     if (left > 0) this.#users.set(key, left);
     else this.#users.delete(key);
   }
+}
+
+/** Memory that the pager shares with the VM, and branches live. */
+function lent({ id, dir, machine, stack, pager }: RestoreSpec): VmMemory {
+  const backend: VmMemory['backend'] = async (pid) => {
+    await announce({ id, dir, pid, machine, stack }, pager);
+    return { type: 'File', path: await pager.lendMemory(id), shared: true };
+  };
+  // A pager that has gone holds nothing any more.
+  return { backend, release: () => pager.release(id).catch(() => undefined) };
 }
 
 async function showFile(path: string, place: Place): Promise<SnapshotLoad['memory']> {

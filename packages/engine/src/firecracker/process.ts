@@ -12,6 +12,8 @@ export const FILES = {
   api: 'api.sock',
   /** Of the vsock device, where the agent's client connects. */
   agent: 'agent.sock',
+  /** Where the pager lets the agent's client through to that, if it branches the VM live. */
+  channel: 'channel.sock',
   /** Where the pager gives a VM its memory page by page: there for as long as the VM needs that. */
   pages: 'pages.sock',
   /** A link to the root file system. */
@@ -44,7 +46,8 @@ export async function startProcess(
   dir: string,
   jail?: { jailer: Jailer; place: Place },
 ): Promise<Started> {
-  checkSocketPath(join(dir, FILES.api));
+  // The longest of them.
+  checkSocketPath(join(dir, FILES.channel));
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const files: FileHandle[] = [];
   try {

@@ -43,12 +43,18 @@ export class FirecrackerVm implements Vm {
 
   constructor(record: VmRecord, exited: Promise<VmExit>, home: Home, counted: readonly string[] | null) {
     this.record = record;
-    this.agentSocket = join(record.dir, FILES.agent);
+    // What is sent to the guest while it is branched live waits at the pager's gate.
+    this.agentSocket = join(record.dir, home.capabilities.live === true ? FILES.channel : FILES.agent);
     this.exited = exited;
     this.place = home.place;
     this.api = new FirecrackerApi(join(record.dir, FILES.api));
     this.#home = home;
     this.#counted = counted;
+  }
+
+  /** What can be asked of this one. */
+  get capabilities(): Capabilities {
+    return this.#home.capabilities;
   }
 
   get builtOn(): readonly string[] {
@@ -72,7 +78,7 @@ export class FirecrackerVm implements Vm {
     this.#branching = true;
     const name = `snapshot-${(this.#branches += 1)}`;
     try {
-      return await this.#take(branch, name, options);
+      return await (branch.mode === 'live' ? this.#takeLive(branch, options) : this.#take(branch, name, options));
     } finally {
       this.#branching = false;
       await rm(join(this.place.root, name), { recursive: true, force: true });
@@ -80,7 +86,8 @@ export class FirecrackerVm implements Vm {
   }
 
   async floor(): Promise<PauseFloor> {
-    throw this.#unsupported('floor', 'The floor of a pause');
+    if (this.#home.capabilities.floor !== true) throw this.#unsupported('floor', 'The floor of a pause');
+    return this.#home.pager.floor(this.record.id);
   }
 
   memory(): Promise<MemoryUse> {
@@ -108,6 +115,12 @@ export class FirecrackerVm implements Vm {
     return done;
   }
 
+  async #takeLive({ resume, audit = false }: VmBranch, options: BranchOptions): Promise<BranchDone> {
+    // Whether a build forgets what was written when it saves its device state is not known.
+    this.#counted = null;
+    return this.#home.pager.branch({ sandbox: this.record.id, mode: 'live', resume, audit }, options);
+  }
+
   #unsupported(capability: Capability, what: string): EngineError {
     const why = this.#home.capabilities[capability];
     return new EngineError('unsupported', `${what} of ${this.record.id} cannot be had. ${why}`);
@@ -124,7 +137,9 @@ export class FirecrackerVm implements Vm {
     await this.api.close();
     await removeMemoryLimit(this.record.dir);
     await this.place.remove();
-    await rm(join(this.record.dir, FILES.pages), { force: true });
+    // A pager that has gone holds nothing any more, and has left its socket.
+    if (this.#home.capabilities.live === true) await this.#home.pager.release(this.record.id).catch(() => undefined);
+    for (const name of [FILES.pages, FILES.channel]) await rm(join(this.record.dir, name), { force: true });
     await this.#home.onKilled();
   }
 }

@@ -134,6 +134,11 @@ export class Pager {
     await this.#link.request({ op: 'export_memory', mem_bytes: memBytes, stack: [...stack], path });
   }
 
+  /** The memory of a VM that has been announced, as a file that it maps shared. It is there until the VM is opened. */
+  async lendMemory(sandbox: string): Promise<string> {
+    return expect(await this.#link.request({ op: 'lend_memory', sandbox }), 'lent').path;
+  }
+
   /** Makes a layer of what a memory file has that the stack has not. Resolves when all layers are durable. */
   async importMemory(file: ImportMemory): Promise<Imported> {
     const answer = await this.#link.request({ op: 'import_memory', ...file });

@@ -1,0 +1,62 @@
+import { access } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Pager } from '../pager/client.ts';
+import type { Announce } from '../pager/wire.ts';
+import type { Capabilities, VmRecord } from '../types.ts';
+import { FILES } from './process.ts';
+
+/**
+ * VMs of a Firecracker with the live extensions, which the pager branches as it does QEMU's: it lends them their memory, speaks to
+ * their API inside a pause, and has the guest's channel pass through its gate.
+ */
+
+/** What is open to one VM of an engine that has live branches. */
+export function capabilitiesOfVm(of: Capabilities, pager: Pager, memoryLimitMib: number | undefined): Capabilities {
+  if (of.live !== true) return of;
+  if (memoryLimitMib !== undefined) {
+    return {
+      ...of,
+      ...withoutLive('A VM with a memory limit has none: the memory that it would share would not count.'),
+    };
+  }
+  const { liveUnavailable: why } = pager;
+  return why === null ? of : { ...of, ...withoutLive(`Live branches cannot be had here: ${why}.`) };
+}
+
+/** What there is not where there are no live branches. */
+export function withoutLive(why: string): Pick<Capabilities, 'live' | 'floor'> {
+  return { live: why, floor: 'Firecracker saves no device state without the memory.' };
+}
+
+/** Tells the pager of a VM whose process has been started. */
+export async function announce(
+  { id, dir, pid, machine, stack }: Omit<VmRecord, 'startTicks'>,
+  pager: Pager,
+): Promise<void> {
+  const announcement: Announce = {
+    sandbox: id,
+    vmm: 'firecracker',
+    caller: { pid },
+    mem_bytes: machine.mem_mib * 2 ** 20,
+    stack: [...stack],
+    monitor_socket: join(dir, FILES.api),
+    chardev_socket: join(dir, FILES.agent),
+    agent_socket: join(dir, FILES.channel),
+  };
+  await pager.announce(announcement);
+}
+
+/** Makes a VM that runs known to a pager that may have been started since. It stands still afterwards if it is `paused`. */
+export async function reopen(record: VmRecord, pager: Pager, paused: boolean): Promise<void> {
+  const { sandboxes } = await pager.inventory();
+  if (!sandboxes.some((held) => held.sandbox === record.id)) await announce(record, pager);
+  await pager.open(record.id, paused);
+}
+
+/** Whether a VM that another process has started is one that the pager branches: its channel is there as long as it is. */
+export function isLive({ dir }: VmRecord): Promise<boolean> {
+  return access(join(dir, FILES.channel)).then(
+    () => true,
+    () => false,
+  );
+}
