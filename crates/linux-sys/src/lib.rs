@@ -14,6 +14,7 @@ pub mod mounts;
 pub mod pagemap;
 pub mod peer;
 pub mod process;
+pub mod reflink;
 pub mod sched;
 pub mod sparse;
 pub mod uffd;

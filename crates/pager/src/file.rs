@@ -128,6 +128,11 @@ fn head(layer: &Layer) -> Vec<u8> {
     head
 }
 
+/// How many pages of its file are before those that a layer holds.
+pub fn head_pages(layer: &Layer) -> u64 {
+    (head_bytes(layer.extents.len()) / PAGE_SIZE) as u64
+}
+
 fn head_bytes(extents: usize) -> usize {
     (HEADER_BYTES + extents * EXTENT_BYTES).next_multiple_of(PAGE_SIZE)
 }

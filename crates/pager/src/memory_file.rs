@@ -16,16 +16,18 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use stored::Stored;
 
 static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
 /// Pages are read this many at a time.
 const CHUNK_PAGES: u64 = 256;
 
-/// Writes what a stack holds to a new file. Pages of zeros become holes.
-pub fn export(stack: &Stack, path: &Path) -> Result<()> {
+/// Writes what a stack holds to a new file. Pages of zeros become holes; others are the store's own blocks, where the file
+/// system can have a block belong to both.
+pub fn export(stack: &Stack, blobs: &Blobs, path: &Path) -> Result<()> {
     let file = File::create_new(path).step(|| format!("making {}", path.display()))?;
-    let written = write_stack(stack, &file).step(|| format!("writing {}", path.display()));
+    let written = write_stack(stack, Some(blobs), &file).step(|| format!("writing {}", path.display()));
     if written.is_err() {
         // What is left of it would be taken for the memory of a VM.
         let _ = fs::remove_file(path);
@@ -33,17 +35,23 @@ pub fn export(stack: &Stack, path: &Path) -> Result<()> {
     written
 }
 
-pub fn write_stack(stack: &Stack, file: &File) -> std::io::Result<()> {
+/// The same into an empty file. Without `blobs` no blocks are shared: memory has none.
+pub fn write_stack(stack: &Stack, blobs: Option<&Blobs>, file: &File) -> std::io::Result<()> {
     file.set_len(stack.mem_bytes)?;
-    for (page, bytes) in stack.visible_runs() {
+    let mut stored = blobs.map(|blobs| Stored::open(stack, blobs));
+    for (layer, page, bytes) in stack.visible_runs() {
         let pages: Vec<&[u8]> = bytes.chunks(PAGE_SIZE).collect();
         let mut at = 0;
         while at < pages.len() {
             let skip = pages[at..].iter().take_while(|bytes| **bytes == ZEROS).count();
             let first = at + skip;
             let count = pages[first..].iter().take_while(|bytes| **bytes != ZEROS).count();
-            let offset = (page + first as u64) * PAGE_SIZE as u64;
-            file.write_all_at(&bytes[first * PAGE_SIZE..][..count * PAGE_SIZE], offset)?;
+            let start = page + first as u64;
+            let share = |stored: &mut Stored| stored.share(layer, start, count as u64, file);
+            if !stored.as_mut().is_some_and(share) {
+                let bytes = &bytes[first * PAGE_SIZE..][..count * PAGE_SIZE];
+                file.write_all_at(bytes, start * PAGE_SIZE as u64)?;
+            }
             at = first + count;
         }
     }
@@ -146,5 +154,6 @@ fn read_into(sink: &LayerSink, set: &CaptureSet, file: &File) -> std::io::Result
     Ok(())
 }
 
+mod stored;
 #[cfg(test)]
 mod tests;

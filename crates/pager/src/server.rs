@@ -199,7 +199,8 @@ impl Connection {
                 return Ok(Answer::Layer(pager.blobs.put_layer(&*stack.flatten()?, || false)?));
             }
             Op::ExportMemory { mem_bytes, stack, path } => {
-                memory_file::export(&*pager.layers.stack(mem_bytes, &stack, &pager.blobs)?, Path::new(&path))?;
+                let stack = pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
+                memory_file::export(&stack, &pager.blobs, Path::new(&path))?;
             }
             Op::ImportMemory(request) => return memory_file::import(&request, &pager.layers, &pager.blobs),
             Op::ImportFile { path } => return Ok(Answer::Layer(pager.blobs.put_file(Path::new(&path))?)),

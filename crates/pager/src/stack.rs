@@ -105,11 +105,13 @@ impl Stack {
         seen == pages || (layer == 0 && slot == page)
     }
 
-    /// What is seen of the layers, ascending: the first page of each run, and its bytes. The rest is zeros.
-    pub fn visible_runs(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.visible
-            .iter()
-            .map(|Visible { layer, extent }| (extent.page, self.layers[*layer].content(extent.slot, extent.pages)))
+    /// What is seen of the layers, ascending: of each run its layer's place in the list, its first page, and its bytes. The rest
+    /// is zeros.
+    pub fn visible_runs(&self) -> impl Iterator<Item = (usize, u64, &[u8])> {
+        self.visible.iter().map(|&Visible { layer, extent }| {
+            let bytes = self.layers[layer].content(extent.slot, extent.pages);
+            (layer, extent.page, bytes)
+        })
     }
 
     /// What to map: the base as one piece, and over it what is seen of the others. At most `extents_max` pieces.

@@ -32,11 +32,11 @@ const SOCKET: &str = "wp.sock";
 pub fn lend(stack: &Stack) -> Result<File> {
     let pages = stack
         .visible_runs()
-        .map(|(_, bytes)| bytes.len() / PAGE_SIZE)
+        .map(|(_, _, bytes)| bytes.len() / PAGE_SIZE)
         .sum::<usize>();
     room::check(pages as u64, "the VM's memory")?;
     let file = memfd::create(c"forkd-memory", 0).step(|| "making a memfd for a VM's memory".into())?;
-    memory_file::write_stack(stack, &file).step(|| "filling a VM's memory".into())?;
+    memory_file::write_stack(stack, None, &file).step(|| "filling a VM's memory".into())?;
     Ok(file)
 }
 
@@ -195,7 +195,7 @@ impl Listing for SharedFile {
     /// What the file has, and what the layers have: where only they have something, the guest has given it back.
     fn pages(&self) -> io::Result<Vec<Range>> {
         let mut ranges = sparse::data_ranges(&self.file, self.stack.mem_bytes)?;
-        ranges.extend(self.stack.visible_runs().map(|(page, bytes)| {
+        ranges.extend(self.stack.visible_runs().map(|(_, page, bytes)| {
             let start = page * PAGE_SIZE as u64;
             Range {
                 start,

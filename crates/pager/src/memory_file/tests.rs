@@ -86,7 +86,7 @@ fn what_went_in_comes_out() {
             // From the disk, by another that holds nothing yet.
             let out = dir.0.join(format!("out-{step}"));
             let read = Layers::default().stack(MEM_BYTES, &stack, &blobs).expect("stack");
-            export(&read, &out).expect("export");
+            export(&read, &blobs, &out).expect("export");
             assert!(fs::read(&out).expect("read") == memory, "seed {seed}, step {step}");
         }
     }
@@ -127,5 +127,6 @@ fn a_file_of_another_size_is_refused() {
     assert_eq!(error.code, FaultCode::BadRequest);
     let file = File::create(&path).expect("file");
     file.set_len(MEM_BYTES).expect("size");
-    export(&Stack::new(MEM_BYTES, Vec::new()).expect("stack"), &path).expect_err("it is there already");
+    let none = Stack::new(MEM_BYTES, Vec::new()).expect("stack");
+    export(&none, &blobs, &path).expect_err("it is there already");
 }

@@ -1,0 +1,84 @@
+/**
+ * Memory files on file systems whose blocks can belong to several files: what a stack holds is not written a second time, and
+ * no byte differs. Each file system is made in a file and mounted, where there is a program that makes it.
+ */
+import { execFile } from 'node:child_process';
+import { mkdir, mkdtemp, open, readFile, rm, stat, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { promisify } from 'node:util';
+import { expect, test } from 'vitest';
+
+import { Bench, differingPages, MEM_BYTES } from './firecracker-support.ts';
+
+const run = promisify(execFile);
+
+/** The smallest that XFS is made with. */
+const DISK_BYTES = 320 * 2 ** 20;
+
+test.for(['xfs', 'btrfs'])('on %s the blocks of layers are those of the memory file too', async (kind, context) => {
+  const make = `mkfs.${kind}`;
+  const there = await run(make, ['-V']).then(
+    () => true,
+    () => false,
+  );
+  context.skip(!there, `${make} is not installed`);
+  context.skip(process.geteuid?.() !== 0, 'only root mounts');
+  await using disk = await Disk.make(make);
+  await using bench = await Bench.open();
+  await mkdir(join(disk.dir, 'store'));
+  await symlink(join(disk.dir, 'store'), join(bench.dir, 'store'));
+  const pager = await bench.pager();
+  const engine = await bench.engine();
+  const vm = await bench.boot(engine, pager);
+  await vm.branch({ mode: 'full', resume: true });
+  const done = await vm.branch({ mode: 'diff', resume: false });
+  const truth = await bench.memoryOf(vm.api);
+  const stack = done.stack.map(({ digest }) => digest);
+  expect(stack).toHaveLength(2);
+
+  const path = join(disk.dir, 'memory');
+  await pager.exportMemory(MEM_BYTES, stack, path);
+  await run('sync', [path]);
+  const extents = (await run('filefrag', ['-v', path])).stdout.split('\n').filter((line) => /^\s*\d+:/.test(line));
+  // The kernel and the initramfs are in one piece each; pages that the guest has written here and there are too few to share.
+  expect(extents.filter((line) => line.includes('shared')).length).toBeGreaterThan(0);
+  expect((await stat(path)).blocks * 512).toBeLessThan(MEM_BYTES / 2);
+  expect(differingPages(await readFile(path), truth)).toBe(0);
+});
+
+/** A file system of the test's own. */
+class Disk implements AsyncDisposable {
+  readonly dir: string;
+  readonly #image: string;
+
+  private constructor(dir: string, image: string) {
+    this.dir = dir;
+    this.#image = image;
+  }
+
+  static async make(program: string): Promise<Disk> {
+    const dir = await mkdtemp('/tmp/fk-disk-');
+    const disk = new Disk(dir, `${dir}.img`);
+    const file = await open(disk.#image, 'wx');
+    await file.truncate(DISK_BYTES);
+    await file.close();
+    try {
+      await run(program, [disk.#image]);
+      await run('mount', ['-o', 'loop', disk.#image, dir]);
+    } catch (error) {
+      await disk.#remove();
+      throw error;
+    }
+    return disk;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await run('umount', [this.dir]);
+    await this.#remove();
+  }
+
+  async #remove(): Promise<void> {
+    await rm(this.#image, { force: true });
+    await rm(this.dir, { recursive: true });
+  }
+}
