@@ -60,6 +60,8 @@ _forkd_verb() {
     ' completion') path='completion' ;;
     ' bench') path='bench' ;;
     ' wp-bench') path='wp-bench' ;;
+    'snapshot export') path='snapshot export' ;;
+    'snapshot import') path='snapshot import' ;;
     'workspace create') path='workspace create' ;;
     'workspace suspend') path='workspace suspend' ;;
     'workspace resume') path='workspace resume' ;;
@@ -120,6 +122,16 @@ _forkd_value() {
     'snapshot --daemon-url') place=none ;;
     'snapshot --daemon-token') place=none ;;
     'snapshot --data-dir') place=directory ;;
+    'snapshot export --format') place=words choices='firecracker' ;;
+    'snapshot export --daemon-url') place=none ;;
+    'snapshot export --daemon-token') place=none ;;
+    'snapshot export --data-dir') place=directory ;;
+    'snapshot import --format') place=words choices='firecracker' ;;
+    'snapshot import --rootfs') place=file ;;
+    'snapshot import --vcpus') place=none ;;
+    'snapshot import --daemon-url') place=none ;;
+    'snapshot import --daemon-token') place=none ;;
+    'snapshot import --data-dir') place=directory ;;
     'snapshot-diff --from') place=snapshot ;;
     'snapshot-diff --tag') place=none ;;
     'snapshot-diff --exec') place=none ;;
@@ -309,6 +321,9 @@ _forkd_value() {
 _forkd_argument() {
   case "$1 $2" in
     'from-image 0') place=file ;;
+    'snapshot export 0') place=snapshot ;;
+    'snapshot export 1') place=directory ;;
+    'snapshot import 0') place=directory ;;
     'snapshot-info 0') place=snapshot ;;
     'snapshot-compact 0') place=snapshot ;;
     'rmi '*) place=snapshot ;;
@@ -344,6 +359,9 @@ _forkd_words() {
     'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --kernel --rootfs --rw --tap --boot-wait-secs --warm --warm-file --mem-mib --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'snapshot verbs') echo 'export import' ;;
+    'snapshot export options') echo '--format --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'snapshot import options') echo '--format --rootfs --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot-diff options') echo '--from --tag --exec --exec-timeout --keep --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'images options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot-info options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

@@ -137,6 +137,16 @@ export function snapshotRoutes(caller: () => Caller): void {
     await caller().expectReply(204, 'DELETE /v1/snapshots/leaf?cascade=true');
   });
 
+  it.each([
+    ['export', { format: 'firecracker', dir: '/nowhere/base' }],
+    ['import', { format: 'firecracker', dir: '/nowhere/base' }],
+  ])('%s names files of the host, and is for callers on it', async (verb, request) => {
+    const route = `POST /v1/snapshots/base/${verb}`;
+    await caller().expectRefusal(403, 'socket_only', [route], route, request);
+    await caller().expectRefusal(400, 'bad_request', ['format'], route, { ...request, format: 'qemu' });
+    await caller().expectRefusal(400, 'bad_request', ['dir'], route, { format: 'firecracker' });
+  });
+
   it('pruning only what is asked for', async () => {
     await caller().expectRefusal(400, 'bad_request', ['older_than_secs'], 'POST /v1/snapshots/prune', {});
     const answer = await caller().expectReply(200, 'POST /v1/snapshots/prune', { older_than_secs: 0, dry_run: true });

@@ -11,8 +11,12 @@ const SEEN_ALL_THE_SAME = ['503 branchSandbox'];
 
 const FORBIDDEN = 'it is the exit code 126 where a program may not be run, and root may start it anywhere';
 
-const OF_ONE_ROUTE = new Map([
+const FILES = 'it is answered on the unix socket only, and this suite has none: tests/e2e/firecracker-files.test.ts';
+
+const OF_ONE_ROUTE = new Map<string, string>([
   ['200 shutdown', 'it is answered on the unix socket only, and this suite has none: tests/e2e/lifecycle.test.ts'],
+  ...['200 exportSnapshot', '404 exportSnapshot', '409 exportSnapshot'].map((name) => [name, FILES] as const),
+  ...['201 importSnapshot', '404 importSnapshot', '409 importSnapshot'].map((name) => [name, FILES] as const),
   ['207 createSandboxes', 'some children of one request start and others do not, on a host that fails in between'],
   ['409 resumeSandbox', 'it has to come in the instant in which a branch of a paused sandbox stops it'],
   ['403 createSnapshot', 'the controller may do all that it needs to where this suite is run'],

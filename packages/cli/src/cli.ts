@@ -100,10 +100,12 @@ function toProgram(command: Command, above: readonly [Program, ...Program[]], ru
   for (const spec of globalOptions) {
     if (!own.has(longFlag(spec))) program.addOption(toOption(spec).helpGroup(GLOBAL_GROUP));
   }
+  // What a verb and one below it both know belongs to the one that it follows.
+  if (command.subcommands !== undefined) program.enablePositionalOptions();
   for (const inner of command.subcommands ?? []) program.addCommand(toProgram(inner, [...above, program], run));
   if (command.examples.length > 0) program.addHelpText('after', () => examplesText(command));
   // Without an action commander says which of the inner verbs may have been meant.
-  if (command.subcommands !== undefined) return program;
+  if (command.run === undefined) return program;
   program.action(async (...call: unknown[]) => {
     const args = call
       .slice(0, command.args.length)

@@ -44,7 +44,7 @@ export type Command<Options = Record<string, unknown>> = {
   passThrough?: boolean;
   /** For a shell, not for a person: in no help. */
   hidden?: boolean;
-  /** Verbs of its own, such as `forkd bench fork`. Such a verb does nothing by itself, and has no `run`. */
+  /** Verbs of its own, such as `forkd bench fork`. A verb that does nothing by itself has no `run`. */
   subcommands?: readonly Command[];
   /** @returns the exit code; nothing is 0. */
   run?(call: Call<Options>): Promise<number | void>;

@@ -30,6 +30,8 @@ import { Sandboxes } from './sandboxes/sandboxes.ts';
 import { Scope } from './scope.ts';
 import { Catalog } from './snapshots/catalog.ts';
 import { Compaction } from './snapshots/compaction.ts';
+import { FirecrackerExport } from './snapshots/firecracker-export.ts';
+import { FirecrackerImport } from './snapshots/firecracker-import.ts';
 import { Housekeeping } from './snapshots/housekeeping.ts';
 import { Pins } from './snapshots/pins.ts';
 import { Pruning } from './snapshots/pruning.ts';
@@ -123,6 +125,8 @@ export class Daemon {
     this.#scope.defer('the expiry timer', () => expiry.close());
     const templates = new TemplateService(shared);
     const compaction = new Compaction(shared);
+    const exports = new FirecrackerExport(shared);
+    const imports = new FirecrackerImport(shared);
     const pruning = new Pruning({ catalog, removal, reservedBy });
     this.#pruneEvery(pruning);
     const services: Services = {
@@ -133,6 +137,8 @@ export class Daemon {
         create: (request, outer, onProgress) => templates.create(request, outer, onProgress),
         remove: (tag, query) => removal.remove(tag, query),
         compact: (tag, to, outer) => compaction.compact(tag, to, outer),
+        export: (tag, request, outer) => exports.write(tag, request, outer),
+        import: (tag, request, outer) => imports.read(tag, request, outer),
         prune: (request) => pruning.prune(request),
       },
       sandboxes: new Sandboxes({ registry, forks, branches, lifecycle, replies, vmm }),

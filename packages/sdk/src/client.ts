@@ -12,9 +12,12 @@ import type {
   EvalResponse,
   ExecRequest,
   ExecResponse,
+  ExportSnapshotRequest,
+  ExportSnapshotResponse,
   FloorInfo,
   Health,
   HostInfo,
+  ImportSnapshotRequest,
   ListSandboxesQuery,
   MemoryInfo,
   PartialForkResponse,
@@ -133,6 +136,22 @@ export class ForkdClient {
   /** Writes a snapshot anew that needs none of those above it: its memory in one layer. */
   compactSnapshot(tag: string, to: string, options: CallOptions = {}): Promise<SnapshotInfo> {
     const spec = { method: 'POST', path: `${snapshotPath(tag)}/compact`, json: { to } } as const;
+    return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
+  }
+
+  /** Writes a snapshot as Firecracker's files, to a directory of the controller's host. On the unix socket only. */
+  exportSnapshot(
+    tag: string,
+    request: ExportSnapshotRequest,
+    options: CallOptions = {},
+  ): Promise<ExportSnapshotResponse> {
+    const spec = { method: 'POST', path: `${snapshotPath(tag)}/export`, json: request } as const;
+    return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
+  }
+
+  /** Makes a snapshot of Firecracker's files. On the unix socket only. */
+  importSnapshot(tag: string, request: ImportSnapshotRequest, options: CallOptions = {}): Promise<SnapshotInfo> {
+    const spec = { method: 'POST', path: `${snapshotPath(tag)}/import`, json: request } as const;
     return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
   }
 

@@ -116,6 +116,40 @@ export type DeleteSnapshotQuery = Static<typeof DeleteSnapshotQuery>;
 export const CompactSnapshotRequest = Type.Object({ to: Tag });
 export type CompactSnapshotRequest = Static<typeof CompactSnapshotRequest>;
 
+/** Whose files a snapshot is written as, or read from. */
+const SnapshotFormat = Type.Literal('firecracker');
+
+/** `POST /v1/snapshots/:tag/export`, on the unix socket only. */
+export const ExportSnapshotRequest = Type.Object({
+  format: SnapshotFormat,
+  /** A directory of the controller's host that is not there yet; the one that it is in is. */
+  dir: HostPath,
+});
+export type ExportSnapshotRequest = Static<typeof ExportSnapshotRequest>;
+
+export const ExportSnapshotResponse = Type.Object({
+  tag: Type.String(),
+  format: SnapshotFormat,
+  dir: Type.String(),
+  memory_logical_bytes: Count,
+  /** What the memory file has that is no hole; blocks that it shares with the store are counted. */
+  memory_physical_bytes: Count,
+  vmstate_bytes: Count,
+});
+export type ExportSnapshotResponse = Static<typeof ExportSnapshotResponse>;
+
+/** `POST /v1/snapshots/:tag/import`, on the unix socket only. */
+export const ImportSnapshotRequest = Type.Object({
+  format: SnapshotFormat,
+  /** A directory of the controller's host with `vmstate` and `memory.bin` in it. */
+  dir: HostPath,
+  /** The root image, where the directory has none. */
+  rootfs: Omittable(HostPath),
+  /** Processors of the VM, where the directory was not written by an export. */
+  vcpus: Omittable(Type.Integer({ minimum: limits.vcpusMin, maximum: limits.vcpusMax })),
+});
+export type ImportSnapshotRequest = Static<typeof ImportSnapshotRequest>;
+
 /** `POST /v1/snapshots/prune`: removes branches that are old or many. Templates, and what others need, stay. */
 export const PruneSnapshotsRequest = Type.Object({
   older_than_secs: Omittable(Type.Integer({ minimum: 0 })),

@@ -22,7 +22,7 @@ import { prune } from './prune.ts';
 import { quickstart } from './quickstart/index.ts';
 import { rmi } from './rmi.ts';
 import { run } from './run.ts';
-import { snapshot } from './snapshot.ts';
+import { snapshot } from './snapshot/index.ts';
 import { snapshotCompact } from './snapshot-compact.ts';
 import { snapshotDiff } from './snapshot-diff.ts';
 import { snapshotInfo } from './snapshot-info.ts';

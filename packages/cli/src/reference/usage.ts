@@ -19,7 +19,7 @@ export function shownOptions(command: Command): OptionSpec[] {
 
 /** `forkd fork [options] [tag]`. */
 export function usageOf({ path, command }: Entry): string {
-  if (command.subcommands !== undefined) return `${path} VERB …`;
+  if (command.run === undefined) return `${path} VERB …`;
   const options = shownOptions(command).length > 0 ? ['[options]'] : [];
   return [path, ...options, ...command.args.map(argumentText)].join(' ');
 }

@@ -14,9 +14,12 @@ import type {
   EventsQuery,
   ExecRequest,
   ExecResponse,
+  ExportSnapshotRequest,
+  ExportSnapshotResponse,
   FileQuery,
   FloorInfo,
   HostInfo,
+  ImportSnapshotRequest,
   ListSandboxesQuery,
   LogsQuery,
   MemoryInfo,
@@ -48,6 +51,8 @@ export interface Services {
     create(request: CreateSnapshotRequest, signal: AbortSignal, onProgress: OnProgress): Promise<TemplateResult>;
     remove(tag: string, query: DeleteSnapshotQuery): Promise<void>;
     compact(tag: string, to: string, signal: AbortSignal): Promise<SnapshotInfo>;
+    export(tag: string, request: ExportSnapshotRequest, signal: AbortSignal): Promise<ExportSnapshotResponse>;
+    import(tag: string, request: ImportSnapshotRequest, signal: AbortSignal): Promise<SnapshotInfo>;
     prune(request: PruneSnapshotsRequest): Promise<PruneSnapshotsResponse>;
   };
   sandboxes: {

@@ -11,7 +11,7 @@ const Nullable = <T extends Parameters<typeof Type.Union>[0][number]>(schema: T)
 const Digest = Type.Unsafe<`sha256:${string}`>(Type.String({ pattern: '^sha256:[0-9a-f]{64}$' }));
 const Unix = Type.Integer({ minimum: 0 });
 
-const MachineSchema = Type.Object({
+export const MachineSchema = Type.Object({
   engine: Type.Union([Type.Literal('qemu'), Type.Literal('firecracker')]),
   engine_version: Type.String(),
   machine: Type.String(),
@@ -19,6 +19,16 @@ const MachineSchema = Type.Object({
   cpu_model: Type.String(),
   mem_mib: Type.Integer({ minimum: 1 }),
   vcpus: Type.Integer({ minimum: 1 }),
+});
+
+export const BlobSchema = Type.Object({ digest: Digest, size: Type.Integer({ minimum: 0 }) });
+
+export const ImageSchema = Type.Object({
+  env: Type.Record(Type.String(), Type.String()),
+  workdir: Type.String(),
+  user: Type.String(),
+  entrypoint: Type.Array(Type.String()),
+  cmd: Type.Array(Type.String()),
 });
 
 const VmSchema = Type.Object({
@@ -40,14 +50,8 @@ export const SandboxRecord = Type.Object({
   state: Type.Union([Type.Literal('starting'), Type.Literal('running')]),
   snapshot_tag: Type.String(),
   snapshot_digest: Nullable(Digest),
-  root_disk: Type.Object({ digest: Digest, size: Type.Integer({ minimum: 0 }) }),
-  image: Type.Object({
-    env: Type.Record(Type.String(), Type.String()),
-    workdir: Type.String(),
-    user: Type.String(),
-    entrypoint: Type.Array(Type.String()),
-    cmd: Type.Array(Type.String()),
-  }),
+  root_disk: BlobSchema,
+  image: ImageSchema,
   source: Type.String(),
   python: Type.Boolean(),
   created_at_unix: Unix,

@@ -1,7 +1,11 @@
 import {
+  ApiError,
   CompactSnapshotRequest,
   CreateSnapshotRequest,
   DeleteSnapshotQuery,
+  ExportSnapshotRequest,
+  ExportSnapshotResponse,
+  ImportSnapshotRequest,
   PruneSnapshotsRequest,
   PruneSnapshotsResponse,
   SnapshotEvent,
@@ -21,7 +25,7 @@ import type { Services } from '../services.ts';
 import { eventsWhile, sendEvents, wantsEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
-export function snapshotRoutes(instance: FastifyInstance, { services, signals, log }: AppParts): void {
+export function snapshotRoutes(instance: FastifyInstance, { services, signals, log, listener }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
   const { snapshots, replies } = services;
 
@@ -51,11 +55,28 @@ export function snapshotRoutes(instance: FastifyInstance, { services, signals, l
     snapshots.compact(request.params.tag, request.body.to, signals.ofCall(reply)),
   );
 
+  const exporting = { schema: { params, body: ExportSnapshotRequest }, config: described.export };
+  app.post('/v1/snapshots/:tag/export', exporting, ({ params: { tag }, body }, reply) => {
+    onlyOnSocket(listener, `POST /v1/snapshots/${tag}/export`);
+    return snapshots.export(tag, body, signals.ofCall(reply));
+  });
+  const importing = { schema: { params, body: ImportSnapshotRequest }, config: described.import };
+  app.post('/v1/snapshots/:tag/import', importing, async ({ params: { tag }, body }, reply) => {
+    onlyOnSocket(listener, `POST /v1/snapshots/${tag}/import`);
+    const info = await snapshots.import(tag, body, signals.ofCall(reply));
+    return reply.code(201).send(info);
+  });
+
   const removal = { schema: { params, querystring: DeleteSnapshotQuery }, config: described.remove };
   app.delete('/v1/snapshots/:tag', removal, async (request, reply) => {
     await snapshots.remove(request.params.tag, request.query);
     return reply.code(204).send();
   });
+}
+
+/** What names files of the host is for those who have an account on it. */
+function onlyOnSocket(listener: AppParts['listener'], route: string): void {
+  if (listener !== 'socket') throw new ApiError('socket_only', `${route} is answered on the unix socket only.`);
 }
 
 const operation = operationsOf('snapshots');
@@ -115,6 +136,44 @@ const described = {
       'tag_exists',
       'snapshot_in_flight',
       'not_forkable',
+      'out_of_memory',
+    ],
+  }),
+  export: operation(
+    'exportSnapshot',
+    "Writes a snapshot as Firecracker's own files: device state, memory, root image.",
+    {
+      description: 'On the unix socket only. The directory is there whole, or not at all.',
+      replies: { 200: json('What was written.', ExportSnapshotResponse) },
+      errors: [
+        ...found,
+        ...pagerErrors,
+        ...storeErrors,
+        'socket_only',
+        'unsupported',
+        'bad_path',
+        'target_exists',
+        'not_forkable',
+        'out_of_memory',
+      ],
+    },
+  ),
+  import: operation('importSnapshot', "Makes a snapshot of Firecracker's own files.", {
+    description:
+      'On the unix socket only. A directory that an export has written says all that is needed; of another, `rootfs` is needed too.',
+    replies: { 201: json('The snapshot is on disk.', SnapshotInfo) },
+    errors: [
+      ...pagerErrors,
+      ...storeErrors,
+      'bad_tag',
+      'socket_only',
+      'unsupported',
+      'bad_path',
+      'import_invalid',
+      'image_not_found',
+      'image_invalid',
+      'tag_exists',
+      'snapshot_in_flight',
       'out_of_memory',
     ],
   }),

@@ -1,12 +1,20 @@
 import path from 'node:path';
 import type { CreateSnapshotRequest } from '@forkd/api';
 import { limits } from '@forkd/api/constants';
-import { defineCommand, type Call } from '../command.ts';
-import type { Context } from '../context.ts';
-import { branchSandbox, type BranchFlags } from '../lib/branch.ts';
-import { buildTemplate, printTemplate, templateFields, templateOptions, type TemplateOptions } from '../lib/build.ts';
-import { UsageError } from '../lib/errors.ts';
-import { seconds, tag } from '../lib/parse.ts';
+import { defineCommand, type Call } from '../../command.ts';
+import type { Context } from '../../context.ts';
+import { branchSandbox, type BranchFlags } from '../../lib/branch.ts';
+import {
+  buildTemplate,
+  printTemplate,
+  templateFields,
+  templateOptions,
+  type TemplateOptions,
+} from '../../lib/build.ts';
+import { UsageError } from '../../lib/errors.ts';
+import { seconds, tag } from '../../lib/parse.ts';
+import { exportCommand } from './export.ts';
+import { importCommand } from './import.ts';
 
 type Options = TemplateOptions &
   BranchFlags & {
@@ -52,6 +60,7 @@ export const snapshot = defineCommand<Options>({
     { line: 'forkd snapshot --from-sandbox sb-1f --no-wait', summary: 'and do not wait for the disk' },
     { line: 'forkd snapshot --tag base --kernel vmlinuz --rootfs root.erofs', summary: 'boot and snapshot' },
   ],
+  subcommands: [exportCommand, importCommand],
   run,
 });
 

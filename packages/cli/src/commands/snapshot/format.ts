@@ -1,0 +1,11 @@
+import type { ExportSnapshotRequest } from '@forkd/api';
+import type { OptionSpec } from '../../command.ts';
+
+export type FormatOptions = Pick<ExportSnapshotRequest, 'format'>;
+
+export const formatOption: OptionSpec = {
+  flags: '--format <format>',
+  summary: 'whose files they are',
+  choices: ['firecracker'],
+  required: true,
+};
