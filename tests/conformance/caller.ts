@@ -12,7 +12,12 @@ export interface Target {
   template: object;
   /** The same for one that has a warmed Python. */
   python: object;
+  /** What its guests cannot show, with the reason. */
+  withheld?: Partial<Record<Withheld, string>>;
 }
+
+/** What not every guest can show: a warmed Python, and files of a machine of its own that nobody may write. */
+export type Withheld = 'python' | 'permissions';
 
 export interface Answer {
   status: number;
@@ -28,9 +33,17 @@ type AskOptions = { headers?: Record<string, string>; token?: string | null; raw
 export class Caller {
   readonly target: Target;
   readonly checker = new ReplyChecker();
+  /** Of each ability that its engine has not, the reason, as the controller tells it. */
+  readonly unable = new Map<string, string>();
 
   constructor(target: Target) {
     this.target = target;
+  }
+
+  /** Asks what the engine can do: what it cannot do must be refused. */
+  async learn(): Promise<void> {
+    const { engine } = await this.expectReply(200, 'GET /v1/host');
+    for (const { id, ok, why } of engine.capabilities) if (ok !== true) this.unable.set(id, why);
   }
 
   /** `route` is a method and a path. */

@@ -1,3 +1,5 @@
+import type { Caller } from './caller.ts';
+
 /** Replies that need a host or a guest that is broken in some way, whatever the route, and who provokes them. */
 const OF_ALL_ROUTES = new Map([
   [500, 'a fault of forkd, of its VMM or of the host: tests/fault and packages/controller/test/http.test.ts'],
@@ -26,7 +28,20 @@ const OF_ONE_ROUTE = new Map<string, string>([
   ['403 listDir', 'root, who reads the files of a guest, may list each of its directories'],
 ]);
 
-export function reasonNotToSee(operation: string, status: number): string | undefined {
+export function reasonNotToSee(operation: string, status: number, caller: Caller): string | undefined {
   const name = `${status} ${operation}`;
-  return OF_ONE_ROUTE.get(name) ?? (SEEN_ALL_THE_SAME.includes(name) ? undefined : OF_ALL_ROUTES.get(status));
+  return (
+    reasonOfTarget(name, caller) ??
+    OF_ONE_ROUTE.get(name) ??
+    (SEEN_ALL_THE_SAME.includes(name) ? undefined : OF_ALL_ROUTES.get(status))
+  );
+}
+
+/** What this engine, or its guests, cannot provoke. */
+function reasonOfTarget(name: string, { unable, target }: Caller): string | undefined {
+  if (name === '202 branchSandbox') return unable.get('live');
+  if (name === '200 measureFloor') return unable.get('floor');
+  if (name === '200 eval' || name === '504 eval') return target.withheld?.python;
+  const files = ['403 readFile', '403 writeFile', '403 deleteFile'];
+  return files.includes(name) ? target.withheld?.permissions : undefined;
 }

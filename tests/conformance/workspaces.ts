@@ -44,8 +44,10 @@ export function workspaceRoutes(caller: () => Caller): void {
       caller().ask(`POST ${at}/resume`),
       caller().ask(`DELETE ${at}`),
     ];
-    const [{ status, body: resumed } = expect.fail(), ...late] = await Promise.all(resuming);
-    expect(status).toBe(200);
+    // Which of them comes first is not ours to say.
+    const answers = await Promise.all(resuming);
+    const { body: resumed } = answers.find(({ status }) => status === 200) ?? expect.fail('nobody resumed it');
+    const late = answers.filter(({ status }) => status !== 200);
     expect(late.map((answer) => [answer.status, answer.body?.code])).toEqual([
       [409, 'workspace_busy'],
       [409, 'workspace_busy'],
