@@ -3,11 +3,8 @@
 
 mod common;
 
-use common::{Dir, MIB_PAGES, fork, server, template, template_file, until, wait_for_end};
-use forkd_linux_sys::memfd::Mapping;
-use forkd_page_server::{
-    Cached, Ended, FileTemplate, HUGE_PAGE_BYTES, MemoryTemplate, Record, Run, SessionOptions, Template,
-};
+use common::{Dir, HugePages, MIB_PAGES, fork, server, template, template_file, until, wait_for_end};
+use forkd_page_server::{Cached, Ended, FileTemplate, MemoryTemplate, Record, Run, SessionOptions, Template};
 use std::collections::HashMap;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -196,10 +193,11 @@ fn a_fork_with_all_of_its_memory_is_left_to_itself() {
 
 #[test]
 fn pages_of_2_mib_are_served_whole() {
-    if Mapping::anonymous_huge(4 * HUGE_PAGE_BYTES as usize).is_err() {
-        common::skip("this host has set no huge pages aside (vm.nr_hugepages)");
-        return;
-    }
+    // Four for a fork, and as many for the one before it, which need not be gone yet.
+    let _reserved = match HugePages::reserve(8) {
+        Ok(reserved) => reserved,
+        Err(reason) => return common::skip(&reason),
+    };
     let (server, template) = (server(), template(8 * MIB_PAGES));
     let arguments = ["--regions", "6,2", "--memory", "huge"];
     let mut served = fork(&server, &template, &arguments, SessionOptions::default());
@@ -215,4 +213,12 @@ fn pages_of_2_mib_are_served_whole() {
     let ended = wait_for_end(&whole.session);
     assert!(matches!(ended, Ended::Detached), "{ended:?}");
     assert_eq!(whole.vmm.order("verify 0 2048 2").expect("pages")["bad"], 0);
+    drop(whole);
+    let dir = Dir::new();
+    let path = dir.0.join("memory");
+    template_file(&path, 8 * MIB_PAGES);
+    let stored = Arc::new(Cached::new(FileTemplate::open(&path).expect("a template"), 4 << 20));
+    let mut read = fork(&server, &stored, &arguments, SessionOptions::default());
+    read.verify(8 * MIB_PAGES, 3);
+    assert!(read.end().fetched > 0);
 }

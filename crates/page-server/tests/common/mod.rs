@@ -106,6 +106,43 @@ impl Fork {
     }
 }
 
+const HUGE_PAGES: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// Huge pages that this host has set aside for a test, until it is over, however it ends.
+pub struct HugePages {
+    count: u64,
+}
+
+impl HugePages {
+    /// So many more than there are. The reason, where the host refuses.
+    pub fn reserve(count: u64) -> Result<HugePages, String> {
+        let before = huge_pages().map_err(|error| format!("this kernel has no pages of 2 MiB: {error}"))?;
+        let refused = |why: String| format!("no pages of 2 MiB can be set aside here: {why}");
+        std::fs::write(HUGE_PAGES, (before + count).to_string()).map_err(|error| refused(error.to_string()))?;
+        // The kernel sets aside what it finds.
+        let reserved = HugePages {
+            count: huge_pages().unwrap_or(before).saturating_sub(before),
+        };
+        if reserved.count < count {
+            return Err(refused(format!("of {count} there was room for {}", reserved.count)));
+        }
+        Ok(reserved)
+    }
+}
+
+impl Drop for HugePages {
+    fn drop(&mut self) {
+        // Others may have changed the number meanwhile.
+        let now = huge_pages().unwrap_or(self.count);
+        let _ = std::fs::write(HUGE_PAGES, now.saturating_sub(self.count).to_string());
+    }
+}
+
+fn huge_pages() -> std::io::Result<u64> {
+    let text = std::fs::read_to_string(HUGE_PAGES)?;
+    text.trim().parse().map_err(std::io::Error::other)
+}
+
 /// Waits until `condition` holds.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let limit = Instant::now() + Duration::from_secs(30);
