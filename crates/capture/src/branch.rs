@@ -2,6 +2,7 @@
 
 use crate::error::{CaptureError, Result, Step};
 use crate::handler::{Handler, Phase};
+use crate::queue::FaultQueue;
 use crate::set::{CaptureSet, Claim, Run};
 use crate::sink::Sink;
 use crate::source::{Pages, Source, Target};
@@ -68,7 +69,23 @@ impl WpBranch {
                 .map_err(|error| target.source.gone().unwrap_or(error))
                 .step(|| "registering memory for write-protection".into())?;
         }
-        let handler = Handler::start(target.clone(), sink.clone())?;
+        Self::prepare(target, None, sink)
+    }
+
+    /// The same for memory whose pages somebody serves, who has registered all of it for write faults, too. Whoever reads the
+    /// userfaultfd tells `queue` of writes to protected pages, and of pages that are given back, from before this call until
+    /// the branch is gone. Until then, too, every page that is filled must be filled protected: a page that is not there has
+    /// no protection of its own.
+    ///
+    /// Pages that were given back are of the set: they are zeros. Of one that is given back after the instant the content is
+    /// lost, and the capture fails.
+    pub fn arm_served(target: Target, queue: Arc<FaultQueue>, sink: Arc<dyn Sink>) -> Result<WpBranch> {
+        Self::prepare(target, Some(queue), sink)
+    }
+
+    fn prepare(target: Target, queue: Option<Arc<FaultQueue>>, sink: Arc<dyn Sink>) -> Result<WpBranch> {
+        let is_served = queue.is_some();
+        let handler = Handler::start(target.clone(), queue, sink.clone())?;
         let mut branch = WpBranch {
             target,
             sink,
@@ -78,13 +95,13 @@ impl WpBranch {
             statistics: Statistics::default(),
             released: false,
         };
-        branch.protect_and_scan()?;
+        branch.protect_and_scan(is_served)?;
         branch.settle()?;
         Ok(branch)
     }
 
     /// The scan comes after the protection: what is written later is noted by the handler.
-    fn protect_and_scan(&mut self) -> Result<()> {
+    fn protect_and_scan(&mut self, is_served: bool) -> Result<()> {
         let start = Instant::now();
         for step in self.target.source.steps(STEP_BYTES) {
             self.target
@@ -92,8 +109,10 @@ impl WpBranch {
                 .protect(step)
                 .step(|| "write-protecting memory".into())?;
         }
-        self.protect_unpopulated()
-            .step(|| "write-protecting memory that was never populated".into())?;
+        if !is_served {
+            self.protect_unpopulated()
+                .step(|| "write-protecting memory that was never populated".into())?;
+        }
         self.statistics.arm = start.elapsed();
         let ranges = self.target.source.own_pages_protected(host_swaps())?;
         self.preparing = Some(CaptureSet::new(&ranges));

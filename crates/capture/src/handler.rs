@@ -2,6 +2,7 @@
 
 use crate::branch::BATCH;
 use crate::error::{CaptureError, Result, Step};
+use crate::queue::FaultQueue;
 use crate::set::{CaptureSet, Claim, Run};
 use crate::sink::Sink;
 use crate::source::{Pages, Target};
@@ -65,6 +66,8 @@ impl Phase {
 
 struct Shared {
     target: Target,
+    /// Where faults come from, if not from the userfaultfd itself.
+    queue: Option<Arc<FaultQueue>>,
     sink: Arc<dyn Sink>,
     /// Held while faults are served up to their release, and for a change of phase: never over the bulk copy, nor while
     /// the sink is given pages.
@@ -84,9 +87,10 @@ pub(crate) struct Handler {
 }
 
 impl Handler {
-    pub fn start(target: Target, sink: Arc<dyn Sink>) -> Result<Handler> {
+    pub fn start(target: Target, queue: Option<Arc<FaultQueue>>, sink: Arc<dyn Sink>) -> Result<Handler> {
         let shared = Arc::new(Shared {
             target,
+            queue,
             sink,
             phase: Mutex::new(Phase::Tracking { touched: Vec::new() }),
             keeping: Mutex::default(),
@@ -109,7 +113,9 @@ impl Handler {
 
     /// Runs `change` while no fault is being served: all that were seen before have been dealt with.
     pub fn change_phase<T>(&self, change: impl FnOnce(&mut Phase) -> T) -> T {
-        change(&mut self.shared.phase.lock().expect("no panic while held"))
+        let mut phase = self.shared.phase.lock().expect("no panic while held");
+        self.shared.note_removed(&mut phase);
+        change(&mut phase)
     }
 
     /// Waits until the sink has every page that the handler has claimed.
@@ -152,7 +158,11 @@ impl Shared {
         let mut faults = Vec::with_capacity(BATCH);
         let mut read = Vec::with_capacity(BATCH);
         loop {
-            let waits = [Wait::readable(&*self.target.uffd), Wait::readable(&self.stop)];
+            let faulted = match &self.queue {
+                Some(queue) => Wait::readable(&**queue),
+                None => Wait::readable(&*self.target.uffd),
+            };
+            let waits = [faulted, Wait::readable(&self.stop)];
             let Ok(ready) = fds::wait(&waits, None) else {
                 // For want of memory, if anything: to end here would leave writers waiting for ever.
                 std::thread::sleep(WAIT_RETRY);
@@ -177,8 +187,9 @@ impl Shared {
         faults.clear();
         read.clear();
         let mut phase = self.phase.lock().expect("no panic while held");
+        self.note_removed(&mut phase);
         let seen = Instant::now();
-        let served = self.target.uffd.read_faults(faults, BATCH).and_then(|_| {
+        let served = self.read_faults(faults).and_then(|()| {
             let mut pages = faults.iter().map(|address| self.target.source.page_of(*address));
             pages.try_for_each(|page| self.serve_page(&mut phase, page?, seen, buffer, read))
         });
@@ -194,6 +205,31 @@ impl Shared {
         match &*phase {
             Phase::Capturing { set } if !read.is_empty() => Some(set.clone()),
             _ => None,
+        }
+    }
+
+    fn read_faults(&self, faults: &mut Vec<u64>) -> io::Result<()> {
+        match &self.queue {
+            Some(queue) => queue.read_writes(faults, BATCH),
+            None => _ = self.target.uffd.read_faults(faults, BATCH)?,
+        }
+        Ok(())
+    }
+
+    /// Takes note of pages that were given back. Before the instant they are like any that were written. After it their
+    /// content is lost, unless nobody needs it.
+    fn note_removed(&self, phase: &mut Phase) {
+        let Some(queue) = &self.queue else { return };
+        for pages in queue.take_removed() {
+            match phase {
+                Phase::Tracking { touched } => touched.extend(pages),
+                Phase::Capturing { set } if pages.clone().any(|page| set.rank(page).is_some()) => {
+                    let step = format!("copying pages {} to {} in time", pages.start, pages.end);
+                    let why = "the source gave them back while it was captured";
+                    self.fail(phase, &[], step, io::Error::other(why));
+                }
+                Phase::Capturing { .. } | Phase::Released => {}
+            }
         }
     }
 

@@ -13,11 +13,15 @@
 //!    page to be read, which the handler does at once.
 //! 4. [`WpBranch::finish`] lifts the protection and ends the handler. Dropping the branch does the same at any point.
 //!
+//! Memory whose pages are served by somebody who reads its userfaultfd is captured by [`WpBranch::arm_served`], which is told of
+//! write faults through a [`FaultQueue`].
+//!
 //! Needs Linux 5.19 for mappings of a memfd, 5.7 for anonymous memory, and the right to create a userfaultfd.
 
 mod branch;
 mod error;
 mod handler;
+mod queue;
 mod set;
 mod sink;
 mod source;
@@ -25,6 +29,7 @@ mod waits;
 
 pub use branch::{Statistics, WpBranch, copy_still};
 pub use error::{CaptureError, Result};
+pub use queue::FaultQueue;
 pub use set::{CaptureSet, Claim, Run};
 pub use sink::Sink;
 pub use source::{Listing, Region, Source, Target};

@@ -182,7 +182,7 @@ fn ioctl_count(socket: &UnixStream, request: u64) -> io::Result<u32> {
     Ok(count as u32)
 }
 
-/// A bell that one thread rings and another waits for with [`wait`]. Once rung it stays rung.
+/// A bell that one thread rings and another waits for with [`wait`]. Once rung it stays rung until it is hushed.
 #[derive(Debug)]
 pub struct Bell {
     fd: OwnedFd,
@@ -195,6 +195,13 @@ impl Bell {
         // SAFETY: the descriptor was just created and is owned by nobody else.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
         Ok(Bell { fd })
+    }
+
+    /// As if it had never been rung.
+    pub fn hush(&self) {
+        let mut count = 0u64;
+        // SAFETY: reads eight bytes into a live variable. The only failure is that it has not been rung.
+        unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 
     pub fn ring(&self) {

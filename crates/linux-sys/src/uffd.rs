@@ -102,6 +102,12 @@ impl Userfaultfd {
         Self::open_with(None, FEATURE_EVENT_REMOVE)
     }
 
+    /// The same of a VMM that knows that its writes may be watched: it asks for what there is for that.
+    pub fn create_for_pages_and_writes() -> io::Result<Userfaultfd> {
+        let writes = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_UNPOPULATED;
+        Self::open_with(None, FEATURE_EVENT_REMOVE | writes)
+    }
+
     fn open_with(device: Option<BorrowedFd<'_>>, features: u64) -> io::Result<Userfaultfd> {
         let uffd = Userfaultfd { fd: open_raw(device)? };
         let mut api = [UFFD_API, features, 0u64];

@@ -23,6 +23,10 @@ pub enum PageError {
     Unexpected { what: String },
     #[error("page {page} of the template cannot be had, and a fault cannot be refused on this kernel: {reason}")]
     NoContent { page: u64, reason: String },
+    #[error("writes to the fork's memory cannot be watched: {what}")]
+    Unwatchable { what: String },
+    #[error(transparent)]
+    Capture(forkd_capture::CaptureError),
     #[error("its owner gave the fork up while it still needed pages")]
     GivenUp,
     /// A call of the operating system failed.

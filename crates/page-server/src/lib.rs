@@ -6,6 +6,7 @@
 //!
 //! It knows of no virtual machine monitor, and of nobody who starts one.
 
+mod branch;
 mod error;
 mod handshake;
 mod layout;
@@ -17,6 +18,7 @@ mod stats;
 mod template;
 mod workers;
 
+pub use branch::ServedBranch;
 pub use error::{PageError, Result};
 pub use handshake::{Handshake, HandshakeError, layout_from_json};
 pub use layout::{HUGE_PAGE_BYTES, Layout, LayoutError, Region};

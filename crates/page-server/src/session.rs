@@ -5,6 +5,7 @@ mod fetch;
 mod fill;
 mod fork;
 mod serve;
+mod watch;
 
 pub(crate) use fork::Fork;
 pub(crate) use serve::serve;
@@ -69,6 +70,10 @@ impl Session {
             thread: Some(thread),
             _workers: workers,
         }
+    }
+
+    pub(crate) fn fork(&self) -> &Arc<Fork> {
+        &self.fork
     }
 
     /// The process at the other end.

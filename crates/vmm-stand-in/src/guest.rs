@@ -2,6 +2,7 @@
 
 mod memory;
 mod race;
+mod storm;
 
 use crate::pattern::{self, WORDS};
 use crate::regions::{Regions, range_of, register_missing};
@@ -13,9 +14,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use storm::Storm;
 
 /// Instead of a socket: it serves itself, as a VMM does whose memory is only mapped.
 const NOBODY: &str = "-";
@@ -32,6 +35,7 @@ pub struct Options {
     keep_no_uffd: bool,
     hang_up: bool,
     register_more: bool,
+    watchable: bool,
 }
 
 impl Options {
@@ -52,6 +56,7 @@ impl Options {
                 "--keep-no-uffd" => options.keep_no_uffd = true,
                 "--hang-up" => options.hang_up = true,
                 "--register-more" => options.register_more = true,
+                "--watchable" => options.watchable = true,
                 _ => return Err(format!("{argument:?} is not known")),
             }
         }
@@ -61,7 +66,8 @@ impl Options {
 
 /// A VMM's memory.
 pub struct Guest {
-    regions: Regions,
+    regions: Arc<Regions>,
+    storm: Storm,
     /// Registered, and not told of in the handshake.
     more: Mapping,
     _uffd: Option<Userfaultfd>,
@@ -70,16 +76,21 @@ pub struct Guest {
 
 impl Guest {
     pub fn start(options: &Options) -> io::Result<Guest> {
-        let regions = map(options)?;
+        let regions = Arc::new(map(options)?);
+        let storm = Storm::new(&regions);
         if options.socket == NOBODY {
             return Ok(Guest {
                 regions,
+                storm,
                 more: Mapping::anonymous(MORE_BYTES)?,
                 _uffd: None,
                 _socket: None,
             });
         }
-        let uffd = regions.register()?;
+        let uffd = match options.watchable {
+            true => regions.register_with(Userfaultfd::create_for_pages_and_writes()?)?,
+            false => regions.register()?,
+        };
         let more = Mapping::anonymous(MORE_BYTES)?;
         if options.register_more {
             register_missing(&uffd, range_of(&more))?;
@@ -87,6 +98,7 @@ impl Guest {
         let socket = regions.hand_over(&uffd, Path::new(&options.socket))?;
         Ok(Guest {
             regions,
+            storm,
             more,
             _uffd: (!options.keep_no_uffd).then_some(uffd),
             _socket: (!options.hang_up).then_some(socket),
@@ -112,6 +124,9 @@ impl Guest {
             ("touch-within", &[page, millis]) => Ok(self.touch_within(page, Duration::from_millis(millis))),
             ("kernel-read", &[page]) => self.kernel_read(page).map_err(|error| error.to_string()),
             ("remove", &[first, count]) => self.remove(first, count).map_err(|error| error.to_string()),
+            ("storm", &[removals]) => Ok(self.storm.start(removals != 0)),
+            ("still", &[]) => Ok(self.storm.stop()),
+            ("expect", &[]) => self.storm.write_expected(words.get(1).copied().unwrap_or_default()),
             ("race", &[rounds, threads]) => Ok(self.race(rounds, threads)),
             ("outside", &[]) => Ok(json!({ "word": self.more.word(0).load(Ordering::Relaxed) })),
             ("memory", &[]) => self.memory().map_err(|error| error.to_string()),

@@ -1,5 +1,5 @@
 //! `forkd-vmm-stand-in --socket PATH --regions MIB[,MIB…] [--memory anonymous|huge|FILE] [--keep-no-uffd] [--hang-up]
-//! [--register-more]`: maps memory, hands it over to the page server at PATH, then obeys its standard input.
+//! [--register-more] [--watchable]`: maps memory, hands it over to the page server at PATH, then obeys its standard input.
 
 use forkd_vmm_stand_in::guest::{Guest, Options};
 use std::io::{BufRead, Write};

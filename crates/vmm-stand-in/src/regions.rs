@@ -95,7 +95,11 @@ impl Regions {
 
     /// A userfaultfd that says who waits for a page that is not there, as Firecracker makes it.
     pub fn register(&self) -> io::Result<Userfaultfd> {
-        let uffd = Userfaultfd::create_for_pages()?;
+        self.register_with(Userfaultfd::create_for_pages()?)
+    }
+
+    /// The same with one that was made in another way.
+    pub fn register_with(&self, uffd: Userfaultfd) -> io::Result<Userfaultfd> {
         self.ranges().try_for_each(|range| register_missing(&uffd, range))?;
         Ok(uffd)
     }

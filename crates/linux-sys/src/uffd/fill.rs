@@ -11,6 +11,7 @@ const UFFDIO_ZEROPAGE: u64 = iowr(0x04, 32);
 const UFFDIO_CONTINUE: u64 = iowr(0x07, 32);
 const UFFDIO_POISON: u64 = iowr(0x08, 32);
 
+const COPY_MODE_WP: u64 = 1 << 1;
 /// The last page of an x86-64 process.
 const LAST_PAGE: u64 = (1 << 47) - 2 * PAGE_SIZE as u64;
 
@@ -43,9 +44,18 @@ pub enum Stop {
 impl Userfaultfd {
     /// Copies `bytes` to `target`. Both are whole pages, of the size that the memory there has.
     pub fn copy(&self, target: u64, bytes: &[u8]) -> io::Result<Filled> {
+        self.copy_with(target, bytes, 0)
+    }
+
+    /// The same, and a write to the pages faults. `EINVAL` where the memory is not registered for that.
+    pub fn copy_protected(&self, target: u64, bytes: &[u8]) -> io::Result<Filled> {
+        self.copy_with(target, bytes, COPY_MODE_WP)
+    }
+
+    fn copy_with(&self, target: u64, bytes: &[u8], mode: u64) -> io::Result<Filled> {
         let len = bytes.len() as u64;
         // struct uffdio_copy: where to, where from, how much, mode, and what came of it.
-        let mut call = [target, bytes.as_ptr() as u64, len, 0, 0];
+        let mut call = [target, bytes.as_ptr() as u64, len, mode, 0];
         // SAFETY: the array outlives the call, which reads `len` bytes from a live slice.
         let done = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_COPY, &mut call) }.into());
         outcome(done, len, call[4])

@@ -39,13 +39,14 @@ impl Fork {
     /// event is read: what is given back later, is so after the page was filled, and takes it away again.
     pub fn fill(&self, region: &Region, page: u64, limit: u64, given: Option<&[u8]>) -> io::Result<Advance> {
         let limit = limit.min(region.pages().end - page).min(CALL_PAGES.max(region.unit()));
-        let _unchanged = self.changes.read().expect("no panic while held");
+        let watch = self.changes.read().expect("no panic while held");
+        let protects = watch.protects;
         let (removed, same) = self.removed.run(page, limit);
         // Huge pages are given back as a whole.
         let pages = if region.is_huge() { region.unit() } else { same };
         let target = region.memory_of(page..page + pages);
         if removed {
-            return self.zero(region, target);
+            return self.zero(region, target, protects);
         }
         if self.is_shared(region) {
             let mapped = self.uffd.map_present(target)?;
@@ -60,36 +61,46 @@ impl Fork {
         };
         if run.pages < region.unit() {
             // A huge page of several kinds.
-            return given.map_or(Ok(Advance::Stored(pages)), |bytes| self.copy(target.start, bytes));
+            return given.map_or(Ok(Advance::Stored(pages)), |bytes| {
+                self.copy(target.start, bytes, protects)
+            });
         }
-        self.fill_run(region, page, run)
+        self.fill_run(region, page, run, protects)
     }
 
-    fn fill_run(&self, region: &Region, page: u64, run: Run<'_>) -> io::Result<Advance> {
+    fn fill_run(&self, region: &Region, page: u64, run: Run<'_>, protects: bool) -> io::Result<Advance> {
         let target = region.memory_of(page..page + run.pages);
         match run.content {
-            Content::Zeros => self.zero(region, target),
-            Content::Resident(bytes) => self.copy(target.start, bytes),
+            Content::Zeros => self.zero(region, target, protects),
+            Content::Resident(bytes) => self.copy(target.start, bytes, protects),
             Content::Stored => Ok(Advance::Stored(run.pages)),
         }
     }
 
-    fn copy(&self, target: u64, bytes: &[u8]) -> io::Result<Advance> {
-        let filled = self.uffd.copy(target, bytes)?;
+    fn copy(&self, target: u64, bytes: &[u8], protects: bool) -> io::Result<Advance> {
+        let filled = self.put(target, bytes, protects)?;
         count(&self.stats.counters.bytes, filled.bytes);
         Ok(self.advance(filled, &self.stats.counters.copied))
     }
 
-    fn zero(&self, region: &Region, target: Range) -> io::Result<Advance> {
+    fn put(&self, target: u64, bytes: &[u8], protects: bool) -> io::Result<Filled> {
+        if protects {
+            return self.uffd.copy_protected(target, bytes);
+        }
+        self.uffd.copy(target, bytes)
+    }
+
+    fn zero(&self, region: &Region, target: Range, protects: bool) -> io::Result<Advance> {
         let zeroed = &self.stats.counters.zeroed;
-        if !region.is_huge() {
+        // The kernel's own page of zeros cannot be protected in the same call.
+        if !region.is_huge() && !protects {
             match self.uffd.zero(target) {
                 // This kind of memory has no page of zeros.
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 filled => return Ok(self.advance(filled?, zeroed)),
             }
         }
-        let filled = self.uffd.copy(target.start, &ZEROS[..target.len() as usize])?;
+        let filled = self.put(target.start, &ZEROS[..target.len() as usize], protects)?;
         Ok(self.advance(filled, zeroed))
     }
 

@@ -2,6 +2,7 @@
 
 use super::ahead::Plan;
 use super::serve::KILL_PATIENCE;
+use super::watch::Watch;
 use super::{Ended, SessionOptions};
 use crate::error::{PageError, Result, Step};
 use crate::handshake::Handshake;
@@ -24,7 +25,7 @@ use std::time::Duration;
 /// A VMM's memory, and how far it is served.
 pub(crate) struct Fork {
     pub id: u64,
-    pub uffd: Userfaultfd,
+    pub uffd: Arc<Userfaultfd>,
     pub peer: Process,
     pub stream: UnixStream,
     pub layout: Layout,
@@ -33,7 +34,7 @@ pub(crate) struct Fork {
     shared: Vec<bool>,
     pub removed: Removed,
     /// Held for writing while events are read and `removed` changes, for reading while pages are filled.
-    pub changes: RwLock<()>,
+    pub changes: RwLock<Watch>,
     pub stats: Stats,
     pub record: Mutex<Record>,
     pub plan: Mutex<Plan>,
@@ -70,7 +71,7 @@ impl Fork {
             id,
             removed: Removed::none_of(template.pages()),
             plan: Mutex::new(Plan::new(&layout, options.prefetch, options.populate, any_shared)),
-            uffd,
+            uffd: Arc::new(uffd),
             peer,
             stream,
             layout,
@@ -102,13 +103,16 @@ impl Fork {
 
     /// Reads what has happened, and takes note of what was given back. Returns how many events there were.
     pub fn read_events(&self, events: &mut Vec<Event>) -> io::Result<usize> {
-        let _alone = self.changes.write().expect("no panic while held");
+        let alone = self.changes.write().expect("no panic while held");
         let before = events.len();
         let read = self.uffd.read_events(events);
         for event in &events[before..] {
             if let Event::Remove(range) | Event::Unmap(range) = event {
                 for pages in self.layout.pages_in(*range) {
                     count(&self.stats.counters.removed, pages.end - pages.start);
+                    if let Some(queue) = &alone.queue {
+                        queue.push_removed(pages.clone());
+                    }
                     self.removed.insert(pages);
                 }
             }

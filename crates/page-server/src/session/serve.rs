@@ -7,9 +7,10 @@ use crate::error::{PageError, Result, Step};
 use crate::layout::Region;
 use crate::stats::count;
 use crate::workers::{Desk, Fault};
+use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::fds::{self, Wait};
 use forkd_linux_sys::sched::Urgent;
-use forkd_linux_sys::uffd::Event;
+use forkd_linux_sys::uffd::{Event, Range};
 use std::collections::VecDeque;
 use std::io::Read;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub(crate) fn serve(fork: &Arc<Fork>, desk: &Desk) -> Ended {
         waiting: VecDeque::new(),
         parked: Vec::new(),
         events: Vec::new(),
+        writes: Vec::new(),
         next_page: u64::MAX,
         around: AROUND_MIN,
     };
@@ -56,6 +58,8 @@ struct Faults<'a> {
     waiting: VecDeque<Fault>,
     parked: Vec<Fault>,
     events: Vec<Event>,
+    /// Addresses of protected pages that somebody waits to write to.
+    writes: Vec<u64>,
     /// Where the last fault's pages ended, and how many pages it was given.
     next_page: u64,
     around: u64,
@@ -144,7 +148,11 @@ impl Faults<'_> {
                 .step("reading the events of a userfaultfd");
             for event in self.events.drain(..) {
                 match event {
-                    Event::Fault { protected: true, .. } => return Err(unexpected("a write to a protected page")),
+                    Event::Fault {
+                        protected: true,
+                        address,
+                        ..
+                    } => self.writes.push(address),
                     Event::Fault { address, .. } => {
                         let region = self.fork.layout.at(address);
                         let region = region.ok_or(PageError::OutsideRegions { address })?;
@@ -161,10 +169,35 @@ impl Faults<'_> {
                     Event::Unknown(kind) => return Err(unexpected(&format!("an event of kind {kind:#x}"))),
                 }
             }
+            self.tell_writes()?;
             if read? == 0 {
                 return Ok(());
             }
         }
+    }
+
+    /// Who captures the memory deals with them. Without anybody they are let go, if anybody ever was.
+    fn tell_writes(&mut self) -> Result<()> {
+        if self.writes.is_empty() {
+            return Ok(());
+        }
+        let watch = self.fork.changes.read().expect("no panic while held");
+        let writes = self.writes.drain(..);
+        match &watch.queue {
+            Some(queue) => queue.push_writes(writes.as_slice()),
+            None if watch.was_watched => {
+                for start in writes {
+                    let end = start + PAGE_SIZE as u64;
+                    // It is not protected any more: whoever waits only has to look again.
+                    self.fork
+                        .uffd
+                        .wake(Range { start, end })
+                        .step("waking who waits to write")?;
+                }
+            }
+            None => return Err(unexpected("a write to a protected page")),
+        }
+        Ok(())
     }
 
     /// Serves each fault that waits, once, or parks it. Between any two, what has happened meanwhile is read: nobody who
@@ -245,6 +278,13 @@ impl Faults<'_> {
     fn detach(&mut self) -> Result<bool> {
         if !self.fork.plan.lock().expect("no panic while held").is_whole {
             return Ok(false);
+        }
+        {
+            let mut watch = self.fork.changes.write().expect("no panic while held");
+            if watch.was_watched {
+                return Ok(false);
+            }
+            watch.is_over = true;
         }
         // Pages that are missing now are zeros, or were given back: the kernel gives those itself.
         let mut regions = self.fork.layout.regions().iter();
