@@ -52,6 +52,7 @@ impl ServedBranch {
 
     /// The instant: see [`WpBranch::take`].
     pub fn take(&mut self) -> Result<()> {
+        self.fork.wait_for_events();
         Ok(self.branch().take()?)
     }
 

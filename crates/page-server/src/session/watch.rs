@@ -65,6 +65,11 @@ impl Fork {
         Ok(())
     }
 
+    /// Who has given memory back goes on as soon as that has been read, and it is told a moment later: after this it is.
+    pub fn wait_for_events(&self) {
+        drop(self.changes.read().expect("no panic while held"));
+    }
+
     /// Pages are filled as ever from now on. All that was given back until now has been told.
     pub fn stop_protecting(&self) {
         self.changes.write().expect("no panic while held").protects = false;

@@ -139,7 +139,7 @@ impl Shared {
         let word = (writer.random() % WORDS as u64) as usize;
         let value = writer.random();
         match value % 8 {
-            0 if removes && value % 512 == 0 => {
+            0 if removes && value.is_multiple_of(512) => {
                 region.give_back(start, PAGE_SIZE).expect("memory can be given back");
                 writer.known.insert(page, vec![0; WORDS]);
                 writer.removed += 1;
