@@ -14,6 +14,7 @@ import {
   mkdtemp,
   readdir,
   readFile,
+  rename,
   rm,
   stat,
   truncate,
@@ -25,6 +26,7 @@ import { promisify } from 'node:util';
 import { type BranchDone, FirecrackerEngine, Pager } from '@forkd/engine';
 import { BUILT, REPO, requireBuilt } from '@forkd/lab';
 import { asDigest, type SnapshotConfig, Store } from '@forkd/store';
+import type { ForkdError } from '@forkd/sdk';
 import { TestController, until } from '@forkd/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 
@@ -265,7 +267,21 @@ test('of what another program wrote the root image is named, and its size is the
   const superblock = Buffer.alloc(8192);
   superblock.writeUInt32LE(0xe0f5e1e2, 1024);
   await writeFile(rootfs, superblock);
+  const state = join(target, 'vmstate');
+  await copyFile(state, `${state}.whole`);
+  await truncate(state, 200);
+  const refused = await importing('theirs', target, { rootfs }).catch((error: unknown) => error);
+  expect(refused).toMatchObject({
+    code: 'import_invalid',
+    message: expect.stringContaining('It cannot be loaded: ') as string,
+  });
+  // A load that fails ends Firecracker: its words are its answer, or the last of its log.
+  const { message, hint } = refused as ForkdError;
+  expect(`${message} ${hint}`).toContain('CRC64 validation failed');
+  expect(await controller.sandboxDirs()).toEqual([]);
+  await rename(`${state}.whole`, state);
   expect(await importing('theirs', target, { rootfs, vcpus: 2 })).toMatchObject({ status: 'ready', mem_mib: MEM_MIB });
+  expect(await controller.sandboxDirs()).toEqual([]);
   const store = await Store.open(join(data, 'store'));
   const { config, rootDisk } = await store.readSnapshot('theirs');
   expect(config).toMatchObject({ machine: { engine: 'firecracker', vcpus: 2 }, source: `firecracker ${target}` });

@@ -108,6 +108,9 @@ test('each VM is a user of its own, without a capability, in a root with nothing
     for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapAmb']) expect(status.get(set)).toMatch(/^0+$/);
     users.add(user);
     expect(await identity(`/proc/${pid}/root/.`)).toBe(await identity(vm.place.root));
+    // By these a controller finds it again whose record of it is lost.
+    expect(await readlink(`/proc/${pid}/fd/1`)).toBe(join(vm.record.dir, 'console.log'));
+    expect((await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0')).toContain('--api-sock');
     expect(await readlink(`/proc/${pid}/ns/mnt`)).not.toBe(await readlink('/proc/self/ns/mnt'));
     expect((await readdir(`/proc/${pid}/root`)).toSorted()).toEqual(
       ['agent.sock', 'api.sock', 'dev', 'firecracker', 'initramfs', 'kernel', 'root.img', 'run']

@@ -2,17 +2,20 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 
 import type { ImportSnapshotRequest, SnapshotInfo } from '@forkd/api';
-import { ApiError, limits as apiLimits } from '@forkd/api';
+import { ApiError, limits as apiLimits, newSandboxId } from '@forkd/api';
 import type { Machine } from '@forkd/engine';
-import type { Blob, ImageRecord, Store } from '@forkd/store';
-import { asDigest, errnoOf, readCapped, StoreError } from '@forkd/store';
+import { EngineError } from '@forkd/engine';
+import type { Blob, ImageRecord, SnapshotDraft, Store } from '@forkd/store';
+import { asDigest, errnoOf, readCapped, removeTree, StoreError } from '@forkd/store';
 import type { Logger } from 'pino';
 import { Compile } from 'typebox/compile';
 
 import { withDeadline } from '../deadline.ts';
 import { during, messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
+import type { DataPaths } from '../paths.ts';
 import type { Runtime, Vmm } from '../runtime/vmm.ts';
+import { vmDirOf } from '../sandboxes/sandbox.ts';
 import type { Catalog } from './catalog.ts';
 import type { Draft } from './draft.ts';
 import { Description, fileProblem, FILES, hostPath } from './firecracker-files.ts';
@@ -37,12 +40,15 @@ interface Found {
   rootPath: string;
 }
 
+type Contents = Pick<SnapshotDraft, 'memory' | 'deviceState' | 'rootDisk'>;
+
 /** Makes snapshots of the files that Firecracker writes. Whole or not at all. */
 export class FirecrackerImport {
   readonly #catalog: Catalog;
   readonly #store: Store;
   readonly #housekeeping: Housekeeping;
   readonly #vmm: Pick<Vmm, 'use'>;
+  readonly #paths: DataPaths;
   readonly #log: Logger;
 
   constructor(parts: {
@@ -50,12 +56,14 @@ export class FirecrackerImport {
     store: Store;
     housekeeping: Housekeeping;
     vmm: Pick<Vmm, 'use'>;
+    paths: DataPaths;
     log: Logger;
   }) {
     this.#catalog = parts.catalog;
     this.#store = parts.store;
     this.#housekeeping = parts.housekeeping;
     this.#vmm = parts.vmm;
+    this.#paths = parts.paths;
     this.#log = parts.log;
   }
 
@@ -88,13 +96,20 @@ export class FirecrackerImport {
     }
   }
 
-  async #take(draft: Draft, found: Found, { pager }: Runtime, signal: AbortSignal): Promise<void> {
+  async #take(draft: Draft, found: Found, runtime: Runtime, signal: AbortSignal): Promise<void> {
     const { dir, machine, image, source, python } = found;
+    const { pager } = runtime;
     const deviceState = await this.#file(join(dir, FILES.vmstate), found.vmstate, signal);
     const rootDisk = await this.#rootDisk(found, signal);
     const late = () => new ApiError('engine_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
     const memory = { mem_bytes: machine.mem_mib * mib, stack: [], path: join(dir, FILES.memory), tracked: false };
     const { stack } = await withDeadline(limits.branchTimeoutMs, signal, late, () => pager.importMemory(memory));
+    const contents = {
+      memory: stack.map(({ digest, size }) => ({ digest: asDigest(digest), size })),
+      deviceState,
+      rootDisk,
+    };
+    if (found.vmstate === null) await this.#tryOut(machine, contents, runtime, signal);
     await this.#catalog.publish(draft, {
       config: {
         format: 1,
@@ -109,10 +124,39 @@ export class FirecrackerImport {
         branched_from: null,
         stats: {},
       },
-      memory: stack.map(({ digest, size }) => ({ digest: asDigest(digest), size })),
-      deviceState,
-      rootDisk,
+      ...contents,
     });
+  }
+
+  /** Lets Firecracker load what no export vouches for: nobody else can say whether that is possible. */
+  async #tryOut(
+    machine: Machine,
+    { memory, deviceState, rootDisk }: Contents,
+    { engine, pager }: Runtime,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const id = newSandboxId();
+    // Where a controller that follows one that was killed clears up.
+    const dir = join(this.#paths.sandboxes, id);
+    try {
+      const vm = await engine.restore({
+        id,
+        dir: vmDirOf(dir),
+        rootImage: this.#store.blobPath(rootDisk.digest),
+        deviceState: this.#store.blobPath(deviceState.digest),
+        stack: memory.map(({ digest }) => digest),
+        machine,
+        pager,
+        signal,
+        timeoutMs: limits.restoreTimeoutMs,
+      });
+      await vm.kill();
+    } catch (error) {
+      if (!(error instanceof EngineError) || !['vmm_refused', 'vm_start_failed'].includes(error.code)) throw error;
+      throw new ApiError('import_invalid', `It cannot be loaded: ${error.message}`, { hint: error.hint, cause: error });
+    } finally {
+      await removeTree(this.#paths.sandboxes, dir);
+    }
   }
 
   /** Takes in a file, which must be `expected` where that is known. */

@@ -168,6 +168,8 @@ export class FirecrackerEngine implements Engine {
       return null;
     }
     this.#jailer?.keep(place);
+    // Whoever started it may have been killed before that.
+    await place.seal();
     const ended = endOfProcess(record, join(record.dir, FILES.log));
     const exited = pages.explain(withLimitKill(ended, () => record.dir));
     void pages.keep();
