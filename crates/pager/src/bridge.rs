@@ -261,3 +261,6 @@ fn push(into: &mut UnixStream, from: &mut VecDeque<u8>) -> io::Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

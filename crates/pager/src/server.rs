@@ -3,7 +3,7 @@
 use crate::blobs::Blobs;
 use crate::branch::{self, Context};
 use crate::error::{PagerError, Result};
-use crate::firecracker;
+use crate::firecracker::Lent;
 use crate::idle::IdleVmms;
 use crate::layers::Layers;
 use crate::memory_file;
@@ -12,7 +12,6 @@ use crate::sandbox::Sandboxes;
 use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request};
 use std::any::Any;
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -45,8 +44,8 @@ struct Connection {
     branches: Mutex<HashMap<u64, Arc<AtomicBool>>>,
     /// The VMMs that it has prepared, to be let go when it goes.
     prepared: Mutex<Vec<String>>,
-    /// Memory of VMs that have not mapped it yet, by their names.
-    lent: Mutex<HashMap<String, File>>,
+    /// Memory of VMs that have not mapped it yet.
+    lent: Lent,
 }
 
 /// Serves controllers until the process ends.
@@ -67,7 +66,7 @@ fn converse(stream: UnixStream, pager: Arc<Pager>) {
         out: Mutex::new(stream),
         branches: Mutex::default(),
         prepared: Mutex::default(),
-        lent: Mutex::default(),
+        lent: Lent::default(),
     });
     let mut lines = BufReader::new(input);
     loop {
@@ -168,7 +167,7 @@ impl Connection {
             Op::Open { sandbox, paused } => {
                 pager.sandboxes.find(&sandbox)?.open(paused)?;
                 // It is mapped by now, or never will be.
-                self.take_back(&sandbox);
+                self.lent.take_back(&sandbox);
             }
             Op::Prepare(prepare) => self.prepare(prepare)?,
             Op::AwaitIdle { vmm } => pager.idle.await_idle(&vmm)?,
@@ -178,7 +177,7 @@ impl Connection {
             }
             Op::Release { sandbox } => {
                 self.forget(&sandbox);
-                self.take_back(&sandbox);
+                self.lent.take_back(&sandbox);
                 pager.idle.release(&sandbox);
                 pager.sandboxes.release(&sandbox);
                 pager.pages.release(&sandbox);
@@ -204,7 +203,10 @@ impl Connection {
             }
             Op::ImportMemory(request) => return memory_file::import(&request, &pager.layers, &pager.blobs),
             Op::ImportFile { path } => return Ok(Answer::Layer(pager.blobs.put_file(Path::new(&path))?)),
-            Op::LendMemory { sandbox } => return self.lend(sandbox),
+            Op::LendMemory { sandbox } => {
+                let path = self.lent.lend(&*pager.sandboxes.find(&sandbox)?)?;
+                return Ok(Answer::Lent { path });
+            }
             Op::ServePages(request) => pager.pages.serve(&request, &pager.layers, &pager.blobs)?,
             Op::Pages => return Ok(Answer::Pages(pager.pages.inventory())),
             Op::Inventory => {
@@ -232,18 +234,6 @@ impl Connection {
             .lock()
             .expect("no panic while held")
             .retain(|prepared| prepared != vmm);
-    }
-
-    /// The memory of a VM that is about to map it. Held no longer than this connection, so that nobody is left with it.
-    fn lend(&self, sandbox: String) -> Result<Answer> {
-        let file = firecracker::lend_memory(&self.pager.sandboxes.find(&sandbox)?.stack)?;
-        let path = firecracker::path_of(&file);
-        self.lent.lock().expect("no panic while held").insert(sandbox, file);
-        Ok(Answer::Lent { path })
-    }
-
-    fn take_back(&self, sandbox: &str) {
-        self.lent.lock().expect("no panic while held").remove(sandbox);
     }
 
     fn branch(&self, id: u64, request: &Branch) -> Result<Answer> {

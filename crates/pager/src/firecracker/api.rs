@@ -31,6 +31,8 @@ pub struct Api {
     patience: Duration,
     /// Where the next device state goes.
     state_path: String,
+    /// Whether it stood still when that was last asked.
+    was_stopped: bool,
 }
 
 /// How device state is asked for.
@@ -43,6 +45,7 @@ impl Api {
             socket: Some(monitor::connect(path)?),
             patience: PATIENCE,
             state_path: String::new(),
+            was_stopped: false,
         })
     }
 
@@ -135,7 +138,8 @@ impl Control for Api {
     }
 
     fn is_stopped(&mut self) -> Result<bool> {
-        Ok(self.ask("GET", "/", None)?["state"] == "Paused")
+        self.was_stopped = self.ask("GET", "/", None)?["state"] == "Paused";
+        Ok(self.was_stopped)
     }
 
     fn go_on(&mut self) -> Result<()> {
@@ -149,7 +153,9 @@ impl Control for Api {
 
     /// Whether or not bytes are on their way, the guest may have asked its devices for something just before it stopped.
     fn stop_and_save(&mut self, _quiet: bool) -> Result<()> {
-        self.stop()?;
+        if !self.was_stopped {
+            self.stop()?;
+        }
         // Requests and devices are served by one loop: it goes round, twice, so that all that can still be done for a
         // stopped guest has been done.
         for _ in 0..2 {
@@ -226,6 +232,7 @@ mod tests {
             socket: Some(ours),
             patience: Duration::from_millis(200),
             state_path: String::new(),
+            was_stopped: false,
         };
         api.ask("GET", "/", None)
     }

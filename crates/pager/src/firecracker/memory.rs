@@ -205,3 +205,6 @@ impl Listing for SharedFile {
         Ok(ranges)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,8 @@
 //! Firecracker, of a build that can map memory shared, save its device state alone and hand over a userfaultfd.
 
 mod api;
+mod lent;
 mod memory;
 
 pub use api::Api;
-pub use memory::{lend as lend_memory, path_of};
+pub use lent::Lent;
