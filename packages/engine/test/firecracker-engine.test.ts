@@ -7,6 +7,7 @@ import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 
+import { firecrackerCapabilities } from '../src/firecracker/capabilities.ts';
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import { refuseMemoryLimit } from '../src/machine.ts';
 import type { Pager } from '../src/pager/client.ts';
@@ -56,6 +57,9 @@ test('a build with the live extensions has live branches; of one with some of th
   expect((await bench.engine('other')).capabilities.live).toBe(
     'Firecracker 1.13.1 has no live branches: this build lacks mem_backend.shared and PUT /uffd/wp.',
   );
+  const features = { version: '1.13.1', sharedMemory: true, vmstateOnly: true, writeProtect: true };
+  expect(firecrackerCapabilities({ features, limitUnavailable: null, jailed: false }).live).toBe(true);
+  expect(firecrackerCapabilities({ features, limitUnavailable: null, jailed: true }).live).toMatch(/^A jailed/);
 });
 
 test('no firecracker on PATH', async () => {

@@ -37,5 +37,5 @@ function liveUnavailable({ features, jailed }: FirecrackerHost): string | null {
     return `Firecracker ${features.version} has no live branches: this build lacks ${names}.`;
   }
   if (!jailed) return null;
-  return 'A jailed Firecracker has no live branches: in its own root it finds no memory that it could share with the pager.';
+  return 'A jailed Firecracker has no live branches: in its root there is no memory to share with the pager. Without a jailer on PATH it has.';
 }
