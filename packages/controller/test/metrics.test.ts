@@ -1,5 +1,5 @@
 // Proves that what a scrape returns is what Prometheus reads, with the numbers that were put in, and that a scrape neither
-// waits for a slow pager nor asks it more often than it must: a strict reader of the format, and a pager that counts.
+// waits for slow VMs nor asks them more often than it must: a strict reader of the format, and VMs that count.
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
 
@@ -109,25 +109,25 @@ test('requests are measured by the pattern of their route', async () => {
   expect(reply.text).not.toContain('sb-2');
 });
 
-test('a thousand sandboxes and a slow pager hold no scrape up, and are not asked twice at once', async () => {
+test('a thousand sandboxes whose VMs answer slowly hold no scrape up, and are not asked twice at once', async () => {
   const dir = join(await scratch(), 'store');
   await mkdir(dir);
   const catalog = new Catalog(await Store.open(dir), new EventLog());
-  const sandboxes = Array.from({ length: 1000 }, (_, n) => ({ id: `sb-${n}`, branching: null }));
-  const registry = { list: () => sandboxes, all: () => sandboxes } as unknown as Registry;
   let asked = 0;
   let atOnce = 0;
   let atOnceMax = 0;
   const answers: (() => void)[] = [];
+  const memory = async () => {
+    asked += 1;
+    atOnceMax = Math.max(atOnceMax, (atOnce += 1));
+    await new Promise<void>((resolve) => answers.push(resolve));
+    atOnce -= 1;
+    return { private_bytes: 10, shared_bytes: 100 };
+  };
+  const sandboxes = Array.from({ length: 1000 }, (_, n) => ({ id: `sb-${n}`, branching: null, vm: { memory } }));
+  const registry = { list: () => sandboxes, all: () => sandboxes } as unknown as Registry;
   const pager = {
     inventory: async () => ({ layers: [{ layer: 'a', digest: null, pages: 2, extents: 1 }], sandboxes: [] }),
-    memory: async () => {
-      asked += 1;
-      atOnceMax = Math.max(atOnceMax, (atOnce += 1));
-      await new Promise<void>((resolve) => answers.push(resolve));
-      atOnce -= 1;
-      return { private_bytes: 10, shared_bytes: 100 };
-    },
   };
   const vmm = { pagerIfUp: () => pager } as never;
   const reader = new GaugeReader({ catalog, registry, vmm, cap: 4, audit: null });
