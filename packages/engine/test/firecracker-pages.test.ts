@@ -3,7 +3,9 @@
  * for byte against what the paused source itself wrote down; which children are served and which map a file; and what becomes of a VM
  * when its pager is killed, before it has all of its memory and after, or when the host gives out no userfaultfd.
  */
-import { access, chmod, readdir, writeFile } from 'node:fs/promises';
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { access, chmod, readdir, readFile, writeFile } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -210,6 +212,22 @@ test('only the VMM’s own process is let through', async () => {
   expect((await pager.pages()).served).toMatchObject([{ sandbox: child.id, connected: false }]);
   await child.load();
   expect(differingPages(await bench.memoryOf(child.api), points[0]!.truth)).toBe(0);
+});
+
+test('a VMM that hands over nonsense is ended', async () => {
+  const { points } = await chain(1);
+  const socket = join(bench.dir, 'nonsense.sock');
+  const program = `process.stdin.once('data', () => require('net').connect(${JSON.stringify(socket)}).end('{"no": "list"}'))`;
+  const vmm = spawn(process.execPath, ['-e', program], { stdio: ['pipe', 'ignore', 'ignore'] });
+  const ended = once(vmm, 'exit');
+  const stack = digests(points[0]!.done);
+  await pager.servePages({ sandbox: 'nonsense', pid: vmm.pid ?? 0, mem_bytes: MEM_BYTES, stack, socket });
+  vmm.stdin.write('go');
+  expect(await ended).toEqual([null, 'SIGKILL']);
+  await until('it is forgotten', async () => (await pager.pages()).served.length === 0);
+  expect(await readFile(join(bench.dir, 'run/pager.log'), 'utf8')).toContain(
+    'the memory of nonsense: the handshake failed: the message is no list of regions',
+  );
 });
 
 test('a VM that is released before it connects is not waited for', async () => {

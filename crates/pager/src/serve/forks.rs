@@ -22,7 +22,7 @@ const CONTROL: &str = "control";
 enum State {
     /// Nobody has connected yet, or its handshake is awaited.
     Awaited,
-    Served(Session),
+    Served(Arc<Session>),
 }
 
 pub struct Forks {
@@ -126,26 +126,12 @@ impl Forks {
         };
         let served = self.server.serve(stream?, self.template.clone(), options);
         let session = served.map_err(|error| error.to_string())?;
-        self.lock().insert(name.into(), State::Served(session));
-        self.wait_for(name)
-    }
-
-    fn wait_for(&self, name: &str) -> Result<(), String> {
-        // The session stays where it can be told of, so that it is asked now and then.
-        let record = loop {
-            match self.lock().get(name) {
-                Some(State::Served(session)) if session.ended().is_none() => {}
-                Some(State::Served(session)) => break session.record(),
-                _ => return Ok(()),
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        };
+        let session = Arc::new(session);
+        self.lock().insert(name.into(), State::Served(session.clone()));
+        let ended = session.wait_until_ended();
         // Before the fork is gone from the list: whoever sees that finds the record.
-        self.keep_record(record);
-        let Some(State::Served(session)) = self.lock().remove(name) else {
-            return Ok(());
-        };
-        match session.wait() {
+        self.keep_record(session.record());
+        match ended {
             Ended::Failed(error) => Err(error.to_string()),
             Ended::VmmGone | Ended::Detached => Ok(()),
         }
@@ -182,9 +168,9 @@ impl Forks {
             };
             Told {
                 name: name.clone(),
-                pid: session.map(Session::pid),
-                shared: session.is_some_and(Session::is_shared),
-                stats: session.map(Session::stats),
+                pid: session.map(|session| session.pid()),
+                shared: session.is_some_and(|session| session.is_shared()),
+                stats: session.map(|session| session.stats()),
             }
         };
         let mut all: Vec<Told> = states.iter().map(told).collect();
