@@ -1,7 +1,8 @@
-import { access } from 'node:fs/promises';
+import { access, readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { readMemoryUse } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
-import type { Announce } from '../pager/wire.ts';
+import type { Announce, MemoryUse } from '../pager/wire.ts';
 import type { Capabilities, VmRecord } from '../types.ts';
 import { FILES } from './process.ts';
 
@@ -9,6 +10,9 @@ import { FILES } from './process.ts';
  * VMs of a Firecracker with the live extensions, which the pager branches as it does QEMU's: it lends them their memory, speaks to
  * their API inside a pause, and has the guest's channel pass through its gate.
  */
+
+/** Of what a file takes up, whatever its file system's are. */
+const BLOCK_BYTES = 512;
 
 /** What is open to one VM of an engine that has live branches. */
 export function capabilitiesOfVm(of: Capabilities, pager: Pager, memoryLimitMib: number | undefined): Capabilities {
@@ -51,6 +55,22 @@ export async function reopen(record: VmRecord, pager: Pager, paused: boolean): P
   const { sandboxes } = await pager.inventory();
   if (!sandboxes.some((held) => held.sandbox === record.id)) await announce(record, pager);
   await pager.open(record.id, paused);
+}
+
+/** The memory of a VM that is a file which it alone maps, and of its VMM. All that the file has is the VM's own. */
+export async function readLentMemoryUse(pid: number): Promise<MemoryUse> {
+  const use = await readMemoryUse(pid);
+  const maps = await readFile(`/proc/${pid}/maps`, 'latin1');
+  const range = /^([0-9a-f]+-[0-9a-f]+) rw-s .*\/memfd:forkd-memory/m.exec(maps)?.[1];
+  // One that was booted has no such file.
+  if (range === undefined) return use;
+  const { blocks } = await stat(`/proc/${pid}/map_files/${range}`);
+  const lent = blocks * BLOCK_BYTES;
+  return {
+    private_bytes: use.private_bytes + lent,
+    // What the VM has touched of the file is among what it shares, as the kernel counts.
+    shared_bytes: Math.max(0, use.shared_bytes - lent),
+  };
 }
 
 /** Whether a VM that another process has started is one that the pager branches: its channel is there as long as it is. */

@@ -9,6 +9,7 @@ import type { BranchDone, MemoryUse } from '../pager/wire.ts';
 import { killProcess } from '../process.ts';
 import type { Capabilities, Capability, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
 import { FirecrackerApi } from './api.ts';
+import { readLentMemoryUse } from './live.ts';
 import type { Place } from './place.ts';
 import { FILES } from './process.ts';
 import { branchOf, takeSnapshot } from './snapshot.ts';
@@ -91,7 +92,8 @@ export class FirecrackerVm implements Vm {
   }
 
   memory(): Promise<MemoryUse> {
-    return readMemoryUse(this.record.pid);
+    const { pid } = this.record;
+    return this.#home.capabilities.live === true ? readLentMemoryUse(pid) : readMemoryUse(pid);
   }
 
   kill(): Promise<void> {
