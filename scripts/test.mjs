@@ -25,8 +25,14 @@ const steps = [
   { name: 'rustfmt', commands: [['cargo', 'fmt', '--check']] },
   { name: 'clippy', commands: [['cargo', 'clippy', '--locked', '--all-targets', '--', '-D', 'warnings']] },
   { name: 'cargo', commands: [['cargo', 'test', '--locked']], live: true },
-  // The tests of the protocol's crate have just generated it anew.
-  { name: 'generated', commands: [['git', 'diff', '--exit-code', '--', 'packages/engine/src/pager/wire.ts']] },
+  // The tests of the protocol's crate have just generated its types anew.
+  {
+    name: 'generated',
+    commands: [
+      [process.execPath, 'scripts/engines.mjs'],
+      ['git', 'diff', '--exit-code', '--', 'packages/engine/src/pager/wire.ts', 'docs/operate/engines.md'],
+    ],
+  },
   { name: 'vitest', commands: [bin('vitest', 'run')], live: true },
 ];
 

@@ -86,6 +86,15 @@ describe('a controller of Firecracker', () => {
     }
   });
 
+  it('what runs in a guest goes on through a branch that cuts its connection off', async () => {
+    const { client } = controller;
+    const id = await forkOne(client);
+    const { id: command } = await client.startCommand(id, { args: ['sleep', '600'] });
+    await client.branch(id, { tag: 'cut', mode: 'diff' });
+    expect(await client.getCommand(id, command)).toMatchObject({ running: true });
+    await client.deleteSnapshot('cut');
+  });
+
   it('what Firecracker cannot do is refused with its reason, and nothing is touched', async () => {
     const { client } = controller;
     const id = await forkOne(client);

@@ -18,12 +18,14 @@ export type {
   PageStats,
   ServedSandbox,
 } from './pager/wire.ts';
+export { firecrackerCapabilities } from './firecracker/capabilities.ts';
 export { FirecrackerEngine, type FirecrackerOptions } from './firecracker/engine.ts';
 export { FirecrackerVm } from './firecracker/vm.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
 export { consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
 export { removeMemoryLimit } from './memory-limit.ts';
+export { qemuCapabilities } from './qemu/capabilities.ts';
 export { runsUnderKvm } from './qemu/probe.ts';
 export { QemuEngine, type QemuOptions } from './qemu/engine.ts';
 export { waitUntilRunning } from './qemu/monitor.ts';

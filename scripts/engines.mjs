@@ -1,0 +1,75 @@
+// Writes the table of what each engine can do into docs/operate/engines.md:  node scripts/engines.mjs
+// It is asked of the functions that decide it, as `tsc -b` has built them: on a host that has everything, and on one for each
+// thing that a host may lack.
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
+import { firecrackerCapabilities, qemuCapabilities } from '../packages/engine/dist/index.js';
+import { repoRoot } from './lib/terminal.mjs';
+
+const PAGE = path.join(repoRoot, 'docs/operate/engines.md');
+const MARK = '<!-- What is below is made';
+
+const NO_LIMIT = { lack: { limitUnavailable: 'why' }, condition: 'where the host has a memory cgroup' };
+const EXTENSIONS = { sharedMemory: true, vmstateOnly: true, writeProtect: true };
+
+/** Of each column the rules, a host that has everything, and what a host may lack. */
+const columns = [
+  {
+    title: 'QEMU',
+    rules: qemuCapabilities,
+    host: { liveUnavailable: null, limitUnavailable: null, pooled: true },
+    lacks: [
+      { lack: { liveUnavailable: 'why' }, condition: 'where the host has userfaultfd that protects shared memory' },
+      NO_LIMIT,
+      { lack: { pooled: false }, condition: 'unless `--vmm-pool` is 0' },
+    ],
+  },
+  {
+    title: 'Firecracker, as published',
+    rules: firecrackerCapabilities,
+    host: {
+      features: { version: '1.13.1', sharedMemory: false, vmstateOnly: false, writeProtect: false },
+      limitUnavailable: null,
+      jailed: false,
+    },
+    lacks: [NO_LIMIT],
+  },
+  {
+    title: 'Firecracker with the live extensions',
+    rules: firecrackerCapabilities,
+    host: { features: { version: '1.13.1', ...EXTENSIONS }, limitUnavailable: null, jailed: false },
+    lacks: [NO_LIMIT, { lack: { jailed: true }, condition: 'without its jailer' }],
+  },
+];
+
+const meanings = {
+  full: 'a branch that copies all of memory in the pause',
+  diff: 'one that copies what changed in the pause',
+  live: 'one that copies while the source runs on',
+  pause: 'a sandbox stands still until it is resumed',
+  memory_limit: '`memory_limit_mib` of a fork',
+  pool: 'VMMs that wait for the next fork',
+  floor: 'the least that a pause could cost, measured',
+};
+
+const head = ['', ...columns.map(({ title }) => title)];
+const rows = Object.entries(meanings).map(([id, meaning]) => [
+  `\`${id}\`: ${meaning}`,
+  ...columns.map((column) => cellOf(id, column)),
+]);
+const unknown = columns.flatMap(({ rules, host }) => Object.keys(rules(host)).filter((id) => !(id in meanings)));
+if (unknown.length > 0) throw new Error(`scripts/engines.mjs does not say what these mean: ${unknown.join(', ')}`);
+
+const page = readFileSync(PAGE, 'utf8');
+const end = page.indexOf('\n', page.indexOf(MARK)) + 1;
+if (!page.includes(MARK)) throw new Error(`${PAGE} has no line that begins with ${MARK}`);
+const lines = [head, head.map(() => '---'), ...rows].map((cells) => `| ${cells.join(' | ')} |`);
+writeFileSync(PAGE, `${page.slice(0, end)}\n${lines.join('\n')}\n`);
+
+/** @param {string} id @param {typeof columns[number]} column */
+function cellOf(id, { rules, host, lacks }) {
+  const can = rules(host)[id];
+  if (can !== true) return `no: ${can}`;
+  const needed = lacks.filter(({ lack }) => rules({ ...host, ...lack })[id] !== true);
+  return ['yes', ...needed.map(({ condition }) => condition)].join(', ');
+}
