@@ -194,13 +194,13 @@ test('the slot is free when the reply says that it is over, for better or worse'
   await lab.close();
 });
 
-test('a mode that the engine has not is refused with its reason before anything is touched', async () => {
+test('a mode that a VM has not is refused with its reason before anything is touched', async () => {
   const lab = await Lab.open(await scratch());
   await lab.addSandbox('sb-1');
-  lab.capabilities.live = 'This engine has no live branches.';
+  lab.capabilities.live = 'This VM has no live branches.';
   await expect(lab.branches.branch('sb-1', { tag: 'no', mode: 'live' })).rejects.toMatchObject({
     code: 'unsupported',
-    message: 'Branch of sandbox sb-1: mode live cannot be had: This engine has no live branches.',
+    message: 'Branch of sandbox sb-1: mode live cannot be had: This VM has no live branches.',
   });
   expect(lab.fakes.size).toBe(0);
   expect(lab.registry.find('sb-1').branching).toBeNull();

@@ -2,7 +2,7 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-import type { BranchDone, BranchMode, BranchOptions, BranchStats, Machine, Vm, VmBranch, VmExit } from '@forkd/engine';
+import type { BranchDone, BranchOptions, BranchStats, Capability, Machine, Vm, VmBranch, VmExit } from '@forkd/engine';
 import { EngineError } from '@forkd/engine';
 import { Store } from '@forkd/store';
 import type { Blob } from '@forkd/store';
@@ -120,15 +120,22 @@ export class Lab {
   readonly pins = new Pins();
   readonly events = new EventLog();
   readonly fakes = new Map<string, FakeBranch>();
-  /** What the engine can do. */
-  readonly capabilities: Partial<Record<BranchMode, true | string>> = { full: true, diff: true, live: true };
+  /** What its VMs can do. */
+  readonly capabilities: Record<Capability, true | string> = {
+    full: true,
+    diff: true,
+    live: true,
+    pause: true,
+    memory_limit: true,
+    pool: true,
+    floor: true,
+  };
   #count = 0;
 
   private constructor(dir: string, store: Store, cap: number) {
     this.store = store;
     const pager = { inventory: async () => ({ layers: [], sandboxes: [] }) };
-    const engine = { capabilities: this.capabilities };
-    const runtime = { engine, pager } as unknown as Runtime;
+    const runtime = { pager } as unknown as Runtime;
     const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager };
     this.housekeeping = new Housekeeping(store, this.pins, vmm, silent);
     const { pins, housekeeping, events } = this;
@@ -173,6 +180,7 @@ export class Lab {
       record: { id, dir: sandbox.dir, pid: 1, startTicks: 1, machine, stack: ['sha256:base'] },
       agentSocket: join(sandbox.dir, 'agent.sock'),
       agentPort: null,
+      capabilities: this.capabilities,
       exited: exit.promise,
       builtOn: [],
       pause: unasked,

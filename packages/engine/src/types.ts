@@ -114,9 +114,11 @@ export interface PauseFloor {
   device_state_us: number;
 }
 
-/** A VM that runs. What its engine's {@link Engine.capabilities} deny is refused with `unsupported`. */
+/** A VM that runs. */
 export interface Vm {
   readonly record: VmRecord;
+  /** Of what its engine can do, what is open to this VM. The rest is refused with `unsupported`. */
+  readonly capabilities: Capabilities;
   /** The unix socket that the guest agent's client connects to. */
   readonly agentSocket: string;
   /** The vsock port that the client asks for first at that socket; `null` where the socket is the agent's alone. */

@@ -81,13 +81,13 @@ export class BranchService {
     const tag = request.tag ?? defaultBranchTag(sandbox.id);
     assertTag(tag);
     assertParent(sandbox, request.parent_tag ?? null);
-    const { engine } = await this.#vmm.use(sandbox.ended.signal);
-    const asked = `Branch of sandbox ${sandbox.id}: mode ${plan.mode} cannot be had`;
-    assertCan(engine, plan.mode, asked, "Mode diff works. 'forkd doctor' says what is missing.");
+    await this.#vmm.use(sandbox.ended.signal);
     // It may have ended while the pager came up.
     sandbox = this.#registry.find(sandbox.id);
-    this.#assertFree(sandbox, tag);
     const vm = vmOf(sandbox);
+    const asked = `Branch of sandbox ${sandbox.id}: mode ${plan.mode} cannot be had`;
+    assertCan(vm, plan.mode, asked, "Mode diff works. 'forkd doctor' says what is missing.");
+    this.#assertFree(sandbox, tag);
     sandbox.branching = tag;
     let draft: Draft;
     try {

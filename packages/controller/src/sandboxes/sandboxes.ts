@@ -105,11 +105,12 @@ export class Sandboxes {
     return askVm(this.#vmm, sandbox, (vm) => vm.memory());
   }
 
-  async floor(id: string): Promise<FloorInfo> {
+  floor(id: string): Promise<FloorInfo> {
     const sandbox = this.#registry.running(id);
-    const { engine } = await this.#vmm.use(sandbox.ended.signal);
-    assertCan(engine, 'floor', `Sandbox ${sandbox.id}: the floor of a pause cannot be measured`);
-    return askVm(this.#vmm, sandbox, (vm) => vm.floor());
+    return askVm(this.#vmm, sandbox, async (vm) => {
+      assertCan(vm, 'floor', 'The floor of a pause cannot be measured');
+      return vm.floor();
+    });
   }
 
   async stats(id: string): Promise<SandboxStats> {

@@ -131,7 +131,7 @@ export class QemuEngine implements Engine {
   }
 
   adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null> {
-    return adopt(record, pager, paused);
+    return adopt(record, { pager, capabilities: this.capabilities }, paused);
   }
 
   /** `undefined` when the VMM was lost: another is started for this VM, which tells what is wrong if anything is. */
@@ -149,7 +149,14 @@ export class QemuEngine implements Engine {
   }
 
   #common({ id, dir, rootImage, pager, signal, timeoutMs }: BootSpec | RestoreSpec, machine: Machine) {
-    const own = { program: PROGRAM, shim: this.#shim, jail: this.#jail, memoryLimits: this.#memoryLimits };
+    const { capabilities } = this;
+    const own = {
+      program: PROGRAM,
+      shim: this.#shim,
+      jail: this.#jail,
+      memoryLimits: this.#memoryLimits,
+      capabilities,
+    };
     return { id, dir, rootImage, pager, signal, timeoutMs, machine, ...own };
   }
 }

@@ -6,7 +6,7 @@ import type { BranchOptions } from '../pager/link.ts';
 import type { BranchDone, Caller, MemoryUse } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
 import { checkSocketPath, endOfProcess, inTime } from '../supervise.ts';
-import type { Machine, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
+import type { Capabilities, Machine, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
 import { joinGroup, withLimitKill, type MemoryLimits, removeMemoryLimit } from '../memory-limit.ts';
@@ -32,6 +32,8 @@ export interface Launch {
   files?: readonly string[];
   memoryLimitMib?: number | undefined;
   memoryLimits: MemoryLimits;
+  /** What is open to the VM. */
+  capabilities: Capabilities;
   shim: string;
   jail: Jail;
   pager: Pager;
@@ -102,7 +104,8 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
 }
 
 /** Finds a VM that another process started, and makes it known to the pager if it is not. `null` when it has ended. */
-export async function adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null> {
+export async function adopt(record: VmRecord, home: Home, paused: boolean): Promise<Vm | null> {
+  const { pager } = home;
   if (!(await isRunning(record))) return null;
   const { sandboxes } = await pager.inventory();
   if (!sandboxes.some((held) => held.sandbox === record.id)) {
@@ -111,17 +114,18 @@ export async function adopt(record: VmRecord, pager: Pager, paused: boolean): Pr
   await pager.open(record.id, paused);
   return new QemuVm(
     record,
-    pager,
+    home,
     withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir),
   );
 }
 
 /** The VM that a process runs. */
-function vmOf(vmm: VmmProcess, { id, machine, stack, pager }: Pick<Launch, 'id' | 'machine' | 'stack' | 'pager'>): Vm {
+function vmOf(vmm: VmmProcess, options: Launch): Vm {
+  const { id, machine, stack } = options;
   const { dir, pid, startTicks, exited } = vmm;
   return new QemuVm(
     { id, dir, pid, startTicks, machine, stack },
-    pager,
+    options,
     withLimitKill(exited, () => vmm.dir),
   );
 }
@@ -144,8 +148,12 @@ function running(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promis
   return inTime({ id, exited: vm.exited, log: join(options.dir, FILES.log), signal, timeoutMs }, start);
 }
 
+/** What a VM needs of its engine. */
+type Home = Pick<Launch, 'pager' | 'capabilities'>;
+
 class QemuVm implements Vm {
   readonly record: VmRecord;
+  readonly capabilities: Capabilities;
   readonly agentSocket: string;
   readonly agentPort = null;
   readonly exited: Promise<VmExit>;
@@ -154,8 +162,9 @@ class QemuVm implements Vm {
   readonly #pager: Pager;
   #killed: Promise<void> | undefined;
 
-  constructor(record: VmRecord, pager: Pager, exited: Promise<VmExit>) {
+  constructor(record: VmRecord, { pager, capabilities }: Home, exited: Promise<VmExit>) {
     this.record = record;
+    this.capabilities = capabilities;
     this.agentSocket = join(record.dir, FILES.agent);
     this.exited = exited;
     this.#pager = pager;
