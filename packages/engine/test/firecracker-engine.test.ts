@@ -9,6 +9,7 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 
 import { firecrackerCapabilities } from '../src/firecracker/capabilities.ts';
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
+import { startProcess } from '../src/firecracker/process.ts';
 import { refuseMemoryLimit } from '../src/machine.ts';
 import type { Pager } from '../src/pager/client.ts';
 import { isRunning } from '../src/process.ts';
@@ -108,6 +109,14 @@ test('a trial that fails says why', async () => {
     hint: expect.stringContaining('told to end early') as string,
   });
   expect(await readdir(join(bench.dir, 'engine'))).toEqual([]);
+});
+
+test('the trial of an engine that was killed meanwhile is ended by the next', async () => {
+  const dir = join(bench.dir, 'engine/probe-left');
+  const left = await startProcess(bench.program, 'probe', dir);
+  await bench.engine();
+  expect(await left.exited).toMatchObject({ signal: 'SIGKILL' });
+  expect(await readdir(join(bench.dir, 'engine'))).toEqual(['memory']);
 });
 
 test('the caller gives a start up', async () => {

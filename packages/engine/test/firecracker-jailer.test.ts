@@ -24,7 +24,7 @@ import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
 import type { BranchDone } from '../src/pager/wire.ts';
-import { isRunning, killProcess } from '../src/process.ts';
+import { isRunning, killProcess, readStartTicks } from '../src/process.ts';
 import { Bench, differingPages, MEM_MIB } from './firecracker-support.ts';
 
 /** Nothing is made of layers where this stands. */
@@ -290,6 +290,47 @@ test('a jailer that does not work here is not used, and isolation says why', asy
   expect((await lstat(join(vm.record.dir, 'root.img'))).isSymbolicLink()).toBe(true);
   expect(await readdir(join(bench.dir, 'plain'))).toEqual(['memory']);
 });
+
+test.each<[string[], RegExp]>([
+  [['--node', '0'], /Found argument '--node' which wasn't expected/],
+  [['--uid', '7'], /The argument 'uid' was provided more than once/],
+  [['--netns'], /The argument 'netns' requires a value/],
+  [['--resource-limit', 'memory=1'], /Invalid resource argument: memory/],
+  [['--netns', '/nowhere'], /Failed to join network namespace \/nowhere/],
+  [['--exec-file', '/bin/true'], /The argument 'exec-file' was provided more than once/],
+])('the stand-in refuses %j as the real jailer does', (more, words) => {
+  const { status, stderr } = jail(more);
+  expect(status).toBe(1);
+  expect(stderr).toMatch(words);
+});
+
+test('the stand-in puts a program into a process namespace when it is told to', async () => {
+  const limits = ['--resource-limit', 'no-file=64', '--resource-limit', 'fsize=4096'];
+  expect(jail(['--new-pid-ns', '--daemonize', '--netns', '/proc/self/ns/net', ...limits])).toMatchObject({ status: 0 });
+  const root = join(bench.dir, 'firecracker/direct/root');
+  const pid = Number(await readFile(join(root, 'firecracker.pid'), 'utf8'));
+  const startTicks = (await readStartTicks(pid)) ?? 0;
+  try {
+    await expect.poll(() => readFile(`/proc/${pid}/cmdline`, 'utf8')).toMatch(/^\/firecracker\0--id\0direct\0/);
+    const status = await statusOf(pid);
+    expect(status.get('NSpid')).toBe(`${pid}\t1`);
+    expect(status.get('Uid')).toBe('1001\t1001\t1001\t1001');
+    expect(status.get('Gid')).toBe('1002\t1002\t1002\t1002');
+    const limitsOf = await readFile(`/proc/${pid}/limits`, 'utf8');
+    expect(limitsOf).toMatch(/^Max open files +64 +64 /m);
+    expect(limitsOf).toMatch(/^Max file size +4096 +4096 /m);
+    expect(await readlink(`/proc/${pid}/fd/1`)).toBe('/dev/null');
+  } finally {
+    await killProcess({ pid, startTicks });
+  }
+});
+
+/** Starts the stand-in by itself, and gives what became of it. */
+function jail(more: string[]) {
+  const own = ['--id', 'direct', '--exec-file', bench.program, '--uid', '1001', '--gid', '1002'];
+  const args = [...own, '--chroot-base-dir', bench.dir, ...more, '--', '--api-sock', 'api.sock'];
+  return spawnSync(join(bench.dir, 'bin/jailer'), args, { encoding: 'utf8', stdio: ['ignore', 'ignore', 'pipe'] });
+}
 
 /** For a program that is to be the user of a VM. */
 function as({ place }: FirecrackerVm): { uid: number; gid: number } {

@@ -16,7 +16,7 @@ const POLL_MS = 20;
 /** A process that has to do with a data directory. */
 export interface Found {
   pid: number;
-  kind: 'controller' | 'pager' | 'vmm' | 'idle';
+  kind: 'controller' | 'pager' | 'vmm' | 'idle' | 'trial';
 }
 
 /** A real controller with a data directory of its own, which shares the suite's cache of kernels and images. */
@@ -199,6 +199,7 @@ export class TestController implements AsyncDisposable {
       // A VMM has no path of the host's but those of what it was left open.
       const log = await readlink(`/proc/${pid}/fd/1`);
       if (log.startsWith(`${this.dir}/pool/`)) return { pid, kind: 'idle' };
+      if (log.startsWith(`${this.dir}/firecracker/`)) return { pid, kind: 'trial' };
       return log.startsWith(`${this.dir}/sandboxes/`) ? { pid, kind: 'vmm' } : null;
     } catch {
       // It has ended while it was looked at, or its details are the kernel's alone.

@@ -1,15 +1,18 @@
 import { constants } from 'node:fs';
-import { access, mkdtemp, rm } from 'node:fs/promises';
-import { delimiter, join } from 'node:path';
+import { access, mkdtemp, readdir, readlink, rm } from 'node:fs/promises';
+import { delimiter, dirname, join, resolve } from 'node:path';
 import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
-import { killProcess } from '../process.ts';
+import { killProcess, readStartTicks } from '../process.ts';
 import { inTime } from '../supervise.ts';
 import { FirecrackerApi } from './api.ts';
 import { type Features, featuresOf, probeExtensions } from './features.ts';
 import { Jailer, kvmRefused } from './jailer.ts';
 import { Place } from './place.ts';
 import { FILES, startProcess } from './process.ts';
+
+/** What the directories of trials begin with. */
+const TRIAL = 'probe-';
 
 /** An empty Firecracker listens within milliseconds. */
 const TRIAL_MS = 10_000;
@@ -41,6 +44,7 @@ export interface Trial {
  * where that works, VMMs are. `root` is a directory of the caller's.
  */
 export async function tryOut(program: string, root: string, signal?: AbortSignal): Promise<Trial> {
+  await endTrials(root);
   const path = await findProgram('jailer');
   const plain = async (unjailed: string): Promise<Trial> => {
     return { features: await probeFeatures(program, root, null, signal), jailer: null, unjailed };
@@ -58,13 +62,27 @@ export async function tryOut(program: string, root: string, signal?: AbortSignal
   }
 }
 
+/** Ends what is left of trials whose engine was killed meanwhile: their output goes to their directories. */
+async function endTrials(root: string): Promise<void> {
+  const names = (await readdir(root)).filter((name) => name.startsWith(TRIAL));
+  const left = names.map((name) => resolve(root, name));
+  const pids = left.length === 0 ? [] : (await readdir('/proc')).map(Number).filter(Number.isSafeInteger);
+  for (const pid of pids) {
+    const output = await readlink(`/proc/${pid}/fd/1`).catch(() => '');
+    if (!left.includes(dirname(output))) continue;
+    const startTicks = await readStartTicks(pid);
+    if (startTicks !== null) await killProcess({ pid, startTicks });
+  }
+  for (const dir of left) await rm(dir, { recursive: true, force: true });
+}
+
 async function probeFeatures(
   program: string,
   root: string,
   jailer: Jailer | null,
   signal?: AbortSignal,
 ): Promise<Features> {
-  const dir = await mkdtemp(join(root, 'probe-'));
+  const dir = await mkdtemp(join(root, TRIAL));
   const place = jailer ? await jailer.place(dir, 'probe') : Place.plain(dir);
   const started = await startProcess(program, 'probe', dir, jailer ? { jailer, place } : undefined).catch(
     async (error: unknown) => {
