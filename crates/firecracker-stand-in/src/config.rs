@@ -28,6 +28,8 @@ pub enum Fault {
     NoHandover,
     /// Hands over memory of which a part is missing.
     OddHandover,
+    /// Hands over a userfaultfd that also reports memory that is given back.
+    TalkativeHandover,
 }
 
 /// Something that published builds have not.

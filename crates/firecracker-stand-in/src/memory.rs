@@ -160,8 +160,18 @@ impl GuestMemory {
                 std::mem::forget(UnixStream::connect(socket)?);
                 Ok(())
             }
-            Some(Fault::OddHandover) => memory.hand_over_part(&memory.register_writes()?, socket),
-            _ => memory.hand_over(&memory.register_writes()?, socket).map(drop),
+            Some(Fault::OddHandover) => {
+                let uffd = memory.register_writes(Userfaultfd::create()?)?;
+                memory.hand_over_part(&uffd, socket)
+            }
+            Some(Fault::TalkativeHandover) => {
+                let uffd = memory.register_writes(Userfaultfd::create_for_writes_and_removals()?)?;
+                memory.hand_over(&uffd, socket).map(drop)
+            }
+            _ => {
+                let uffd = memory.register_writes(Userfaultfd::create()?)?;
+                memory.hand_over(&uffd, socket).map(drop)
+            }
         }
     }
 

@@ -18,7 +18,10 @@ const UFFD_API: u64 = 0xAA;
 const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
 const FEATURE_WP_HUGETLBFS_SHMEM: u64 = 1 << 12;
 const FEATURE_WP_UNPOPULATED: u64 = 1 << 13;
+const FEATURE_EVENT_FORK: u64 = 1 << 1;
+const FEATURE_EVENT_REMAP: u64 = 1 << 2;
 const FEATURE_EVENT_REMOVE: u64 = 1 << 3;
+const FEATURE_EVENT_UNMAP: u64 = 1 << 6;
 const REGISTER_MODE_MISSING: u64 = 1 << 0;
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const REGISTER_MODE_MINOR: u64 = 1 << 2;
@@ -108,6 +111,12 @@ impl Userfaultfd {
         Self::open_with(None, FEATURE_EVENT_REMOVE | writes)
     }
 
+    /// Creates one that write-protects shared memory, and reports removals too.
+    pub fn create_for_writes_and_removals() -> io::Result<Userfaultfd> {
+        let writes = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
+        Self::open_with(None, writes | FEATURE_EVENT_REMOVE)
+    }
+
     fn open_with(device: Option<BorrowedFd<'_>>, features: u64) -> io::Result<Userfaultfd> {
         let uffd = Userfaultfd { fd: open_raw(device)? };
         let mut api = [UFFD_API, features, 0u64];
@@ -139,6 +148,12 @@ impl Userfaultfd {
     /// was never there.
     pub fn reports_removals(&self) -> io::Result<bool> {
         Ok(self.features()? & FEATURE_EVENT_REMOVE != 0)
+    }
+
+    /// Whether whoever changes the address space waits until somebody has read of it here.
+    pub fn reports_changes(&self) -> io::Result<bool> {
+        let changes = FEATURE_EVENT_FORK | FEATURE_EVENT_REMAP | FEATURE_EVENT_REMOVE | FEATURE_EVENT_UNMAP;
+        Ok(self.features()? & changes != 0)
     }
 
     /// Whether it write-protects memory that is mapped shared, which says that it write-protects at all.

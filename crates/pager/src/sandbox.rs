@@ -156,7 +156,14 @@ impl Sandbox {
             attached => return attached,
         };
         let attachment = control.ask_for_memory(self)?.ok_or(missing)?;
-        self.attach(attachment.clone())?;
+        // Between branches nobody would read what it reports, and the VMM would wait for that.
+        if !attachment
+            .uffd
+            .as_ref()
+            .is_some_and(|uffd| uffd.reports_changes().unwrap_or(true))
+        {
+            self.attach(attachment.clone())?;
+        }
         Ok(attachment)
     }
 

@@ -201,7 +201,7 @@ fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
     let start = region.base_host_virt_addr;
     let end = start
         .checked_add(region.size)
-        .filter(|end| (start | end) % PAGE_SIZE == 0)
+        .filter(|end| *end > start && (start | end) % PAGE_SIZE == 0)
         .ok_or_else(|| bad("its region has no end, or does not consist of pages".into()))?;
     let source = Source::new(pid, Range { start, end });
     let uffd = received.into_iter().next().map(Userfaultfd::adopt).transpose();

@@ -104,9 +104,8 @@ impl Regions {
         Ok(uffd)
     }
 
-    /// A userfaultfd with which they can be write-protected. Nothing is protected yet.
-    pub fn register_writes(&self) -> io::Result<Userfaultfd> {
-        let uffd = Userfaultfd::create()?;
+    /// Lets them be write-protected with `uffd`. Nothing is protected yet.
+    pub fn register_writes(&self, uffd: Userfaultfd) -> io::Result<Userfaultfd> {
         self.ranges().try_for_each(|range| uffd.register_write_protect(range))?;
         Ok(uffd)
     }

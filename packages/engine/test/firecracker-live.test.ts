@@ -117,6 +117,21 @@ test('what is sent to the guest during branches is in its memory and in its devi
   }
 });
 
+test('the pager keeps a userfaultfd for the next branch, unless a VMM would wait for it to be read', async () => {
+  const [silent] = await live.child();
+  await live.bench.configure({ ...EXTENDED, fault: 'talkative_handover' });
+  const [talkative] = await live.child();
+  for (let round = 0; round < 3; round += 1) {
+    await proven(talkative);
+    expect(await opened(live.pager.pid, /userfaultfd/)).toHaveLength(0);
+  }
+  await proven(silent);
+  await proven(silent);
+  expect(await opened(live.pager.pid, /userfaultfd/)).toHaveLength(1);
+  // Of the memory itself it keeps nothing.
+  expect(await opened(live.pager.pid, /forkd-memory/)).toEqual([]);
+});
+
 test('a VM with a memory limit, or without a userfaultfd on the host, has memory of its own, and says why', async () => {
   expect(capabilitiesOfVm(live.engine.capabilities, live.pager, undefined)).toMatchObject({ live: true, floor: true });
   expect(capabilitiesOfVm(live.engine.capabilities, live.pager, 64).live).toMatch(/^A VM with a memory limit has none/);

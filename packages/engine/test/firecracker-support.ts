@@ -34,7 +34,8 @@ export interface StandInConfig {
     | 'exit_at_vmstate'
     | 'slow_vmstate'
     | 'no_handover'
-    | 'odd_handover';
+    | 'odd_handover'
+    | 'talkative_handover';
   agent?: string;
   gap_at_mib?: number;
 }

@@ -143,11 +143,11 @@ fn source_of(pid: i32, layout: &Layout, stack: &Arc<Stack>) -> Result<Source> {
                 .iter()
                 .all(|file| file.as_ref().is_some_and(|file| file.id == first.id)) =>
         {
-            let file = File::open(&first.path).step(|| format!("opening {}", first.path))?;
             let listing = SharedFile {
-                file,
+                mapped: first.clone(),
                 stack: stack.clone(),
             };
+            listing.open().step(|| format!("opening {}", first.path))?;
             Ok(Source::of_regions(pid, regions, Some(Arc::new(listing))))
         }
         Some(_) => Err(bad("its regions are not of one file")),
@@ -155,6 +155,7 @@ fn source_of(pid: i32, layout: &Layout, stack: &Arc<Stack>) -> Result<Source> {
 }
 
 /// A file that is mapped shared.
+#[derive(Debug, Clone)]
 struct MappedFile {
     id: FileId,
     /// Where it can be opened, whoever has made it.
@@ -187,14 +188,25 @@ fn file_of(pid: i32, place: &Place) -> io::Result<Option<MappedFile>> {
 /// Memory that is a file, which began as what the layers have.
 #[derive(Debug)]
 struct SharedFile {
-    file: File,
+    mapped: MappedFile,
     stack: Arc<Stack>,
+}
+
+impl SharedFile {
+    /// It is held for a moment only: memory ends with its VM.
+    fn open(&self) -> io::Result<File> {
+        let file = File::open(&self.mapped.path)?;
+        if FileId::of(&file)? != self.mapped.id {
+            return Err(io::Error::other("another file is mapped there now"));
+        }
+        Ok(file)
+    }
 }
 
 impl Listing for SharedFile {
     /// What the file has, and what the layers have: where only they have something, the guest has given it back.
     fn pages(&self) -> io::Result<Vec<Range>> {
-        let mut ranges = sparse::data_ranges(&self.file, self.stack.mem_bytes)?;
+        let mut ranges = sparse::data_ranges(&self.open()?, self.stack.mem_bytes)?;
         ranges.extend(self.stack.visible_runs().map(|(_, page, bytes)| {
             let start = page * PAGE_SIZE as u64;
             Range {
