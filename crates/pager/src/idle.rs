@@ -8,10 +8,11 @@
 
 use crate::blobs::Blobs;
 use crate::bridge::Bridge;
+use crate::connections::Connections;
 use crate::error::{PagerError, Result, Step};
 use crate::layers::Layers;
 use crate::monitor::{self, Monitor};
-use crate::sandbox::{Connections, Sandbox, Sandboxes};
+use crate::sandbox::{Sandbox, Sandboxes};
 use forkd_protocol::plan::DEVICE_STATE_BYTES_MAX;
 use forkd_protocol::{FaultCode, Prepare, Wake};
 use std::collections::HashMap;

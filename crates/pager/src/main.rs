@@ -8,6 +8,7 @@
 mod blobs;
 mod branch;
 mod bridge;
+mod connections;
 mod control;
 mod error;
 mod file;

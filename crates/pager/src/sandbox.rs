@@ -2,16 +2,15 @@
 
 use crate::blobs::Blobs;
 use crate::bridge::Bridge;
+use crate::connections::Connections;
 use crate::control::Control;
 use crate::error::{PagerError, Result};
-use crate::firecracker::Api;
 use crate::layers::Layers;
-use crate::monitor::Monitor;
 use crate::stack::Stack;
 use forkd_capture::{Source, Target};
 use forkd_linux_sys::pagemap::Kind;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
-use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, MemoryUse, VmmKind};
+use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, MemoryUse};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -21,13 +20,6 @@ pub struct Attachment {
     pub source: Source,
     /// Missing where the host gives out none: `live` is refused then.
     pub uffd: Option<Arc<Userfaultfd>>,
-}
-
-/// The pager's connections to a VM that runs.
-#[derive(Debug)]
-pub struct Connections {
-    pub control: Box<dyn Control>,
-    pub bridge: Bridge,
 }
 
 /// One VM.
@@ -91,26 +83,7 @@ impl Sandbox {
         let mut connections = self.connections.lock().expect("no panic while held");
         // The listening socket of an earlier bridge is removed when it ends: that must come before the next one's.
         *connections = None;
-        let Announce {
-            monitor_socket,
-            chardev_socket,
-            agent_socket,
-            ..
-        } = &self.announced;
-        let mut control: Box<dyn Control> = match self.announced.vmm {
-            VmmKind::Qemu => Box::new(Monitor::connect(monitor_socket)?),
-            VmmKind::Firecracker => Box::new(Api::connect(monitor_socket)?),
-        };
-        if paused {
-            control.stop()?;
-        } else {
-            control.run_if_stopped()?;
-        }
-        let bridge = match self.announced.vmm {
-            VmmKind::Qemu => Bridge::open(chardev_socket, agent_socket)?,
-            VmmKind::Firecracker => Bridge::dialling(chardev_socket, agent_socket)?,
-        };
-        *connections = Some(Connections { control, bridge });
+        *connections = Some(Connections::open(&self.announced, paused)?);
         Ok(())
     }
 
