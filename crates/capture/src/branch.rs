@@ -1,5 +1,6 @@
 //! A capture, from its preparation to its end.
 
+use crate::early::EarlyImage;
 use crate::error::{CaptureError, Result, Step};
 use crate::handler::{Handler, Phase};
 use crate::queue::FaultQueue;
@@ -186,6 +187,11 @@ impl WpBranch {
     /// The set, once taken.
     pub fn set(&self) -> &Arc<CaptureSet> {
         self.set.as_ref().expect("the branch has been taken")
+    }
+
+    /// The image, for those who cannot wait until it is whole. Of a branch that has been taken.
+    pub fn early(&self) -> EarlyImage {
+        EarlyImage::new(self.handler.shared().clone(), self.set().clone())
     }
 
     /// Copies all pages that no fault has copied; the sink has the whole set afterwards. `cancelled` is asked between chunks.

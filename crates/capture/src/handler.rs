@@ -13,7 +13,7 @@ use forkd_linux_sys::sched::Urgent;
 use forkd_linux_sys::uffd::Range;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -64,7 +64,8 @@ impl Phase {
     }
 }
 
-struct Shared {
+/// What the handler's thread shares with the branch, and with those who ask for pages out of turn.
+pub(crate) struct Shared {
     target: Target,
     /// Where faults come from, if not from the userfaultfd itself.
     queue: Option<Arc<FaultQueue>>,
@@ -80,7 +81,7 @@ struct Shared {
     waits: Waits,
 }
 
-/// The handler's thread, and what it shares with the branch.
+/// The handler's thread.
 pub(crate) struct Handler {
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
@@ -111,21 +112,23 @@ impl Handler {
         })
     }
 
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Runs `change` while no fault is being served: all that were seen before have been dealt with.
     pub fn change_phase<T>(&self, change: impl FnOnce(&mut Phase) -> T) -> T {
-        let mut phase = self.shared.phase.lock().expect("no panic while held");
-        self.shared.note_removed(&mut phase);
-        change(&mut phase)
+        change(&mut self.shared.phase())
     }
 
     /// Waits until the sink has every page that the handler has claimed.
     pub fn wait_for_kept(&self) {
-        drop(self.shared.keeping.lock().expect("no panic while held"));
+        drop(self.shared.keeping());
     }
 
     /// The failure of a page's copy, if there was one.
     pub fn check(&self) -> Result<()> {
-        self.shared.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+        self.shared.failure().map_or(Ok(()), Err)
     }
 
     /// The pages of `run` have been released: whoever waited for one of them goes on.
@@ -152,6 +155,48 @@ impl Handler {
 }
 
 impl Shared {
+    /// The phase, with all that is known to have been given back taken note of.
+    pub fn phase(&self) -> MutexGuard<'_, Phase> {
+        let mut phase = self.phase.lock().expect("no panic while held");
+        self.note_removed(&mut phase);
+        phase
+    }
+
+    /// To be held from before a page is claimed until the sink has it.
+    pub fn keeping(&self) -> MutexGuard<'_, ()> {
+        self.keeping.lock().expect("no panic while held")
+    }
+
+    pub fn failure(&self) -> Option<CaptureError> {
+        self.failure.get().cloned()
+    }
+
+    /// Reads pages that the caller has claimed since it locked the phase, and lets them be written.
+    pub fn read_and_release(
+        &self,
+        mut phase: MutexGuard<'_, Phase>,
+        set: &CaptureSet,
+        runs: &[Run],
+        buffer: &Pages,
+    ) -> Result<()> {
+        let Target { source, uffd } = &self.target;
+        let read = source.read(runs, buffer, 0).and_then(|()| {
+            runs.iter().try_for_each(|run| {
+                set.note_read(run.first_rank);
+                let mut memory = source.pages(run.page, run.pages);
+                memory.try_for_each(|range| uffd.unprotect(range))?;
+                self.waits.end(*run);
+                Ok(())
+            })
+        });
+        if let Err(error) = read {
+            let step = format!("reading the memory of process {} out of turn", source.pid);
+            self.fail(&mut phase, &[], step, error);
+            return Err(self.failure().expect("it has just failed"));
+        }
+        Ok(())
+    }
+
     fn serve(&self, buffer: &Pages) {
         // Whoever waits for it cannot go on, and it is done in microseconds.
         let _urgent = Urgent::this_thread();
@@ -169,7 +214,7 @@ impl Shared {
                 continue;
             };
             if ready[0] {
-                let _keeping = self.keeping.lock().expect("no panic while held");
+                let _keeping = self.keeping();
                 let set = self.release_batch(&mut faults, buffer, &mut read);
                 // Only now that nobody waits any more.
                 if let Some(set) = set {
@@ -186,8 +231,7 @@ impl Shared {
     fn release_batch(&self, faults: &mut Vec<u64>, buffer: &Pages, read: &mut Vec<Run>) -> Option<Arc<CaptureSet>> {
         faults.clear();
         read.clear();
-        let mut phase = self.phase.lock().expect("no panic while held");
-        self.note_removed(&mut phase);
+        let mut phase = self.phase();
         let seen = Instant::now();
         let served = self.read_faults(faults).and_then(|()| {
             let mut pages = faults.iter().map(|address| self.target.source.page_of(*address));
@@ -272,7 +316,7 @@ impl Shared {
     }
 
     /// Gives the sink what was read.
-    fn keep(&self, set: &CaptureSet, buffer: &Pages, read: &[Run]) {
+    pub fn keep(&self, set: &CaptureSet, buffer: &Pages, read: &[Run]) {
         for (index, run) in read.iter().enumerate() {
             if let Err(error) = self.sink.put(*run, buffer.bytes(index as u64, 1)) {
                 let mut phase = self.phase.lock().expect("no panic while held");

@@ -19,6 +19,7 @@
 //! Needs Linux 5.19 for mappings of a memfd, 5.7 for anonymous memory, and the right to create a userfaultfd.
 
 mod branch;
+mod early;
 mod error;
 mod handler;
 mod queue;
@@ -28,6 +29,7 @@ mod source;
 mod waits;
 
 pub use branch::{Statistics, WpBranch, copy_still};
+pub use early::EarlyImage;
 pub use error::{CaptureError, Result};
 pub use queue::FaultQueue;
 pub use set::{CaptureSet, Claim, Run};

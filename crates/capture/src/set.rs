@@ -153,6 +153,11 @@ impl CaptureSet {
         assert_eq!(before, from, "a page is claimed, then read, then complete");
     }
 
+    /// Whether the sink has the page.
+    pub fn is_done(&self, rank: u64) -> bool {
+        self.state(rank).load(Ordering::Acquire) == DONE
+    }
+
     /// Whether the sink has every page.
     pub fn is_complete(&self) -> bool {
         let mut states = self.groups.iter().flat_map(|group| &group.states);

@@ -2,6 +2,7 @@
 
 use crate::error::{PageError, Result};
 use crate::session::{Fork, Session};
+use crate::template::{EarlyTemplate, ReadableSink};
 use forkd_capture::{CaptureError, CaptureSet, FaultQueue, Region, Sink, Source, Statistics, Target, WpBranch};
 use std::sync::Arc;
 
@@ -54,6 +55,19 @@ impl ServedBranch {
     pub fn take(&mut self) -> Result<()> {
         self.fork.wait_for_events();
         Ok(self.branch().take()?)
+    }
+
+    /// What children can start from before anything has been copied. `sink` is the one that the branch was armed with, and
+    /// `identity` names the image as [`Template::identity`] does.
+    ///
+    /// [`Template::identity`]: crate::Template::identity
+    pub fn early<S: ReadableSink>(&mut self, sink: Arc<S>, identity: String) -> EarlyTemplate<S> {
+        EarlyTemplate {
+            parent: self.fork.clone(),
+            image: self.branch().early(),
+            sink,
+            identity,
+        }
     }
 
     /// See [`WpBranch::copy`].

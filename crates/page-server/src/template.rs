@@ -1,10 +1,12 @@
 //! Where pages come from.
 
 mod cached;
+mod early;
 mod file;
 mod memory;
 
 pub use cached::Cached;
+pub use early::{EarlyTemplate, ReadableSink};
 pub use file::FileTemplate;
 pub use memory::MemoryTemplate;
 

@@ -4,64 +4,30 @@
 
 mod common;
 
-use common::{Dir, Fork, MIB_PAGES, fork, server, template, template_file, until, wait_for_end};
-use forkd_capture::{Run, Sink};
+use common::{Dir, Fork, Image, MIB_PAGES, fork, server, storm, template, template_file, until, wait_for_end};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::maps::Mapped;
 use forkd_page_server::{
     Cached, Content, Ended, FileTemplate, PageError, ServedBranch, SessionOptions, SourceError, Template,
 };
 use forkd_vmm_stand_in::pattern;
-use std::collections::HashMap;
-use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 const PAGES: u64 = 16 * MIB_PAGES;
 const REGIONS: [&str; 2] = ["--regions", "11,5"];
 
-/// Keeps each page, which comes once.
-#[derive(Default)]
-struct Image(Mutex<HashMap<u64, Vec<u8>>>);
-
-impl Sink for Image {
-    fn put(&self, run: Run, bytes: &[u8]) -> io::Result<()> {
-        let mut pages = self.0.lock().expect("no panic while held");
-        for (page, bytes) in (run.page..).zip(bytes.chunks(PAGE_SIZE)) {
-            assert!(pages.insert(page, bytes.to_vec()).is_none(), "page {page} comes once");
-        }
-        Ok(())
+/// How many pages the image has over the template, which together are what the guest says it had.
+fn compare(image: &Image, expected: &[u8]) -> u64 {
+    let pages = image.0.lock().expect("no panic while held");
+    for (page, expected) in (0..PAGES).zip(expected.chunks(PAGE_SIZE)) {
+        let same = match pages.get(&page) {
+            Some(bytes) => bytes == expected,
+            None => pattern::bytes(page) == expected,
+        };
+        assert!(same, "page {page}, captured: {}", pages.contains_key(&page));
     }
-}
-
-impl Image {
-    /// How many pages it has over the template, or how they differ from what the guest says it had.
-    fn compare(&self, expected: &[u8]) -> u64 {
-        let pages = self.0.lock().expect("no panic while held");
-        for (page, expected) in (0..PAGES).zip(expected.chunks(PAGE_SIZE)) {
-            let same = match pages.get(&page) {
-                Some(bytes) => bytes == expected,
-                None => pattern::bytes(page) == expected,
-            };
-            assert!(same, "page {page}, captured: {}", pages.contains_key(&page));
-        }
-        pages.len() as u64
-    }
-}
-
-/// Lets the guest get on by so many steps.
-fn storm(fork: &mut Fork, steps: u64, removals: bool) {
-    fork.order(&format!("storm {}", u64::from(removals)));
-    let before = fork.order("still")["steps"].as_u64().expect("a number");
-    loop {
-        fork.order(&format!("storm {}", u64::from(removals)));
-        std::thread::yield_now();
-        let answer = fork.order("still");
-        assert_eq!(answer["wrong"], 0, "{answer}");
-        if answer["steps"].as_u64() >= Some(before + steps) {
-            return;
-        }
-    }
+    pages.len() as u64
 }
 
 /// Captures a fork whose guest does not rest, and holds the image against what the guest knows.
@@ -84,7 +50,7 @@ fn capture(fork: &mut Fork, dir: &Dir, round: u64) -> (u64, u64) {
     branch.copy(|| false).expect("copy");
     let (set, statistics) = branch.finish().expect("finish");
     let expected = std::fs::read(&path).expect("it was written");
-    assert_eq!(image.compare(&expected), set.len());
+    assert_eq!(compare(&image, &expected), set.len());
     storm(fork, 2000, true);
     (
         statistics.pages_by_fault,

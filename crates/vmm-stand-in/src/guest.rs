@@ -128,6 +128,7 @@ impl Guest {
             ("still", &[]) => Ok(self.storm.stop()),
             ("expect", &[]) => self.storm.write_expected(words.get(1).copied().unwrap_or_default()),
             ("race", &[rounds, threads]) => Ok(self.race(rounds, threads)),
+            ("compare", &[threads]) => self.compare(words.get(1).copied().unwrap_or_default(), threads),
             ("outside", &[]) => Ok(json!({ "word": self.more.word(0).load(Ordering::Relaxed) })),
             ("memory", &[]) => self.memory().map_err(|error| error.to_string()),
             _ => Err(format!("{line:?} is not known")),
@@ -181,6 +182,20 @@ impl Guest {
         let bad = bad.into_inner();
         let first_bad = (bad > 0).then_some(first_bad.into_inner());
         json!({ "bad": bad, "first_bad": first_bad, "us": start.elapsed().as_micros() as u64, "slowest_us": slowest.into_inner() })
+    }
+
+    /// Compares all of memory with a file.
+    fn compare(&self, path: &str, threads: u64) -> Result<Value, String> {
+        let wanted = std::fs::read(path).map_err(|error| error.to_string())?;
+        let pages = (wanted.len() / PAGE_SIZE) as u64;
+        let words = |page: u64| {
+            wanted[page as usize * PAGE_SIZE..][..PAGE_SIZE]
+                .chunks_exact(8)
+                .enumerate()
+        };
+        Ok(self.each(0, pages, threads, |page| {
+            words(page).any(|(index, word)| self.word(page, index).load(Ordering::Relaxed).to_ne_bytes() != word)
+        }))
     }
 
     /// Reads a word of each page, every so-manieth, then those between. Says how long each took, in nanoseconds.

@@ -2,17 +2,21 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use forkd_capture::{Run, Sink};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::memfd::{self, Mapping};
-use forkd_page_server::{Ended, MemoryTemplate, PageServer, ServerOptions, Session, SessionOptions, Summary, Template};
+use forkd_page_server::{
+    Ended, MemoryTemplate, PageServer, ReadableSink, ServerOptions, Session, SessionOptions, Summary, Template,
+};
 use forkd_vmm_stand_in::{Vmm, pattern};
 use serde_json::Value;
-use std::io::Write;
+use std::collections::HashMap;
+use std::io::{self, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 pub const MIB_PAGES: u64 = 256;
@@ -141,6 +145,43 @@ impl Drop for HugePages {
 fn huge_pages() -> std::io::Result<u64> {
     let text = std::fs::read_to_string(HUGE_PAGES)?;
     text.trim().parse().map_err(std::io::Error::other)
+}
+
+/// An image that keeps each page, which comes once.
+#[derive(Default)]
+pub struct Image(pub Mutex<HashMap<u64, Vec<u8>>>);
+
+impl Sink for Image {
+    fn put(&self, run: Run, bytes: &[u8]) -> io::Result<()> {
+        let mut pages = self.0.lock().expect("no panic while held");
+        for (page, bytes) in (run.page..).zip(bytes.chunks(PAGE_SIZE)) {
+            assert!(pages.insert(page, bytes.to_vec()).is_none(), "page {page} comes once");
+        }
+        Ok(())
+    }
+}
+
+impl ReadableSink for Image {
+    fn read(&self, page: u64, buffer: &mut [u8]) -> io::Result<()> {
+        let pages = self.0.lock().expect("no panic while held");
+        buffer.copy_from_slice(pages.get(&page).ok_or(io::ErrorKind::NotFound)?);
+        Ok(())
+    }
+}
+
+/// Lets the guest get on by so many steps.
+pub fn storm(fork: &mut Fork, steps: u64, removals: bool) {
+    fork.order(&format!("storm {}", u64::from(removals)));
+    let before = fork.order("still")["steps"].as_u64().expect("a number");
+    loop {
+        fork.order(&format!("storm {}", u64::from(removals)));
+        std::thread::yield_now();
+        let answer = fork.order("still");
+        assert_eq!(answer["wrong"], 0, "{answer}");
+        if answer["steps"].as_u64() >= Some(before + steps) {
+            return;
+        }
+    }
 }
 
 /// Waits until `condition` holds.
