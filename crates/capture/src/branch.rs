@@ -2,7 +2,8 @@
 
 use crate::early::EarlyImage;
 use crate::error::{CaptureError, Result, Step};
-use crate::handler::{Handler, Phase};
+use crate::handler::Handler;
+use crate::phase::Phase;
 use crate::queue::FaultQueue;
 use crate::set::{CaptureSet, Claim, Run};
 use crate::sink::Sink;

@@ -1,7 +1,8 @@
 //! Pages of a capture that is still under way, for those who cannot wait for its end.
 
 use crate::error::{CaptureError, Result};
-use crate::handler::{Phase, Shared};
+use crate::handler::Shared;
+use crate::phase::Phase;
 use crate::set::{CaptureSet, Claim, Run};
 use crate::source::Pages;
 use std::ops::Range;

@@ -22,6 +22,7 @@ mod branch;
 mod early;
 mod error;
 mod handler;
+mod phase;
 mod queue;
 mod set;
 mod sink;

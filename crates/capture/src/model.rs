@@ -4,7 +4,8 @@
 //! surrounds that code: the kernel (a page is protected or not, a write to a protected one goes into a queue and looks once
 //! more before it sleeps, a call changes page by page and wakes at its end), the writers, and the order of the steps that the
 //! branch, the handler and the bulk copy take, which `protocol.rs` writes down beside the names of the functions that it is
-//! taken from. Whoever changes that order in `branch.rs` or `handler.rs` changes it there too.
+//! taken from. Whoever changes that order in `branch.rs` or `handler.rs` changes it there too. Pages that are asked for out of turn
+//! (`early.rs`) are taken as the handler takes one, under the same two locks, and are no actor of their own here.
 //!
 //! Of a page's bytes only this matters, and is kept: whether they are the lower layer's until the instant, and whether they
 //! are the instant's after it. Every write is taken to change them. Between two steps each of the others may take any number

@@ -2,7 +2,7 @@
 
 use super::pages::{Page, PageSet, SetLog};
 use super::protocol::Step;
-use crate::handler::{Phase, Service};
+use crate::phase::{Phase, Service};
 use std::sync::Arc;
 
 /// A processor of the guest.

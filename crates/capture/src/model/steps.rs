@@ -4,7 +4,7 @@ use super::World;
 use super::pages::{Page, PageSet};
 use super::protocol::{Step, lift};
 use super::state::{PhaseNow, State, Who};
-use crate::handler::Service;
+use crate::phase::Service;
 use crate::set::Claim;
 
 impl State {
