@@ -62,15 +62,13 @@ export class Bench implements AsyncDisposable {
   /** `jailed` puts the jailer's stand-in beside Firecracker's. */
   static async open(config: StandInConfig = {}, jailed = false): Promise<Bench> {
     const bench = new Bench(await mkdtemp('/tmp/fk-fc-'));
-    await mkdir(join(bench.dir, 'bin'));
-    await copyFile(join(jailed ? STATIC : TARGET, 'forkd-firecracker-stand-in'), bench.program);
-    if (jailed) await copyFile(join(STATIC, 'forkd-jailer-stand-in'), join(bench.dir, 'bin/jailer'));
-    await bench.configure(config);
-    await writeFile(bench.kernel.vmlinuz, fakeKernel());
-    await writeFile(bench.kernel.initramfs, randomBytes(200_000));
-    await writeFile(bench.rootImage, randomBytes(8192));
-    process.env['PATH'] = `${join(bench.dir, 'bin')}${delimiter}${PATH_BEFORE}`;
-    return bench;
+    try {
+      await bench.#prepare(config, jailed);
+      return bench;
+    } catch (error) {
+      await rm(bench.dir, { recursive: true, force: true });
+      throw error;
+    }
   }
 
   /** What processes that are started from now on are to be. */
@@ -146,6 +144,17 @@ export class Bench implements AsyncDisposable {
     }
     for (const pager of this.#pagers) await pager.shutdown().catch(() => undefined);
     await rm(this.dir, { recursive: true, force: true });
+  }
+
+  async #prepare(config: StandInConfig, jailed: boolean): Promise<void> {
+    await mkdir(join(this.dir, 'bin'));
+    await copyFile(join(jailed ? STATIC : TARGET, 'forkd-firecracker-stand-in'), this.program);
+    if (jailed) await copyFile(join(STATIC, 'forkd-jailer-stand-in'), join(this.dir, 'bin/jailer'));
+    await this.configure(config);
+    await writeFile(this.kernel.vmlinuz, fakeKernel());
+    await writeFile(this.kernel.initramfs, randomBytes(200_000));
+    await writeFile(this.rootImage, randomBytes(8192));
+    process.env['PATH'] = `${join(this.dir, 'bin')}${delimiter}${PATH_BEFORE}`;
   }
 }
 
