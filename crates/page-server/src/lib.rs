@@ -28,8 +28,8 @@ pub use server::{Health, PageServer, ServerOptions};
 pub use session::{Ended, Session, SessionOptions};
 pub use stats::{Summary, WaitSummary};
 pub use template::{
-    Cached, Content, EarlyTemplate, FileTemplate, MemoryTemplate, ReadableSink, Run, SourceError, Template,
-    first_of_a_kind,
+    ArrivingTemplate, Cached, Content, EarlyTemplate, FileTemplate, MemoryTemplate, ReadableSink, Run, SourceError,
+    Template, first_of_a_kind,
 };
 
 /// The sample in the README compiles.

@@ -42,7 +42,8 @@ counters! {
     prefetched, populated,
     /// Faults for which the template had to be read; and those that another one had been quicker for.
     fetched, already_there,
-    /// Times that a fault had to be put off because the memory was changing.
+    /// Times that a fault had to be put off because the memory was changing, or its page was on its way to the
+    /// template.
     parked,
     /// Pages that the guest gave back, each time it did.
     removed,

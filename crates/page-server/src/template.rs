@@ -1,10 +1,12 @@
 //! Where pages come from.
 
+mod arriving;
 mod cached;
 mod early;
 mod file;
 mod memory;
 
+pub use arriving::ArrivingTemplate;
 pub use cached::Cached;
 pub use early::{EarlyTemplate, ReadableSink};
 pub use file::FileTemplate;
@@ -23,6 +25,8 @@ pub enum Content<'a> {
     Resident(&'a [u8]),
     /// They must be fetched, with [`Template::read`], which may take its time.
     Stored,
+    /// They are on their way, and will be something else, or have to be read. Whoever waits for them looks again.
+    Coming,
 }
 
 /// Pages of a kind, from the one that was asked about.
@@ -49,6 +53,16 @@ pub trait Template: Send + Sync + 'static {
 
     /// Pages of 4 KiB.
     fn pages(&self) -> u64;
+
+    /// Pages that have come so far, from the first on; all of them, unless some are [`Content::Coming`].
+    fn arrived(&self) -> u64 {
+        self.pages()
+    }
+
+    /// Why the rest will not come, if it will not.
+    fn broken(&self) -> Option<String> {
+        None
+    }
 
     /// What `page` is, and how many pages from there on, at most `limit`, are the same. Answers at once: whoever asks may be
     /// what a VM waits for.
@@ -78,6 +92,7 @@ pub(crate) fn assemble(template: &dyn Template, mut page: u64, mut buffer: &mut 
             Content::Zeros => piece.fill(0),
             Content::Resident(bytes) => piece.copy_from_slice(bytes),
             Content::Stored => template.read(page, piece)?,
+            Content::Coming => return Err(SourceError::NotYet(format!("page {page} has not come yet"))),
         }
         page += run.pages;
         buffer = rest;
@@ -85,9 +100,13 @@ pub(crate) fn assemble(template: &dyn Template, mut page: u64, mut buffer: &mut 
     Ok(())
 }
 
+fn is_zero(page: &[u8]) -> bool {
+    page == ZEROS
+}
+
 /// Cuts `bytes`, whole pages, where pages of zeros and others meet, and returns the first piece.
 pub fn first_of_a_kind(bytes: &[u8]) -> Run<'_> {
-    let mut pages = bytes.chunks_exact(PAGE_SIZE).map(|page| page == ZEROS);
+    let mut pages = bytes.chunks_exact(PAGE_SIZE).map(is_zero);
     let zeros = pages.next().unwrap_or(true);
     let same = 1 + pages.take_while(|other| *other == zeros).count();
     Run {

@@ -7,7 +7,7 @@ mod options;
 use crate::stack::Stack;
 use crate::template::StackTemplate;
 use crate::{ANOTHER_SERVES, file, listen};
-use forkd_page_server::{MemoryTemplate, PageServer, Record, RecordError, ServerOptions, Template};
+use forkd_page_server::{ArrivingTemplate, MemoryTemplate, PageServer, Record, RecordError, ServerOptions, Template};
 use forks::Forks;
 use options::{Asked, Options, USAGE};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -17,6 +17,10 @@ use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Standard input may bring nothing for this long.
+const STALL: Duration = Duration::from_secs(60);
 
 /// Runs until it has been told to drain and the last fork has ended.
 pub fn main(arguments: &[String]) -> ExitCode {
@@ -82,6 +86,12 @@ fn drain_at_signal(forks: &Arc<Forks>) -> io::Result<()> {
 }
 
 fn load(options: &Options) -> Result<Arc<dyn Template>, String> {
+    if let Some(pages) = options.stream_pages {
+        let template = ArrivingTemplate::start(io::stdin(), pages, "standard input".into(), STALL);
+        return Ok(Arc::new(
+            template.map_err(|error| format!("reading standard input: {error}"))?,
+        ));
+    }
     if let Some(path) = &options.template {
         let template = MemoryTemplate::load(path);
         return Ok(Arc::new(

@@ -5,6 +5,7 @@ use forkd_vmm_stand_in::{Vmm, pattern};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -51,9 +52,13 @@ struct Server {
 
 impl Server {
     fn start(dir: &Dir, arguments: &[&str]) -> Server {
+        Server::start_with(dir, arguments, Stdio::null())
+    }
+
+    fn start_with(dir: &Dir, arguments: &[&str], input: Stdio) -> Server {
         let mut command = Command::new(PROGRAM);
         command.args(["serve", "--socket-dir"]).arg(&dir.0).args(arguments);
-        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut child = command.stdin(input).stdout(Stdio::piped()).spawn().expect("it starts");
         let mut line = String::new();
         let mut output = BufReader::new(child.stdout.take().expect("piped"));
         output.read_line(&mut line).expect("it says when it is ready");
@@ -151,6 +156,26 @@ fn forks_of_a_file_are_served_recorded_prefetched_and_drained() {
 }
 
 #[test]
+fn a_template_on_standard_input_is_served_while_it_comes() {
+    let dir = Dir::new();
+    let (theirs, mut feed) = UnixStream::pair().expect("a pair");
+    let arguments = ["--template", "-", "--mem-mib", "4"];
+    let server = Server::start_with(&dir, &arguments, OwnedFd::from(theirs).into());
+    let bytes: Vec<u8> = (0..PAGES).flat_map(pattern::bytes).collect();
+    feed.write_all(&bytes[..100 * PAGE]).expect("it is read");
+    let mut fork = server.fork("first", false);
+    assert_eq!(fork.order("verify 0 100 2").expect("pages")["bad"], 0);
+    fork.begin("verify 100 924 4").expect("it begins");
+    let stats = server.wait_until("a page is waited for", |stats| stats["total"]["parked"] != 0);
+    assert_eq!(
+        stats["template"],
+        json!({ "pages": PAGES, "arrived": 100, "broken": null })
+    );
+    feed.write_all(&bytes[100 * PAGE..]).expect("it is read");
+    assert_eq!(fork.answer().expect("it goes on")["bad"], 0);
+}
+
+#[test]
 fn a_signal_is_drain_and_the_fork_that_runs_is_served_to_its_end() {
     let dir = Dir::new();
     let mut server = Server::start(&dir, &["--template", &dir.template()]);
@@ -245,7 +270,7 @@ fn what_it_cannot_do_it_says_with_what_to_do() {
     let dir = Dir::new();
     let template = dir.template();
     let here = dir.path("");
-    let cases: [(&[&str], i32, &str); 8] = [
+    let cases: [(&[&str], i32, &str); 10] = [
         (&["serve", "--help"], 0, "usage: forkd-pager serve"),
         (&["serve"], 2, "either --template or --layer"),
         (&["serve", "--template", &template], 2, "--socket-dir must say"),
@@ -260,6 +285,16 @@ fn what_it_cannot_do_it_says_with_what_to_do() {
             &["serve", "--template", "/nowhere", "--socket-dir", &here],
             1,
             "reading /nowhere",
+        ),
+        (
+            &["serve", "--template", "-"],
+            2,
+            "--template - and --mem-mib belong together",
+        ),
+        (
+            &["serve", "--template", "-", "--mem-mib", "4", "--record", "x"],
+            2,
+            "--record needs a template",
         ),
         (&["--nonsense"], 2, "usage: forkd-pager --run-dir DIR --store-dir DIR"),
     ];

@@ -16,6 +16,8 @@ use std::time::Duration;
 const TURN_PAGES: u64 = 1024;
 /// Until work ahead goes on that was in the way of others.
 const MAKE_WAY: Duration = Duration::from_micros(100);
+/// Until it is looked again whether a page has come to the template.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Pages to fill, in order.
 #[derive(Debug, Default)]
@@ -100,7 +102,7 @@ impl Fork {
                     plan.is_whole = false;
                     plan.advance(pages);
                 }
-                Step::Later => return !self.pause(MAKE_WAY),
+                Step::Later(wait) => return !self.pause(wait),
                 Step::Over => return false,
             }
         }
@@ -174,7 +176,8 @@ fn step_of(advance: Advance, region: &Region, counter: &AtomicU64) -> Step {
             Step::Done(pages)
         }
         Advance::Present | Advance::NoRange => Step::Done(region.unit()),
-        Advance::Changing => Step::Later,
+        Advance::Changing => Step::Later(MAKE_WAY),
+        Advance::Coming => Step::Later(LOOK_AGAIN),
         Advance::Gone => Step::Over,
         Advance::Stored(pages) => Step::Failed(pages),
     }
@@ -183,6 +186,6 @@ fn step_of(advance: Advance, region: &Region, counter: &AtomicU64) -> Step {
 enum Step {
     Done(u64),
     Failed(u64),
-    Later,
+    Later(Duration),
     Over,
 }

@@ -68,7 +68,7 @@ impl Fork {
                     done += unit;
                 }
                 Advance::Gone => break,
-                Advance::Stored(_) => unreachable!("it has been read"),
+                Advance::Stored(_) | Advance::Coming => unreachable!("it has been read"),
             }
         }
         Ok(())

@@ -23,6 +23,8 @@ pub(crate) enum Advance {
     Present,
     /// So many pages must be read first.
     Stored(u64),
+    /// The first one is on its way to the template.
+    Coming,
     /// The address space is changing: events must be read.
     Changing,
     /// Nothing is mapped there any more.
@@ -61,9 +63,11 @@ impl Fork {
         };
         if run.pages < region.unit() {
             // A huge page of several kinds.
-            return given.map_or(Ok(Advance::Stored(pages)), |bytes| {
-                self.copy(target.start, bytes, protects)
-            });
+            return match given {
+                Some(bytes) => self.copy(target.start, bytes, protects),
+                None if self.is_coming(page, pages) => Ok(Advance::Coming),
+                None => Ok(Advance::Stored(pages)),
+            };
         }
         self.fill_run(region, page, run, protects)
     }
@@ -74,7 +78,21 @@ impl Fork {
             Content::Zeros => self.zero(region, target, protects),
             Content::Resident(bytes) => self.copy(target.start, bytes, protects),
             Content::Stored => Ok(Advance::Stored(run.pages)),
+            Content::Coming => Ok(Advance::Coming),
         }
+    }
+
+    /// Whether one of `pages` pages from `page` on is on its way to the template.
+    fn is_coming(&self, mut page: u64, pages: u64) -> bool {
+        let end = page + pages;
+        while page < end {
+            let run = self.template.run(page, end - page);
+            if run.content == Content::Coming {
+                return true;
+            }
+            page += run.pages;
+        }
+        false
     }
 
     fn copy(&self, target: u64, bytes: &[u8], protects: bool) -> io::Result<Advance> {

@@ -237,7 +237,7 @@ impl Faults<'_> {
                 self.desk.fetch(self.fork.id, fault, pages);
                 return Ok(Vmm::Lives);
             }
-            Advance::Changing => {
+            Advance::Changing | Advance::Coming => {
                 count(&self.fork.stats.counters.parked, 1);
                 self.parked.push(fault);
                 return Ok(Vmm::Lives);

@@ -133,6 +133,14 @@ impl<T: Template> Template for Cached<T> {
         self.inner.pages()
     }
 
+    fn arrived(&self) -> u64 {
+        self.inner.arrived()
+    }
+
+    fn broken(&self) -> Option<String> {
+        self.inner.broken()
+    }
+
     fn run(&self, page: u64, limit: u64) -> Run<'_> {
         self.inner.run(page, limit)
     }

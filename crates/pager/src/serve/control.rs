@@ -77,6 +77,7 @@ fn answer(request: Request, forks: &Arc<Forks>) -> Value {
         Request::Stats => json!({
             "ok": true,
             "health": forks.server().health(),
+            "template": forks.tell_template(),
             "draining": forks.is_draining(),
             "total": forks.server().stats(),
             "forks": forks.tell(),

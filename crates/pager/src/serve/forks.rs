@@ -5,6 +5,7 @@ use crate::listen;
 use forkd_linux_sys::fds::{self, Bell, Wait};
 use forkd_page_server::{Ended, PageServer, Record, Session, SessionOptions, Summary, Template};
 use serde::Serialize;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::io;
 use std::os::unix::net::UnixListener;
@@ -156,6 +157,12 @@ impl Forks {
 
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
+    }
+
+    /// How much of the template there is.
+    pub fn tell_template(&self) -> Value {
+        let template = &self.template;
+        json!({ "pages": template.pages(), "arrived": template.arrived(), "broken": template.broken() })
     }
 
     /// All of them, by name.

@@ -1,13 +1,17 @@
 //! The command line of `forkd-pager serve`.
 
-use std::path::PathBuf;
+use forkd_linux_sys::PAGE_SIZE;
+use std::path::{Path, PathBuf};
 
 pub const USAGE: &str = "\
-usage: forkd-pager serve (--template FILE | --layer BLOB…) --socket-dir DIR [--record FILE] [--forks N]
+usage: forkd-pager serve (--template FILE | --template - --mem-mib N | --layer BLOB…) --socket-dir DIR
+                         [--record FILE] [--forks N]
 
 Serves the memory of VMs, page by page, by userfaultfd.
 
-  --template FILE   guest memory as one flat file, which is read once
+  --template FILE   guest memory as one flat file, which is read once; - is standard input, from which pages are
+                    served as they arrive: zstd -dc memory.zst | forkd-pager serve --template - --mem-mib 512 …
+  --mem-mib N       how much memory comes on standard input, in MiB
   --layer BLOB      a layer of a store, blobs/sha256/DIGEST; repeated, bottom first
   --socket-dir DIR  where the sockets are made
   --record FILE     what a fork asks for is recorded there, and given to later ones ahead
@@ -24,11 +28,17 @@ another one serves DIR. SIGTERM and SIGINT are drain. Do not kill it otherwise w
 they would wait for ever.
 ";
 
+/// The template that is standard input.
+const STREAM: &str = "-";
+const MIB: u64 = 1 << 20;
+const MEM_MIB_MAX: u64 = 1 << 20;
 const FORKS_MAX: usize = 1024;
 
 #[derive(Debug)]
 pub struct Options {
     pub template: Option<PathBuf>,
+    /// Of a template that comes on standard input, pages.
+    pub stream_pages: Option<u64>,
     pub layers: Vec<PathBuf>,
     pub socket_dir: PathBuf,
     pub record: Option<PathBuf>,
@@ -45,6 +55,7 @@ impl Options {
     pub fn parse(arguments: &[String]) -> Result<Asked, String> {
         let mut options = Options {
             template: None,
+            stream_pages: None,
             layers: Vec::new(),
             socket_dir: PathBuf::new(),
             record: None,
@@ -62,6 +73,12 @@ impl Options {
             };
             match name.as_str() {
                 "--template" => options.template = Some(value()?.into()),
+                "--mem-mib" => {
+                    let text = value()?;
+                    let number = text.parse().ok().filter(|number| (1..=MEM_MIB_MAX).contains(number));
+                    let wrong = || format!("--mem-mib must be a number from 1 to {MEM_MIB_MAX}, and {text:?} is not");
+                    options.stream_pages = Some(number.ok_or_else(wrong)? * (MIB / PAGE_SIZE as u64));
+                }
                 "--layer" => options.layers.push(value()?.into()),
                 "--socket-dir" => options.socket_dir = value()?.into(),
                 "--record" => options.record = Some(value()?.into()),
@@ -76,6 +93,13 @@ impl Options {
         }
         if options.template.is_some() != options.layers.is_empty() {
             return Err("either --template or --layer must say what to serve".into());
+        }
+        let is_stream = options.template.as_deref() == Some(Path::new(STREAM));
+        if is_stream != options.stream_pages.is_some() {
+            return Err("--template - and --mem-mib belong together".into());
+        }
+        if is_stream && options.record.is_some() {
+            return Err("--record needs a template that can be told from others, and standard input cannot".into());
         }
         if options.socket_dir.as_os_str().is_empty() {
             return Err("--socket-dir must say where the sockets are made".into());
