@@ -126,3 +126,31 @@ fn a_huge_page_is_there_when_all_of_it_has_come() {
     fork.end();
     drop(reserved);
 }
+
+/// Whoever asks at the very moment is not forgotten: the kernel lets those go on that wait, and then lets go of the memory, and in
+/// between somebody may have begun to wait.
+#[test]
+fn a_fork_is_left_to_itself_while_its_threads_ask() {
+    let server = server();
+    for round in 0..200 {
+        let (template, mut feed) = arriving(PAGES, PATIENT);
+        feed.bytes = vec![0; PAGES as usize * PAGE_SIZE];
+        feed.up_to(PAGES - 1, 0);
+        let options = SessionOptions {
+            populate: true,
+            fault_around: 1,
+            ..SessionOptions::default()
+        };
+        let mut fork = fork(&server, &template, &PLAIN, options);
+        fork.vmm.begin(&format!("zeros 0 {} 8", PAGES - 1)).expect("it begins");
+        until("it asks", || fork.session.stats().faults > 5 * (round % 20));
+        feed.up_to(PAGES, 0);
+        let answer = fork
+            .vmm
+            .answer()
+            .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(answer["bad"], 0, "{answer}");
+        let ended = wait_for_end(&fork.session);
+        assert!(matches!(ended, Ended::Detached), "{ended:?}");
+    }
+}

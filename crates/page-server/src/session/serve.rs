@@ -286,9 +286,12 @@ impl Faults<'_> {
             }
             watch.is_over = true;
         }
-        // Pages that are missing now are zeros, or were given back: the kernel gives those itself.
+        // Pages that are missing now are zeros, or were given back: the kernel gives those itself. It lets those go on that wait,
+        // and lets go of the memory only after that: who began to wait in between is forgotten by all but us.
+        let uffd = &self.fork.uffd;
+        let let_go = |memory: Range| uffd.unregister(memory).and_then(|()| uffd.wake(memory));
         let mut regions = self.fork.layout.regions().iter();
-        if !regions.all(|region| self.fork.uffd.unregister(region.memory).is_ok()) {
+        if !regions.all(|region| let_go(region.memory).is_ok()) {
             return Ok(false);
         }
         // Whoever had begun to give memory back waits until that has been read, all the same.
