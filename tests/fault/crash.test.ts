@@ -9,7 +9,7 @@ import { makeTemplate, TestController } from '@forkd/testing';
 import { expect, test } from 'vitest';
 import { MixedRun, randomOf, restart } from '../support/mixed-run.ts';
 
-const CRASHES = Number(process.env['FORKD_TEST_CRASHES'] ?? 6);
+const CRASHES = Number(process.env['FORKD_TEST_CRASHES'] ?? 3);
 const SEED = Number(process.env['FORKD_TEST_SEED'] ?? Date.now() % 2 ** 31);
 const WORKERS = 4;
 /** The longest that a run goes on before it is cut off: each request takes a fraction of it. */
