@@ -24,7 +24,7 @@ export function startDeadline(options: CallOptions, timeoutMsDefault: number, wh
   const outer = options.signal;
   const onOuterAbort = () => controller.abort(outer?.reason);
   if (outer?.aborted) onOuterAbort();
-  else outer?.addEventListener('abort', onOuterAbort, { once: true });
+  const release = outer && !outer.aborted ? whenAborted(outer, onOuterAbort) : undefined;
 
   let timedOut: ForkdError | undefined;
   const onTimeout = () => {
@@ -37,13 +37,30 @@ export function startDeadline(options: CallOptions, timeoutMsDefault: number, wh
     signal: controller.signal,
     release() {
       clearTimeout(timer);
-      outer?.removeEventListener('abort', onOuterAbort);
+      release?.();
     },
     explain(error) {
       if (outer?.aborted) return outer.reason;
       return timedOut ?? error;
     },
   };
+}
+
+const waiting = new WeakMap<AbortSignal, Set<() => void>>();
+
+/**
+ * Calls back when `signal` fires, until the function that is returned is called. One listener for all calls under a signal: Node
+ * takes more than ten for a leak, and says so on stderr.
+ */
+function whenAborted(signal: AbortSignal, callback: () => void): () => void {
+  let callbacks = waiting.get(signal);
+  if (!callbacks) {
+    const calls = new Set<() => void>();
+    waiting.set(signal, (callbacks = calls));
+    signal.addEventListener('abort', () => calls.forEach((call) => call()), { once: true });
+  }
+  callbacks.add(callback);
+  return () => void callbacks.delete(callback);
 }
 
 /** Resolves after `ms`, or rejects with the signal's reason. */

@@ -168,6 +168,23 @@ describe('errors', () => {
     expect(closed).toBe(true);
   });
 
+  it('makes many requests under one signal without a word on stderr, and all of them end with it', async () => {
+    const warnings: Error[] = [];
+    const note = (warning: Error) => warnings.push(warning);
+    process.on('warning', note);
+    const controller = new AbortController();
+    const { signal } = controller;
+    const calls = Array.from({ length: 30 }, () => client().version({ signal }));
+    await Promise.all(calls);
+    fake.overrides.set('GET /version', () => undefined);
+    const hanging = Promise.allSettled(Array.from({ length: 30 }, () => client().version({ signal })));
+    const reason = new Error('enough');
+    setTimeout(() => controller.abort(reason), 50);
+    for (const call of await hanging) expect(call).toEqual({ status: 'rejected', reason });
+    process.off('warning', note);
+    expect(warnings.filter(({ name }) => name === 'MaxListenersExceededWarning')).toEqual([]);
+  });
+
   it("rejects with the signal's own reason, before and during the call", async () => {
     fake.overrides.set('GET /version', () => {});
     const reason = new Error('enough');
