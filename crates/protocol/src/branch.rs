@@ -1,0 +1,124 @@
+//! What a branch is asked for with, what is told of it while it is taken, and what came of it.
+
+use crate::{Blob, LayerRef};
+use serde::{Deserialize, Serialize};
+use ts_rs::TS;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum BranchMode {
+    /// All of guest RAM, read inside the pause, without regard to layers: the reference.
+    Full,
+    /// The private pages, copied inside the pause.
+    Diff,
+    /// The private pages, protected inside the pause and copied after it.
+    Live,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Branch {
+    pub sandbox: String,
+    pub mode: BranchMode,
+    /// Whether the VM runs on after the pause; `false` leaves it stopped (a template that will be discarded).
+    pub resume: bool,
+    /// Also copy all of guest RAM inside the pause (which makes it long) and compare it, byte for byte, with what the
+    /// captured layer over its stack says.
+    pub audit: bool,
+}
+
+/// A stage that a branch has reached.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[serde(tag = "stage", rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum BranchEvent {
+    /// The source runs again.
+    Resumed { stats: BranchStats },
+    /// The layer is complete in RAM and the device state is in the store: children can start from `stack`.
+    Ready {
+        stack: Vec<LayerRef>,
+        device_state: Blob,
+        stats: BranchStats,
+    },
+}
+
+/// What a branch cost. Times run from the request; those of stages not reached are zero.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct BranchStats {
+    /// vCPUs stopped → running again, as seen by the pager (from before `stop` was sent to after `cont` was answered).
+    #[ts(type = "number")]
+    pub pause_us: u64,
+    #[ts(type = "number")]
+    pub device_state_us: u64,
+    /// Write-protecting all of the range before the pause.
+    #[ts(type = "number")]
+    pub arm_us: u64,
+    /// Listing the private pages before the pause (`live`) or inside it.
+    #[ts(type = "number")]
+    pub scan_us: u64,
+    /// Protecting again, before the pause, the pages that were written meanwhile; and the rounds that it took.
+    #[ts(type = "number")]
+    pub settle_us: u64,
+    #[ts(type = "number")]
+    pub settle_rounds: u64,
+    /// Written since, and so protected again inside the pause.
+    #[ts(type = "number")]
+    pub touched_pages: u64,
+    /// The VM's private pages at the instant of the branch.
+    #[ts(type = "number")]
+    pub private_pages: u64,
+    /// Pages that the new layer holds: private and unlike the layer below.
+    #[ts(type = "number")]
+    pub captured_pages: u64,
+    #[ts(type = "number")]
+    pub captured_bytes: u64,
+    /// The source running again → the last page copied.
+    #[ts(type = "number")]
+    pub capture_us: u64,
+    /// Of the private pages: copied in bulk, and for a write of the guest that waited for it.
+    #[ts(type = "number")]
+    pub pages_by_copy: u64,
+    #[ts(type = "number")]
+    pub pages_by_fault: u64,
+    /// Writes of the guest that met the protection after the pause, and the time from each being seen by the pager until
+    /// its page was released.
+    #[ts(type = "number")]
+    pub faults: u64,
+    #[ts(type = "number")]
+    pub fault_wait_ns_p50: u64,
+    #[ts(type = "number")]
+    pub fault_wait_ns_p99: u64,
+    #[ts(type = "number")]
+    pub fault_wait_ns_max: u64,
+    #[ts(type = "number")]
+    pub ready_us: u64,
+    #[ts(type = "number")]
+    pub durable_us: u64,
+}
+
+/// The outcome of a branch that is durable.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct BranchDone {
+    /// All layers by digest, bottom first. One that holds no page is left out.
+    pub stack: Vec<Blob>,
+    pub device_state: Blob,
+    pub stats: BranchStats,
+    pub audit: Option<Audit>,
+}
+
+/// The comparison of a captured layer with a copy taken inside the pause.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct Audit {
+    #[ts(type = "number")]
+    pub checked_pages: u64,
+    /// Must be zero.
+    #[ts(type = "number")]
+    pub differing_pages: u64,
+    /// Captured pages that the guest has changed since: shows that it wrote while it was captured.
+    #[ts(type = "number")]
+    pub changed_since: u64,
+}
