@@ -204,6 +204,10 @@ impl Bell {
         unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 
+    pub fn is_rung(&self) -> bool {
+        wait(&[Wait::readable(self)], Some(Duration::ZERO)).is_ok_and(|ready| ready[0])
+    }
+
     pub fn ring(&self) {
         let one = 1u64;
         // SAFETY: writes eight bytes from a live variable. The only failure is a full counter: the bell has been rung then.

@@ -1,6 +1,6 @@
 //! VMs whose memory is served page by page: a Firecracker each, which connects to a socket in its VM's directory.
 
-mod records;
+pub mod records;
 mod served;
 
 use crate::blobs::Blobs;

@@ -4,17 +4,17 @@ mod control;
 mod forks;
 mod options;
 
+use crate::pages::records;
 use crate::stack::Stack;
 use crate::template::StackTemplate;
 use crate::{ANOTHER_SERVES, file, listen};
-use forkd_page_server::{ArrivingTemplate, MemoryTemplate, PageServer, Record, RecordError, ServerOptions, Template};
+use forkd_page_server::{ArrivingTemplate, MemoryTemplate, PageServer, ServerOptions, Template};
 use forks::Forks;
 use options::{Asked, Options, USAGE};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,8 @@ fn run(options: &Options) -> Result<bool, String> {
         ..ServerOptions::default()
     });
     let server = server.map_err(|error| error.to_string())?;
-    let prefetch = options.record.as_deref().and_then(|path| record(path, &*template));
+    let load = |path| records::load("forkd-pager serve", path, &template.identity(), template.pages());
+    let prefetch = options.record.as_deref().and_then(load);
     let forks = Forks::new(server, template, options, prefetch).map_err(describe("making an eventfd".into()))?;
     let forks = Arc::new(forks);
     drain_at_signal(&forks).map_err(describe("awaiting signals".into()))?;
@@ -116,16 +117,4 @@ fn load(options: &Options) -> Result<Arc<dyn Template>, String> {
     Ok(Arc::new(
         template.map_err(|error| format!("looking at the layers: {error}"))?,
     ))
-}
-
-/// One that is of no use is told of, and made anew.
-fn record(path: &Path, template: &dyn Template) -> Option<Record> {
-    match Record::load(path, &template.identity(), template.pages()) {
-        Ok(record) => Some(record),
-        Err(RecordError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => {
-            eprintln!("forkd-pager serve: the record {} is not used: {error}", path.display());
-            None
-        }
-    }
 }

@@ -4,11 +4,23 @@ use forkd_page_server::{Record, RecordError};
 use sha2::{Digest, Sha256};
 use std::fs::{self, DirEntry};
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// The oldest one makes room for one more.
 const RECORDS_MAX: usize = 512;
+
+/// The record of a file, if there is one. One that is of no use is told of in the name of `who`, and made anew.
+pub fn load(who: &str, path: &Path, identity: &str, pages: u64) -> Option<Record> {
+    match Record::load(path, identity, pages) {
+        Ok(record) => Some(record),
+        Err(RecordError::Io(error)) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => {
+            eprintln!("{who}: the record {} is not used: {error}", path.display());
+            None
+        }
+    }
+}
 
 pub struct Records {
     dir: PathBuf,
@@ -19,17 +31,9 @@ impl Records {
         Records { dir }
     }
 
-    /// What was asked for of the stack `identity`, if that is known. One that is of no use is made anew.
+    /// What was asked for of the stack `identity`, if that is known.
     pub fn load(&self, identity: &str, pages: u64) -> Option<Record> {
-        let path = self.path(identity);
-        match Record::load(&path, identity, pages) {
-            Ok(record) => Some(record),
-            Err(RecordError::Io(error)) if error.kind() == ErrorKind::NotFound => None,
-            Err(error) => {
-                eprintln!("forkd-pager: the record {} is not used: {error}", path.display());
-                None
-            }
-        }
+        load("forkd-pager", &self.path(identity), identity, pages)
     }
 
     /// Keeps what was asked for. Without it the next VM is only slower.

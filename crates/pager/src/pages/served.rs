@@ -74,7 +74,7 @@ impl Served {
         let session = Arc::new(session);
         *self.session() = Some(session.clone());
         // It may have been given up before there was a session to tell.
-        if is_rung(&self.given_up) {
+        if self.given_up.is_rung() {
             session.give_up();
         }
         let ended = session.wait_until_ended();
@@ -130,8 +130,4 @@ impl Served {
     fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
         self.session.lock().expect("no panic while held")
     }
-}
-
-fn is_rung(bell: &Bell) -> bool {
-    fds::wait(&[Wait::readable(bell)], Some(Duration::ZERO)).is_ok_and(|ready| ready[0])
 }

@@ -152,7 +152,7 @@ impl Forks {
     }
 
     pub fn is_draining(&self) -> bool {
-        fds::wait(&[Wait::readable(&self.draining)], Some(Duration::ZERO)).is_ok_and(|ready| ready[0])
+        self.draining.is_rung()
     }
 
     pub fn is_empty(&self) -> bool {
