@@ -1,4 +1,11 @@
-import { open } from 'node:fs/promises';
+import { access, open } from 'node:fs/promises';
+
+export function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
 
 /** At most the last `bytes` (default 4,096) of a text file, trimmed; empty when it cannot be read. */
 export async function readTail(path: string, bytes = 4096): Promise<string> {

@@ -25,7 +25,7 @@ import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
 import type { BranchDone } from '../src/pager/wire.ts';
 import { isRunning, killProcess, readStartTicks } from '../src/process.ts';
-import { Bench, differingPages, MEM_MIB } from './firecracker-support.ts';
+import { Bench, differingPages, digests, MEM_MIB } from './firecracker-support.ts';
 
 /** Nothing is made of layers where this stands. */
 const NO_PAGER = {} as Pager;
@@ -42,8 +42,6 @@ beforeEach(async (context) => {
 afterEach(async () => {
   await bench[Symbol.asyncDispose]();
 });
-
-const digests = (done: BranchDone): string[] => done.stack.map(({ digest }) => digest);
 
 /** All of a paused VM's memory, written by its own process to where that can write. */
 async function memoryOf(vm: FirecrackerVm): Promise<Buffer> {

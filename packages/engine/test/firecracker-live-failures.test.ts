@@ -6,8 +6,8 @@ import { readdir } from 'node:fs/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 
 import { killProcess, readStartTicks } from '../src/process.ts';
-import { digests, EXTENDED, expectRunning, LiveBench, opened, proven } from './firecracker-live-support.ts';
-import { differingPages, type StandInConfig } from './firecracker-support.ts';
+import { EXTENDED, expectRunning, LiveBench, opened, proven } from './firecracker-live-support.ts';
+import { differingPages, digests, type StandInConfig } from './firecracker-support.ts';
 
 let live: LiveBench;
 

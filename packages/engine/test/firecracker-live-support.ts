@@ -6,13 +6,11 @@ import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
 import type { BranchDone } from '../src/pager/wire.ts';
-import { Bench, MEM_BYTES, MEM_MIB, type StandInConfig } from './firecracker-support.ts';
+import { Bench, digests, MEM_BYTES, MEM_MIB, type StandInConfig } from './firecracker-support.ts';
 
 /** Memory is in two regions. */
 export const EXTENDED: StandInConfig = { extensions: true, gap_at_mib: 20 };
 export const PAGES = MEM_BYTES / 4096;
-
-export const digests = (done: BranchDone): string[] => done.stack.map(({ digest }) => digest);
 
 export class LiveBench implements AsyncDisposable {
   readonly bench: Bench;

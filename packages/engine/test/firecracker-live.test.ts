@@ -10,8 +10,8 @@ import { afterEach, beforeEach, expect, test } from 'vitest';
 
 import { capabilitiesOfVm } from '../src/firecracker/live.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
-import { digests, EXTENDED, expectRunning, LiveBench, opened, PAGES, proven } from './firecracker-live-support.ts';
-import { differingPages, MEM_BYTES, MEM_MIB } from './firecracker-support.ts';
+import { EXTENDED, expectRunning, LiveBench, opened, PAGES, proven } from './firecracker-live-support.ts';
+import { differingPages, digests, MEM_BYTES, MEM_MIB } from './firecracker-support.ts';
 
 let live: LiveBench;
 

@@ -16,7 +16,7 @@ import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import { Pager } from '../src/pager/client.ts';
 import type { BranchDone } from '../src/pager/wire.ts';
 import { isRunning } from '../src/process.ts';
-import { Bench, differingPages, MEM_BYTES, MEM_MIB, TARGET } from './firecracker-support.ts';
+import { Bench, differingPages, digests, MEM_BYTES, MEM_MIB, TARGET } from './firecracker-support.ts';
 
 let bench: Bench;
 let pager: Pager;
@@ -31,8 +31,6 @@ beforeEach(async () => {
 afterEach(async () => {
   await bench[Symbol.asyncDispose]();
 });
-
-const digests = (done: BranchDone): string[] => done.stack.map(({ digest }) => digest);
 
 /** A snapshot, and the memory that the VM had. */
 interface Point {

@@ -10,7 +10,7 @@ import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
 import type { BranchDone } from '../src/pager/wire.ts';
-import { Bench, differingPages, MEM_BYTES } from './firecracker-support.ts';
+import { Bench, differingPages, digests, MEM_BYTES } from './firecracker-support.ts';
 
 let bench: Bench;
 let pager: Pager;
@@ -25,8 +25,6 @@ beforeEach(async () => {
 afterEach(async () => {
   await bench[Symbol.asyncDispose]();
 });
-
-const digests = (done: BranchDone): string[] => done.stack.map(({ digest }) => digest);
 
 /** A branch that leaves the VM stopped, and the memory that it has. */
 async function branchAndTruth(vm: FirecrackerVm, mode: 'full' | 'diff'): Promise<[BranchDone, Buffer]> {

@@ -9,6 +9,7 @@ import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import { FILES, type Started, startProcess } from '../src/firecracker/process.ts';
 import { dial } from '../src/dial.ts';
 import { Pager } from '../src/pager/client.ts';
+import type { BranchDone } from '../src/pager/wire.ts';
 import { killProcess } from '../src/process.ts';
 import type { KernelFiles } from '../src/types.ts';
 
@@ -39,6 +40,9 @@ export interface StandInConfig {
   agent?: string;
   gap_at_mib?: number;
 }
+
+/** The layers of a snapshot, bottom first. */
+export const digests = (done: BranchDone): string[] => done.stack.map(({ digest }) => digest);
 
 /** A test's directory, with the stand-in on PATH. */
 export class Bench implements AsyncDisposable {

@@ -12,7 +12,7 @@ import { firecrackerCapabilities } from './capabilities.ts';
 import type { Features } from './features.ts';
 import { ensureElfKernel } from './kernel.ts';
 import { isolationOf } from './isolation.ts';
-import { capabilitiesOfVm, isLive, reopen, withoutLive } from './live.ts';
+import { capabilitiesOfVm, announcement, isLive, withoutLive } from './live.ts';
 import type { Jailer } from './jailer.ts';
 import { MemoryFiles } from './memory-files.ts';
 import { MemorySources, type VmMemory } from './memory.ts';
@@ -125,7 +125,7 @@ export class FirecrackerEngine implements Engine {
       await api.start(signal);
       // Its sockets are all there only now, and what runs yet is the kernel that we gave it.
       await place.seal();
-      if (capabilities.live === true) await reopen(record, spec.pager, false);
+      if (capabilities.live === true) await spec.pager.adopt(announcement(record), false);
     });
   }
 
@@ -179,7 +179,7 @@ export class FirecrackerEngine implements Engine {
     const vm = new FirecrackerVm(record, exited, this.#home(pager, place, capabilities), null);
     await removeSnapshots(place.root);
     if (live) {
-      await reopen(record, pager, paused);
+      await pager.adopt(announcement(record), paused);
       return vm;
     }
     const { state } = await vm.api.instance();

@@ -48,8 +48,8 @@ export class Jailer {
   }
 
   /**
-   * What starts a Firecracker there with these arguments. Neither `--daemonize` nor `--new-pid-ns`: the process is to be our child. No `--cgroup`: a memory
-   * limit is a cgroup that is found by the VM's directory, whoever looks for it.
+   * What starts a Firecracker there with these arguments. Neither `--daemonize` nor `--new-pid-ns`: the process is to be our
+   * child. No `--cgroup`: a memory limit is a cgroup that is found by the VM's directory, whoever looks for it.
    */
   command(id: string, args: readonly string[], place: Place): Command {
     const user = String(place.user);

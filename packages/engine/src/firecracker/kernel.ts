@@ -1,8 +1,9 @@
 import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { access, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
+import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
+import { exists } from '../files.ts';
 import { EngineError } from '../errors.ts';
 
 const ELF_MAGIC = Buffer.from('\x7fELF', 'latin1');
@@ -111,13 +112,6 @@ function through(
 
 function isElf(bytes: Buffer): boolean {
   return bytes.subarray(0, ELF_MAGIC.length).equals(ELF_MAGIC);
-}
-
-function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 function unusable(kernel: string, why: string, cause?: unknown): EngineError {

@@ -1,5 +1,6 @@
-import { access, readFile, stat } from 'node:fs/promises';
+import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { exists } from '../files.ts';
 import { readMemoryUse } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
 import type { Announce, MemoryUse } from '../pager/wire.ts';
@@ -32,12 +33,9 @@ export function withoutLive(why: string): Pick<Capabilities, 'live' | 'floor'> {
   return { live: why, floor: 'Firecracker saves no device state without the memory.' };
 }
 
-/** Tells the pager of a VM whose process has been started. */
-export async function announce(
-  { id, dir, pid, machine, stack }: Omit<VmRecord, 'startTicks'>,
-  pager: Pager,
-): Promise<void> {
-  const announcement: Announce = {
+/** What the pager is told of a VM whose process has been started. */
+export function announcement({ id, dir, pid, machine, stack }: Omit<VmRecord, 'startTicks'>): Announce {
+  return {
     sandbox: id,
     vmm: 'firecracker',
     caller: { pid },
@@ -47,14 +45,6 @@ export async function announce(
     chardev_socket: join(dir, FILES.agent),
     agent_socket: join(dir, FILES.channel),
   };
-  await pager.announce(announcement);
-}
-
-/** Makes a VM that runs known to a pager that may have been started since. It stands still afterwards if it is `paused`. */
-export async function reopen(record: VmRecord, pager: Pager, paused: boolean): Promise<void> {
-  const { sandboxes } = await pager.inventory();
-  if (!sandboxes.some((held) => held.sandbox === record.id)) await announce(record, pager);
-  await pager.open(record.id, paused);
 }
 
 /** The memory of a VM that is a file which it alone maps, and of its VMM. All that the file has is the VM's own. */
@@ -75,8 +65,5 @@ export async function readLentMemoryUse(pid: number): Promise<MemoryUse> {
 
 /** Whether a VM that another process has started is one that the pager branches: its channel is there as long as it is. */
 export function isLive({ dir }: VmRecord): Promise<boolean> {
-  return access(join(dir, FILES.channel)).then(
-    () => true,
-    () => false,
-  );
+  return exists(join(dir, FILES.channel));
 }

@@ -1,7 +1,7 @@
 import { join, resolve } from 'node:path';
 import { EngineError } from '../errors.ts';
 import type { Machine, RestoreSpec } from '../types.ts';
-import { announce } from './live.ts';
+import { announcement } from './live.ts';
 import type { MemoryFiles } from './memory-files.ts';
 import type { Place } from './place.ts';
 import { FILES } from './process.ts';
@@ -90,7 +90,7 @@ export class MemorySources {
 /** Memory that the pager shares with the VM, and branches live. */
 function lent({ id, dir, machine, stack, pager }: RestoreSpec): VmMemory {
   const backend: VmMemory['backend'] = async (pid) => {
-    await announce({ id, dir, pid, machine, stack }, pager);
+    await pager.announce(announcement({ id, dir, pid, machine, stack }));
     return { type: 'File', path: await pager.lendMemory(id), shared: true };
   };
   // A pager that has gone holds nothing any more.

@@ -1,6 +1,6 @@
-import { access } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { exists } from '../files.ts';
 import type { Pager } from '../pager/client.ts';
 import { isRunning, killProcess, readStartTicks } from '../process.ts';
 import type { VmExit, VmRecord } from '../types.ts';
@@ -55,10 +55,7 @@ export class PageWatch {
   }
 
   #needsPages(): Promise<boolean> {
-    return access(join(this.#record.dir, FILES.pages)).then(
-      () => true,
-      () => false,
-    );
+    return exists(join(this.#record.dir, FILES.pages));
   }
 
   async #end(): Promise<void> {

@@ -1,6 +1,7 @@
 import { constants } from 'node:fs';
 import { chmod, chown, copyFile, link, mkdir, open, readlink, realpath, rm, stat, symlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
+import { exists } from '../files.ts';
 import { EngineError } from '../errors.ts';
 import { FILES } from './process.ts';
 
@@ -80,11 +81,7 @@ export class Place {
 
   /** Whether the process can be given pages one by one. Its own user needs the device for that, which the jailer makes. */
   async hasUserfaultfd(): Promise<boolean> {
-    if (this.user === null) return true;
-    return stat(join(this.root, 'dev/userfaultfd')).then(
-      () => true,
-      () => false,
-    );
+    return this.user === null || exists(join(this.root, 'dev/userfaultfd'));
   }
 
   /** Makes files that the process may write, in a directory that it cannot change. */

@@ -76,6 +76,13 @@ export class Pager {
     await this.#link.request({ op: 'open', sandbox, paused });
   }
 
+  /** Makes a VM that runs known to a pager that may have been started since, and {@link open}s it. */
+  async adopt(announce: Announce, paused: boolean): Promise<void> {
+    const { sandboxes } = await this.inventory();
+    if (!sandboxes.some((held) => held.sandbox === announce.sandbox)) await this.announce(announce);
+    await this.open(announce.sandbox, paused);
+  }
+
   /** Stops a VM until it is resumed. `busy` while a branch of it is under way. */
   async pause(sandbox: string, signal?: AbortSignal): Promise<void> {
     await this.#link.request({ op: 'pause', sandbox }, signal ? { signal } : {});

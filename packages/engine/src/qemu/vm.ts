@@ -107,11 +107,7 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
 export async function adopt(record: VmRecord, home: Home, paused: boolean): Promise<Vm | null> {
   const { pager } = home;
   if (!(await isRunning(record))) return null;
-  const { sandboxes } = await pager.inventory();
-  if (!sandboxes.some((held) => held.sandbox === record.id)) {
-    await pager.announce(announcement(record, { pid: record.pid }));
-  }
-  await pager.open(record.id, paused);
+  await pager.adopt(announcement(record, { pid: record.pid }), paused);
   return new QemuVm(
     record,
     home,
