@@ -1,8 +1,16 @@
 /** Wrong input of every kind that a user can give, against a real controller: each is refused with a sentence that names it. */
-import { appendFile, mkdir, open, readdir, readFile, stat, truncate, writeFile } from 'node:fs/promises';
+import { appendFile, mkdir, open, stat, truncate, writeFile } from 'node:fs/promises';
 import path from 'node:path';
+import { Store } from '@forkd/store';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
+
+/** What a snapshot of another host differs in. */
+const ELSEWHERE = [
+  ['engine_version', '0.0.1'],
+  ['machine', 'pc'],
+  ['cpu_model', 'other'],
+] as const;
 
 describe('wrong input', () => {
   let controller: TestController;
@@ -10,6 +18,7 @@ describe('wrong input', () => {
   beforeAll(async () => {
     controller = await TestController.start();
     await makeTemplate(controller.client);
+    await writeSnapshotsOfElsewhere(controller);
   });
 
   afterAll(async () => {
@@ -74,22 +83,13 @@ describe('wrong input', () => {
     await client.deleteSandbox(id);
   });
 
-  it.each([
-    ['engine_version', '0.0.1'],
-    ['machine', 'pc'],
-    ['cpu_model', 'other'],
-  ])('a snapshot of another %s is refused, and the difference named', async (field, value) => {
-    const { client } = controller;
-    const restore = await editConfig(controller, (config) => {
-      config.machine[field] = value;
-    });
-    const refused = client.createSandboxes({ snapshot_tag: 'base' });
+  it.each(ELSEWHERE)('a snapshot of another %s is refused, and the difference named', async (field, value) => {
+    const refused = controller.client.createSandboxes({ snapshot_tag: `another-${field}` });
     await expect(refused).rejects.toMatchObject({
       code: 'machine_mismatch',
       message: expect.stringMatching(new RegExp(`${field}.*${value}`)),
     });
-    await restore();
-    await client.deleteSandbox(await forkOne(client));
+    expect(await controller.sandboxDirs()).toEqual([]);
   });
 
   it.each([
@@ -102,7 +102,7 @@ describe('wrong input', () => {
       await makeTemplate(own.client);
       await own.client.shutdown({ sandboxes: 'kill' });
       await until('everything has ended', 20_000, async () => (await own.processes()).length === 0);
-      const layer = await largestBlob(own, 'application/vnd.forkd.memory.layer.v1');
+      const layer = await largestLayer(own);
       await damage(layer);
       await own.serve();
       const refused = own.client.createSandboxes({ snapshot_tag: 'base' });
@@ -145,54 +145,27 @@ async function flipByte(file: string): Promise<void> {
   }
 }
 
-interface Descriptor {
-  mediaType: string;
-  digest: string;
-  size: number;
+/** The store of a controller that has ended: a store has one writer at a time. */
+function storeOf(controller: TestController): Promise<Store> {
+  return Store.open(path.join(controller.dir, 'store'));
 }
 
-function blobPath(controller: TestController, digest: string): string {
-  return path.join(controller.dir, 'store/blobs/sha256', digest.replace('sha256:', ''));
+async function largestLayer(controller: TestController): Promise<string> {
+  const store = await storeOf(controller);
+  const { memory } = await store.readSnapshot('base');
+  const [largest] = memory.toSorted((a, b) => b.size - a.size);
+  if (!largest) throw new Error('the template has no memory');
+  return store.blobPath(largest.digest);
 }
 
-async function readJson<T>(file: string): Promise<T> {
-  return JSON.parse(await readFile(file, 'utf8')) as T;
-}
-
-async function largestBlob(controller: TestController, mediaType: string): Promise<string> {
-  const index = await readJson<{ manifests: Descriptor[] }>(path.join(controller.dir, 'store/index.json'));
-  const manifests = await Promise.all(
-    index.manifests.map(({ digest }) => readJson<{ layers: Descriptor[] }>(blobPath(controller, digest))),
-  );
-  const layers = manifests.flatMap((manifest) => manifest.layers).filter((layer) => layer.mediaType === mediaType);
-  const [largest] = layers.toSorted((a, b) => b.size - a.size);
-  if (!largest)
-    throw new Error(`no blob of ${mediaType} among ${(await readdir(path.join(controller.dir, 'store'))).join()}`);
-  return blobPath(controller, largest.digest);
-}
-
-/** Changes a snapshot's config as another host would have written it, digests and all; returns what undoes it. */
-async function editConfig(
-  controller: TestController,
-  change: (config: { machine: Record<string, unknown> }) => void,
-): Promise<() => Promise<void>> {
-  const { createHash } = await import('node:crypto');
-  const indexFile = path.join(controller.dir, 'store/index.json');
-  const before = await readFile(indexFile, 'utf8');
-  const put = async (document: unknown): Promise<{ digest: string; size: number }> => {
-    const text = JSON.stringify(document);
-    const digest = `sha256:${createHash('sha256').update(text).digest('hex')}`;
-    await writeFile(blobPath(controller, digest), text);
-    return { digest, size: Buffer.byteLength(text) };
-  };
-  const index = JSON.parse(before) as { manifests: Descriptor[] };
-  const [entry] = index.manifests;
-  if (!entry) throw new Error('the store is empty');
-  const manifest = await readJson<{ config: Descriptor }>(blobPath(controller, entry.digest));
-  const config = await readJson<{ machine: Record<string, unknown> }>(blobPath(controller, manifest.config.digest));
-  change(config);
-  Object.assign(manifest.config, await put(config));
-  Object.assign(entry, await put(manifest));
-  await writeFile(indexFile, JSON.stringify(index));
-  return () => writeFile(indexFile, before);
+/** Snapshots as other hosts would have written them, beside the template that they are like. */
+async function writeSnapshotsOfElsewhere(controller: TestController): Promise<void> {
+  await controller.stop();
+  const store = await storeOf(controller);
+  const base = await store.readSnapshot('base');
+  for (const [field, value] of ELSEWHERE) {
+    const machine = { ...base.config.machine, [field]: value };
+    await store.writeSnapshot({ ...base, config: { ...base.config, tag: `another-${field}`, machine } });
+  }
+  await controller.serve();
 }
