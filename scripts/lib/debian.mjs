@@ -19,10 +19,20 @@ export const runtimePackages = [
 ];
 
 /**
- * What only the tests run: shells that complete words, what checks the manual page, certificates, the fuzzer's Python, and
- * what stops a program at a call.
+ * What only the tests run: shells that complete words, what checks the manual page, certificates, the fuzzer's Python,
+ * what stops a program at a call, and what makes file systems whose blocks files can share.
  */
-export const testPackages = ['fish', 'man-db', 'mandoc', 'openssl', 'python3-venv', 'strace', 'zsh'];
+export const testPackages = [
+  'btrfs-progs',
+  'fish',
+  'man-db',
+  'mandoc',
+  'openssl',
+  'python3-venv',
+  'strace',
+  'xfsprogs',
+  'zsh',
+];
 
 /** @param {readonly string[]} packages @returns {string[]} those that are not fully installed */
 export function missingPackages(packages) {

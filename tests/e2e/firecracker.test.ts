@@ -4,7 +4,7 @@
  * on PATH and KVM runs guests here. Only a real guest can show that a child remembers: the stand-in executes nothing.
  */
 import { spawnSync } from 'node:child_process';
-import { copyFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
 import { FirecrackerEngine, type KernelFiles, Pager, runsUnderKvm, type Vm } from '@forkd/engine';
 import { GuestAgent } from '@forkd/guest';
@@ -76,6 +76,16 @@ async function lives({ kernel, rootImage }: Files, remembers: boolean): Promise<
   return answers;
 }
 
+/** Of the distribution's kernel there is an ELF file, 64 bits, executable, x86-64; and it knows its name. */
+async function expectUnpacked(kernels: string): Promise<void> {
+  const [name, ...others] = await readdir(kernels);
+  expect([name, others]).toEqual([expect.any(String), []]);
+  const kernel = await readFile(join(kernels, name ?? ''));
+  expect(kernel.subarray(0, 5)).toEqual(Buffer.from('\x7fELF\x02', 'latin1'));
+  expect(kernel.readUInt16LE(18)).toBe(62);
+  expect(kernel.includes('Linux version ')).toBe(true);
+}
+
 describe('a guest under Firecracker', () => {
   it('with the stand-in', async () => {
     const bin = join(dir, 'bin');
@@ -83,9 +93,11 @@ describe('a guest under Firecracker', () => {
     await copyFile(BUILT.firecrackerStandIn, join(bin, 'firecracker'));
     await writeFile(join(bin, 'stand-in.json'), JSON.stringify({ agent: BUILT.agent }));
     process.env['PATH'] = `${bin}${delimiter}${PATH_BEFORE}`;
-    // Files of the right kind; nobody executes them.
-    const files = { kernel: { vmlinuz: BUILT.agent, initramfs: BUILT.agent }, rootImage: BUILT.agent };
+    const { vmlinuz } = await ensureKernel({ cacheDir: TEST_CACHE });
+    // The rest are files of the right kind: nobody executes them.
+    const files = { kernel: { vmlinuz, initramfs: BUILT.agent }, rootImage: BUILT.agent };
     expect(await lives(files, false)).toEqual(FAMILY);
+    await expectUnpacked(join(dir, 'engine/kernels'));
   });
 
   it('with a real firecracker', async ({ skip }) => {

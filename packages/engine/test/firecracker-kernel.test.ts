@@ -1,21 +1,17 @@
 /**
  * Firecracker loads ELF files: what is packed into a bzImage is found by its setup header and unpacked, in each of the formats
  * that kernels are packed with, and every image that cannot be used is told apart. The images are made here, byte by byte; the
- * distribution's own kernel is tried where the tests have one.
+ * distribution's own kernel is tried by tests/e2e/firecracker.test.ts.
  */
 import { spawnSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
-import { access, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 
 import { ensureElfKernel } from '../src/firecracker/kernel.ts';
 
-const CACHED_KERNELS = join(
-  process.env['FORKD_TEST_CACHE'] ?? join(import.meta.dirname, '../../../.cache/test'),
-  'kernels',
-);
 const SETUP_SECTORS = 2;
 const PAYLOAD_OFFSET = 0x40;
 
@@ -118,19 +114,4 @@ test('a packer that is missing is named', async () => {
   } finally {
     process.env['PATH'] = before;
   }
-});
-
-test('the distribution’s kernel', async (context) => {
-  const names = (await readdir(CACHED_KERNELS).catch(() => [])).filter((name) => !name.endsWith('.json'));
-  const vmlinuz = join(CACHED_KERNELS, names[0] ?? 'none', 'vmlinuz');
-  const there = await access(vmlinuz).then(
-    () => true,
-    () => false,
-  );
-  context.skip(!there, `no kernel is kept in ${CACHED_KERNELS}`);
-  const kernel = await readFile(await ensureElfKernel(vmlinuz, dir));
-  // ELF, 64 bits, executable, x86-64; and it knows its name.
-  expect(kernel.subarray(0, 5)).toEqual(Buffer.from('\x7fELF\x02', 'latin1'));
-  expect(kernel.readUInt16LE(18)).toBe(62);
-  expect(kernel.includes('Linux version ')).toBe(true);
 });

@@ -1,6 +1,6 @@
 /**
  * Memory files on file systems whose blocks can belong to several files: what a stack holds is not written a second time, and
- * no byte differs. Each file system is made in a file and mounted, where there is a program that makes it.
+ * no byte differs. Each file system is made in a file and mounted, where there is a program that makes it and the kernel has it.
  */
 import { execFile } from 'node:child_process';
 import { randomFillSync } from 'node:crypto';
@@ -28,6 +28,8 @@ test.for(['xfs', 'btrfs'])('on %s the blocks of layers are those of the memory f
   );
   context.skip(!there, `${make} is not installed`);
   context.skip(process.geteuid?.() !== 0, 'only root mounts');
+  const known = (await readFile('/proc/filesystems', 'utf8')).split(/\s+/);
+  context.skip(!known.includes(kind), `${kind} is not among this kernel's file systems (/proc/filesystems)`);
   await using disk = await Disk.make(make);
   await using bench = await Bench.open();
   await mkdir(join(disk.dir, 'store'));
