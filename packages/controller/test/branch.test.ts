@@ -6,6 +6,7 @@ import { join } from 'node:path';
 import { EngineError } from '@forkd/engine';
 import { expect, test, vi } from 'vitest';
 
+import { deferred } from '../src/deferred.ts';
 import { codeOf, Lab, scratch } from './support.ts';
 
 test('the reply comes at the stage that was asked for', async () => {
@@ -60,6 +61,28 @@ test('a branch that gets to the store while snapshots are listed is in the list,
     else expect(await lab.catalog.dependents(lab.registry.find('sb-1').record.snapshot_tag)).toEqual(['leaf']);
     await lab.close();
   }
+});
+
+test('whoever has seen in the list that a branch is durable can take the next one', async () => {
+  const lab = await Lab.open(await scratch(), 1);
+  await lab.addSandbox('sb-1');
+  const rebase = deferred<void>();
+  vi.spyOn(lab.registry, 'rebase').mockReturnValueOnce(rebase.promise);
+  const first = lab.branches.branch('sb-1', { tag: 'first', mode: 'live', until: 'resumed' });
+  await expect.poll(() => lab.fakes.get('sb-1')).toBeDefined();
+  const fake = lab.fakes.get('sb-1')!;
+  fake.resumed();
+  await first;
+  await fake.ready();
+  await fake.durable();
+  await expect.poll(async () => (await lab.catalog.info('first')).durable).toBe(true);
+  lab.fakes.delete('sb-1');
+  const next = lab.branches.branch('sb-1', { tag: 'next', mode: 'live', until: 'resumed' });
+  rebase.resolve();
+  await expect.poll(() => lab.fakes.get('sb-1')).toBeDefined();
+  lab.fakes.get('sb-1')!.resumed();
+  expect(await next).toMatchObject({ tag: 'next', status: 'writing' });
+  await lab.close();
 });
 
 test('a failure reaches those who wait, stays in the list with its reason, and leaves the source as it was', async () => {

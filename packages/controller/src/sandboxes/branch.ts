@@ -44,7 +44,8 @@ export class BranchService {
   readonly #log: Logger;
   readonly #metrics: Metrics | undefined;
   readonly #cap: number;
-  readonly #flights = new Set<Promise<void>>();
+  /** With the promise of its end, at which its slot is free. */
+  readonly #flights = new Map<Flight, Promise<void>>();
   readonly #stop = new AbortController();
 
   constructor(parts: {
@@ -77,6 +78,7 @@ export class BranchService {
     noteTag: (tag: string) => Promise<void> = async () => {},
   ): Promise<SnapshotInfo> {
     const plan = branchPlan(request);
+    await this.#settled();
     let sandbox = this.#registry.find(id);
     const tag = request.tag ?? defaultBranchTag(sandbox.id);
     assertTag(tag);
@@ -110,7 +112,7 @@ export class BranchService {
     const cancel = () => this.#stop.abort(new ApiError('shutting_down', 'The controller is ending.'));
     signal.addEventListener('abort', cancel, { once: true });
     if (signal.aborted) cancel();
-    await Promise.all(this.#flights);
+    await Promise.all(this.#flights.values());
     signal.removeEventListener('abort', cancel);
   }
 
@@ -131,10 +133,16 @@ export class BranchService {
     flight.resumed.promise.catch(() => undefined);
     const landed = this.#fly(flight, vm).finally(() => {
       flight.sandbox.branching = null;
-      this.#flights.delete(landed);
+      this.#flights.delete(flight);
     });
-    this.#flights.add(landed);
+    this.#flights.set(flight, landed);
     return landed;
+  }
+
+  /** What is listed as durable, or failed, has its slot for a moment yet: whoever has seen that can take the next branch. */
+  async #settled(): Promise<void> {
+    const over = [...this.#flights].filter(([{ draft }]) => !draft.inFlight);
+    await Promise.all(over.map(([, landed]) => landed));
   }
 
   /** A caller who is told that it is over can take the next branch at once: the slot is free by then. */
