@@ -1,6 +1,9 @@
 // Proves on real guests: a paused sandbox does nothing until it is resumed, also through a branch, a restarted pager and a
 // killed controller; a time to live ends or pauses; names and labels find a sandbox again; a request with an idempotency
 // key is carried out once; the events say what happened; the console can be followed; usage is counted.
+import { createHash } from 'node:crypto';
+import { readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
 import { isForkdError } from '@forkd/sdk';
 import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
 import { afterAll, beforeAll, expect, test } from 'vitest';
@@ -99,16 +102,18 @@ test('names and labels', async () => {
   await Promise.all([one, two].map((info) => client.deleteSandbox(info?.id ?? '')));
 });
 
+/** A request with a key. */
+async function post(key: string, body: object, route = '/v1/sandboxes') {
+  const reply = await controller.fetch(route, {
+    method: 'POST',
+    headers: { 'idempotency-key': key, 'content-type': 'application/json' },
+    body: JSON.stringify(body),
+  });
+  return { status: reply.status, body: (await reply.json()) as { code?: string } };
+}
+
 test('a request with a key is carried out once, also across a restart', async () => {
   const { client } = controller;
-  const post = async (key: string, body: object) => {
-    const reply = await controller.fetch('/v1/sandboxes', {
-      method: 'POST',
-      headers: { 'idempotency-key': key, 'content-type': 'application/json' },
-      body: JSON.stringify(body),
-    });
-    return { status: reply.status, body: (await reply.json()) as { id?: string; code?: string }[] & { code?: string } };
-  };
   const request = { snapshot_tag: 'base', n: 2 };
   const [first, second] = await Promise.all([post('k1', request), post('k1', request)]);
   expect(first.status).toBe(201);
@@ -123,6 +128,22 @@ test('a request with a key is carried out once, also across a restart', async ()
   expect((await post('k2', { snapshot_tag: 'nothing' })).status).toBe(404);
   expect((await post('k2', { snapshot_tag: 'base' })).status).toBe(201);
   for (const { id } of await client.listSandboxes()) await client.deleteSandbox(id);
+});
+
+test('a template whose builder was never answered, the controller having been killed, is built by who asks again', async () => {
+  const request = { tag: 'asked-once', source: 'recipe:busybox', mem_mib: 128, boot_wait_secs: 60 };
+  const build = () => post('k3', request, '/v1/snapshots');
+  expect((await build()).status).toBe(201);
+  await controller.kill9();
+  // As it is on disk until the moment of the answer.
+  const kept = path.join(controller.dir, 'replies', createHash('sha256').update('k3').digest('hex'));
+  await writeFile(kept, JSON.stringify({ ...JSON.parse(await readFile(kept, 'utf8')), reply: null }));
+  await controller.serve();
+  expect(await codeOf(controller.client.getSnapshot('asked-once'))).toBe('not_found_snapshot');
+  const built = await build();
+  expect(built).toMatchObject({ status: 201, body: { tag: 'asked-once', status: 'ready' } });
+  expect(await build()).toEqual(built);
+  await controller.client.deleteSnapshot('asked-once');
 });
 
 test('events tell what happened, and a reader who was cut off takes up where it was', async () => {

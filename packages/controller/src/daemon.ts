@@ -134,7 +134,8 @@ export class Daemon {
         list: () => catalog.list(),
         info: (tag) => catalog.info(tag),
         detail: (tag) => catalog.detail(tag),
-        create: (request, outer, onProgress) => templates.create(request, outer, onProgress),
+        create: (request, outer, onProgress, requestKey) =>
+          templates.create(request, outer, onProgress, (tag) => replies.noteSnapshot(requestKey, tag)),
         remove: (tag, query) => removal.remove(tag, query),
         compact: (tag, to, outer) => compaction.compact(tag, to, outer),
         export: (tag, request, outer) => exports.write(tag, request, outer),

@@ -62,8 +62,9 @@ export class Replies {
     return [...this.#cutOff].flatMap((name) => this.#entries.get(name)?.snapshot_tag ?? []);
   }
 
-  /** Notes which snapshot a request is about to make. */
-  async noteSnapshot(requestKey: string, tag: string): Promise<void> {
+  /** Notes which snapshot a request is about to make; of one without a key nothing is kept. */
+  async noteSnapshot(requestKey: string | null, tag: string): Promise<void> {
+    if (requestKey === null) return;
     const entry = this.#entries.get(requestKey);
     if (entry === undefined) throw new Error(`no request ${requestKey} is under way`);
     entry.snapshot_tag = tag;

@@ -42,13 +42,21 @@ import type { Replies } from '../replies.ts';
 import type { OnProgress } from '../snapshots/progress.ts';
 import type { TemplateResult } from '../snapshots/templates.ts';
 
-/** What the routes call. A signal fires when the caller has gone away or the controller is ending. */
+/**
+ * What the routes call. A signal fires when the caller has gone away or the controller is ending. `requestKey` names the
+ * request in what it makes, where its reply is kept.
+ */
 export interface Services {
   snapshots: {
     list(): Promise<SnapshotInfo[]>;
     info(tag: string): Promise<SnapshotInfo>;
     detail(tag: string): Promise<SnapshotInfoDetail>;
-    create(request: CreateSnapshotRequest, signal: AbortSignal, onProgress: OnProgress): Promise<TemplateResult>;
+    create(
+      request: CreateSnapshotRequest,
+      signal: AbortSignal,
+      onProgress: OnProgress,
+      requestKey: string | null,
+    ): Promise<TemplateResult>;
     remove(tag: string, query: DeleteSnapshotQuery): Promise<void>;
     compact(tag: string, to: string, signal: AbortSignal): Promise<SnapshotInfo>;
     export(tag: string, request: ExportSnapshotRequest, signal: AbortSignal): Promise<ExportSnapshotResponse>;
@@ -62,7 +70,6 @@ export interface Services {
     fork(
       request: CreateSandboxesRequest,
       signal: AbortSignal,
-      /** Names the request in what it makes, where its reply is kept. */
       requestKey: string | null,
     ): Promise<SandboxInfo[] | PartialForkResponse>;
     update(id: string, request: UpdateSandboxRequest): Promise<SandboxInfo>;

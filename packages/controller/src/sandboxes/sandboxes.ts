@@ -84,7 +84,6 @@ export class Sandboxes {
   }
 
   branch(id: string, request: BranchRequest, requestKey: string | null): Promise<SnapshotInfo> {
-    if (requestKey === null) return this.#branches.branch(id, request);
     return this.#branches.branch(id, request, (tag) => this.#replies.noteSnapshot(requestKey, tag));
   }
 

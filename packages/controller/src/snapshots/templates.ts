@@ -72,7 +72,13 @@ export class TemplateService {
     this.#log = parts.log;
   }
 
-  async create(request: CreateSnapshotRequest, signal: AbortSignal, onProgress: OnProgress): Promise<TemplateResult> {
+  /** `noteTag` is waited for when the tag is taken and nothing has been made. */
+  async create(
+    request: CreateSnapshotRequest,
+    signal: AbortSignal,
+    onProgress: OnProgress,
+    noteTag: (tag: string) => Promise<void>,
+  ): Promise<TemplateResult> {
     assertRequest(request);
     const { tag, tap } = request;
     const draft = await this.#catalog.claim({
@@ -86,6 +92,7 @@ export class TemplateService {
       branchedFrom: null,
     });
     try {
+      await noteTag(tag);
       const result = await withScope(this.#log, (scope) => this.#build({ draft, request, signal, onProgress, scope }));
       if (tap != null) result.snapshot.warning = `tap '${tap}' was passed over: guests have no network yet`;
       return result;

@@ -17,6 +17,7 @@ import {
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
 
+import type { OnProgress } from '../../snapshots/progress.ts';
 import type { AppParts } from '../app-parts.ts';
 import { answerOnce } from '../idempotency.ts';
 import { pagerErrors, startErrors, storeErrors } from '../openapi/errors.ts';
@@ -42,8 +43,8 @@ export function snapshotRoutes(instance: FastifyInstance, { services, signals, l
   app.post('/v1/snapshots', creation, async (request, reply) => {
     const signal = signals.ofCall(reply);
     if (wantsEvents(request)) return sendEvents(reply, log, buildEvents(snapshots, request.body, signal));
-    return answerOnce(replies, request, reply, async () => {
-      const { snapshot } = await snapshots.create(request.body, signal, () => undefined);
+    return answerOnce(replies, request, reply, async (requestKey) => {
+      const { snapshot } = await snapshots.create(request.body, signal, () => undefined, requestKey);
       return { status: 201, body: snapshot };
     });
   });
@@ -191,9 +192,9 @@ function buildEvents(
 ): AsyncGenerator<SnapshotEvent> {
   const beganMs = performance.now();
   return eventsWhile<SnapshotEvent>(async (report) => {
-    const result = await snapshots.create(request, signal, (stage, message) =>
-      report({ type: 'progress', stage, message, elapsed_ms: performance.now() - beganMs }),
-    );
+    const onProgress: OnProgress = (stage, message) =>
+      report({ type: 'progress', stage, message, elapsed_ms: performance.now() - beganMs });
+    const result = await snapshots.create(request, signal, onProgress, null);
     return { type: 'result', ...result };
   });
 }
