@@ -6,8 +6,8 @@ mod common;
 use common::{Dir, MIB_PAGES, fork, server, template, template_file, until, wait_for_end};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_page_server::{Content, Ended, FileTemplate, PageError, Run, SessionOptions, SourceError, Template};
-use forkd_vmm_stand_in::pattern;
-use std::os::unix::net::UnixStream;
+use forkd_vmm_stand_in::{Vmm, pattern};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -223,6 +223,30 @@ fn a_vmm_that_hangs_up_after_its_handshake_is_served_on() {
     let mut fork = fork(&server, &template, &arguments, SessionOptions::default());
     fork.verify(PAGES, 2);
     fork.end();
+}
+
+/// Whoever connected need not be who the memory belongs to.
+#[test]
+fn memory_outlives_the_process_that_handed_it_over() {
+    let (server, template, dir) = (server(), template(PAGES), Dir::new());
+    let (ours, theirs) = (dir.0.join("server.sock"), dir.0.join("relay.sock"));
+    let listener = UnixListener::bind(&ours).expect("a socket");
+    let mut relay = Vmm::start(&ours, &["--relay", theirs.to_str().expect("a path")]).expect("a relay");
+    relay.answer().expect("it listens");
+    let mut vmm = Vmm::start(&theirs, &PLAIN).expect("a VMM");
+    let (stream, _) = listener.accept().expect("it is handed over");
+    let session = server
+        .serve(stream, template, SessionOptions::default())
+        .expect("a handshake");
+    assert_eq!(session.pid() as u32, relay.pid());
+    vmm.answer().expect("it is ready");
+    assert_eq!(vmm.order("verify 0 100 2").expect("an answer")["bad"], 0);
+    relay.kill().expect("it lives");
+    assert_eq!(vmm.order(&format!("verify 0 {PAGES} 2")).expect("an answer")["bad"], 0);
+    assert!(session.ended().is_none());
+    vmm.kill().expect("it lives");
+    let ended = wait_for_end(&session);
+    assert!(matches!(ended, Ended::VmmGone), "{ended:?}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub struct Options {
     hang_up: bool,
     register_more: bool,
     watchable: bool,
+    relay: Option<String>,
 }
 
 impl Options {
@@ -48,6 +49,7 @@ impl Options {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
             match argument.as_str() {
                 "--socket" => options.socket = value()?,
+                "--relay" => options.relay = Some(value()?),
                 "--memory" => options.memory = value()?,
                 "--regions" => {
                     let sizes = value()?.split(',').map(str::parse).collect::<Result<_, _>>();
@@ -61,6 +63,12 @@ impl Options {
             }
         }
         Ok(options)
+    }
+
+    /// Where another's memory comes from, and where it goes, if it has none of its own.
+    pub fn relay(&self) -> Option<(&Path, &Path)> {
+        let from = self.relay.as_ref()?;
+        Some((Path::new(from), Path::new(&self.socket)))
     }
 }
 

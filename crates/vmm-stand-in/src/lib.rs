@@ -6,6 +6,7 @@
 pub mod guest;
 pub mod pattern;
 pub mod regions;
+pub mod relay;
 mod vmm;
 
 pub use vmm::Vmm;
