@@ -3,7 +3,12 @@
  * one, a killed one included. Firecracker is its stand-in, which executes nothing: each VM's guest is a real agent in namespaces
  * of its own, so that what is shown is that each answers as itself, not that it remembers.
  */
+import { execFile } from 'node:child_process';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { promisify } from 'node:util';
+import { REPO } from '@forkd/lab';
+import { Sandbox } from '@forkd/sdk';
 import { FirecrackerStandIn, forkOne, makeTemplate, shell, TestController, until, whyNoGuest } from '@forkd/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 
@@ -13,6 +18,7 @@ const WAIT_MS = 30_000;
 const MOMENTS_MS = [5, 20, 40, 80];
 
 const noGuest = whyNoGuest();
+const run = promisify(execFile);
 
 describe('a controller of Firecracker', () => {
   let standIn: FirecrackerStandIn;
@@ -113,6 +119,24 @@ describe('a controller of Firecracker', () => {
     expect((await client.listSnapshots()).map(({ tag }) => tag)).toEqual(['base']);
     expect((await client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual([id]);
     expect((await client.getSandbox(id)).has_branched).toBe(false);
+  });
+
+  it('who names no mode is given the branch that can be had', async () => {
+    const { client } = controller;
+    const sandbox = await Sandbox.connect(await forkOne(client), { client });
+    const branch = await sandbox.branch({ tag: 'either' });
+    expect(branch.info).toMatchObject({ tag: 'either', status: 'ready' });
+    await expect(sandbox.branch({ mode: 'live' })).rejects.toMatchObject({ code: 'unsupported' });
+    const env = { ...process.env, FORKD_URL: `unix:${controller.socket}` };
+    const args = [join(REPO, 'packages/cli/dist/main.js'), 'snapshot', '--from-sandbox', sandbox.id, '--tag', 'told'];
+    const { stdout, stderr } = await run(process.execPath, args, { env });
+    expect(stdout).toBe('told\n');
+    expect(stderr).toMatch(/this build lacks .*\. The source is paused while its changes are copied\.\ndiff branch of/);
+    await expect(run(process.execPath, [...args.slice(0, -1), 'early', '--no-wait'], { env })).rejects.toMatchObject({
+      code: 1,
+      stderr: expect.stringContaining('this build lacks') as string,
+    });
+    for (const tag of ['told', 'either']) await client.deleteSnapshot(tag);
   });
 
   it('the next controller finds what runs, a killed one too, and so does the next pager', async () => {

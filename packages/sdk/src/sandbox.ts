@@ -51,7 +51,7 @@ export type LogsOptions = RequestOptions & {
 export type BranchOptions = RequestOptions & {
   /** Default: one is made up from the sandbox's id and the time. */
   tag?: string | undefined;
-  /** Default `live`. */
+  /** Default `live`; where that cannot be had (`unsupported`) `diff`, which copies in the pause what has changed. */
   mode?: BranchMode | undefined;
   /** Default `ready`: it can be forked from. */
   until?: BranchUntil | undefined;
@@ -222,10 +222,16 @@ export class Sandbox {
 
   /** Makes a snapshot of this instant, while the sandbox runs on. */
   async branch(options: BranchOptions = {}): Promise<Snapshot> {
-    const { tag, mode = 'live', until = 'ready' } = options;
-    const request: BranchRequest = { mode, until };
+    const { tag, mode, until = 'ready' } = options;
+    const request: BranchRequest = { until };
     if (tag !== undefined) request.tag = tag;
-    return new Snapshot(this.client, await this.client.branch(this.id, request, callOptions(options)));
+    const take = (as: BranchMode) => this.client.branch(this.id, { ...request, mode: as }, callOptions(options));
+    const taken = take(mode ?? 'live').catch((error: unknown) => {
+      // Refused before anything was touched.
+      if (mode === undefined && isForkdError(error) && error.code === 'unsupported') return take('diff');
+      throw error;
+    });
+    return new Snapshot(this.client, await taken);
   }
 
   /**

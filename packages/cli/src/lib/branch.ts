@@ -1,5 +1,5 @@
 import type { BranchMode, BranchRequest, BranchUntil, SnapshotInfo } from '@forkd/api';
-import { isForkdError, type ForkdClient } from '@forkd/sdk';
+import { type ForkdError, isForkdError } from '@forkd/sdk';
 import type { Context } from '../context.ts';
 import { UsageError } from './errors.ts';
 import { resolveSandbox } from './resolve.ts';
@@ -19,11 +19,17 @@ export async function branchSandbox(
   }
   const client = await context.client();
   const sandboxId = await resolveSandbox(client, sandboxText, context);
-  const mode = chosenMode(flags) ?? (await bestMode(context, client, flags));
-  const request: BranchRequest = { mode, wait: flags.wait };
+  const request: BranchRequest = { wait: flags.wait };
   if (tag !== undefined) request.tag = tag;
   if (flags.until !== undefined) request.until = flags.until;
-  const info = await client.branch(sandboxId, request, { signal: context.signal });
+  let mode = chosenMode(flags) ?? 'live';
+  const take = () => client.branch(sandboxId, { ...request, mode }, { signal: context.signal });
+  const info = await take().catch((error: unknown) => {
+    if (!mayBeDiff(flags, error)) throw error;
+    context.out.note(`${error.message} The source is paused while its changes are copied.`);
+    mode = 'diff';
+    return take();
+  });
   if (context.out.isJson) {
     context.out.json(info);
     return;
@@ -38,24 +44,9 @@ function chosenMode(flags: BranchFlags): BranchMode | undefined {
   return flags.full ? 'full' : undefined;
 }
 
-/** Live where the host can do it. Who did not say which mode wants a branch, not an error. */
-async function bestMode(context: Context, client: ForkdClient, flags: BranchFlags): Promise<BranchMode> {
-  // An early reply is only had from a live branch: if that cannot be, the controller's refusal says why.
-  if (!flags.wait) return 'live';
-  const unavailable = await whyNotLive(client, context.signal);
-  if (unavailable === null) return 'live';
-  context.out.note(`no live branch here (${unavailable}): the source is paused while its changes are copied`);
-  return 'diff';
-}
-
-async function whyNotLive(client: ForkdClient, signal: AbortSignal): Promise<string | null> {
-  try {
-    return (await client.host({ signal })).engine.live_unavailable;
-  } catch (error) {
-    // Another daemon of the same wire has no such route; it may still know live branches.
-    if (isForkdError(error) && error.status === 404) return null;
-    throw error;
-  }
+/** Who did not say which mode wants a branch, not an error. But only a live one is answered early. */
+function mayBeDiff(flags: BranchFlags, error: unknown): error is ForkdError {
+  return chosenMode(flags) === undefined && flags.wait && isForkdError(error) && error.code === 'unsupported';
 }
 
 function describeBranch(info: SnapshotInfo, mode: BranchMode): string {
