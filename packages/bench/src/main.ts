@@ -15,6 +15,7 @@ import { benchLoad } from './load.ts';
 import { fullPlan, type Plan, quickPlan } from './plan.ts';
 import { type Documents, renderResults } from './results.ts';
 import type { Run } from './run.ts';
+import { watchStolen } from './stolen.ts';
 import { benchWp } from './wp.ts';
 
 async function benchAll(plan: Plan, run: Run): Promise<Documents> {
@@ -36,7 +37,7 @@ function merged(reports: readonly BranchReport[]): BranchReport {
   return { ...first, rows, summary: summarizeBranch(rows) };
 }
 
-async function write(out: string, documents: Documents): Promise<void> {
+async function write(out: string, documents: Documents, stolen: number): Promise<void> {
   const { branch, fork, chain, exec, load } = documents;
   const tables = {
     branch: toCsv(branch.rows),
@@ -56,7 +57,7 @@ async function write(out: string, documents: Documents): Promise<void> {
     ...Object.entries(documents).map(([name, document]) => [`results/${name}.json`, JSON.stringify(document, null, 2)]),
     ...Object.entries(tables).map(([name, text]) => [`results/${name}.csv`, text]),
     ...Object.entries(charts).map(([name, svg]) => [`charts/${name}.svg`, svg]),
-    ['RESULTS.md', renderResults(documents, 'charts')],
+    ['RESULTS.md', renderResults(documents, stolen)],
   ];
   for (const folder of ['results', 'charts']) await mkdir(path.join(out, folder), { recursive: true });
   for (const [name = '', text = ''] of files) await writeFile(path.join(out, name), `${text.trimEnd()}\n`);
@@ -76,7 +77,9 @@ async function main(args: readonly string[]): Promise<number> {
     process.stderr.write(`${((performance.now() - startMs) / 1e3).toFixed(1).padStart(7)} s  ${text}\n`);
   };
   try {
-    await write(plan.out, await benchAll(plan, { signal: abort.signal, progress }));
+    const stolen = await watchStolen();
+    const documents = await benchAll(plan, { signal: abort.signal, progress });
+    await write(plan.out, documents, await stolen());
   } catch (error) {
     if (!abort.signal.aborted) throw error;
     process.stderr.write(`${(abort.signal.reason as Error).message}; nothing is written\n`);

@@ -20,10 +20,10 @@ export interface Documents {
   wp: WpReport;
 }
 
-/** The page that tells the figures, as Markdown. `charts` is where the charts are, as seen from the page. */
-export function renderResults(documents: Documents, charts: string): string {
+/** The page that tells the figures, as Markdown. `stolen` is in percent what others had of the processors meanwhile. */
+export function renderResults(documents: Documents, stolen: number): string {
   const { branch, fork, chain, exec, load, wp } = documents;
-  const chart = (name: string, alt: string): string => `![${alt}](${charts}/${name}.svg)`;
+  const chart = (name: string, alt: string): string => `![${alt}](charts/${name}.svg)`;
   const judgements = [
     ...judgeBranch(branch.summary),
     ...judgeWp(wp),
@@ -36,7 +36,7 @@ export function renderResults(documents: Documents, charts: string): string {
   return join([
     '# What forkd costs',
     'Written by `npm run bench`; how to read it, and the questions behind it, are in [README.md](README.md). Every measurement is in [results/](results/).',
-    hostTable(branch.host),
+    hostTable(branch.host, stolen),
     `${judgements.length - missed.length} of ${judgements.length} targets met.${missed.length > 0 ? ' Not met:' : ''}`,
     missed.length > 0 ? targetTable(missed) : '',
     '## Branch',
@@ -73,7 +73,7 @@ export function renderResults(documents: Documents, charts: string): string {
   ]);
 }
 
-function hostTable(host: HostFacts): string {
+function hostTable(host: HostFacts, stolen: number): string {
   return table(
     ['host', ''],
     [
@@ -84,6 +84,7 @@ function hostTable(host: HostFacts): string {
       ['QEMU', `${host.qemu} with ${host.accelerator}: ${host.accelerator_reason}`],
       ['Node.js', host.node],
       ['load average before', String(host.load_average)],
+      ['processor time that the hypervisor gave to others meanwhile', `${stolen} %`],
     ],
   );
 }

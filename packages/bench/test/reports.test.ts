@@ -6,6 +6,7 @@ import { chainChart, forkChart, gapChart, pauseChart, stagesChart } from '../src
 import { toCsv } from '../src/csv.ts';
 import { readSmaps } from '../src/memory.ts';
 import { renderResults } from '../src/results.ts';
+import { parseTicks, stolenPercent } from '../src/stolen.ts';
 import { isMet, judgeBranch, judgeFork, judgeWp } from '../src/targets.ts';
 import { branchRow, documents } from './documents.ts';
 
@@ -128,7 +129,7 @@ describe('targets', () => {
 describe('the page', () => {
   it('says how many targets were met, and shows every figure beside its target', () => {
     const all = documents();
-    const page = renderResults(all, 'charts');
+    const page = renderResults(all, 4.8);
     const count = [...judgeBranch(all.branch.summary), ...judgeWp(all.wp), ...judgeFork(all.fork.summary)].length + 4;
     expect(page).toContain(`${count} of ${count} targets met.\n`);
     expect(page).not.toContain('not met');
@@ -138,6 +139,7 @@ describe('the page', () => {
     expect(page).toContain('| 1.5 GiB RAM, 64 MiB rewritten | diff | 3 | 99 / 108 / 108 | 0.9 / 1.1 |');
     expect(page).toContain('| wait of a write p50 / p99 / max, µs | 10.12 / 30 / 99 |');
     expect(page).toContain('500 requests a second, 0 errors');
+    expect(page).toContain('| processor time that the hypervisor gave to others meanwhile | 4.8 % |');
     for (const chart of ['pause', 'stages', 'gap', 'fork', 'chain']) expect(page).toContain(`(charts/${chart}.svg)`);
     expect(page).not.toMatch(/undefined|NaN|\[object/);
   });
@@ -145,10 +147,20 @@ describe('the page', () => {
   it('shows what was missed as missed, also at its top', () => {
     const all = documents();
     all.branch.summary = summarizeBranch([branchRow('live-async', 1.5)]);
-    const page = renderResults(all, 'charts');
+    const page = renderResults(all, 4.8);
     const line = '| 1.5 GiB RAM, 64 MiB rewritten, live-async: pause p50 / floor p50 | 1.667 | ≤ 1.3 | **not met** |';
     expect(page.split(line)).toHaveLength(3);
     expect(page.indexOf(line)).toBeLessThan(page.indexOf('## Branch'));
+  });
+});
+
+describe('stolen time', () => {
+  it('is a share of all of it, in which the time of guests of our own is counted once', () => {
+    const before = parseTicks('cpu  100 0 50 800 10 0 10 30 7 0\ncpu0 1 2 3 4 5 6 7 8 9 10\n');
+    expect(before).toEqual({ all: 1000, stolen: 30 });
+    const after = parseTicks('cpu  500 0 150 1100 20 0 30 200 99 0\n');
+    expect(stolenPercent(before, after)).toBe(17);
+    expect(stolenPercent(before, before)).toBe(0);
   });
 });
 
