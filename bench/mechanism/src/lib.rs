@@ -1,11 +1,11 @@
-//! What the experiments have in common: their host, the spread of a figure, and their document.
+//! Shared by the experiments: facts about the host, the spread of a figure, and the document.
 
 use serde::Serialize;
 use std::error::Error;
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// What a figure was over several tries.
+/// The spread of a figure over several tries.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Spread {
     pub min: f64,
@@ -14,7 +14,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Of at least one figure; each is rounded to thousandths.
+    /// Computes the spread of at least one figure, rounded to thousandths.
     pub fn of(figures: impl Iterator<Item = f64>) -> Spread {
         let mut sorted: Vec<f64> = figures.map(|figure| (figure * 1e3).round() / 1e3).collect();
         sorted.sort_unstable_by(f64::total_cmp);
@@ -33,7 +33,7 @@ struct Document<T> {
     rows: Vec<T>,
 }
 
-/// Of what a figure may depend on.
+/// Facts about the host that a figure may depend on.
 #[derive(Serialize)]
 struct Host {
     kernel: String,

@@ -1,4 +1,4 @@
-//! What is compared, and how it is measured.
+//! The arms of the comparison, and how each is measured.
 
 use crate::plain;
 use forkd_linux_sys::PAGE_SIZE;
@@ -38,13 +38,13 @@ pub const ARMS: [Arm; 6] = [
     Arm::SharedPrefetched,
 ];
 
-/// What came of one arm.
+/// Result of one arm.
 #[derive(Debug, Serialize)]
 pub struct Row {
     forks: u64,
     order: &'static str,
     arm: Arm,
-    /// Of all forks, until the last one has read its last page.
+    /// Time until the last fork has read its last page.
     ms: u64,
     pages_per_s: u64,
     /// Reads that took a microsecond or more: they met a fault, or lost the processor.
@@ -60,7 +60,7 @@ pub struct Row {
 /// No read that meets a fault is faster.
 const WAIT_NS_MIN: u64 = 1000;
 const WAIT_NS_MAX: u64 = 60_000_000_000;
-/// Scattered: every so-manieth page first.
+/// Step of a scattered read: every n-th page first.
 const STEP: u64 = 61;
 
 pub struct Bench {
@@ -82,7 +82,7 @@ impl Bench {
         let file = memfd::create(c"bench-template", mib << 20)?;
         let target = Mapping::read_write(&file, (mib << 20) as usize)?;
         for page in 0..pages {
-            // None of them is zeros: nothing is left out.
+            // No page is zeros, so none is left out.
             let bytes: Vec<u8> = (1..=PAGE_SIZE as u64 / 8)
                 .flat_map(|word| (page << 9 | word).to_ne_bytes())
                 .collect();
@@ -170,7 +170,7 @@ impl Bench {
         std::fs::remove_file(&path)?;
         let session = if arm == Arm::PlainCopy {
             let content = self.content.clone();
-            // It ends with the VMM.
+            // The thread ends with the VMM.
             std::thread::spawn(move || plain::serve(&stream, &content));
             None
         } else {

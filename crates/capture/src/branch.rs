@@ -1,4 +1,4 @@
-//! A capture, from its preparation to its end.
+//! A capture from preparation to end.
 
 use crate::early::EarlyImage;
 use crate::error::{CaptureError, Result, Step};
@@ -15,44 +15,46 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Faults served at a time.
-pub(crate) const BATCH: usize = 64;
-/// Pages read a call: large enough that the call does not matter, small enough that a write to one of them is not held up.
+/// Pages per read call: enough to make the cost of the call negligible, few enough not to hold up a write to one of them.
 const CHUNK_PAGES: u64 = 32;
-/// Protection is changed this much at a time, so that no other user of the address space waits for all of it.
+/// Bytes per change of protection, so that no other user of the address space waits for the whole range.
 const STEP_BYTES: u64 = 16 << 20;
-/// Touched pages this near to each other are protected again in one call; those between them are protected anyway.
+/// Touched pages this near to each other are protected again in one call, including the pages between them.
 const JOIN_PAGES: u64 = 32;
-/// With no more touched pages than this, the instant need not be prepared any further.
+/// The instant needs no further preparation if no more pages than these were touched.
 const SETTLED_PAGES: usize = 24;
-/// A source that writes faster than it can be protected is not waited for.
+/// Most rounds. A source may write faster than its pages can be protected.
 const ROUNDS_MAX: u32 = 12;
 
-/// What a capture has cost so far.
+/// Longest time to protect touched pages at the instant, when the source is stopped. A page takes microseconds; a
+/// source that makes it take longer is not captured.
+const PROTECT_MAX: Duration = Duration::from_secs(1);
+
+/// The cost of a capture so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Statistics {
-    /// Protecting all of the range.
+    /// Time to protect the whole range.
     pub arm: Duration,
-    /// Listing its private pages.
+    /// Time to list the private pages.
     pub scan: Duration,
-    /// Protecting again, before the instant, what was touched meanwhile; and how often that was done.
+    /// Time to protect touched pages again before the instant, and the number of rounds.
     pub settle: Duration,
     pub rounds: u32,
-    /// Protected again at the instant.
+    /// Pages protected again at the instant.
     pub touched_pages: u64,
-    /// Of the set: copied in bulk, and for a write that waited.
+    /// Pages of the set that were copied in bulk, and for a write that waited.
     pub pages_by_copy: u64,
     pub pages_by_fault: u64,
-    /// Of the writes that met the protection after the instant.
+    /// Waits of the writes that met the protection after the instant.
     pub waits: WaitSummary,
 }
 
-/// A capture under way. Dropping it, at any point, lets the source go on unprotected.
+/// A capture under way. Dropping it, at any point, leaves the source running unprotected.
 pub struct WpBranch {
     target: Target,
     sink: Arc<dyn Sink>,
     handler: Handler,
-    /// Until `take` shares it with the handler.
+    /// The set until `take` shares it with the handler.
     preparing: Option<CaptureSet>,
     set: Option<Arc<CaptureSet>>,
     statistics: Statistics,
@@ -60,9 +62,9 @@ pub struct WpBranch {
 }
 
 impl WpBranch {
-    /// Protects the range and lists its private pages. Registers the range if that has not been done.
+    /// Protects the range and lists its private pages. Registers the range if necessary.
     ///
-    /// Fails when the kernel cannot write-protect this kind of memory, and when the process has ended.
+    /// Fails if the kernel cannot write-protect this kind of memory, or if the process has ended.
     pub fn arm(target: Target, sink: Arc<dyn Sink>) -> Result<WpBranch> {
         for region in target.source.regions() {
             target
@@ -74,15 +76,16 @@ impl WpBranch {
         Self::prepare(target, None, sink)
     }
 
-    /// The same for memory whose pages somebody serves, who has registered all of it for write faults, too. Whoever reads the
-    /// userfaultfd tells `queue` of writes to protected pages, and of pages that are given back, from before this call until
-    /// the branch is gone. Until then, too, every page that is filled must be filled protected: a page that is not there has
-    /// no protection of its own.
+    /// The same as `arm`, for memory whose pages another program serves and has registered for write faults, too. From
+    /// before this call until the branch is dropped, the reader of the userfaultfd must tell `queue` about writes to
+    /// protected pages and about freed pages. Until then it must also fill every page protected: an absent page has no
+    /// protection.
     ///
-    /// Pages that were given back are of the set: they are zeros. Of one that is given back after the instant the content is
-    /// lost, and the capture fails.
+    /// Freed pages belong to the set and read as zeros. A page of the set that is freed after the instant has lost its
+    /// content, so the capture fails.
     pub fn arm_served(target: Target, queue: Arc<FaultQueue>, sink: Arc<dyn Sink>) -> Result<WpBranch> {
-        Self::prepare(target, Some(queue), sink)
+        let source = target.source.served();
+        Self::prepare(Target { source, ..target }, Some(queue), sink)
     }
 
     fn prepare(target: Target, queue: Option<Arc<FaultQueue>>, sink: Arc<dyn Sink>) -> Result<WpBranch> {
@@ -102,7 +105,7 @@ impl WpBranch {
         Ok(branch)
     }
 
-    /// The scan comes after the protection: what is written later is noted by the handler.
+    /// Scans after protecting: the handler notes later writes.
     fn protect_and_scan(&mut self, is_served: bool) -> Result<()> {
         let start = Instant::now();
         for step in self.target.source.steps(STEP_BYTES) {
@@ -116,19 +119,19 @@ impl WpBranch {
                 .step(|| "write-protecting memory that was never populated".into())?;
         }
         self.statistics.arm = start.elapsed();
-        let ranges = self.target.source.own_pages_protected(host_swaps())?;
+        let ranges = self.target.source.own_pages_protected()?;
         self.preparing = Some(CaptureSet::new(&ranges));
         self.statistics.scan = start.elapsed() - self.statistics.arm;
         Ok(())
     }
 
-    /// Before Linux 6.4 a page of anonymous memory cannot be protected before it is populated, if only with zeros.
+    /// Populates pages, if only with zeros. Before Linux 6.4 a page of anonymous memory cannot be protected before that.
     fn protect_unpopulated(&self) -> io::Result<()> {
         let Target { source, uffd } = &self.target;
         if uffd.protects_unpopulated()? {
             return Ok(());
         }
-        // Pages that were touched meanwhile are among these, and may be protected again: they have been noted.
+        // Pages touched meanwhile are among these, and may be protected again: they have been noted.
         let map = Pagemap::open(source.pid)?;
         for region in source.regions() {
             for range in map.unprotected(region.memory)? {
@@ -139,9 +142,9 @@ impl WpBranch {
         Ok(())
     }
 
-    /// Protects again what was touched since the last time, the source running, until little is left: each round is shorter
-    /// than the one before, and so is what is touched meanwhile. `arm` ends with it; a caller who has done other things
-    /// since calls it once more right before the instant.
+    /// Protects touched pages again while the source runs, until few are left: each round is shorter than the one
+    /// before, and fewer pages are touched meanwhile. `arm` ends with this step. A caller with other work in between
+    /// calls it once more right before the instant.
     pub fn settle(&mut self) -> Result<()> {
         let start = Instant::now();
         let set = self.preparing.as_mut().expect("a branch settles before it is taken");
@@ -153,8 +156,7 @@ impl WpBranch {
             if touched.is_empty() {
                 break;
             }
-            // A page of these that is written before it is protected again is in the set all the same; one that is written
-            // after is noted anew.
+            // A page written before it is protected again is in the set all the same. A later write is noted again.
             protect_again(&self.target, &touched).step(|| "write-protecting the touched pages again".into())?;
             set.touch(touched);
             self.statistics.rounds += 1;
@@ -163,7 +165,7 @@ impl WpBranch {
         self.handler.check()
     }
 
-    /// The instant. Nothing may write to the range during this call.
+    /// Takes the instant. Nothing may write to the range during this call.
     pub fn take(&mut self) -> Result<()> {
         let mut set = self.preparing.take().expect("an armed branch is taken once");
         let target = &self.target;
@@ -185,17 +187,22 @@ impl WpBranch {
         Ok(())
     }
 
-    /// The set, once taken.
+    /// Fails if the capture has failed meanwhile, as its next step will.
+    pub fn check(&self) -> Result<()> {
+        self.handler.check()
+    }
+
+    /// The set. Panics before `take`.
     pub fn set(&self) -> &Arc<CaptureSet> {
         self.set.as_ref().expect("the branch has been taken")
     }
 
-    /// The image, for those who cannot wait until it is whole. Of a branch that has been taken.
+    /// The image, for callers that cannot wait until it is complete. Panics before `take`.
     pub fn early(&self) -> EarlyImage {
         EarlyImage::new(self.handler.shared().clone(), self.set().clone())
     }
 
-    /// Copies all pages that no fault has copied; the sink has the whole set afterwards. `cancelled` is asked between chunks.
+    /// Copies all pages that no fault has copied. The sink then has the whole set. Calls `cancelled` between chunks.
     pub fn copy(&mut self, cancelled: impl Fn() -> bool) -> Result<()> {
         let set = self.set().clone();
         let buffer = Pages::new(CHUNK_PAGES)?;
@@ -218,10 +225,10 @@ impl WpBranch {
         Ok(())
     }
 
-    /// A page's writer waits for the reading of its chunk, never for the sink.
+    /// Reads claimed runs and releases them. A page's writer waits for its chunk to be read, never for the sink.
     fn read(&mut self, set: &CaptureSet, runs: &[Run], buffer: &Pages) -> Result<()> {
         let Target { source, uffd } = &self.target;
-        // With pages in hand for which somebody may wait, this thread must not be put aside.
+        // A writer may wait for these pages: the scheduler must not preempt this thread.
         let _urgent = Urgent::this_thread();
         source
             .read(runs, buffer, 0)
@@ -238,8 +245,8 @@ impl WpBranch {
         Ok(())
     }
 
-    /// Lifts the protection from what is left under it, and returns the set and what it has cost. Fails if a page could not
-    /// be had in time, as `copy` does, or if the process has ended since.
+    /// Lifts the remaining protection, and returns the set and its cost. Fails if a page could not be copied in time,
+    /// as `copy` does, or if the process has ended since.
     pub fn finish(mut self) -> Result<(Arc<CaptureSet>, Statistics)> {
         self.release();
         self.handler.check()?;
@@ -248,7 +255,7 @@ impl WpBranch {
         Ok((set, self.statistics()))
     }
 
-    /// What it has cost so far.
+    /// The cost so far.
     pub fn statistics(&self) -> Statistics {
         Statistics {
             pages_by_fault: self.handler.pages(),
@@ -262,10 +269,10 @@ impl WpBranch {
             return;
         }
         self.released = true;
-        // From here the handler only lets writers go, so that none waits for a page that will never be copied.
+        // The handler now only releases writers, so that none waits for a page that will never be copied.
         self.handler.change_phase(|phase| *phase = Phase::Released);
         for step in self.target.source.steps(STEP_BYTES) {
-            // It fails only when the process has ended, and then nobody waits.
+            // Fails if the process has ended, and then no thread waits, or if the process keeps changing its memory.
             if self.target.uffd.unprotect(step).is_err() {
                 break;
             }
@@ -290,10 +297,13 @@ fn put(sink: &dyn Sink, runs: &[Run], buffer: &Pages) -> Result<()> {
     Ok(())
 }
 
-/// Copies a whole set of a source that does not change meanwhile, without a userfaultfd.
-pub fn copy_still(source: &Source, set: &CaptureSet, sink: &dyn Sink) -> Result<()> {
+/// Copies a whole set of a source that does not change meanwhile, without a userfaultfd. Calls `cancelled` between chunks.
+pub fn copy_still(source: &Source, set: &CaptureSet, sink: &dyn Sink, cancelled: impl Fn() -> bool) -> Result<()> {
     let buffer = Pages::new(CHUNK_PAGES)?;
     for chunk in chunks(set) {
+        if cancelled() {
+            return Err(CaptureError::Cancelled);
+        }
         source
             .read(&chunk, &buffer, 0)
             .step(|| format!("reading the memory of process {}", source.pid))?;
@@ -306,7 +316,7 @@ fn ranks(run: &Run) -> std::ops::Range<u64> {
     run.first_rank..run.first_rank + run.pages
 }
 
-/// The set in pieces of at most [`CHUNK_PAGES`] pages: a long run is cut, short ones are put together.
+/// The set in pieces of at most [`CHUNK_PAGES`] pages: long runs are cut, short runs are combined.
 fn chunks(set: &CaptureSet) -> impl Iterator<Item = Vec<Run>> + '_ {
     let mut pieces = set.runs().flat_map(cut).peekable();
     std::iter::from_fn(move || {
@@ -326,7 +336,7 @@ fn cut(run: Run) -> impl Iterator<Item = Run> {
         .map(move |skip| run.part(skip, CHUNK_PAGES.min(run.pages - skip)))
 }
 
-/// The parts of `chunk` that nobody had claimed, now the caller's.
+/// Claims the parts of `chunk` that no other thread had claimed.
 fn claimed(set: &CaptureSet, chunk: &[Run]) -> Vec<Run> {
     let mut mine: Vec<Run> = Vec::with_capacity(chunk.len());
     for run in chunk {
@@ -349,13 +359,19 @@ fn claimed(set: &CaptureSet, chunk: &[Run]) -> Vec<Run> {
 fn protect_again(target: &Target, touched: &[u64]) -> io::Result<()> {
     let mut sorted = touched.to_vec();
     sorted.sort_unstable();
-    near(&sorted)
-        .into_iter()
-        .flat_map(|(page, pages)| target.source.pages(page, pages))
-        .try_for_each(|range| target.uffd.protect(range))
+    let until = Instant::now() + PROTECT_MAX;
+    let near = near(&sorted).into_iter();
+    let mut ranges = near.flat_map(|(page, pages)| target.source.pages(page, pages));
+    ranges.try_for_each(|range| {
+        if Instant::now() > until {
+            let why = format!("it took longer than {PROTECT_MAX:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        target.uffd.protect(range)
+    })
 }
 
-/// Pages that lie near to each other, as `(first page, pages)`.
+/// Groups of pages near each other, as `(first page, pages)`.
 fn near(sorted: &[u64]) -> Vec<(u64, u64)> {
     let mut out: Vec<(u64, u64)> = Vec::new();
     for &page in sorted {
@@ -365,9 +381,4 @@ fn near(sorted: &[u64]) -> Vec<(u64, u64)> {
         }
     }
     out
-}
-
-/// Whether this host has swap space in use. Without any, no page is ever swapped out.
-fn host_swaps() -> bool {
-    std::fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
 }

@@ -1,4 +1,4 @@
-//! Pages of a capture that is still under way, for those who cannot wait for its end.
+//! Pages of a capture under way, for callers that cannot wait for its end.
 
 use crate::error::{CaptureError, Result};
 use crate::handler::Shared;
@@ -9,13 +9,13 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Pages read at a time; whoever wants to write to one of them waits for that.
+/// Pages per read. A writer of one of them waits for the whole read.
 const CHUNK_PAGES: u64 = 32;
-/// Until it is looked again whether a page that somebody else reads has reached the sink, which takes microseconds.
+/// Interval between checks whether a page that another thread reads has reached the sink, which takes microseconds.
 const LOOK_AGAIN: Duration = Duration::from_micros(50);
 
-/// The image of the source at the instant. It is there from the instant on: what has not been copied is copied when it is asked for.
-/// When the capture is given up, so is what had not been copied of it.
+/// The image of the source at the instant, available from the instant on: a request copies the pages that have not been
+/// copied yet. If the capture is aborted, those pages are lost.
 #[derive(Clone)]
 pub struct EarlyImage {
     shared: Arc<Shared>,
@@ -27,12 +27,12 @@ impl EarlyImage {
         EarlyImage { shared, set }
     }
 
-    /// Whether a page is of the set: the others are what was below the source.
+    /// True if the set has the page. All other pages are as in the layer below the source.
     pub fn has(&self, page: u64) -> bool {
         self.set.rank(page).is_some()
     }
 
-    /// Waits until the sink has all of `pages` that are of the set, and copies those that nobody has copied.
+    /// Waits until the sink has all of `pages` that are in the set, and copies those that no other thread has claimed.
     pub fn fetch(&self, pages: Range<u64>) -> Result<()> {
         let buffer = Pages::new(CHUNK_PAGES)?;
         for start in pages.clone().step_by(CHUNK_PAGES as usize) {
@@ -50,14 +50,14 @@ impl EarlyImage {
         Ok(())
     }
 
-    /// Fails when the capture has failed.
+    /// Fails if the capture has failed.
     pub fn check(&self) -> Result<()> {
         drop(self.shared.phase());
         self.shared.failure().map_or(Ok(()), Err)
     }
 
-    /// Copies what nobody has claimed. It is read while no fault is served and the capture cannot be given up: the pages are
-    /// protected all that time.
+    /// Copies unclaimed pages. While they are read no fault is served and the capture cannot be aborted, so the pages
+    /// stay protected.
     fn copy(&self, pages: Range<u64>, buffer: &Pages) -> Result<()> {
         let _keeping = self.shared.keeping();
         let mut runs = Vec::new();

@@ -1,15 +1,15 @@
-//! What can go wrong with a capture.
+//! Errors of a capture.
 
 use std::io;
 use std::sync::Arc;
 
-/// Why a capture has failed. Its source runs on, unprotected.
+/// The reason why a capture failed. Its source keeps running, unprotected.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum CaptureError {
-    /// The caller gave it up.
+    /// The caller cancelled the capture.
     #[error("the capture was given up while memory was copied")]
     Cancelled,
-    /// A call of the operating system failed, or the sink did.
+    /// A system call failed, or the sink did.
     #[error("{step}: {cause}")]
     Os { step: String, cause: Arc<io::Error> },
 }
@@ -17,7 +17,7 @@ pub enum CaptureError {
 pub type Result<T> = std::result::Result<T, CaptureError>;
 
 impl CaptureError {
-    /// The number of the system's error, where there is one.
+    /// The system error number, if any.
     pub fn raw_os_error(&self) -> Option<i32> {
         match self {
             CaptureError::Cancelled => None,

@@ -1,6 +1,5 @@
 //! The thread that serves write faults while a range is protected.
 
-use crate::branch::BATCH;
 use crate::error::{CaptureError, Result, Step};
 use crate::phase::{Phase, Service};
 use crate::queue::FaultQueue;
@@ -9,7 +8,7 @@ use crate::sink::Sink;
 use crate::source::{Pages, Target};
 use crate::waits::{WaitSummary, Waits};
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::fds::{self, Bell, Wait};
+use forkd_linux_sys::fds::{self, EventFd, Wait};
 use forkd_linux_sys::sched::Urgent;
 use forkd_linux_sys::uffd::Range;
 use std::io;
@@ -18,21 +17,23 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Until the system is asked again that could not wait for faults.
+/// Most faults per batch.
+const BATCH: usize = 64;
+/// Pause before the next attempt to wait for faults, after a system error.
 const WAIT_RETRY: Duration = Duration::from_millis(1);
 
-/// What the handler's thread shares with the branch, and with those who ask for pages out of turn.
+/// State that the handler's thread shares with the branch, and with callers that read pages early.
 pub(crate) struct Shared {
     target: Target,
-    /// Where faults come from, if not from the userfaultfd itself.
+    /// The source of faults, if not the userfaultfd itself.
     queue: Option<Arc<FaultQueue>>,
     sink: Arc<dyn Sink>,
-    /// Held while faults are served up to their release, and for a change of phase: never over the bulk copy, nor while
-    /// the sink is given pages.
+    /// Locked while faults are served up to their release, and for a change of phase. Never locked during the bulk
+    /// copy, nor while the sink receives pages.
     phase: Mutex<Phase>,
-    /// Held from before a page is claimed until the sink has it.
+    /// Locked from before a page is claimed until the sink has it.
     keeping: Mutex<()>,
-    stop: Bell,
+    stop: EventFd,
     failure: OnceLock<CaptureError>,
     pages: AtomicU64,
     waits: Waits,
@@ -52,7 +53,7 @@ impl Handler {
             sink,
             phase: Mutex::new(Phase::Tracking { touched: Vec::new() }),
             keeping: Mutex::default(),
-            stop: Bell::new().step(|| "making an eventfd".into())?,
+            stop: EventFd::new().step(|| "making an eventfd".into())?,
             failure: OnceLock::new(),
             pages: AtomicU64::new(0),
             waits: Waits::default(),
@@ -73,7 +74,7 @@ impl Handler {
         &self.shared
     }
 
-    /// Runs `change` while no fault is being served: all that were seen before have been dealt with.
+    /// Runs `change` while no fault is being served: all faults seen before have been handled.
     pub fn change_phase<T>(&self, change: impl FnOnce(&mut Phase) -> T) -> T {
         change(&mut self.shared.phase())
     }
@@ -83,17 +84,17 @@ impl Handler {
         drop(self.shared.keeping());
     }
 
-    /// The failure of a page's copy, if there was one.
+    /// The failure of a page's copy, if any.
     pub fn check(&self) -> Result<()> {
         self.shared.failure().map_or(Ok(()), Err)
     }
 
-    /// The pages of `run` have been released: whoever waited for one of them goes on.
+    /// Ends the waits for the pages of `run`, which have been released.
     pub fn note_released(&self, run: Run) {
         self.shared.waits.end(run);
     }
 
-    /// The pages that it has copied.
+    /// Number of pages that the handler has copied.
     pub fn pages(&self) -> u64 {
         self.shared.pages.load(Ordering::Relaxed)
     }
@@ -102,9 +103,9 @@ impl Handler {
         self.shared.waits.summary()
     }
 
-    /// Ends the thread. Nothing may be protected any more, else a write would wait for ever.
+    /// Ends the thread. Nothing may be protected any more, or a write would wait forever.
     pub fn stop(&mut self) {
-        self.shared.stop.ring();
+        self.shared.stop.signal();
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the fault handler does not panic");
         }
@@ -112,14 +113,14 @@ impl Handler {
 }
 
 impl Shared {
-    /// The phase, with all that is known to have been given back taken note of.
+    /// Locks the phase, after recording all pages that are known to have been freed.
     pub fn phase(&self) -> MutexGuard<'_, Phase> {
         let mut phase = self.phase.lock().expect("no panic while held");
         self.note_removed(&mut phase);
         phase
     }
 
-    /// To be held from before a page is claimed until the sink has it.
+    /// Lock this from before a page is claimed until the sink has it.
     pub fn keeping(&self) -> MutexGuard<'_, ()> {
         self.keeping.lock().expect("no panic while held")
     }
@@ -128,7 +129,7 @@ impl Shared {
         self.failure.get().cloned()
     }
 
-    /// Reads pages that the caller has claimed since it locked the phase, and lets them be written.
+    /// Reads pages that the caller has claimed since it locked the phase, and makes them writable again.
     pub fn read_and_release(
         &self,
         mut phase: MutexGuard<'_, Phase>,
@@ -155,42 +156,58 @@ impl Shared {
     }
 
     fn serve(&self, buffer: &Pages) {
-        // Whoever waits for it cannot go on, and it is done in microseconds.
+        // Writers are blocked until this thread has served them, which takes microseconds.
         let _urgent = Urgent::this_thread();
         let mut faults = Vec::with_capacity(BATCH);
         let mut read = Vec::with_capacity(BATCH);
+        let mut is_usable = true;
         loop {
             let faulted = match &self.queue {
                 Some(queue) => Wait::readable(&**queue),
                 None => Wait::readable(&*self.target.uffd),
             };
-            let waits = [faulted, Wait::readable(&self.stop)];
-            let Ok(ready) = fds::wait(&waits, None) else {
-                // For want of memory, if anything: to end here would leave writers waiting for ever.
+            let waits = [Wait::readable(&self.stop), faulted];
+            // A userfaultfd that cannot be waited for is always ready.
+            let waits = if is_usable { &waits[..] } else { &waits[..1] };
+            let Ok(ready) = fds::look(waits, None) else {
+                // Memory is short, if anything. Ending the thread here would leave writers waiting forever.
                 std::thread::sleep(WAIT_RETRY);
                 continue;
             };
-            if ready[0] {
+            if ready.get(1).is_some_and(|faulted| faulted.failed) {
+                is_usable = false;
+                self.fail_unusable();
+            } else if ready.get(1).is_some_and(|faulted| faulted.is_any()) {
                 let _keeping = self.keeping();
                 let set = self.release_batch(&mut faults, buffer, &mut read);
-                // Only now that nobody waits any more.
+                // Keep the pages only now that no writer waits any more.
                 if let Some(set) = set {
                     self.keep(&set, buffer, &read);
                 }
             }
-            if ready[1] {
+            if ready[0].is_any() {
                 return;
             }
         }
     }
 
-    /// Serves the faults that wait, up to their release. Returns the set when pages have been `read` into the buffer.
+    /// Records that the process has made its userfaultfd blocking, so that its faults cannot be waited for.
+    fn fail_unusable(&self) {
+        let why = "it was made to block by the process that it came from";
+        let step = format!("waiting for faults of process {}", self.target.source.pid);
+        self.fail(&mut self.phase(), &[], step, io::Error::other(why));
+    }
+
+    /// Serves the waiting faults up to their release. Returns the set if pages have been `read` into the buffer.
     fn release_batch(&self, faults: &mut Vec<u64>, buffer: &Pages, read: &mut Vec<Run>) -> Option<Arc<CaptureSet>> {
         faults.clear();
         read.clear();
-        let mut phase = self.phase();
         let seen = Instant::now();
-        let served = self.read_faults(faults).and_then(|()| {
+        // Read before locking the phase: the thread that holds it may be waiting for the kernel, which waits for this
+        // read. Serving a fault in a later phase is the same as a later fault.
+        let has_read = self.read_faults(faults);
+        let mut phase = self.phase();
+        let served = has_read.and_then(|()| {
             let mut pages = faults.iter().map(|address| self.target.source.page_of(*address));
             pages.try_for_each(|page| self.serve_page(&mut phase, page?, seen, buffer, read))
         });
@@ -217,8 +234,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Takes note of pages that were given back. Before the instant they are like any that were written. After it their
-    /// content is lost, unless nobody needs it.
+    /// Records freed pages. Before the instant they count as written. After it their content is lost, and the capture
+    /// fails if a page of the set is among them.
     fn note_removed(&self, phase: &mut Phase) {
         let Some(queue) = &self.queue else { return };
         for pages in queue.take_removed() {
@@ -242,7 +259,7 @@ impl Shared {
         buffer: &Pages,
         read: &mut Vec<Run>,
     ) -> io::Result<()> {
-        // Held from before the claim: whoever reads the page now cannot tell of its release before it is noted as waited for.
+        // Locked before the claim: the reader of the page then cannot report its release before the wait is noted.
         let mut waiting = self.waits.waiting();
         match phase.fault(page) {
             Service::Leave { rank } => {
@@ -272,7 +289,7 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives the sink what was read.
+    /// Gives the sink the pages that were read.
     pub fn keep(&self, set: &CaptureSet, buffer: &Pages, read: &[Run]) {
         for (index, run) in read.iter().enumerate() {
             if let Err(error) = self.sink.put(*run, buffer.bytes(index as u64, 1)) {
@@ -290,7 +307,7 @@ impl Shared {
         self.pages.fetch_add(read.len() as u64, Ordering::Relaxed);
     }
 
-    /// The capture is lost, but the source must not be: whoever waits is let go, now and from now on.
+    /// Records that the capture has failed. The source must survive: all waiting writers are released, now and from now on.
     fn fail(&self, phase: &mut Phase, faults: &[u64], step: String, error: io::Error) {
         let _ = self.failure.set(CaptureError::Os {
             step,
@@ -299,8 +316,10 @@ impl Shared {
         *phase = Phase::Released;
         for &start in faults {
             let end = start + PAGE_SIZE as u64;
-            // It fails only when the process has ended, and then nobody waits.
-            let _ = self.target.uffd.unprotect(Range { start, end });
+            // Fails if the process has ended, and then no thread waits, or if the process keeps changing its memory.
+            if self.target.uffd.unprotect(Range { start, end }).is_err() {
+                break;
+            }
         }
     }
 }

@@ -1,23 +1,24 @@
-//! A model of a capture in which whatever can happen at the same time is tried in every order.
+//! A model of a capture that tries every order of the events that can happen at the same time.
 //!
-//! What decides in it is the crate's own code: `Phase::fault` about a fault, `CaptureSet` about the pages. The model adds what
-//! surrounds that code: the kernel (a page is protected or not, a write to a protected one goes into a queue and looks once
-//! more before it sleeps, a call changes page by page and wakes at its end), the writers, and the order of the steps that the
-//! branch, the handler and the bulk copy take, which `protocol.rs` writes down beside the names of the functions that it is
-//! taken from. Whoever changes that order in `branch.rs` or `handler.rs` changes it there too. Pages that are asked for out of turn
-//! (`early.rs`) are taken as the handler takes one, under the same two locks, and are no actor of their own here.
+//! The decisions in the model are made by the crate's own code: `Phase::fault` about a fault, `CaptureSet` about the
+//! pages. The model adds what surrounds that code. First, the kernel: a page is protected or not; a write to a
+//! protected page goes into a queue and looks once more before it sleeps; a call changes page by page and wakes at its
+//! end; a private page can be moved or swapped out and return at any moment. Second, the writers. Third, the order of
+//! the steps of the branch, the handler and the bulk copy, which `protocol.rs` lists by the names of the functions. A
+//! change of that order in `branch.rs` or `handler.rs` must be made there too. Early reads (`early.rs`) take a page as
+//! the handler does, under the same two locks, and are no actor of their own here.
 //!
-//! Of a page's bytes only this matters, and is kept: whether they are the lower layer's until the instant, and whether they
-//! are the instant's after it. Every write is taken to change them. Between two steps each of the others may take any number
-//! of steps, and memory is sequentially consistent: weaker orders are for the tests on real memory to find.
+//! The model keeps only this about a page's bytes: whether they are the lower layer's until the instant, and whether
+//! they are the instant's after it. Every write is taken to change them. Between two steps each of the others may take
+//! any number of steps, and memory is sequentially consistent: weaker orders are for the tests on real memory to find.
 //!
-//! Every state that can be reached is visited, and held against this:
-//! - a page that is not in the set has the lower layer's bytes at the instant: nobody has written it, ever;
-//! - the sink is given each page of the set once, with the bytes of the instant, and has them all when the copy has
-//!   succeeded. Until a failure that the branch reports, that is so for a branch that is given up, too;
+//! Every reachable state is visited and must meet these conditions:
+//! - a page that is not in the set has the lower layer's bytes at the instant: it has never been written;
+//! - the sink receives each page of the set once, with the bytes of the instant, and has them all when the copy has
+//!   succeeded. An aborted branch also keeps this, up to a failure that the branch reports;
 //! - no assertion of the crate fires;
 //! - wherever nothing can happen any more, every write has been made, the branch and the handler have ended, and nothing
-//!   is protected. No state can come twice, so that every course of events gets there.
+//!   is protected. No state can repeat, so every course of events gets there.
 
 mod explore;
 mod machine;
@@ -29,26 +30,28 @@ mod steps;
 use explore::explore;
 use protocol::{Mistake, Protocol};
 
-/// What may happen in a model, and how often.
+/// The events that may happen in a model, and how often.
 #[derive(Debug, Clone, Copy)]
 struct World {
     protocol: Protocol,
-    /// How many writes each writer makes, each to any page.
+    /// Writes per writer, each to any page.
     writes: &'static [u8],
-    /// The bulk copy takes up to so many pages at a time.
+    /// Most pages that the bulk copy takes at a time.
     chunk: u8,
-    /// How often a signal interrupts a writer that waits.
+    /// Number of signals that interrupt a waiting writer.
     signals: u8,
-    /// Whether the writers can be stopped only between two writes, so that a branch has to wait for one that waits itself;
-    /// else they are stopped wherever they are.
+    /// Number of pages that the kernel takes away to move or swap them.
+    moves: u8,
+    /// True if writers can be stopped only between two writes, so that a branch has to wait for a writer that waits
+    /// itself. If false, they are stopped wherever they are.
     stops_between_writes: bool,
-    /// Whether the branch may be given up, before any of its steps.
+    /// True if the branch may be aborted before any of its steps.
     gives_up: bool,
-    /// Whether the handler may fail, once, at a page that it serves or that it gives to the sink.
+    /// True if the handler may fail, once, at a page that it serves or that it gives to the sink.
     fails: bool,
 }
 
-/// Pages are private or not at the beginning, in every combination.
+/// A world whose pages are private or not at the beginning, in every combination.
 fn world(pages: u8, writes: &'static [u8]) -> World {
     World {
         protocol: Protocol {
@@ -60,6 +63,7 @@ fn world(pages: u8, writes: &'static [u8]) -> World {
         writes,
         chunk: 2,
         signals: 0,
+        moves: 0,
         stops_between_writes: false,
         gives_up: false,
         fails: false,
@@ -73,10 +77,10 @@ fn holds(world: World) {
     }
 }
 
-// Together these cover: two writes that wait at the same time, for one page or for two; a page that is written before the
-// scan, between the rounds, after them and after the instant, by one writer or by two; three pages, of which two can be in
-// one chunk, one run or one round and the third in none of them. What needs three writers at a time, or a fourth page, is
-// beyond them. The bounds are as wide as half a minute on one core allows, in a debug build.
+// Together these cover: two writes that wait at the same time, for one page or for two; a page that is written before
+// the scan, between the rounds, after them and after the instant, by one writer or by two; three pages, of which two
+// can be in one chunk, one run or one round and the third in none of them. Three writers at a time, or a fourth page,
+// are not covered. The bounds are as wide as half a minute on one core allows, in a debug build.
 
 #[test]
 fn one_writer_with_several_rounds_and_signals() {
@@ -118,6 +122,14 @@ fn a_kernel_that_protects_only_what_is_populated() {
 }
 
 #[test]
+fn pages_that_the_kernel_moves_or_swaps_anywhere() {
+    holds(World {
+        moves: 3,
+        ..world(2, &[2])
+    });
+}
+
+#[test]
 fn a_branch_that_is_given_up_anywhere() {
     holds(World {
         gives_up: true,
@@ -143,10 +155,11 @@ fn a_branch_that_is_given_up_while_the_handler_fails() {
     });
 }
 
-/// A model with this mistake goes wrong in this way.
+/// Asserts that a model with this mistake fails in the `wanted` way.
 fn goes_wrong(mistake: Mistake, wanted: &str) {
     let right = World {
         gives_up: true,
+        moves: 2,
         ..world(2, &[2])
     };
     let protocol = Protocol {
@@ -201,6 +214,17 @@ fn touched_pages_that_are_not_protected_at_the_instant_are_noticed() {
 #[test]
 fn a_scan_of_pages_that_are_not_protected_is_noticed() {
     goes_wrong(Mistake::ScansBeforeProtecting, "are not in the set");
+}
+
+#[test]
+fn a_scan_that_takes_a_page_on_its_way_for_none_is_noticed() {
+    goes_wrong(Mistake::ListsOnlyWhatIsPresent, "are not in the set");
+}
+
+/// A page that is absent at the first look and present at the second is in neither list.
+#[test]
+fn a_scan_in_two_looks_that_a_page_can_slip_between_is_noticed() {
+    goes_wrong(Mistake::LooksForPresentAndAwayInTurn, "are not in the set");
 }
 
 #[test]

@@ -1,32 +1,32 @@
-//! How far a capture is, and what a write fault means then.
+//! The phase of a capture, which decides about write faults.
 
 use crate::set::{CaptureSet, Claim};
 use std::sync::Arc;
 
-/// What a write fault means.
+/// The phase of a capture, with its response to a write fault.
 #[derive(Debug)]
 pub(crate) enum Phase {
-    /// Before the instant: the page is noted, and its protection lifted.
+    /// The time before the instant: note the page and lift its protection.
     Tracking { touched: Vec<u64> },
-    /// After the instant: a page of the set is read first.
+    /// The time after the instant: read a page of the set first.
     Capturing { set: Arc<CaptureSet> },
-    /// Over: the protection is lifted.
+    /// The capture is over: lift the protection.
     Released,
 }
 
-/// What is to be done about a write fault.
+/// The response to a write fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Service {
-    /// Lift the page's protection: nobody needs what is in it.
+    /// Lift the page's protection: its content is not needed.
     Release,
-    /// Read the page, which is the caller's now, then lift its protection.
+    /// Read the page, which the caller has now claimed, then lift its protection.
     ReadAndRelease { rank: u64 },
-    /// Nothing: who reads the page at this moment will lift its protection.
+    /// Do nothing: the thread that is reading the page will lift its protection.
     Leave { rank: u64 },
 }
 
 impl Phase {
-    /// Decides about a fault at `page`, and takes note of it.
+    /// Decides about a fault at `page`, and records it.
     pub fn fault(&mut self, page: u64) -> Service {
         let set = match self {
             Phase::Tracking { touched } => {

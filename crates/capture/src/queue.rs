@@ -1,18 +1,18 @@
-//! Write faults that somebody else reads of the kernel: who serves the memory's pages, too, reads all that its userfaultfd reports.
+//! Write faults that another reader of the userfaultfd passes on: a page server reads all that the userfaultfd reports.
 
-use forkd_linux_sys::fds::Bell;
+use forkd_linux_sys::fds::EventFd;
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard};
 
-/// What has been read and not been dealt with. Whoever tells of it waits for nothing.
+/// Events that were read and not handled yet. A push never waits.
 #[derive(Debug)]
 pub struct FaultQueue {
     queued: Mutex<Queued>,
-    /// Rung while there are faults.
-    bell: Bell,
+    /// Signalled while there are write faults.
+    waiting: EventFd,
 }
 
 #[derive(Debug, Default)]
@@ -25,18 +25,18 @@ impl FaultQueue {
     pub fn new() -> io::Result<FaultQueue> {
         Ok(FaultQueue {
             queued: Mutex::default(),
-            bell: Bell::new()?,
+            waiting: EventFd::new()?,
         })
     }
 
-    /// Threads wait to write to protected pages, at these addresses.
+    /// Adds the addresses of protected pages that threads wait to write to.
     pub fn push_writes(&self, addresses: &[u64]) {
         let mut queued = self.lock();
         queued.writes.extend(addresses);
-        self.bell.ring();
+        self.waiting.signal();
     }
 
-    /// Pages of the source are zeros from now on.
+    /// Adds pages that the source has freed. They now read as zeros.
     pub fn push_removed(&self, pages: Range<u64>) {
         self.lock().removed.push(pages);
     }
@@ -46,7 +46,7 @@ impl FaultQueue {
         let count = queued.writes.len().min(limit);
         faults.extend(queued.writes.drain(..count));
         if queued.writes.is_empty() {
-            self.bell.hush();
+            self.waiting.clear();
         }
     }
 
@@ -61,6 +61,6 @@ impl FaultQueue {
 
 impl AsFd for FaultQueue {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.waiting.as_fd()
     }
 }

@@ -1,11 +1,11 @@
-//! The set of pages to capture, and how far each one is.
+//! The set of pages to capture, and the state of each.
 
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::uffd::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-/// A page is read exactly once, by whoever moves it from pending to reading; only after it has been read may it be written
-/// again. It is done when the sink has it.
+/// A page is read exactly once, by the thread that moves it from pending to reading. The page may be written again only
+/// after it has been read, and is done when the sink has it.
 const PENDING: u8 = 0;
 const READING: u8 = 1;
 const READ: u8 = 2;
@@ -20,7 +20,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// The part of the run that begins `skip` pages into it and has `pages` pages.
+    /// The part of the run that starts `skip` pages into it and has `pages` pages.
     pub fn part(self, skip: u64, pages: u64) -> Run {
         assert!(skip + pages <= self.pages, "a part lies inside its run");
         Run {
@@ -31,7 +31,7 @@ impl Run {
     }
 }
 
-/// Pages that came into the set together.
+/// Pages that were added to the set together.
 #[derive(Debug)]
 struct Group {
     /// Ascending by page and by rank.
@@ -40,26 +40,26 @@ struct Group {
     states: Vec<AtomicU8>,
 }
 
-/// The pages that a capture copies. A page's *rank* is its place in the set: first those that the scan found, ascending,
-/// then those that were touched afterwards, in the order of the rounds in which that was noticed.
+/// The pages that a capture copies. A page's *rank* is its place in the set: first the pages that the scan found,
+/// ascending, then the pages touched afterwards, in the order of the rounds that noticed them.
 #[derive(Debug)]
 pub struct CaptureSet {
     groups: Vec<Group>,
 }
 
-/// What became of an attempt to take a page.
+/// The outcome of an attempt to claim a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// It is the caller's to read.
+    /// The caller must read the page.
     Yours,
-    /// Someone else is reading it, and will release it.
+    /// Another thread is reading the page, and will release it.
     Others,
-    /// It has been read.
+    /// The page has been read.
     Read,
 }
 
 impl CaptureSet {
-    /// A set of the pages in `ranges` (bytes from the first page on, ascending, not overlapping).
+    /// Creates a set from the pages in `ranges` (bytes from the first page on, ascending, not overlapping).
     pub fn new(ranges: &[Range]) -> CaptureSet {
         let mut set = CaptureSet { groups: Vec::new() };
         let page_size = PAGE_SIZE as u64;
@@ -71,7 +71,7 @@ impl CaptureSet {
         set
     }
 
-    /// Adds those of `pages` that the set has not. Work is in proportion to `pages`, not to the set.
+    /// Adds those of `pages` that are missing from the set. Work is in proportion to `pages`, not to the set.
     pub fn touch(&mut self, mut pages: Vec<u64>) {
         pages.sort_unstable();
         pages.dedup();
@@ -105,7 +105,7 @@ impl CaptureSet {
         });
     }
 
-    /// How many pages it has.
+    /// Number of pages.
     pub fn len(&self) -> u64 {
         self.groups
             .last()
@@ -121,12 +121,12 @@ impl CaptureSet {
         self.groups.iter().flat_map(|group| group.runs.iter().copied())
     }
 
-    /// The place of a page, `None` when it is not in the set.
+    /// The rank of a page, `None` if the set lacks it.
     pub fn rank(&self, page: u64) -> Option<u64> {
         self.groups.iter().find_map(|group| group.rank(page))
     }
 
-    /// Takes a page to read it.
+    /// Claims a page for reading.
     pub fn claim(&self, rank: u64) -> Claim {
         match self
             .state(rank)
@@ -138,12 +138,12 @@ impl CaptureSet {
         }
     }
 
-    /// The page's bytes are in a buffer: it may be written again. Panics unless the caller had claimed it.
+    /// Marks a page as read into a buffer: it may be written again. Panics unless the caller had claimed it.
     pub fn note_read(&self, rank: u64) {
         self.advance(rank, READING, READ);
     }
 
-    /// The sink has the page's bytes. Panics unless it had been read.
+    /// Marks a page as received by the sink. Panics unless it had been read.
     pub fn complete(&self, rank: u64) {
         self.advance(rank, READ, DONE);
     }
@@ -153,12 +153,12 @@ impl CaptureSet {
         assert_eq!(before, from, "a page is claimed, then read, then complete");
     }
 
-    /// Whether the sink has the page.
+    /// True once the sink has the page.
     pub fn is_done(&self, rank: u64) -> bool {
         self.state(rank).load(Ordering::Acquire) == DONE
     }
 
-    /// Whether the sink has every page.
+    /// True once the sink has every page.
     pub fn is_complete(&self) -> bool {
         let mut states = self.groups.iter().flat_map(|group| &group.states);
         states.all(|state| state.load(Ordering::Acquire) == DONE)

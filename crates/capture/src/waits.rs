@@ -1,11 +1,11 @@
-//! How long writes have waited.
+//! Statistics of the time that writes have waited.
 
 use crate::set::Run;
 use hdrhistogram::Histogram;
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// Of the time from a fault being seen by the handler until its page was released.
+/// Times from the moment the handler sees a fault until its page is released.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct WaitSummary {
     pub count: u64,
@@ -14,15 +14,15 @@ pub struct WaitSummary {
     pub max: Duration,
 }
 
-/// A longer wait counts as this long.
+/// Longer waits count as this long.
 const MAX_NS: u64 = 60_000_000_000;
 
 /// The waits of a capture.
 #[derive(Debug)]
 pub(crate) struct Waits {
-    /// Those of which somebody else than the handler reads the page: rank, and when the fault was seen.
+    /// Waits for pages that another thread reads: rank, and when the handler saw the fault.
     waiting: Mutex<Vec<(u64, Instant)>>,
-    /// In nanoseconds.
+    /// Nanoseconds.
     ended: Mutex<Histogram<u64>>,
 }
 
@@ -36,7 +36,7 @@ impl Default for Waits {
 }
 
 impl Waits {
-    /// The waits for pages that others read. Held for an instant only.
+    /// The waits for pages that other threads read. Lock this only briefly.
     pub fn waiting(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
         self.waiting.lock().expect("no panic while held")
     }
@@ -48,7 +48,7 @@ impl Waits {
             .saturating_record(wait.as_nanos() as u64);
     }
 
-    /// Whoever waited for a page of `run` waits no more.
+    /// Ends the waits for the pages of `run`.
     pub fn end(&self, run: Run) {
         let now = Instant::now();
         let ranks = run.first_rank..run.first_rank + run.pages;

@@ -1,37 +1,54 @@
-//! What the agent keeps while connections come and go. All of it is memory, and so part of every snapshot.
+//! State that the agent keeps while connections come and go. All of it is memory, and therefore part of every snapshot.
 
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+use hyper::StatusCode;
 
 use crate::command::Commands;
 use crate::config::Config;
 use crate::error::ApiError;
 use crate::eval::{Interpreters, SEED_BYTES};
+use crate::freezer::Freezer;
+use crate::generation_page::GenerationPage;
 use crate::identity;
 use crate::reaper::Reaper;
-use crate::sys;
+use crate::refresh::Refresh;
+use crate::{root_files, sys};
 
 pub struct Agent {
     /// The agent is PID 1 of a machine of its own, whose clock and names it may change.
-    owns_machine: bool,
+    pub owns_machine: bool,
+    refresh: Refresh,
+    generation_page: Option<GenerationPage>,
     started: Instant,
     pub reaper: Reaper,
     pub commands: Commands,
     pub interpreters: Arc<Interpreters>,
+    pub freezer: Arc<Freezer>,
     config: Mutex<Config>,
     identity: Mutex<identity::Current>,
     /// Held while an identity is taken on, so that two never mix.
     identifying: tokio::sync::Mutex<()>,
 }
 
+/// The agent's findings about this machine.
+pub type Machine = (Refresh, Option<GenerationPage>);
+
 impl Agent {
-    pub fn new(owns_machine: bool, reaper: Reaper) -> Agent {
+    pub fn new(machine: Option<Machine>, reaper: Reaper) -> Agent {
+        let owns_machine = machine.is_some();
+        let none = || (Refresh::unavailable("the agent has no machine of its own"), None);
+        let (refresh, generation_page) = machine.unwrap_or_else(none);
         Agent {
             owns_machine,
+            refresh,
+            generation_page,
             started: Instant::now(),
             reaper,
             commands: Commands::default(),
             interpreters: Arc::default(),
+            freezer: Arc::default(),
             config: Mutex::default(),
             identity: Mutex::default(),
             identifying: tokio::sync::Mutex::default(),
@@ -46,8 +63,19 @@ impl Agent {
         self.config.lock().expect("no holder panics").clone()
     }
 
-    pub fn configure(&self, config: Config) {
+    /// Takes on the defaults for commands. The working directory of an image need not be in any of its layers.
+    pub fn configure(&self, config: Config) -> Result<(), ApiError> {
+        if self.owns_machine {
+            let workdir = config.workdir();
+            root_files::make_directory(workdir)
+                .map_err(|error| ApiError::io(format_args!("make the working directory {workdir}"), &error))?;
+        }
         *self.config.lock().expect("no holder panics") = config;
+        Ok(())
+    }
+
+    pub fn refresh(&self) -> &Refresh {
+        &self.refresh
     }
 
     pub fn identity(&self) -> identity::Current {
@@ -62,6 +90,8 @@ impl Agent {
         if self.owns_machine {
             identity.apply()?;
             reseeded.push("kernel");
+            // Names and clock belong to this machine from here on.
+            self.freezer.thaw();
         }
         // The kernel's generator has the new entropy by now; mixing the request's in again makes the seeds differ from
         // those of every other child even where the agent does not own the machine.
@@ -73,8 +103,34 @@ impl Agent {
             seed
         };
         reseeded.extend(self.interpreters.reseed(seed).await);
+        Ok((self.note(&identity), reseeded))
+    }
+
+    /// Makes the programs of users stand still until this machine is told to thaw, or its child has an identity.
+    pub async fn freeze(self: Arc<Self>) -> Result<(), ApiError> {
+        let Some(page) = &self.generation_page else {
+            let why = "a child could not be told from its source: there is no generation page";
+            return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "freezer_unavailable", why));
+        };
+        let number = page.number();
+        let agent = self.clone();
+        let is_child = move || {
+            agent
+                .generation_page
+                .as_ref()
+                .is_none_or(|page| page.number() != number)
+        };
+        self.freezer.clone().freeze(is_child).await
+    }
+
+    /// Notes the identity as the current one, and gives its number.
+    fn note(&self, identity: &identity::Identity) -> u64 {
         let mut current = self.identity.lock().expect("no holder panics");
-        current.take_on(&identity);
-        Ok((current.generation, reseeded))
+        let before = current.generation;
+        current.take_on(identity);
+        if let Some(page) = &self.generation_page {
+            page.take_on_identity(current.generation != before);
+        }
+        current.generation
     }
 }

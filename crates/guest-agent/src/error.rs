@@ -1,4 +1,4 @@
-//! What the API answers when it cannot do what it was asked.
+//! Errors of the API.
 
 use std::io;
 
@@ -36,7 +36,11 @@ impl ApiError {
         let (status, code) = match error.kind() {
             NotFound => (StatusCode::NOT_FOUND, "not_found"),
             PermissionDenied => (StatusCode::FORBIDDEN, "permission_denied"),
-            NotADirectory => (StatusCode::BAD_REQUEST, "not_a_directory"),
+            CrossesDevices => (StatusCode::BAD_REQUEST, "bad_path"),
+            // A symbolic link that leads to itself.
+            _ if error.raw_os_error() == Some(libc::ELOOP) => (StatusCode::BAD_REQUEST, "bad_path"),
+            // Only directories are made in places that may be taken: a file stands there.
+            NotADirectory | AlreadyExists => (StatusCode::BAD_REQUEST, "not_a_directory"),
             IsADirectory => (StatusCode::BAD_REQUEST, "is_a_directory"),
             DirectoryNotEmpty => (StatusCode::CONFLICT, "directory_not_empty"),
             ReadOnlyFilesystem => (StatusCode::FORBIDDEN, "read_only"),

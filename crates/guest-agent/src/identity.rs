@@ -1,18 +1,17 @@
-//! What makes a restored child its own: entropy, clock, hostname, machine-id.
+//! The identity of a restored child: entropy, clock, hostname, machine-id.
 
-use std::fs;
 use std::io;
-use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine;
 use serde::{Deserialize, Serialize};
 
+use crate::clock;
 use crate::error::ApiError;
-use crate::sys;
+use crate::{root_files, sys};
 
 const ENTROPY_BYTES_MIN: usize = 32;
-const HOSTNAME_BYTES_MAX: usize = 64;
+pub const HOSTNAME_BYTES_MAX: usize = 64;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -48,10 +47,7 @@ impl Request {
         if !(ENTROPY_BYTES_MIN..=sys::ENTROPY_BYTES_MAX).contains(&entropy.len()) {
             return Err(bad("entropy must be 32 to 512 bytes"));
         }
-        let nanos: u64 = self
-            .wall_clock_unix_ns
-            .parse()
-            .map_err(|_| bad("wall_clock_unix_ns must be a decimal number of nanoseconds"))?;
+        let wall_clock = clock::since_epoch(&self.wall_clock_unix_ns)?;
         let label = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.';
         let name = &self.hostname;
         if name.is_empty() || name.len() > HOSTNAME_BYTES_MAX || !name.bytes().all(label) {
@@ -63,7 +59,7 @@ impl Request {
         }
         Ok(Identity {
             entropy,
-            wall_clock: Duration::from_nanos(nanos),
+            wall_clock,
             hostname: self.hostname,
             machine_id: self.machine_id,
         })
@@ -92,26 +88,29 @@ impl Identity {
         step("set the hostname", sys::set_hostname(&self.hostname))?;
         step("write hostname", write_line("/etc/hostname", &self.hostname))?;
         step("write machine-id", write_line("/etc/machine-id", &self.machine_id))?;
-        let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-        let hosts = with_own_name(&hosts, &self.hostname);
-        step("write hosts", fs::write("/etc/hosts", hosts))
+        let hosts = with_own_name(&root_files::read("/etc/hosts"), &self.hostname);
+        step("write hosts", root_files::write("/etc/hosts", hosts))
     }
 }
 
 fn write_line(path: &str, line: &str) -> io::Result<()> {
-    if let Some(folder) = Path::new(path).parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(path, format!("{line}\n"))
+    root_files::write(path, format!("{line}\n"))
 }
 
-/// The hosts file with its one 127.0.1.1 line naming this machine.
-fn with_own_name(hosts: &str, hostname: &str) -> String {
-    let others = hosts
-        .lines()
-        .filter(|line| line.split_whitespace().next() != Some("127.0.1.1"));
-    let mut text: String = others.map(|line| format!("{line}\n")).collect();
-    text.push_str(&format!("127.0.1.1\t{hostname}\n"));
+/// The hosts file with its one 127.0.1.1 line naming this machine. The other lines keep their bytes, UTF-8 or not.
+fn with_own_name(hosts: &[u8], hostname: &str) -> Vec<u8> {
+    let is_own = |line: &[u8]| String::from_utf8_lossy(line).split_whitespace().next() == Some("127.0.1.1");
+    let mut text = Vec::new();
+    for line in hosts
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !is_own(line))
+    {
+        text.extend_from_slice(line);
+        if !line.ends_with(b"\n") {
+            text.push(b'\n');
+        }
+    }
+    text.extend_from_slice(format!("127.0.1.1\t{hostname}\n").as_bytes());
     text
 }
 
@@ -150,8 +149,10 @@ mod tests {
 
     #[test]
     fn the_hosts_file_names_the_machine_once() {
-        let hosts = with_own_name("127.0.0.1\tlocalhost\n127.0.1.1\told\n", "new");
-        assert_eq!(hosts, "127.0.0.1\tlocalhost\n127.0.1.1\tnew\n");
+        let hosts = with_own_name(b"127.0.0.1\tlocalhost\n127.0.1.1\told\n", "new");
+        assert_eq!(hosts, b"127.0.0.1\tlocalhost\n127.0.1.1\tnew\n");
         assert_eq!(with_own_name(&hosts, "new"), hosts);
+        assert_eq!(with_own_name(b"", "new"), b"127.0.1.1\tnew\n");
+        assert_eq!(with_own_name(b"# caf\xe9", "new"), b"# caf\xe9\n127.0.1.1\tnew\n");
     }
 }

@@ -1,4 +1,4 @@
-//! What leads to the host: the virtio-serial port, or the guest's vsock where the VMM has no such port.
+//! The link to the host: the virtio-serial port, or the guest's vsock if the VMM has no such port.
 
 use std::io;
 use std::path::PathBuf;

@@ -3,15 +3,21 @@
 mod agent;
 mod boot;
 mod channel;
+mod clock;
 mod command;
 mod config;
+mod crng;
 mod error;
 mod eval;
+mod freezer;
+mod generation_page;
 mod http;
 mod identity;
 mod link;
 mod port;
 mod reaper;
+mod refresh;
+mod root_files;
 mod sys;
 mod vsock;
 
@@ -39,7 +45,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // As PID 1 the next thing seen is the kernel's panic: this line says why.
+            // When PID 1 ends, the kernel panics. This line says why.
             boot::say(&format!("forkd-agent: {error}"));
             ExitCode::FAILURE
         }
@@ -50,8 +56,9 @@ type Outcome = Result<(), Box<dyn Error>>;
 
 fn as_init() -> Outcome {
     boot::run()?;
+    let machine = refresh::prepare();
     runtime()?.block_on(async {
-        let agent = start(true);
+        let agent = start(Some(machine));
         let server = |stream| http::serve(agent.clone(), stream);
         match link::find().await? {
             Link::Port(path) => {
@@ -72,7 +79,7 @@ fn as_init() -> Outcome {
 /// The same service on a socket of a host, for tests: one connection at a time, no duty of a PID 1.
 fn on_socket(path: PathBuf) -> Outcome {
     runtime()?.block_on(async {
-        let agent = start(false);
+        let agent = start(None);
         let listener = UnixListener::bind(&path)?;
         loop {
             let (stream, _) = listener.accept().await?;
@@ -90,8 +97,8 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-fn start(owns_machine: bool) -> Arc<Agent> {
+fn start(machine: Option<agent::Machine>) -> Arc<Agent> {
     let reaper = Reaper::default();
     tokio::spawn(reaper.clone().run());
-    Arc::new(Agent::new(owns_machine, reaper))
+    Arc::new(Agent::new(machine, reaper))
 }

@@ -28,7 +28,7 @@ pub fn look(name: &str) -> Option<PathBuf> {
     })
 }
 
-/// One of the two directions of the port: what it waits on, and who is waiting.
+/// A direction of the port: its descriptor, and the tasks that wait for it.
 struct Shared {
     file: File,
     events: AsyncFd<OwnedFd>,

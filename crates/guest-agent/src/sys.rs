@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
@@ -174,7 +175,6 @@ pub const ENTROPY_BYTES_MAX: usize = 512;
 /// Adds entropy to the kernel's pool, credits it, and makes the generator start from it at once.
 pub fn add_entropy(entropy: &[u8]) -> io::Result<()> {
     const RNDADDENTROPY: libc::c_ulong = 0x4008_5203;
-    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
     #[repr(C)]
     struct Pool {
         entropy_bits: libc::c_int,
@@ -191,8 +191,55 @@ pub fn add_entropy(entropy: &[u8]) -> io::Result<()> {
     let device = File::options().write(true).open("/dev/urandom")?;
     // SAFETY: `pool` has the layout of rand_pool_info, and size_bytes of it are filled.
     check(unsafe { libc::ioctl(device.as_raw_fd(), RNDADDENTROPY, &pool) })?;
+    reseed(&device)
+}
+
+/// Waits until the kernel says that a file of a control group has changed since it was read. `false`: not in time.
+pub fn wait_for_change(file: &File, timeout: Duration) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: file.as_raw_fd(),
+        events: libc::POLLPRI,
+        revents: 0,
+    };
+    let timeout_ms = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: `poll` is one entry that lives through the call.
+    match check(unsafe { libc::poll(&mut poll, 1, timeout_ms) }) {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(true),
+        result => Ok(result? > 0),
+    }
+}
+
+/// Makes the kernel's generator start from its pool at once. `device` is `/dev/urandom`, opened for writing.
+pub fn reseed(device: &File) -> io::Result<()> {
+    const RNDRESEEDCRNG: libc::c_ulong = 0x5207;
     // SAFETY: this request takes no argument.
     check(unsafe { libc::ioctl(device.as_raw_fd(), RNDRESEEDCRNG) }).map(drop)
+}
+
+/// The 64-bit words of a page.
+pub type Words = [AtomicU64; PAGE_BYTES / 8];
+pub const PAGE_BYTES: usize = 4096;
+
+/// Maps the first page of a file for as long as this process lives, and locks it in memory.
+pub fn map_locked_page(file: &File) -> io::Result<&'static Words> {
+    // SAFETY: the kernel chooses the address, and the mapping is of this process alone.
+    let mapped = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            PAGE_BYTES,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if mapped == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the range is the mapping that was made a moment ago.
+    check(unsafe { libc::mlock(mapped, PAGE_BYTES) })?;
+    // SAFETY: the mapping is a page, aligned to one, never unmapped, and any bytes are valid numbers.
+    Ok(unsafe { &*mapped.cast::<Words>() })
 }
 
 /// Raises the limit of open files, for the agent and what it starts.

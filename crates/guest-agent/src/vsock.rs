@@ -29,7 +29,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio_vsock::{VMADDR_CID_LOCAL, VsockStream};
 
-    /// Both ends on this host, one connection after the other, as a guest sees them across snapshots.
+    /// Runs both ends on this host, one connection after the other, as a guest sees them across snapshots.
     #[tokio::test]
     async fn a_connection_that_ends_makes_way_for_the_next() {
         if !Path::new("/sys/module/vsock_loopback").exists() {

@@ -1,10 +1,10 @@
-//! What a process can give up before it becomes another program. Nothing here can be taken back by that program.
+//! Rights that a process can drop before it becomes another program. That program cannot regain them.
 
 use crate::check;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// A namespace that a process can leave for one of its own.
+/// A namespace that a process can replace by a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Namespace {
     Mount,
@@ -13,7 +13,7 @@ pub enum Namespace {
     Uts,
 }
 
-/// Moves the calling thread, which must be the process' only one, into a new namespace.
+/// Moves the calling thread, which must be the only one of its process, into a new namespace.
 pub fn unshare(namespace: Namespace) -> io::Result<()> {
     let flag = match namespace {
         Namespace::Mount => libc::CLONE_NEWNS,
@@ -25,21 +25,21 @@ pub fn unshare(namespace: Namespace) -> io::Result<()> {
     check(unsafe { libc::unshare(flag) }.into()).map(drop)
 }
 
-/// What a process may use of something.
+/// A resource limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// Bytes of a file that it writes.
+    /// Size of a file that the process writes.
     FileBytes,
-    /// Bytes of a core dump.
+    /// Size of a core dump.
     CoreBytes,
     OpenFiles,
-    /// Bytes of memory that are kept from being swapped.
+    /// Bytes of memory that are locked against swapping.
     LockedBytes,
-    /// Threads of all processes of its user.
+    /// Threads of all processes of the user.
     Threads,
 }
 
-/// Sets a limit, unless it is lower already. Without a capability it cannot be raised again.
+/// Sets a limit, unless it is already lower. Raising it again needs a capability.
 pub fn limit(what: Limit, value: u64) -> io::Result<()> {
     let resource = match what {
         Limit::FileBytes => libc::RLIMIT_FSIZE,
@@ -62,7 +62,7 @@ pub fn limit(what: Limit, value: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A write beyond [`Limit::FileBytes`] fails with `EFBIG` instead of ending the process, also in the program that it becomes.
+/// Makes a write beyond [`Limit::FileBytes`] fail with `EFBIG` instead of ending the process, also after exec.
 pub fn ignore_file_size_signal() -> io::Result<()> {
     // SAFETY: sets a disposition that runs no code.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
@@ -71,7 +71,7 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Takes every capability out of the set of those that a program can ever gain. Needs `CAP_SETPCAP`.
+/// Removes every capability from the bounding set, so that no program can ever gain one. Needs `CAP_SETPCAP`.
 pub fn drop_bounding_set() -> io::Result<()> {
     for capability in 0.. {
         // SAFETY: a call with integer arguments.
@@ -81,7 +81,7 @@ pub fn drop_bounding_set() -> io::Result<()> {
                 // SAFETY: a call with integer arguments.
                 check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability as libc::c_ulong, 0, 0, 0) }.into())?;
             }
-            // Beyond the last one that this kernel knows.
+            // The kernel knows no further capability.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
             Err(error) => return Err(error),
         }
@@ -89,9 +89,9 @@ pub fn drop_bounding_set() -> io::Result<()> {
     Ok(())
 }
 
-/// Becomes this user, for good, with its group of the same number and no other. A process that was root has no capability then.
+/// Becomes this user for good, with only the group of the same number. A process that was root then has no capability.
 pub fn become_user(id: u32) -> io::Result<()> {
-    // SAFETY: an empty list is not read; the others take integers.
+    // SAFETY: an empty list is not read. The other calls take integers.
     unsafe {
         check(libc::setgroups(0, std::ptr::null()).into())?;
         check(libc::setresgid(id, id, id).into())?;
@@ -100,13 +100,13 @@ pub fn become_user(id: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// From now on no program that this process becomes gains a privilege by that.
+/// Prevents every program that this process executes from gaining privileges.
 pub fn forbid_new_privileges() -> io::Result<()> {
     // SAFETY: a call with integer arguments.
     check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()).map(drop)
 }
 
-/// Makes `fd` known under `number` too, also to the program that this process becomes.
+/// Duplicates `fd` as `number`, which also stays open in the program that this process becomes.
 pub fn bequeath(fd: BorrowedFd<'_>, number: i32) -> io::Result<()> {
     // SAFETY: duplicates an owned descriptor; the caller chooses numbers that nothing else of the process uses.
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into())?;

@@ -1,26 +1,31 @@
-//! Descriptors: passed over unix sockets, waited for, counted, woken.
+//! File descriptors: passing them over unix sockets, waiting for them, eventfds.
 
 use crate::check;
+use std::fs::Permissions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::time::Duration;
 
-/// The kernel's limit on descriptors a message, less some room.
-pub const FDS_A_MESSAGE_MAX: usize = 200;
+/// The kernel's limit on descriptors per message, less some room.
+pub const FDS_PER_MESSAGE_MAX: usize = 200;
 
-const CONTROL_BYTES: usize = 16 + FDS_A_MESSAGE_MAX * size_of::<RawFd>() + 8;
+/// Pause after a failure to accept a connection.
+pub const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Ancillary data must be aligned as a `cmsghdr` is.
+const CONTROL_BYTES: usize = 16 + FDS_PER_MESSAGE_MAX * size_of::<RawFd>() + 8;
+
+/// Ancillary data must be aligned like a `cmsghdr`.
 #[repr(align(8))]
 struct Control([u8; CONTROL_BYTES]);
 
 /// Sends all of `bytes` with `fds` attached to the first of them.
 pub fn send_with_fds(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     assert!(
-        fds.len() <= FDS_A_MESSAGE_MAX && !bytes.is_empty(),
+        fds.len() <= FDS_PER_MESSAGE_MAX && !bytes.is_empty(),
         "descriptors need a byte to travel with, and fit a message"
     );
     let mut control = Control([0; CONTROL_BYTES]);
@@ -50,7 +55,7 @@ pub fn send_with_fds(socket: &UnixStream, bytes: &[u8], fds: &[BorrowedFd<'_>]) 
     }
     // SAFETY: `message` points to memory that lives through the call.
     let sent = check(unsafe { libc::sendmsg(socket.as_raw_fd(), &message, libc::MSG_NOSIGNAL) } as i64)? as usize;
-    // Only the descriptors must travel in one message; the rest of a long text may follow.
+    // Only the first part must travel with the descriptors. The rest of a long text may follow.
     let mut rest = socket;
     io::Write::write_all(&mut rest, &bytes[sent..])
 }
@@ -86,14 +91,29 @@ pub fn receive_with_fds(socket: &UnixStream, buffer: &mut [u8], fds: &mut Vec<Ow
     Ok(got)
 }
 
-/// Connects to a unix socket without waiting: `EAGAIN` when whoever listens does not accept. The connection does not wait
-/// either.
+/// Listens on a unix socket at `path`. Replaces a socket file that an earlier process left there.
+///
+/// The file gets `mode`; `None` leaves it to the umask. The caller makes sure that no living process listens at `path`.
+pub fn listen(path: &Path, mode: Option<u32>) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    if let Some(mode) = mode {
+        std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    }
+    Ok(listener)
+}
+
+/// Connects to a unix socket without waiting: `EAGAIN` if the listener does not accept. The connection is non-blocking
+/// too.
 pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
     // SAFETY: all zeros is a valid sockaddr_un.
     let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
     address.sun_family = libc::AF_UNIX as libc::sa_family_t;
     let bytes = path.as_os_str().as_bytes();
-    // One place is left for the end of the name.
+    // Leave room for the terminating zero of the name.
     let room = address.sun_path.len() - 1;
     if bytes.is_empty() || bytes.len() > room {
         return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
@@ -104,49 +124,91 @@ pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: a system call with integer arguments.
     let fd = check(unsafe { libc::socket(libc::AF_UNIX, kind, 0) }.into())?;
-    // SAFETY: the descriptor was just created and is owned by nobody else.
+    // SAFETY: the descriptor was just created and has no other owner.
     let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     let size = size_of_val(&address) as libc::socklen_t;
-    // SAFETY: the address lives through the call, which is told its size.
+    // SAFETY: the address lives through the call, and `size` is its size.
     check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), size) }.into())?;
     Ok(fd.into())
 }
 
-/// The process at the other end of a connection, as it was when it connected.
+/// The process at the other end of a connection, at the time it connected.
 pub fn peer_pid(socket: &UnixStream) -> io::Result<i32> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut size = size_of::<libc::ucred>() as libc::socklen_t;
     let (fd, value) = (socket.as_raw_fd(), (&raw mut credentials).cast());
-    // SAFETY: writes one ucred, whose size it is told.
+    // SAFETY: writes one ucred, of the given size.
     check(unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERCRED, value, &mut size) }.into())?;
     Ok(credentials.pid)
 }
 
-/// A descriptor to wait for, and what for. The end of the other side and errors are always waited for.
+/// A descriptor with the conditions to wait for. The end of the other side and errors are always among them.
 #[derive(Debug, Clone, Copy)]
 pub struct Wait<'a> {
     pub fd: BorrowedFd<'a>,
     pub read: bool,
     pub write: bool,
+    /// Also wait until the other side will send nothing more, even if some data has not been read.
+    pub end: bool,
 }
 
 impl<'a> Wait<'a> {
     pub fn readable(fd: &'a impl AsFd) -> Wait<'a> {
         Wait {
-            fd: fd.as_fd(),
             read: true,
+            ..Wait::failing(fd)
+        }
+    }
+
+    /// Waits only for the end of the other side: data that arrives meanwhile wakes no thread.
+    pub fn ending(fd: &'a impl AsFd) -> Wait<'a> {
+        Wait {
+            end: true,
+            ..Wait::failing(fd)
+        }
+    }
+
+    fn failing(fd: &'a impl AsFd) -> Wait<'a> {
+        Wait {
+            fd: fd.as_fd(),
+            read: false,
             write: false,
+            end: false,
         }
     }
 }
 
-/// Waits until something can be done with one of `waits`, or until `timeout` (`None`: for ever). Says, for each, whether
-/// it is ready: a following read or write will not block, or will report the end.
+/// The state of a descriptor after a wait.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// A read will not block, or will report the end.
+    pub read: bool,
+    pub write: bool,
+    /// The other side is gone. This state stays: waiting for it again would spin.
+    pub hung_up: bool,
+    /// The descriptor cannot be waited for any more. This state stays, too.
+    pub failed: bool,
+}
+
+impl Ready {
+    pub fn is_any(self) -> bool {
+        self != Ready::default()
+    }
+}
+
+/// Waits until one of `waits` is ready, or until `timeout` (`None`: forever). Returns for each whether it is ready: a
+/// following read or write will not block, or will report the end.
 pub fn wait(waits: &[Wait<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    Ok(look(waits, timeout)?.into_iter().map(Ready::is_any).collect())
+}
+
+/// The same, with the state of each descriptor.
+pub fn look(waits: &[Wait<'_>], timeout: Option<Duration>) -> io::Result<Vec<Ready>> {
     let events = |wait: &Wait<'_>| {
         let read = if wait.read { libc::POLLIN } else { 0 };
         let write = if wait.write { libc::POLLOUT } else { 0 };
-        read | write
+        let end = if wait.end { libc::POLLRDHUP } else { 0 };
+        read | write | end
     };
     let mut polled: Vec<libc::pollfd> = waits
         .iter()
@@ -159,18 +221,35 @@ pub fn wait(waits: &[Wait<'_>], timeout: Option<Duration>) -> io::Result<Vec<boo
     let millis = timeout.map_or(-1, |t| i32::try_from(t.as_millis()).unwrap_or(i32::MAX));
     // SAFETY: the vector holds `len` entries.
     match check(unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as u64, millis) }.into()) {
-        Ok(_) => Ok(polled.iter().map(|p| p.revents != 0).collect()),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(vec![false; waits.len()]),
+        Ok(_) => Ok(polled.iter().map(|polled| ready_of(polled.revents)).collect()),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(vec![Ready::default(); waits.len()]),
         Err(error) => Err(error),
     }
 }
 
-/// How many bytes that were written to `socket` its peer has not read yet, in the kernel's own measure: zero means none.
+fn ready_of(events: i16) -> Ready {
+    Ready {
+        read: events & libc::POLLIN != 0,
+        write: events & libc::POLLOUT != 0,
+        hung_up: events & (libc::POLLHUP | libc::POLLRDHUP) != 0,
+        failed: events & (libc::POLLERR | libc::POLLNVAL) != 0,
+    }
+}
+
+/// Accepts connections to `listener`, one after the other, forever. Pauses after a failure, for example for lack of
+/// descriptors: the connection still waits, and an immediate retry would spin.
+pub fn connections(listener: &UnixListener) -> impl Iterator<Item = UnixStream> {
+    listener
+        .incoming()
+        .filter_map(|accepted| accepted.inspect_err(|_| std::thread::sleep(ACCEPT_RETRY)).ok())
+}
+
+/// Bytes written to `socket` that its peer has not read yet, in the kernel's own measure: zero means none.
 pub fn unread_by_peer(socket: &UnixStream) -> io::Result<u32> {
     ioctl_count(socket, libc::TIOCOUTQ)
 }
 
-/// How many bytes wait to be read from `socket`.
+/// Bytes that wait to be read from `socket`.
 pub fn waiting_to_be_read(socket: &UnixStream) -> io::Result<u32> {
     ioctl_count(socket, libc::FIONREAD)
 }
@@ -182,40 +261,40 @@ fn ioctl_count(socket: &UnixStream, request: u64) -> io::Result<u32> {
     Ok(count as u32)
 }
 
-/// A bell that one thread rings and another waits for with [`wait`]. Once rung it stays rung until it is hushed.
+/// An eventfd that a thread signals and another thread waits for with [`wait`]. The signal stays until it is cleared.
 #[derive(Debug)]
-pub struct Bell {
+pub struct EventFd {
     fd: OwnedFd,
 }
 
-impl Bell {
-    pub fn new() -> io::Result<Bell> {
+impl EventFd {
+    pub fn new() -> io::Result<EventFd> {
         // SAFETY: a system call with integer arguments.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) }.into())?;
-        // SAFETY: the descriptor was just created and is owned by nobody else.
+        // SAFETY: the descriptor was just created and has no other owner.
         let fd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        Ok(Bell { fd })
+        Ok(EventFd { fd })
     }
 
-    /// As if it had never been rung.
-    pub fn hush(&self) {
+    /// Clears the signal, as if it had never been sent.
+    pub fn clear(&self) {
         let mut count = 0u64;
-        // SAFETY: reads eight bytes into a live variable. The only failure is that it has not been rung.
+        // SAFETY: reads eight bytes into a live variable. Fails only if there was no signal.
         unsafe { libc::read(self.fd.as_raw_fd(), (&raw mut count).cast(), 8) };
     }
 
-    pub fn is_rung(&self) -> bool {
+    pub fn is_signalled(&self) -> bool {
         wait(&[Wait::readable(self)], Some(Duration::ZERO)).is_ok_and(|ready| ready[0])
     }
 
-    pub fn ring(&self) {
+    pub fn signal(&self) {
         let one = 1u64;
-        // SAFETY: writes eight bytes from a live variable. The only failure is a full counter: the bell has been rung then.
+        // SAFETY: writes eight bytes from a live variable. Fails only if the counter is full, and then the eventfd is signalled.
         unsafe { libc::write(self.fd.as_raw_fd(), (&raw const one).cast(), 8) };
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for EventFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }

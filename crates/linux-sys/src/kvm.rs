@@ -1,4 +1,4 @@
-//! KVM, as far as a machine with one processor and one piece of memory needs it.
+//! KVM, reduced to a machine with one processor and one piece of memory.
 
 mod uapi;
 
@@ -15,7 +15,7 @@ use uapi::*;
 
 const API_VERSION: i64 = 12;
 const CAP_IMMEDIATE_EXIT: u64 = 136;
-/// Three pages that Intel's processors may need to run real mode; there must be no memory.
+/// Three pages that Intel's processors may need to run real mode. They must not be memory.
 const TSS_ADDRESS: u64 = 0xFFFB_D000;
 
 const EXIT_IO: u32 = 2;
@@ -23,7 +23,7 @@ const EXIT_HALTED: u32 = 5;
 const EXIT_MEMORY_IO: u32 = 6;
 const IO_OUT: u8 = 1;
 
-/// The registers of a processor that a guest without interrupts and without a floating-point unit depends on.
+/// The registers that a guest without interrupts and without a floating-point unit depends on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Registers {
     pub general: General,
@@ -37,7 +37,7 @@ pub struct Kvm {
 }
 
 impl Kvm {
-    /// Fails when there is no `/dev/kvm`, when it may not be opened, and when it is too old to be kicked without a race
+    /// Fails if there is no `/dev/kvm`, if it may not be opened, and if it is too old to be kicked without a race
     /// (before Linux 4.12).
     pub fn open() -> io::Result<Kvm> {
         let file = OpenOptions::new().read(true).write(true).open("/dev/kvm")?;
@@ -53,7 +53,7 @@ impl Kvm {
         Ok(kvm)
     }
 
-    /// A machine whose memory, from its address zero on, is `memory`. Panics when that is about 4 GiB or more.
+    /// Creates a machine with `memory` at address zero. Panics if that is about 4 GiB or more.
     pub fn create_machine(&self, memory: Arc<Mapping>) -> io::Result<Machine> {
         assert!(
             memory.len() as u64 <= TSS_ADDRESS,
@@ -87,7 +87,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// Its one processor, as it is after a reset.
+    /// Creates the only processor, in its state after a reset.
     pub fn create_processor(&self) -> io::Result<Processor> {
         let file = owned(call(&self.file, KVM_CREATE_VCPU, 0)?);
         let page = Mapping::read_write(&file, self.run_bytes)?;
@@ -103,45 +103,45 @@ impl Machine {
     }
 }
 
-/// Why a processor has stopped running.
+/// The reason why a processor has stopped running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// The guest wrote to a port. The instruction is complete only when the processor has been run again.
+    /// The guest wrote to a port. The instruction is complete only after the processor has run again.
     Out { port: u16, value: u32 },
-    /// The guest wrote to an address where there is no memory. Complete, likewise, only when it has been run again.
+    /// The guest wrote to an address without memory. Complete, likewise, only after the processor has run again.
     Store { address: u64, value: u64 },
-    /// Somebody has kicked it. It is between two instructions, all of them complete.
+    /// A thread has kicked the processor. It is between two instructions, all of them complete.
     Kicked,
-    /// The guest has halted it.
+    /// The guest has halted the processor.
     Halted,
-    /// One of KVM's other reasons, and the first word that goes with it.
+    /// Another of KVM's reasons, with its first word.
     Other { reason: u32, detail: u64 },
 }
 
-/// A virtual processor. It may be run by one thread after another.
+/// A virtual processor. Different threads may run it, one after another.
 #[derive(Debug)]
 pub struct Processor {
     file: File,
     shared: Arc<Shared>,
-    /// The guest writes there for as long as the processor is there.
+    /// Keeps the memory mapped: the guest writes to it as long as the processor exists.
     _memory: Arc<Mapping>,
 }
 
-/// What a processor shares with those who kick it.
+/// State that a processor shares with its kickers.
 #[derive(Debug)]
 struct Shared {
     page: Mapping,
-    /// The one that runs it at this moment, or zero.
+    /// The thread that is running the processor, or zero.
     thread: AtomicI32,
 }
 
 impl Processor {
-    /// Runs the guest until there is something to be done outside.
+    /// Runs the guest until it needs an action from outside.
     pub fn run(&mut self) -> io::Result<Exit> {
         loop {
             // SAFETY: a call without arguments.
             let thread = unsafe { libc::gettid() };
-            // Either whoever kicks sees the thread, or the kernel sees the kick: each writes before it looks.
+            // Either the kicker sees the thread, or the kernel sees the kick: each writes before it looks.
             self.shared.thread.store(thread, Ordering::SeqCst);
             let result = call(&self.file, KVM_RUN, 0);
             self.shared.thread.store(0, Ordering::SeqCst);
@@ -149,22 +149,22 @@ impl Processor {
                 Ok(_) => return Ok(self.exit()),
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 Err(_) if self.shared.immediate_exit().swap(0, Ordering::SeqCst) != 0 => return Ok(Exit::Kicked),
-                // A signal that means nothing here, or a kick that came so late that it had been noticed already.
+                // The signal was unrelated, or a kick came so late that it had been noticed already.
                 Err(_) => {}
             }
         }
     }
 
-    /// What the kernel has left in the page that it shares.
+    /// Decodes the exit that the kernel has written to the shared page.
     fn exit(&self) -> Exit {
         let page = self.shared.page.target(0, size_of::<RunPage>()).cast::<RunPage>();
-        // SAFETY: the page holds such a structure, and the kernel writes to it only while the processor runs.
+        // SAFETY: the page holds this structure, and the kernel writes to it only while the processor runs.
         let RunPage {
             exit_reason: reason,
             detail,
             ..
         } = unsafe { page.read() };
-        // SAFETY: whichever of them the kernel has filled in, all are plain numbers.
+        // SAFETY: all variants consist of plain numbers, so any of them may be read.
         let (io, memory_io, first_word) = unsafe { (detail.io, detail.memory_io, detail.first_word) };
         match reason {
             EXIT_IO if io.direction == IO_OUT && io.count == 1 => Exit::Out {
@@ -183,7 +183,7 @@ impl Processor {
         }
     }
 
-    /// Something to end a run with, from another thread.
+    /// A handle that ends a run from another thread.
     pub fn kick(&self) -> Kick {
         Kick {
             shared: self.shared.clone(),
@@ -218,7 +218,7 @@ pub struct Kick {
 }
 
 impl Kick {
-    /// Makes the run that is under way, or else the next one, return [`Exit::Kicked`].
+    /// Makes the current run, or else the next one, return [`Exit::Kicked`].
     pub fn kick(&self) {
         self.shared.immediate_exit().store(1, Ordering::SeqCst);
         let thread = self.shared.thread.load(Ordering::SeqCst);
@@ -229,7 +229,7 @@ impl Kick {
     }
 }
 
-/// A signal interrupts a call only when somebody handles it.
+/// Installs a handler: a signal interrupts a call only if it is handled.
 fn handle_kicks() {
     extern "C" fn ignore(_signal: libc::c_int) {}
     static ONCE: Once = Once::new();
@@ -237,7 +237,7 @@ fn handle_kicks() {
         // SAFETY: all zeros is a valid sigaction: an empty mask, and no flags.
         let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
         action.sa_sigaction = ignore as extern "C" fn(libc::c_int) as usize;
-        // Calls other than KVM_RUN are not to notice.
+        // Calls other than KVM_RUN must not be interrupted.
         action.sa_flags = libc::SA_RESTART;
         // SAFETY: the handler does nothing. The call can only fail for a number that is no signal.
         unsafe { libc::sigaction(libc::SIGRTMIN(), &action, std::ptr::null_mut()) };
@@ -252,6 +252,6 @@ fn number(bytes: &[u8]) -> u64 {
 }
 
 fn owned(fd: i64) -> File {
-    // SAFETY: the descriptor was just created and is owned by nobody else.
+    // SAFETY: the descriptor was just created and has no other owner.
     unsafe { File::from_raw_fd(fd as i32) }
 }

@@ -1,11 +1,11 @@
-//! What a process has mapped where.
+//! The memory mappings of a process.
 
 use crate::uffd::Range;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 
-/// A file, however it was opened.
+/// The identity of a file, however it was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileId {
     device: (u64, u64),
@@ -22,20 +22,25 @@ impl FileId {
         })
     }
 
-    /// Whether there is a file at all. Memory in huge pages, and memory that is shared, are files to the kernel.
+    /// True if both have the same inode number. Some file systems show a file under another device where it is mapped.
+    pub fn has_inode_of(self, other: FileId) -> bool {
+        self.inode == other.inode
+    }
+
+    /// True if there is a file at all. The kernel has files for memory in huge pages, and for shared memory.
     pub fn is_file(self) -> bool {
         self.inode != 0
     }
 }
 
-/// One mapping.
+/// A mapping of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mapped {
     pub range: Range,
-    /// What is written stays with the process.
+    /// True if writes stay private to the process.
     pub private: bool,
     pub file: FileId,
-    /// Where in the file it begins, in bytes.
+    /// Offset of the mapping in the file, in bytes.
     pub offset: u64,
 }
 
@@ -48,7 +53,7 @@ pub fn mappings(pid: i32, range: Range) -> io::Result<Vec<Mapped>> {
         .collect())
 }
 
-/// `start-end permissions offset major:minor inode path`, all but the inode in hexadecimal.
+/// Parses `start-end permissions offset major:minor inode path`, all but the inode in hexadecimal.
 fn parse(line: &str) -> Option<Mapped> {
     let hex = |text: &str| u64::from_str_radix(text, 16).ok();
     let mut words = line.split_ascii_whitespace();

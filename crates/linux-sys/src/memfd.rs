@@ -1,4 +1,4 @@
-//! Anonymous files: grown, written, sealed, mapped.
+//! Anonymous files: created, written, sealed, mapped.
 
 use crate::check;
 use std::ffi::CStr;
@@ -6,26 +6,47 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd};
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, Instant};
 
-/// An empty memfd of `size` bytes, close-on-exec, that can be sealed.
+/// Creates an empty memfd of `size` bytes, close-on-exec, that can be sealed.
 pub fn create(name: &CStr, size: u64) -> io::Result<File> {
     // SAFETY: `name` is a valid C string; the call has no other memory effect.
     let fd = check(unsafe { libc::memfd_create(name.as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) }.into())?;
-    // SAFETY: the descriptor was just created and is owned by nobody else.
+    // SAFETY: the descriptor was just created and has no other owner.
     let file = unsafe { File::from_raw_fd(fd as i32) };
     file.set_len(size)?;
     Ok(file)
 }
 
-/// Forbids every later write, growth and shrinkage. Fails with `EBUSY` while a writable shared mapping exists.
+/// The kernel releases a page that it moves or swaps within this time.
+const BUSY_FOR: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Forbids every later write, growth and shrinkage. Fails with `EBUSY` while a writable shared mapping exists, after a
+/// wait: the kernel reports the same error while it moves or swaps one of the file's pages.
 pub fn seal(file: &File) -> io::Result<()> {
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
-    // SAFETY: fcntl on an owned descriptor with an integer argument.
-    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into())?;
-    Ok(())
+    let start = Instant::now();
+    loop {
+        // SAFETY: fcntl on an owned descriptor with an integer argument.
+        match check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) }.into()) {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) && start.elapsed() < BUSY_FOR => {
+                std::thread::sleep(LOOK_AGAIN);
+            }
+            result => return result.map(drop),
+        }
+    }
 }
 
-/// Whether nobody can change `file` any more.
+/// Frees all content of `file`. Nothing can be written to it any more, even by processes that have it open or mapped.
+pub fn empty(file: &File) -> io::Result<()> {
+    // SAFETY: fcntl on an owned descriptor with an integer argument.
+    check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_GROW) }.into())?;
+    // Truncate last, so that nothing can be written in between.
+    file.set_len(0)
+}
+
+/// True if no process can change `file` any more.
 pub fn is_sealed(file: &File) -> bool {
     let wanted = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW;
     // SAFETY: fcntl on an owned descriptor, without an argument.
@@ -33,7 +54,7 @@ pub fn is_sealed(file: &File) -> bool {
     seals.is_ok_and(|seals| seals as i32 & wanted == wanted)
 }
 
-/// Gives the memory of `[offset, offset + len)` back; it reads as zeros afterwards.
+/// Frees the memory of `[offset, offset + len)`. It then reads as zeros.
 pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
     // SAFETY: fallocate on an owned descriptor; both numbers are plain offsets.
@@ -41,15 +62,15 @@ pub fn punch_hole(file: &File, offset: u64, len: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A mapping of a file, or anonymous memory; unmapped when dropped.
+/// A mapping of a file, or anonymous memory. Dropping it unmaps it.
 #[derive(Debug)]
 pub struct Mapping {
     base: *mut u8,
     len: usize,
 }
 
-// SAFETY: a mapping is plain memory without thread affinity. Whoever writes through `base` from several threads keeps
-// the writes to disjoint pages, which the page states of a capture guarantee.
+// SAFETY: a mapping is plain memory without thread affinity. Threads that write through `base` keep to disjoint pages,
+// which the page states of a capture guarantee.
 unsafe impl Send for Mapping {}
 // SAFETY: as above.
 unsafe impl Sync for Mapping {}
@@ -65,7 +86,7 @@ impl Mapping {
         Self::part(file, 0, len, true)
     }
 
-    /// Maps `len` bytes of `file`, privately: what is written stays here, and the file, which may be sealed, as it is.
+    /// Maps `len` bytes of `file` privately: writes stay here, and the file, which may be sealed, does not change.
     pub fn private(file: &File, len: usize) -> io::Result<Mapping> {
         Self::part(file, 0, len, false)
     }
@@ -77,23 +98,32 @@ impl Mapping {
         Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, Some((file, offset)))
     }
 
-    /// Zeroed memory that takes up room only where it is written.
+    /// Maps zeroed memory that uses RAM only where it is written.
     pub fn anonymous(len: usize) -> io::Result<Mapping> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
         Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, None)
     }
 
-    /// The same in huge pages of 2 MiB, of which the host must have set enough aside.
+    /// The same in huge pages of 2 MiB, which the host must have reserved.
     pub fn anonymous_huge(len: usize) -> io::Result<Mapping> {
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_HUGETLB | libc::MAP_HUGE_2MB;
         Self::map(len, libc::PROT_READ | libc::PROT_WRITE, flags, None)
     }
 
-    /// Gives the memory of `[offset, offset + len)`, whole pages, back to the kernel. Panics when out of range.
+    /// Frees the memory of `[offset, offset + len)`, whole pages. Panics when out of range.
     pub fn give_back(&self, offset: usize, len: usize) -> io::Result<()> {
         let target = self.target(offset, len);
-        // SAFETY: in range, as `target` has checked; the pages stay mapped, and nobody holds a borrow of plain bytes in them.
+        // SAFETY: in range, as `target` has checked. The pages stay mapped, and no code holds a borrow of plain bytes in them.
         check(unsafe { libc::madvise(target.cast(), len, libc::MADV_DONTNEED) }.into())?;
+        Ok(())
+    }
+
+    /// Asks the kernel to swap out `[offset, offset + len)`, whole pages. Only a hint: without swap space nothing
+    /// happens. Panics when out of range.
+    pub fn page_out(&self, offset: usize, len: usize) -> io::Result<()> {
+        let target = self.target(offset, len);
+        // SAFETY: advice for a mapped range, as `target` has checked, which changes the content of no page.
+        check(unsafe { libc::madvise(target.cast(), len, libc::MADV_PAGEOUT) }.into())?;
         Ok(())
     }
 
@@ -105,7 +135,7 @@ impl Mapping {
             });
         }
         let (fd, offset) = file.map_or((-1, 0), |(file, offset)| (file.as_raw_fd(), offset as i64));
-        // SAFETY: a fresh mapping at an address of the kernel's choice overlaps nothing.
+        // SAFETY: a new mapping at an address that the kernel chooses overlaps nothing.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd, offset) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
@@ -121,7 +151,7 @@ impl Mapping {
         self.len == 0
     }
 
-    /// The bytes of `[offset, offset + len)`. Panics when out of range. The caller knows that nobody writes them meanwhile.
+    /// The bytes of `[offset, offset + len)`. Panics when out of range. The caller ensures that nothing writes them meanwhile.
     pub fn bytes(&self, offset: usize, len: usize) -> &[u8] {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
@@ -131,10 +161,10 @@ impl Mapping {
         unsafe { std::slice::from_raw_parts(self.base.add(offset), len) }
     }
 
-    /// The bytes of `[offset, offset + len)`, to be written. Panics when out of range.
+    /// The bytes of `[offset, offset + len)`, for writing. Panics when out of range.
     pub fn bytes_mut(&mut self, offset: usize, len: usize) -> &mut [u8] {
         let target = self.target(offset, len);
-        // SAFETY: in range, as `target` has checked, mapped for as long as `self` lives, and borrowed by nobody else.
+        // SAFETY: in range, as `target` has checked, mapped for as long as `self` lives, and not borrowed elsewhere.
         unsafe { std::slice::from_raw_parts_mut(target, len) }
     }
 
@@ -149,19 +179,19 @@ impl Mapping {
         unsafe { AtomicU64::from_ptr(self.base.add(offset).cast()) }
     }
 
-    /// Asks for huge pages, or forbids them, wherever the memory is not populated yet. A wish: the host decides.
+    /// Asks for huge pages, or forbids them, where the memory is not populated yet. Only a hint: the host decides.
     pub fn advise_huge_pages(&self, wanted: bool) -> io::Result<()> {
         let advice = if wanted {
             libc::MADV_HUGEPAGE
         } else {
             libc::MADV_NOHUGEPAGE
         };
-        // SAFETY: advice for a range that is mapped, which changes the content of no page.
+        // SAFETY: advice for a mapped range, which changes the content of no page.
         check(unsafe { libc::madvise(self.base.cast(), self.len, advice) }.into())?;
         Ok(())
     }
 
-    /// The address of `offset`, for a call that lets the kernel write there. Panics when `len` bytes do not fit.
+    /// The address of `offset`, for a call that lets the kernel write there. Panics if `len` bytes do not fit.
     pub fn target(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(
             offset.checked_add(len).is_some_and(|end| end <= self.len),
@@ -174,7 +204,7 @@ impl Mapping {
     /// Copies `bytes` to `offset`. Panics when out of range.
     pub fn write(&self, offset: usize, bytes: &[u8]) {
         let target = self.target(offset, bytes.len());
-        // SAFETY: `target` has room for `bytes.len()` bytes, and a slice cannot overlap memory that nobody borrowed.
+        // SAFETY: `target` has room for `bytes.len()` bytes, and a slice cannot overlap unborrowed memory.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, bytes.len()) };
     }
 }
@@ -188,7 +218,7 @@ impl Drop for Mapping {
     }
 }
 
-/// Maps `len` bytes of `fd` from `offset` privately over whatever is at `address`.
+/// Maps `len` bytes of `fd` from `offset` privately over the memory at `address`.
 ///
 /// # Safety
 /// The range must lie inside memory that the caller owns and that nothing reads or writes meanwhile.
@@ -201,34 +231,9 @@ pub unsafe fn map_private_over(address: u64, len: u64, fd: BorrowedFd<'_>, offse
     Ok(())
 }
 
-/// Leaves `[address, address + len)` out of a core dump of this process. What is in the range is not touched.
+/// Excludes `[address, address + len)` from a core dump of this process. The memory itself does not change.
 pub fn exclude_from_dumps(address: u64, len: u64) -> io::Result<()> {
     // SAFETY: advice that changes neither the content nor the protection of any page.
     check(unsafe { libc::madvise(address as *mut libc::c_void, len as usize, libc::MADV_DONTDUMP) }.into())?;
     Ok(())
-}
-
-/// Where `file` has content, ascending: the rest of it is holes, which read as zeros. Looking there takes no memory.
-pub fn data_ranges(file: &File, len: u64) -> io::Result<Vec<std::ops::Range<u64>>> {
-    let mut found = Vec::new();
-    let mut at = 0;
-    while at < len {
-        let Some(start) = seek(file, at, libc::SEEK_DATA)? else {
-            break;
-        };
-        let end = seek(file, start, libc::SEEK_HOLE)?.unwrap_or(len).min(len);
-        found.push(start..end);
-        at = end;
-    }
-    Ok(found)
-}
-
-/// `None` when nothing of the kind follows.
-fn seek(file: &File, from: u64, whence: i32) -> io::Result<Option<u64>> {
-    // SAFETY: a call with integer arguments on an owned descriptor.
-    match check(unsafe { libc::lseek(file.as_raw_fd(), from as i64, whence) }) {
-        Ok(offset) => Ok(Some(offset as u64)),
-        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-        Err(error) => Err(error),
-    }
 }

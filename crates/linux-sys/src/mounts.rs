@@ -1,4 +1,4 @@
-//! Mounts of a mount namespace of one's own.
+//! Mounts in a private mount namespace.
 
 use crate::check;
 use std::ffi::CString;
@@ -22,19 +22,19 @@ fn mount(source: &Path, target: &Path, kind: &str, flags: libc::c_ulong, data: &
     check(unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind, flags, data) }.into()).map(drop)
 }
 
-/// What is mounted from now on here is not seen elsewhere, nor the other way round.
+/// Separates later mounts here from other namespaces, in both directions.
 pub fn detach_from_others() -> io::Result<()> {
     let none = Path::new("none");
     mount(none, Path::new("/"), "", libc::MS_REC | libc::MS_PRIVATE, "")
 }
 
-/// Mounts a new file system of type `kind` at a directory: no program there gains privileges, and none of `flags` is undone.
+/// Mounts a new file system of type `kind` at a directory. No program on it can be executed or gain privileges.
 pub fn new_file_system(kind: &str, target: &Path, options: &str) -> io::Result<()> {
     let flags = libc::MS_NOSUID | libc::MS_NOEXEC;
     mount(Path::new(kind), target, kind, flags, options)
 }
 
-/// Shows a file or a directory, without what is mounted inside it, at another place too.
+/// Mounts a file or a directory at another place too, without the mounts inside it.
 pub fn bind(source: &Path, target: &Path) -> io::Result<()> {
     mount(source, target, "", libc::MS_BIND, "")
 }
@@ -50,7 +50,7 @@ struct MountAttributes {
 const MOUNT_ATTR_RDONLY: u64 = 1;
 const MOUNT_ATTR_NOSUID: u64 = 2;
 
-/// Makes the mount at `target`, and all inside it, read-only.
+/// Makes the mount at `target`, and all mounts inside it, read-only.
 pub fn make_read_only(target: &Path) -> io::Result<()> {
     let attributes = MountAttributes {
         set: MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID,
@@ -60,7 +60,7 @@ pub fn make_read_only(target: &Path) -> io::Result<()> {
     };
     let target = text(target)?;
     let flags = libc::AT_RECURSIVE;
-    // SAFETY: the string and the struct live through the call, which is told the struct's size.
+    // SAFETY: the string and the struct live through the call, which gets the struct's size.
     check(unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -74,9 +74,9 @@ pub fn make_read_only(target: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes the mount that is the working directory the root of the namespace, and lets go of all else that was mounted there.
+/// Makes the mount that is the working directory the root of the namespace, and unmounts everything else.
 pub fn make_working_directory_the_root() -> io::Result<()> {
-    // The old root is put over the new one, and is what is found there, until it is taken off.
+    // The old root is put over the new one. It is found at "." until it is unmounted.
     let here = c".";
     // SAFETY: the string lives through both calls.
     unsafe {
@@ -86,13 +86,13 @@ pub fn make_working_directory_the_root() -> io::Result<()> {
     std::env::set_current_dir("/")
 }
 
-/// Makes a character device of the given number, for everybody.
+/// Creates a character device of the given number that every user may open.
 pub fn make_device(path: &Path, number: u64) -> io::Result<()> {
     let path = text(path)?;
     // SAFETY: the string lives through both calls.
     unsafe {
         check(libc::mknod(path.as_ptr(), libc::S_IFCHR | 0o666, number).into())?;
-        // Whatever the umask is.
+        // Set the mode again, since the umask may have reduced it.
         check(libc::chmod(path.as_ptr(), 0o666).into())?;
     }
     Ok(())

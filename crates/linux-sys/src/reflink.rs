@@ -1,10 +1,10 @@
-//! One file's blocks in another file, without a copy: where the file system can have a block belong to several.
+//! Shares blocks between files without a copy, if the file system allows that.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// The argument of the call, as the kernel has it.
+/// The argument of the call, in the kernel's layout.
 #[repr(C)]
 struct CloneRange {
     from: i64,
@@ -16,8 +16,8 @@ struct CloneRange {
 /// `_IOW(0x94, 13, struct file_clone_range)`.
 const FICLONERANGE: libc::c_ulong = 0x4020_940d;
 
-/// Lets `to` have, from `to_offset` on, what `from` has. All three numbers are multiples of the file system's block.
-/// Fails, having done nothing, where blocks cannot be shared: between file systems, and on most kinds of them.
+/// Shares blocks of `from` with `to`, from `to_offset` on. All three numbers are multiples of the file system's block.
+/// Fails without effect if blocks cannot be shared: between file systems, and on most kinds of them.
 pub fn clone_range(from: &File, from_offset: u64, length: u64, to: &File, to_offset: u64) -> io::Result<()> {
     let range = CloneRange {
         from: from.as_raw_fd().into(),

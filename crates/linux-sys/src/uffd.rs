@@ -1,9 +1,10 @@
-//! userfaultfd: creating it, registering memory, write-protection. Filling pages is in `fill`, what it reports in `events`,
-//! trying what the kernel can do in `probe`.
+//! userfaultfd: creating it, registering memory, write-protection. `fill` fills pages, `events` reads reports, `probe`
+//! tests the kernel.
 
 mod events;
 mod fill;
 mod probe;
+mod read;
 
 pub use events::Event;
 pub use fill::{Filled, Stop};
@@ -13,6 +14,7 @@ use crate::check;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 const UFFD_API: u64 = 0xAA;
 const FEATURE_PAGEFAULT_FLAG_WP: u64 = 1 << 0;
@@ -41,14 +43,14 @@ const fn ior(number: u64, size: u64) -> u64 {
     (2 << 30) | (size << 16) | (UFFD_API << 8) | number
 }
 
-/// Which faults a range is registered for.
+/// The kinds of faults that a range is registered for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Modes {
-    /// Pages that nothing has: to be copied, or to be zeros.
+    /// Missing pages: to be copied, or to be zeros.
     pub missing: bool,
-    /// Pages that the file under a mapping of shared memory has, and the mapping has not.
+    /// Pages that are in the file under a mapping of shared memory, but not in the mapping.
     pub minor: bool,
-    /// Writes to pages that are protected.
+    /// Writes to protected pages.
     pub write_protect: bool,
 }
 
@@ -77,44 +79,55 @@ impl Range {
     }
 }
 
-/// A userfaultfd. It acts on the address space of the process that created it, whoever holds it.
+/// A userfaultfd. It acts on the address space of the process that created it, even when another process holds it.
 #[derive(Debug)]
 pub struct Userfaultfd {
     fd: OwnedFd,
 }
 
 impl Userfaultfd {
-    /// Creates one for the calling process, non-blocking and close-on-exec, able to write-protect shared memory and,
-    /// where the kernel can, pages that were never populated.
+    /// Creates a userfaultfd for the calling process, non-blocking and close-on-exec, which can write-protect shared
+    /// memory and, if the kernel supports it, pages that were never populated.
     ///
-    /// Fails with `EPERM` without the right to handle faults of the kernel, `ENOSYS` without the call, `EINVAL` on a
-    /// kernel before 5.19.
+    /// Fails with `EPERM` without the right to handle faults of the kernel, with `ENOSYS` without the call, and with
+    /// `EINVAL` on a kernel before 5.19.
     pub fn create() -> io::Result<Userfaultfd> {
         Self::create_from(None)
     }
 
-    /// The same in a process without that right, which was left `device`: `/dev/userfaultfd`, opened by one that may.
+    /// The same for a process without that right that inherited `device`: `/dev/userfaultfd`, opened by a process with the right.
     pub fn create_from(device: Option<BorrowedFd<'_>>) -> io::Result<Userfaultfd> {
         let wanted = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
-        // A descriptor takes one UFFDIO_API only, so that each attempt needs a new one.
+        // A descriptor accepts only one UFFDIO_API, so each attempt needs a new descriptor.
         Self::open_with(device, wanted | FEATURE_WP_UNPOPULATED).or_else(|_| Self::open_with(device, wanted))
     }
 
-    /// Creates one that serves pages, as Firecracker does: it reports nothing but faults and removals.
+    /// Creates a userfaultfd that serves pages, as Firecracker does: it reports only faults and removals.
     pub fn create_for_pages() -> io::Result<Userfaultfd> {
         Self::open_with(None, FEATURE_EVENT_REMOVE)
     }
 
-    /// The same of a VMM that knows that its writes may be watched: it asks for what there is for that.
+    /// The same for a VMM that expects its writes to be watched: requests the features for that, too.
     pub fn create_for_pages_and_writes() -> io::Result<Userfaultfd> {
         let writes = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_UNPOPULATED;
         Self::open_with(None, FEATURE_EVENT_REMOVE | writes)
     }
 
-    /// Creates one that write-protects shared memory, and reports removals too.
+    /// Creates a userfaultfd that write-protects shared memory, and reports removals too.
     pub fn create_for_writes_and_removals() -> io::Result<Userfaultfd> {
         let writes = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
         Self::open_with(None, writes | FEATURE_EVENT_REMOVE)
+    }
+
+    /// Creates a userfaultfd that write-protects shared memory, and reports forks of the process, each with a new userfaultfd.
+    pub fn create_for_writes_and_forks() -> io::Result<Userfaultfd> {
+        let writes = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
+        Self::open_with(None, writes | FEATURE_EVENT_FORK)
+    }
+
+    /// Creates one as Rust's `userfaultfd` crate does for write-protection: it cannot name the shared-memory feature.
+    pub fn create_for_writes_alone() -> io::Result<Userfaultfd> {
+        Self::open_with(None, FEATURE_PAGEFAULT_FLAG_WP)
     }
 
     fn open_with(device: Option<BorrowedFd<'_>>, features: u64) -> io::Result<Userfaultfd> {
@@ -125,53 +138,53 @@ impl Userfaultfd {
         Ok(uffd)
     }
 
-    /// Takes over a descriptor that another process created and initialised. One of another kind is refused, since what is
-    /// asked of it would do something else there, and one that would wait is made not to.
+    /// Takes over a descriptor that another process created and initialised. Refuses a descriptor of another kind, on
+    /// which the calls would do something else, and a blocking one, since it cannot be waited for along with others.
     pub fn adopt(fd: OwnedFd) -> io::Result<Userfaultfd> {
+        let refused = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
         let kind = std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd()))?;
         if kind != std::path::Path::new("anon_inode:[userfaultfd]") {
-            let what = format!("a descriptor is {} and no userfaultfd", kind.display());
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+            return Err(refused(format!(
+                "a descriptor is {} and no userfaultfd",
+                kind.display()
+            )));
         }
-        // SAFETY: sets a flag of an owned descriptor.
-        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, libc::O_NONBLOCK) }.into())?;
+        // SAFETY: reads the flags of an owned descriptor.
+        let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) }.into())?;
+        if flags as i32 & libc::O_NONBLOCK == 0 {
+            return Err(refused("a userfaultfd was created without O_NONBLOCK".into()));
+        }
         Ok(Userfaultfd { fd })
     }
 
-    /// Whether it also protects pages of anonymous memory that were never populated, as it does since Linux 6.4. Those of
-    /// memory over a file it protects in any case.
+    /// True if it also protects pages of anonymous memory that were never populated, as since Linux 6.4. Pages of
+    /// memory over a file are protected in any case.
     pub fn protects_unpopulated(&self) -> io::Result<bool> {
         Ok(self.features()? & FEATURE_WP_UNPOPULATED != 0)
     }
 
-    /// Whether it reports memory that is given back. Without it, a page that was given back cannot be told from one that
-    /// was never there.
+    /// True if it reports freed memory. Without these reports, freed pages cannot be told from pages that never
+    /// existed.
     pub fn reports_removals(&self) -> io::Result<bool> {
         Ok(self.features()? & FEATURE_EVENT_REMOVE != 0)
     }
 
-    /// Whether whoever changes the address space waits until somebody has read of it here.
+    /// True if a thread that changes the address space waits until the change has been read here.
     pub fn reports_changes(&self) -> io::Result<bool> {
         let changes = FEATURE_EVENT_FORK | FEATURE_EVENT_REMAP | FEATURE_EVENT_REMOVE | FEATURE_EVENT_UNMAP;
         Ok(self.features()? & changes != 0)
     }
 
-    /// Whether it write-protects memory that is mapped shared, which says that it write-protects at all.
-    pub fn protects_shared(&self) -> io::Result<bool> {
-        let wanted = FEATURE_PAGEFAULT_FLAG_WP | FEATURE_WP_HUGETLBFS_SHMEM;
-        Ok(self.features()? & wanted == wanted)
-    }
-
     /// The features that its creator asked for.
     fn features(&self) -> io::Result<u64> {
         let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", self.fd.as_raw_fd()))?;
-        // `API:`, then its number, the features that were asked for, and the calls, in hexadecimal.
+        // The line is `API:`, a number, the requested features, and the calls, in hexadecimal.
         let api = info.lines().find_map(|line| line.strip_prefix("API:"));
         let features = api.and_then(|api| u64::from_str_radix(api.split(':').nth(1)?, 16).ok());
         features.ok_or_else(|| io::Error::other("a userfaultfd does not tell its features"))
     }
 
-    /// Makes write-protection possible in `range`. Nothing is protected yet.
+    /// Enables write-protection in `range`. Nothing is protected yet.
     pub fn register_write_protect(&self, range: Range) -> io::Result<()> {
         let write_protect = true;
         self.register(
@@ -183,8 +196,8 @@ impl Userfaultfd {
         )
     }
 
-    /// Registers `range`, which may be registered already: modes are added, never taken away. `EINVAL` when the memory there
-    /// is of a kind that has no such faults, or is not mapped.
+    /// Registers `range`, which may be registered already: modes are added, never removed. `EINVAL` if the memory is
+    /// unmapped, or of a kind without such faults.
     pub fn register(&self, range: Range, modes: Modes) -> io::Result<()> {
         let bit = |wanted: bool, mode: u64| if wanted { mode } else { 0 };
         let mode = bit(modes.missing, REGISTER_MODE_MISSING)
@@ -196,7 +209,7 @@ impl Userfaultfd {
         Ok(())
     }
 
-    /// From now on faults in `range` are the kernel's own affair. Those that wait go on.
+    /// Returns the handling of faults in `range` to the kernel. Waiting threads continue.
     pub fn unregister(&self, range: Range) -> io::Result<()> {
         let mut arguments = [range.start, range.len()];
         // SAFETY: the array has the layout of struct uffdio_range and outlives the call.
@@ -204,27 +217,62 @@ impl Userfaultfd {
         Ok(())
     }
 
-    /// Every later write to `range` faults, once a page, and waits.
+    /// Makes every later write to `range` fault, once per page, and wait.
     pub fn protect(&self, range: Range) -> io::Result<()> {
         self.write_protect(range, WRITEPROTECT_MODE_WP)
     }
 
-    /// Lets writes to `range` through and wakes those that wait.
+    /// Permits writes to `range`, and wakes waiting writers.
     pub fn unprotect(&self, range: Range) -> io::Result<()> {
         self.write_protect(range, 0)
     }
 
+    /// Fails with `TimedOut` if the address space keeps changing, or if no reader reads its changes, for [`CHANGING_MAX`].
     fn write_protect(&self, range: Range, mode: u64) -> io::Result<()> {
+        let mut patience = Patience::start();
         loop {
             let mut arguments = [range.start, range.len(), mode];
             // SAFETY: the array has the layout of struct uffdio_writeprotect and outlives the call.
             match check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_WRITEPROTECT, &mut arguments) }.into()) {
                 Ok(_) => return Ok(()),
                 // The mappings are changing under us; the kernel asks to be called again.
-                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => std::thread::yield_now(),
+                Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => patience.pause()?,
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+/// Longest wait for a change of the address space. The process that owns the memory could make the change last forever.
+pub const CHANGING_MAX: Duration = Duration::from_millis(250);
+/// Calls that are retried at once: most changes are over by then.
+const CHANGING_TRIES: u32 = 8;
+/// Pause between later tries. The thread sleeps: an urgent one that yielded would keep all ordinary ones from running.
+const CHANGING_PAUSE: Duration = Duration::from_micros(50);
+
+/// Waits between calls that must be made again.
+struct Patience {
+    tries: u32,
+    until: Option<Instant>,
+}
+
+impl Patience {
+    fn start() -> Patience {
+        Patience { tries: 0, until: None }
+    }
+
+    fn pause(&mut self) -> io::Result<()> {
+        self.tries += 1;
+        if self.tries <= CHANGING_TRIES {
+            return Ok(());
+        }
+        let until = *self.until.get_or_insert_with(|| Instant::now() + CHANGING_MAX);
+        if Instant::now() >= until {
+            let why = format!("the address space was changing for {CHANGING_MAX:?}");
+            return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+        }
+        std::thread::sleep(CHANGING_PAUSE);
+        Ok(())
     }
 }
 
@@ -238,7 +286,7 @@ fn open_raw(device: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     let flags = libc::O_CLOEXEC | libc::O_NONBLOCK;
     // SAFETY: a system call with an integer argument.
     match check(unsafe { libc::syscall(libc::SYS_userfaultfd, flags) }) {
-        // SAFETY: the descriptor was just created and is owned by nobody else.
+        // SAFETY: the descriptor was just created and has no other owner.
         Ok(fd) => Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
         Err(error) if error.raw_os_error() == Some(libc::EPERM) => match device {
             Some(device) => ask_device(device, flags),
@@ -249,7 +297,7 @@ fn open_raw(device: Option<BorrowedFd<'_>>) -> io::Result<OwnedFd> {
     }
 }
 
-/// Since Linux 6.1 whoever may open the device, or was left it, gets full userfaultfds from it without a capability.
+/// Opens the device. Since Linux 6.1 a process that has it open gets full userfaultfds from it without a capability.
 pub fn open_device() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open("/dev/userfaultfd")
 }
@@ -257,13 +305,13 @@ pub fn open_device() -> io::Result<File> {
 fn ask_device(device: BorrowedFd<'_>, flags: i32) -> io::Result<OwnedFd> {
     // SAFETY: an ioctl with an integer argument on an owned descriptor.
     let fd = check(unsafe { libc::ioctl(device.as_raw_fd(), USERFAULTFD_IOC_NEW, flags) }.into())?;
-    // SAFETY: the descriptor was just created and is owned by nobody else.
+    // SAFETY: the descriptor was just created and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// Whether the kernel has userfaultfd at all. Whoever is handed one needs no right to create one.
+/// True if the kernel has userfaultfd at all. A process that is handed a userfaultfd needs no right to create one.
 pub fn exists() -> bool {
-    // SAFETY: flags that no kernel knows: nothing is made.
+    // SAFETY: no kernel knows these flags: nothing is created.
     let refused = check(unsafe { libc::syscall(libc::SYS_userfaultfd, -1) });
     refused.is_err_and(|error| error.raw_os_error() != Some(libc::ENOSYS))
 }
@@ -277,5 +325,14 @@ mod tests {
         let other = File::open("/dev/null").expect("it is there");
         let error = Userfaultfd::adopt(other.into()).expect_err("refused");
         assert!(error.to_string().contains("/dev/null"), "{error}");
+    }
+
+    #[test]
+    fn a_userfaultfd_that_blocks_is_not_adopted() {
+        let Userfaultfd { fd } = Userfaultfd::create().expect("this test needs the right to it: run it as root");
+        // SAFETY: sets a flag of an owned descriptor.
+        check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, 0) }.into()).expect("a flag");
+        let error = Userfaultfd::adopt(fd).expect_err("refused");
+        assert!(error.to_string().contains("O_NONBLOCK"), "{error}");
     }
 }

@@ -4,6 +4,7 @@
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::maps::{self, FileId};
 use forkd_linux_sys::memfd::{self, Mapping};
+use forkd_linux_sys::sparse;
 use forkd_linux_sys::uffd::{Event, Filled, Modes, Range, Stop, Userfaultfd};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -30,7 +31,7 @@ fn registered(minor: bool) -> (Userfaultfd, Mapping, impl Fn(usize, usize) -> Ra
         let mapped = maps::mappings(std::process::id() as i32, pages(0, PAGES)).expect("own mappings");
         let found: Vec<_> = mapped.iter().map(|m| (m.range, m.private, m.file, m.offset)).collect();
         assert_eq!(found, [(pages(0, PAGES), true, FileId::of(&file).expect("an id"), 0)]);
-        let data = memfd::data_ranges(&file, (PAGES * PAGE_SIZE) as u64).expect("its extents");
+        let data = sparse::data_ranges(&file, (PAGES * PAGE_SIZE) as u64).expect("its extents");
         assert_eq!(data.len(), PAGES / 2);
     }
     let modes = Modes {

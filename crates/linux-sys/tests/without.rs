@@ -6,7 +6,7 @@ use forkd_linux_sys::memfd::{self, Mapping};
 use forkd_linux_sys::pagemap::{self, Kind, Pagemap};
 use forkd_linux_sys::uffd::{self, Range, Userfaultfd};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 /// Runs `body` in a thread that is denied what is named.
 fn without<T: Send>(denied: &[&str], body: impl FnOnce() -> T + Send) -> T {
@@ -40,7 +40,7 @@ fn pages_are_listed_alike_before_linux_6_7() {
         end: start + len as u64,
     };
     let map = Pagemap::open(std::process::id() as i32).expect("own page map");
-    for kind in [Kind::Private, Kind::PrivatePresent, Kind::FilePresent] {
+    for kind in [Kind::Private, Kind::Populated] {
         let found = map.scan(range, kind).expect("scan");
         assert!(!found.is_empty(), "{kind:?}");
         let read = without(&["pagemap-scan"], || map.scan(range, kind));
@@ -86,4 +86,16 @@ fn who_may_open_the_device_needs_no_other_right() {
         return;
     }
     without(&["userfaultfd:EPERM"], uffd::probe).expect("it can do all that a live branch needs");
+}
+
+#[test]
+fn a_userfaultfd_that_blocks_is_read_without_waiting_before_linux_6_10() {
+    without(&["preadv2:EOPNOTSUPP"], || {
+        let uffd = Userfaultfd::create().expect("this test needs the right to it: run it as root");
+        // SAFETY: sets a flag of a descriptor that lives.
+        assert_eq!(unsafe { libc::fcntl(uffd.as_fd().as_raw_fd(), libc::F_SETFL, 0) }, 0);
+        for _ in 0..3 {
+            assert_eq!(uffd.read_faults(&mut Vec::new(), 8).expect("nothing to read"), 0);
+        }
+    });
 }

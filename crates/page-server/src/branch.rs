@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// itself any more.
 pub struct ServedBranch {
     fork: Arc<Fork>,
-    /// Until it is finished or dropped.
+    /// `None` once the branch is finished or dropped.
     branch: Option<WpBranch>,
 }
 
@@ -57,7 +57,8 @@ impl ServedBranch {
         Ok(self.branch().take()?)
     }
 
-    /// What children can start from before anything has been copied. `sink` is the one that the branch was armed with, and
+    /// A template that children can start from before anything has been copied. `sink` is the one that the branch was armed
+    /// with, and
     /// `identity` names the image as [`Template::identity`] does.
     ///
     /// [`Template::identity`]: crate::Template::identity
@@ -77,7 +78,7 @@ impl ServedBranch {
 
     /// Lifts the protection. Fails if a page could not be had in time, since the fork had given it back.
     pub fn finish(mut self) -> Result<(Arc<CaptureSet>, Statistics)> {
-        // With it, all that was given back so far is known.
+        // After this, all memory that was freed so far is known.
         self.fork.stop_protecting();
         let branch = self.branch.take().expect("it is finished once");
         Ok(branch.finish()?)
@@ -90,7 +91,7 @@ impl ServedBranch {
 
 impl Drop for ServedBranch {
     fn drop(&mut self) {
-        // In this order: what is filled protected is let go with the rest, and whoever still waits is told of until then.
+        // The order matters: pages filled protected are released with the rest, and write faults are passed on until then.
         self.fork.stop_protecting();
         drop(self.branch.take());
         self.fork.stop_watching();

@@ -42,7 +42,7 @@ pub enum HandshakeError {
     RegionCount(usize),
 }
 
-/// What a VMM has handed over.
+/// A VMM's memory, as the VMM has handed it over.
 #[derive(Debug)]
 pub struct Handshake {
     pub peer: Process,
@@ -75,13 +75,13 @@ impl Handshake {
         Ok(handshake)
     }
 
-    /// The same, whatever the userfaultfd is for.
+    /// As [`Handshake::receive`], for a userfaultfd with any features.
     pub fn receive_any(
         stream: UnixStream,
         template_bytes: u64,
         patience: Duration,
     ) -> Result<Handshake, HandshakeError> {
-        // Before anything else, while whoever connected is still there to be identified.
+        // Comes first, while the process that connected can still be identified.
         let peer = Process::peer(&stream).map_err(|error| HandshakeError::Peer(Arc::new(error)))?;
         let (sent, mut received) = receive_message(&stream, patience)?;
         let layout = layout_of(&sent, template_bytes)?;
@@ -90,9 +90,9 @@ impl Handshake {
             (None, _) => return Err(HandshakeError::Descriptors(0)),
             (Some(_), others) => return Err(HandshakeError::Descriptors(others + 1)),
         };
-        // It has been initialised by its creator, and refuses to be again.
+        // The userfaultfd has been initialised by its creator, and refuses a second time.
         let uffd = Userfaultfd::adopt(fd).map_err(|error| HandshakeError::NoUserfaultfd(Arc::new(error)))?;
-        // Whether it has hung up is asked again and again, and never waited for.
+        // The connection is polled for a hang-up, and never waited for.
         stream
             .set_nonblocking(true)
             .map_err(|error| HandshakeError::Receive(Arc::new(error)))?;
@@ -179,7 +179,7 @@ impl Sent {
     }
 }
 
-/// What a list of regions comes to, for tests that have no userfaultfd to go with it.
+/// The layout that a list of regions describes, for tests without a userfaultfd.
 pub fn layout_from_json(bytes: &[u8], template_bytes: u64) -> Result<Option<Layout>, HandshakeError> {
     parse(bytes)?.map(|sent| layout_of(&sent, template_bytes)).transpose()
 }

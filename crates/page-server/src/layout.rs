@@ -1,4 +1,4 @@
-//! Where the pages of a template are in a VMM's memory.
+//! The places of a template's pages in a VMM's memory.
 
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::uffd::Range;
@@ -89,7 +89,7 @@ impl Region {
         })
     }
 
-    /// Its pages of the template.
+    /// The pages of the template that the region has.
     pub fn pages(&self) -> ops::Range<u64> {
         self.page..self.page + self.memory.len() / SMALL
     }
@@ -108,7 +108,7 @@ impl Region {
         self.page + (address - self.memory.start) / self.page_bytes * self.unit()
     }
 
-    /// Where `pages` are. They are among its own.
+    /// The addresses of `pages`, which the region has.
     pub fn memory_of(&self, pages: ops::Range<u64>) -> Range {
         debug_assert!(self.page <= pages.start && pages.end <= self.pages().end);
         let address = |page: u64| self.memory.start + (page - self.page) * SMALL;

@@ -1,4 +1,4 @@
-//! In which order a fork asked for its pages, and that order on disk.
+//! The order in which a fork asked for its pages, and that order on disk.
 //!
 //! ```text
 //!  0        4        8               16       20       24
@@ -20,7 +20,7 @@ const RUNS_MAX: usize = 1 << 18;
 
 /// Pages that were asked for one after the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
+pub struct AskedRun {
     pub page: u64,
     pub pages: u32,
 }
@@ -28,7 +28,7 @@ pub struct Asked {
 /// The order, of a template's pages.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
-    runs: Vec<Asked>,
+    runs: Vec<AskedRun>,
 }
 
 /// Why a record is not used. The fork is served all the same.
@@ -45,6 +45,19 @@ pub enum RecordError {
 }
 
 impl Record {
+    /// The record in the file at `path`, if there is one for a template with this identity and number of pages. A record that
+    /// cannot be used is logged, and counts as missing.
+    pub fn load_if_usable(path: &Path, identity: &str, pages: u64) -> Option<Record> {
+        match Record::load(path, identity, pages) {
+            Ok(record) => Some(record),
+            Err(RecordError::Io(error)) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                forkd_log::line("records", &format!("{} is not used: {error}", path.display()));
+                None
+            }
+        }
+    }
+
     /// Notes pages that were served. What is more than the limit is left out.
     pub fn note(&mut self, page: u64, pages: u64) {
         let room = self.runs.len() < RUNS_MAX;
@@ -52,7 +65,7 @@ impl Record {
             Some(last) if last.page + u64::from(last.pages) == page => {
                 last.pages = last.pages.saturating_add(pages as u32);
             }
-            _ if room => self.runs.push(Asked {
+            _ if room => self.runs.push(AskedRun {
                 page,
                 pages: pages as u32,
             }),
@@ -60,7 +73,7 @@ impl Record {
         }
     }
 
-    pub fn runs(&self) -> &[Asked] {
+    pub fn runs(&self) -> &[AskedRun] {
         &self.runs
     }
 
@@ -99,12 +112,12 @@ impl Record {
         if theirs != identity.as_bytes() {
             return Err(RecordError::OtherTemplate(String::from_utf8_lossy(theirs).into_owned()));
         }
-        let runs = runs.chunks_exact(RUN_BYTES).map(|run| Asked {
+        let runs = runs.chunks_exact(RUN_BYTES).map(|run| AskedRun {
             page: u64::from_le_bytes(run[..8].try_into().expect("eight bytes")),
             pages: u32::from_le_bytes(run[8..].try_into().expect("four bytes")),
         });
-        let runs: Vec<Asked> = runs.collect();
-        let fits = |run: &Asked| run.page.checked_add(run.pages.into()).is_some_and(|end| end <= pages);
+        let runs: Vec<AskedRun> = runs.collect();
+        let fits = |run: &AskedRun| run.page.checked_add(run.pages.into()).is_some_and(|end| end <= pages);
         if !runs.iter().all(fits) {
             return Err(RecordError::Damaged);
         }
@@ -119,7 +132,7 @@ impl Record {
         Record::decode(&bytes, identity, pages)
     }
 
-    /// Writes it, in one step for whoever reads it.
+    /// Writes the record to `path`, atomically.
     pub fn save(&self, path: &Path, identity: &str) -> io::Result<()> {
         let unfinished = path.with_extension(format!("unfinished-{}", std::process::id()));
         let written = File::create(&unfinished)

@@ -1,4 +1,4 @@
-//! Which pages a guest has given back.
+//! The pages that a guest has freed.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,7 +13,7 @@ pub struct Removed {
 }
 
 impl Removed {
-    /// None of `pages` pages.
+    /// A set over `pages` pages, empty.
     pub fn none_of(pages: u64) -> Removed {
         let words = (0..pages.div_ceil(BITS)).map(|_| AtomicU64::new(0)).collect();
         Removed { words, pages }
@@ -35,7 +35,7 @@ impl Removed {
         }
     }
 
-    /// Whether `page` is in, and how many pages from there on, at most `limit`, are as it is.
+    /// True if `page` is in the set, and the number of pages from `page` on, at most `limit`, that are alike.
     pub fn run(&self, page: u64, limit: u64) -> (bool, u64) {
         let end = page.saturating_add(limit).min(self.pages);
         // Seen such that a bit is set where the state differs from that of `page`.

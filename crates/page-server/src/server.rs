@@ -1,11 +1,11 @@
-//! All forks that are served, of any number of templates.
+//! The server of all forks, of any number of templates.
 
 use crate::error::{PageError, Result, Step};
 use crate::handshake::Handshake;
 use crate::session::{Ended, Fork, Session, SessionOptions, serve};
 use crate::stats::{Stats, Summary};
 use crate::template::Template;
-use crate::workers::{Desk, Workers};
+use crate::workers::{WorkQueue, Workers};
 use forkd_linux_sys::{PAGE_SIZE, uffd};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -13,7 +13,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-/// What a server allows itself.
+/// How long a socket that is made for a VMM waits for the VMM to connect.
+pub const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The limits of a server.
 #[derive(Debug, Clone)]
 pub struct ServerOptions {
     /// Forks at the same time, those included whose handshake is awaited.
@@ -29,7 +32,7 @@ impl Default for ServerOptions {
         let processors = std::thread::available_parallelism().map_or(2, |count| count.get());
         ServerOptions {
             forks_max: 1024,
-            // They wait more than they work.
+            // The threads wait more than they work.
             workers: (2 * processors).clamp(4, 16),
             handshake_patience: Duration::from_secs(10),
         }
@@ -67,7 +70,7 @@ struct State {
     live: HashMap<u64, Arc<Fork>>,
     health: Health,
     next_id: u64,
-    /// Of those that have ended.
+    /// The statistics of forks that have ended.
     past: Stats,
 }
 
@@ -83,8 +86,8 @@ impl PageServer {
         })
     }
 
-    /// Awaits the handshake of whoever has connected, and serves its memory from `template` from then on. One that fails is
-    /// hung up on.
+    /// Receives the handshake of the VMM at the other end of `stream`, and serves its memory from `template` from then on. If the
+    /// handshake fails, the VMM is hung up on.
     pub fn serve(&self, stream: UnixStream, template: Arc<dyn Template>, options: SessionOptions) -> Result<Session> {
         let id = self.shared.admit(self.options.forks_max)?;
         let template_bytes = template.pages() * PAGE_SIZE as u64;
@@ -92,20 +95,20 @@ impl PageServer {
             .map_err(PageError::from)
             .and_then(|handshake| Fork::new(id, handshake, template, options));
         let fork = self.shared.accept(id, fork)?;
-        let desk = self.workers.desk();
+        let queue = self.workers.queue();
         let ahead = !fork.plan.lock().expect("no panic while held").is_empty();
-        desk.join(id, fork.clone(), ahead);
-        let (theirs, shared, line) = (fork.clone(), self.shared.clone(), desk.clone());
+        queue.add(id, fork.clone(), ahead);
+        let (theirs, shared, jobs) = (fork.clone(), self.shared.clone(), queue.clone());
         let builder = std::thread::Builder::new().name(format!("fork-{id}"));
         match builder
-            .spawn(move || run(&theirs, &line, &shared))
+            .spawn(move || run(&theirs, &jobs, &shared))
             .step("starting a thread")
         {
             Ok(thread) => Ok(Session::new(fork, thread, self.workers.clone())),
             Err(error) => {
-                // It has handed over its memory already.
+                // The VMM has handed over its memory already.
                 let _ = fork.peer.kill();
-                desk.leave(id);
+                queue.remove(id);
                 self.shared.end(&fork, Ended::Failed(error.clone()));
                 Err(error)
             }
@@ -120,7 +123,7 @@ impl PageServer {
         }
     }
 
-    /// Of all forks, those that have ended included.
+    /// The statistics of all forks, including those that have ended.
     pub fn stats(&self) -> Summary {
         let state = self.shared.lock();
         let total = Stats::default();
@@ -150,9 +153,9 @@ impl PageServer {
     }
 }
 
-fn run(fork: &Arc<Fork>, desk: &Desk, shared: &Shared) {
-    let ended = serve(fork, desk);
-    desk.leave(fork.id);
+fn run(fork: &Arc<Fork>, queue: &WorkQueue, shared: &Shared) {
+    let ended = serve(fork, queue);
+    queue.remove(fork.id);
     shared.end(fork, ended);
 }
 

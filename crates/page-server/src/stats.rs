@@ -1,4 +1,4 @@
-//! What was done, and how long was waited for it.
+//! Counts of what was done, and how long threads waited for it.
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
@@ -38,22 +38,22 @@ counters! {
     copied, shared, zeroed,
     /// Bytes that were copied.
     bytes,
-    /// Of those pages, those that nobody had asked for yet: from a record, and of the whole memory.
+    /// Pages among those that were filled ahead of faults: by a record, and to populate all of memory.
     prefetched, populated,
-    /// Faults for which the template had to be read; and those that another one had been quicker for.
+    /// Faults for which the template had to be read, and faults whose page was already there.
     fetched, already_there,
     /// Times that a fault had to be put off because the memory was changing, or its page was on its way to the
     /// template.
     parked,
-    /// Pages that the guest gave back, each time it did.
+    /// Pages that the guest freed, counted each time.
     removed,
-    /// Pages that could not be had: who touches them gets `SIGBUS`.
+    /// Pages that are unavailable: a thread that touches one gets `SIGBUS`.
     poisoned,
     /// Times that a read of the template was tried again.
     retries,
 }
 
-/// Of the time from a fault being seen until its page was there.
+/// How long threads waited: from the moment a fault was read until its page was there.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct WaitSummary {
     pub count: u64,
@@ -62,7 +62,7 @@ pub struct WaitSummary {
     pub max_ns: u64,
 }
 
-/// What one fork, or all together, have had.
+/// The statistics of one fork, or of all together.
 #[derive(Debug)]
 pub(crate) struct Stats {
     pub counters: Counters,

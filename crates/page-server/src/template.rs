@@ -5,27 +5,31 @@ mod cached;
 mod early;
 mod file;
 mod memory;
+mod refreshed;
+mod stack;
 
 pub use arriving::ArrivingTemplate;
 pub use cached::Cached;
 pub use early::{EarlyTemplate, ReadableSink};
 pub use file::FileTemplate;
 pub use memory::MemoryTemplate;
+pub use refreshed::RefreshedTemplate;
+pub use stack::StackTemplate;
 
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::maps::Mapped;
 
 static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
 
-/// What consecutive pages consist of.
+/// The content of consecutive pages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content<'a> {
     Zeros,
-    /// They are in memory.
+    /// The pages are in memory.
     Resident(&'a [u8]),
-    /// They must be fetched, with [`Template::read`], which may take its time.
+    /// The pages must be read with [`Template::read`], which may be slow.
     Stored,
-    /// They are on their way, and will be something else, or have to be read. Whoever waits for them looks again.
+    /// The pages are on their way. The caller looks again later.
     Coming,
 }
 
@@ -39,7 +43,7 @@ pub struct Run<'a> {
 /// Why pages could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// It is worth while to ask again.
+    /// A later attempt may succeed.
     #[error("{0}")]
     NotYet(String),
     #[error("{0}")]
@@ -48,7 +52,7 @@ pub enum SourceError {
 
 /// The memory that forks start from. It never changes.
 pub trait Template: Send + Sync + 'static {
-    /// The same for the same content, and for no other: what was recorded with one template is of no use with another.
+    /// A name that is the same for the same content, and for no other. A record belongs to one identity.
     fn identity(&self) -> String;
 
     /// Pages of 4 KiB.
@@ -64,11 +68,11 @@ pub trait Template: Send + Sync + 'static {
         None
     }
 
-    /// What `page` is, and how many pages from there on, at most `limit`, are the same. Answers at once: whoever asks may be
-    /// what a VM waits for.
+    /// What `page` is, and how many pages from `page` on, at most `limit`, are alike. Must not block: a VM may be waiting for the
+    /// answer.
     fn run(&self, page: u64, limit: u64) -> Run<'_>;
 
-    /// Reads whole pages, from `page` on. Whatever is less than all of them is an error.
+    /// Reads whole pages, from `page` on, into all of `buffer`. Fails if any of them cannot be read.
     fn read(&self, page: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
         let _ = buffer;
         Err(SourceError::Broken(format!(
@@ -76,7 +80,7 @@ pub trait Template: Send + Sync + 'static {
         )))
     }
 
-    /// Whether a mapping that has `page` at its start has exactly this template's pages. Forks that map them share them.
+    /// True if a mapping that begins with `page` has exactly this template's pages. Forks that map such pages share them.
     fn is_mapped_by(&self, mapped: &Mapped, page: u64) -> bool {
         let _ = (mapped, page);
         false

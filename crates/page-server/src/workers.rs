@@ -1,7 +1,7 @@
-//! Threads that do what takes time, for all forks: read templates, and fill pages ahead.
+//! Threads that do the slow work of all forks: they read templates, and fill pages ahead of faults.
 //!
-//! Each fork has a line of its own; the lines take turns, so that one that asks for much does not hold up the others.
-//! Faults go before what is done ahead, and one thread at least is never doing the latter.
+//! Each fork has a queue of its own. The queues take turns, so that a fork that asks for much does not hold up the others.
+//! Faults go before work ahead, and at least one thread is never busy with work ahead.
 
 use forkd_linux_sys::PAGE_SIZE;
 use std::collections::VecDeque;
@@ -10,21 +10,21 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-/// Pages that are read at a time: a huge page.
+/// Pages read at a time: one huge page.
 pub(crate) const BUFFER_PAGES: u64 = 512;
 
-/// A thread waits for a page, which must be read.
+/// A fault of a VMM's thread, which waits for a page that must be read.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fault {
     pub address: u64,
     pub seen: Instant,
 }
 
-/// Whoever has work done here.
-pub(crate) trait Tenant: Send + Sync {
+/// A fork, as the workers see it.
+pub(crate) trait WorkSource: Send + Sync {
     /// Serves `fault` with its page, and at most `pages` from there on. `buffer` has room for [`BUFFER_PAGES`].
     fn fetch(&self, fault: Fault, pages: u64, buffer: &mut [u8]);
-    /// Does a little of what is done ahead. Returns whether there is more.
+    /// Does a little work ahead. Returns true if there is more.
     fn work_ahead(&self, buffer: &mut [u8]) -> bool;
 }
 
@@ -42,14 +42,14 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    lines: VecDeque<Line>,
+    queues: VecDeque<ForkQueue>,
     stop: bool,
     working_ahead: usize,
 }
 
-struct Line {
+struct ForkQueue {
     id: u64,
-    tenant: Arc<dyn Tenant>,
+    source: Arc<dyn WorkSource>,
     faults: VecDeque<(Fault, u64)>,
     fetching: usize,
     ahead: Ahead,
@@ -67,9 +67,9 @@ enum Job {
     Ahead,
 }
 
-/// How others give work to the threads.
+/// A handle that gives work to the threads.
 #[derive(Clone)]
-pub(crate) struct Desk {
+pub(crate) struct WorkQueue {
     shared: Arc<Shared>,
 }
 
@@ -92,8 +92,8 @@ impl Workers {
         Ok(workers)
     }
 
-    pub fn desk(&self) -> Desk {
-        Desk {
+    pub fn queue(&self) -> WorkQueue {
+        WorkQueue {
             shared: self.shared.clone(),
         }
     }
@@ -109,12 +109,12 @@ impl Drop for Workers {
     }
 }
 
-impl Desk {
-    /// Opens a line. `ahead` says whether there is anything to do ahead.
-    pub fn join(&self, id: u64, tenant: Arc<dyn Tenant>, ahead: bool) {
-        self.shared.lock().lines.push_back(Line {
+impl WorkQueue {
+    /// Adds a queue for the fork `id`. `ahead`: there is work to do ahead of faults.
+    pub fn add(&self, id: u64, source: Arc<dyn WorkSource>, ahead: bool) {
+        self.shared.lock().queues.push_back(ForkQueue {
             id,
-            tenant,
+            source,
             faults: VecDeque::new(),
             fetching: 0,
             ahead: if ahead { Ahead::Waiting } else { Ahead::Nothing },
@@ -123,15 +123,15 @@ impl Desk {
     }
 
     pub fn fetch(&self, id: u64, fault: Fault, pages: u64) {
-        if let Some(line) = self.shared.lock().lines.iter_mut().find(|line| line.id == id) {
-            line.faults.push_back((fault, pages));
+        if let Some(queue) = self.shared.lock().queues.iter_mut().find(|queue| queue.id == id) {
+            queue.faults.push_back((fault, pages));
         }
         self.shared.more.notify_one();
     }
 
-    /// Closes the line. What a thread is doing for it comes to its end.
-    pub fn leave(&self, id: u64) {
-        self.shared.lock().lines.retain(|line| line.id != id);
+    /// Removes the queue of the fork `id`. A job that a thread is doing for it is finished.
+    pub fn remove(&self, id: u64) {
+        self.shared.lock().queues.retain(|queue| queue.id != id);
     }
 }
 
@@ -144,66 +144,66 @@ impl Shared {
         let mut buffer = vec![0u8; BUFFER_PAGES as usize * PAGE_SIZE];
         let mut state = self.lock();
         while !state.stop {
-            let Some((id, tenant, job)) = state.next(self.threads) else {
+            let Some((id, source, job)) = state.next(self.threads) else {
                 state = self.more.wait(state).expect("no panic while held");
                 continue;
             };
             drop(state);
             let more = match job {
                 Job::Fetch(fault, pages) => {
-                    tenant.fetch(fault, pages, &mut buffer);
+                    source.fetch(fault, pages, &mut buffer);
                     None
                 }
-                Job::Ahead => Some(tenant.work_ahead(&mut buffer)),
+                Job::Ahead => Some(source.work_ahead(&mut buffer)),
             };
-            // It may be the last to hold it, and close its descriptors.
-            drop(tenant);
+            // This may be the last reference to the fork, and close its descriptors. So it is dropped without the lock.
+            drop(source);
             state = self.lock();
             state.done(id, more);
-            // Others may have found a line's share used up.
+            // Another thread may have passed over a queue whose share was used up.
             self.more.notify_one();
         }
     }
 }
 
 impl State {
-    /// Takes the next job, and moves its line to the end.
-    fn next(&mut self, threads: usize) -> Option<(u64, Arc<dyn Tenant>, Job)> {
-        // A fork whose template does not answer leaves threads for the others.
+    /// Takes the next job, and moves its queue to the back.
+    fn next(&mut self, threads: usize) -> Option<(u64, Arc<dyn WorkSource>, Job)> {
+        // No fork may occupy every thread: its template may not answer.
         let share = (threads / 2).max(1);
-        let has_fault = |line: &Line| !line.faults.is_empty() && line.fetching < share;
-        if let Some(at) = self.lines.iter().position(has_fault) {
-            let mut line = self.lines.remove(at).expect("just found");
-            let (fault, pages) = line.faults.pop_front().expect("just seen");
-            line.fetching += 1;
-            let taken = (line.id, line.tenant.clone(), Job::Fetch(fault, pages));
-            self.lines.push_back(line);
+        let has_fault = |queue: &ForkQueue| !queue.faults.is_empty() && queue.fetching < share;
+        if let Some(at) = self.queues.iter().position(has_fault) {
+            let mut queue = self.queues.remove(at).expect("just found");
+            let (fault, pages) = queue.faults.pop_front().expect("just seen");
+            queue.fetching += 1;
+            let taken = (queue.id, queue.source.clone(), Job::Fetch(fault, pages));
+            self.queues.push_back(queue);
             return Some(taken);
         }
         if self.working_ahead + 1 >= threads {
             return None;
         }
-        let at = self.lines.iter().position(|line| line.ahead == Ahead::Waiting)?;
-        let mut line = self.lines.remove(at).expect("just found");
-        line.ahead = Ahead::Working;
+        let at = self.queues.iter().position(|queue| queue.ahead == Ahead::Waiting)?;
+        let mut queue = self.queues.remove(at).expect("just found");
+        queue.ahead = Ahead::Working;
         self.working_ahead += 1;
-        let taken = (line.id, line.tenant.clone(), Job::Ahead);
-        self.lines.push_back(line);
+        let taken = (queue.id, queue.source.clone(), Job::Ahead);
+        self.queues.push_back(queue);
         Some(taken)
     }
 
-    /// A job has been done; of one that was done ahead, whether there is `more`.
+    /// Takes note that a job is done. `more`: for work ahead, whether there is more of it.
     fn done(&mut self, id: u64, more: Option<bool>) {
         if more.is_some() {
             self.working_ahead -= 1;
         }
-        let Some(line) = self.lines.iter_mut().find(|line| line.id == id) else {
+        let Some(queue) = self.queues.iter_mut().find(|queue| queue.id == id) else {
             return;
         };
         match more {
-            None => line.fetching -= 1,
-            Some(true) => line.ahead = Ahead::Waiting,
-            Some(false) => line.ahead = Ahead::Nothing,
+            None => queue.fetching -= 1,
+            Some(true) => queue.ahead = Ahead::Waiting,
+            Some(false) => queue.ahead = Ahead::Nothing,
         }
     }
 }

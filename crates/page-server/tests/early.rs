@@ -1,5 +1,5 @@
-//! Children of a fork that runs, from the instant of its capture on, before anything of it has been copied: each has, byte for byte,
-//! what the parent had at the instant, whatever the parent writes meanwhile.
+//! Children of a fork that runs, from the instant of its capture on, before anything of it has been copied: each has, byte for
+//! byte, what the parent had at the instant, whatever the parent writes meanwhile.
 
 mod common;
 

@@ -278,3 +278,23 @@ fn a_server_that_drains_serves_those_that_it_has() {
     last.end();
     assert!(server.drain(Duration::from_secs(20)));
 }
+
+#[test]
+fn a_vmm_that_makes_its_userfaultfd_block_is_ended_and_its_neighbour_is_served() {
+    let server = server();
+    let template = template(PAGES);
+    let mut other = fork(&server, &template, &["--regions", "4"], SessionOptions::default());
+    let mut fork = fork(&server, &template, &["--regions", "4"], SessionOptions::default());
+    assert_eq!(fork.order("block")["blocks"], true);
+    // A fault wakes the thread that serves it, which finds that it cannot wait for the next one.
+    fork.vmm.begin("touch 0 1 1").expect("an order");
+    let ended = wait_for_end(&fork.session);
+    assert!(
+        matches!(&ended, Ended::Failed(error) if error.to_string().contains("made to block")),
+        "{ended:?}"
+    );
+    fork.vmm.wait().expect("it has been ended");
+    other.verify(PAGES, 2);
+    other.end();
+    assert!(server.drain(Duration::from_secs(10)), "nothing is left");
+}

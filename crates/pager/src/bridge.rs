@@ -1,65 +1,66 @@
-//! The guest channel's way through the pager: bytes between the VMM's end and one client, with a gate.
+//! Passes the guest channel through the pager: bytes between the VMM's end and one client, with a gate.
 //!
-//! While a VM is stopped its VMM still moves bytes between the channel and guest memory. If that happened between the
-//! device state being saved and memory being protected, the two would be of different instants. So the bytes pass through
-//! here, and a pause shuts the gate first.
+//! While a VM is stopped, its VMM still moves bytes between the channel and guest memory. After the device state is saved and
+//! before memory is protected, such bytes would make the two belong to different instants. So a pause shuts the gate first.
 
 use crate::error::{Result, Step};
-use crate::monitor;
-use forkd_linux_sys::fds::{self, Bell, Wait};
+use crate::socket;
+use forkd_linux_sys::fds::{self, EventFd, Wait};
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Bytes held for a reader that is slower than its writer.
+/// Most bytes held for a reader that is slower than its writer.
 const BUFFER_BYTES: usize = 256 << 10;
-/// Less than a unix socket holds: with no more than this waiting, its writer is not held up.
+/// Less than a unix socket holds: a writer with at most this much waiting is not blocked.
 const ROOM_BYTES: usize = 64 << 10;
-/// How long a shut gate waits for the guest to take what is on its way.
+/// Longest wait of a shut gate for the guest to read bytes on their way.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 struct Ends {
-    /// The VMM's end; `None` while there is no client, where each has a connection of its own.
+    /// The VMM's end. `None` while there is no client, if each client has its own connection.
     vmm: Option<UnixStream>,
-    /// Where a client's connection to the VMM is made. Otherwise there is one for good.
+    /// The socket at which each client gets its own connection to the VMM. `None`: one connection serves all clients.
     dial: Option<PathBuf>,
     client: Option<UnixStream>,
     to_vmm: VecDeque<u8>,
     to_client: VecDeque<u8>,
+    /// True if the VMM has hung up, but some of its bytes have not been read yet.
+    vmm_hung_up: bool,
 }
 
-/// The channel of one VM. Ends with its value.
+/// The channel of one VM. Dropping this closes it.
 #[derive(Debug)]
 pub struct Bridge {
     gate: Arc<Mutex<Ends>>,
-    stop: Arc<Bell>,
+    stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
     path: String,
 }
 
-/// While it lives, no byte enters or leaves the guest through the channel.
+/// A shut gate. Until this is dropped, no byte enters or leaves the guest through the channel.
 pub struct ShutGate<'a> {
     ends: MutexGuard<'a, Ends>,
 }
 
 impl Bridge {
     /// Connects to the VMM's end at `chardev`, and serves one client at a time at `path`; a new client replaces the last.
-    pub fn open(chardev: &str, path: &str) -> Result<Bridge> {
-        Self::over(monitor::connect(chardev)?, path)
+    pub fn open(chardev: &str, path: &str, until: Instant) -> Result<Bridge> {
+        Self::over(socket::connect(chardev, until)?, path)
     }
 
-    /// Connects to the VMM's end at `dial` anew for each client: both are hung up on when one of them is, as if they were
-    /// connected to each other.
+    /// Connects to the VMM's end at `dial` for each client. When one side hangs up, so does the other, as in a direct
+    /// connection.
     pub fn dialling(dial: &str, path: &str) -> Result<Bridge> {
         Self::between(None, Some(dial.into()), path)
     }
 
-    /// The same over a connection to the VMM's end.
+    /// Serves clients at `path` over a connection to the VMM's end.
     pub fn over(vmm: UnixStream, path: &str) -> Result<Bridge> {
         vmm.set_nonblocking(true)
             .step(|| "configuring the guest channel".into())?;
@@ -67,20 +68,23 @@ impl Bridge {
     }
 
     fn between(vmm: Option<UnixStream>, dial: Option<PathBuf>, path: &str) -> Result<Bridge> {
-        let listener = listen(path).step(|| format!("listening at {path}"))?;
+        let listener = fds::listen(Path::new(path), None);
+        let listener = listener.and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+        let listener = listener.step(|| format!("listening at {path}"))?;
         let ends = Ends {
             vmm,
             dial,
             client: None,
             to_vmm: VecDeque::new(),
             to_client: VecDeque::new(),
+            vmm_hung_up: false,
         };
         let gate = Arc::new(Mutex::new(ends));
-        let stop = Arc::new(Bell::new().step(|| "making an eventfd".into())?);
-        let (theirs, bell) = (gate.clone(), stop.clone());
+        let stop = Arc::new(EventFd::new().step(|| "making an eventfd".into())?);
+        let (theirs, stopped) = (gate.clone(), stop.clone());
         let thread = std::thread::Builder::new()
             .name("bridge".into())
-            .spawn(move || run(&theirs, &listener, &bell))
+            .spawn(move || run(&theirs, &listener, &stopped))
             .step(|| "starting the guest channel".into())?;
         Ok(Bridge {
             gate,
@@ -90,14 +94,14 @@ impl Bridge {
         })
     }
 
-    /// Shuts the gate, and waits a moment for the guest to take what was sent before.
+    /// Shuts the gate, and waits a moment for the guest to read bytes that were sent before.
     pub fn shut(&self) -> ShutGate<'_> {
         let mut gate = ShutGate {
             ends: self.gate.lock().expect("no panic while held"),
         };
         gate.make_room();
         let deadline = Instant::now() + DRAIN_TIMEOUT;
-        // The kernel does not tell when the other side has read; it does so within microseconds or not at all.
+        // The kernel does not report when the other side has read. That takes microseconds, or never happens.
         while !gate.is_quiet() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_micros(50));
         }
@@ -106,14 +110,14 @@ impl Bridge {
 }
 
 impl ShutGate<'_> {
-    /// Takes what the guest has sent, so that the VMM is not waiting to write.
+    /// Reads the guest's bytes, so that the VMM is not blocked in writing.
     fn make_room(&mut self) {
         let Ends { vmm, to_client, .. } = &mut *self.ends;
-        // An end or an error shows again when the gate has opened.
+        // An end or an error appears again when the gate is open.
         let _ = vmm.as_mut().map(|vmm| pull(vmm, to_client));
     }
 
-    /// Whether the VMM has nothing left to read and is not held up in writing, so that once stopped it moves nothing.
+    /// True if the VMM has nothing left to read and is not blocked in writing. Once stopped, such a VMM moves no bytes.
     pub fn is_quiet(&self) -> bool {
         let Some(vmm) = &self.ends.vmm else { return true };
         let unread = fds::unread_by_peer(vmm).unwrap_or(0);
@@ -124,64 +128,74 @@ impl ShutGate<'_> {
 
 impl Drop for Bridge {
     fn drop(&mut self) {
-        self.stop.ring();
+        self.stop.signal();
         if let Some(thread) = self.thread.take() {
             thread.join().expect("the bridge does not panic");
         }
-        // It may have gone with the sandbox's directory.
+        // The file may have been removed with the sandbox's directory.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-fn listen(path: &str) -> io::Result<UnixListener> {
-    if let Err(error) = std::fs::remove_file(path)
-        && error.kind() != ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let listener = UnixListener::bind(path)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
+/// Pause before the next attempt to wait for the ends, after a failure, most likely for lack of memory.
+const WAIT_RETRY: Duration = Duration::from_millis(10);
 
-fn run(gate: &Mutex<Ends>, listener: &UnixListener, stop: &Bell) {
-    // Duplicates to wait on, so that the gate is open while nothing happens.
-    let mut ends = gate.lock().expect("no panic while held").duplicates();
+fn run(gate: &Mutex<Ends>, listener: &UnixListener, stop: &EventFd) {
+    let lock = || gate.lock().expect("no panic while held");
     loop {
-        let (reads, writes) = gate.lock().expect("no panic while held").wants();
+        // Wait on duplicates, so that the gate is unlocked while nothing happens.
+        let (ends, wants) = {
+            let locked = lock();
+            (locked.duplicates(), locked.wants())
+        };
         let mut waits = vec![Wait::readable(stop), Wait::readable(listener)];
-        let wants = [(reads.0, writes.0), (reads.1, writes.1)];
-        for (end, (read, write)) in ends.iter().zip(wants) {
-            waits.extend(end.as_ref().map(|end| Wait {
-                read,
-                write,
-                ..Wait::readable(end)
-            }));
+        let mut places = [None, None];
+        for (index, (end, (read, write, hang_up))) in ends.iter().zip(wants).enumerate() {
+            // Leave out an end without a wanted event: poll would report its hang-up again and again.
+            if let Some(end) = end.as_ref().filter(|_| read || write || hang_up) {
+                places[index] = Some(waits.len());
+                waits.push(Wait {
+                    read,
+                    write,
+                    ..Wait::readable(end)
+                });
+            }
         }
-        let Ok(ready) = fds::wait(&waits, None) else { return };
-        if ready[0] {
+        let Ok(ready) = fds::look(&waits, None) else {
+            std::thread::sleep(WAIT_RETRY);
+            continue;
+        };
+        if ready[0].is_any() {
             return;
         }
-        let mut locked = gate.lock().expect("no panic while held");
-        if ready[1]
-            && let Ok((accepted, _)) = listener.accept()
-        {
-            locked.welcome(accepted);
-        } else if locked.exchange().is_err() {
+        let hung_up = places.map(|place| place.is_some_and(|at: usize| ready[at].hung_up || ready[at].failed));
+        let mut locked = lock();
+        if ready[1].is_any() {
+            match listener.accept() {
+                Ok((accepted, _)) => locked.welcome(accepted),
+                Err(_) => {
+                    drop(locked);
+                    std::thread::sleep(fds::ACCEPT_RETRY);
+                }
+            }
+        } else if locked.exchange(hung_up).is_err() {
+            locked.hang_up();
             return;
         }
-        ends = locked.duplicates();
     }
 }
 
 impl Ends {
-    /// Whether to read from, and to write to, the VMM and the client.
-    fn wants(&self) -> ((bool, bool), (bool, bool)) {
+    /// The wanted events of the VMM and the client: read, write, and hang-up.
+    fn wants(&self) -> [(bool, bool, bool); 2] {
         let reads = (self.to_client.len() < BUFFER_BYTES, self.to_vmm.len() < BUFFER_BYTES);
-        (reads, (!self.to_vmm.is_empty(), !self.to_client.is_empty()))
+        [
+            (reads.0, !self.to_vmm.is_empty(), !self.vmm_hung_up),
+            (reads.1, !self.to_client.is_empty(), true),
+        ]
     }
 
-    /// Of the VMM's end and the client's.
+    /// Duplicates of the VMM's end and the client's.
     fn duplicates(&self) -> [Option<UnixStream>; 2] {
         [&self.vmm, &self.client].map(|end| end.as_ref().and_then(|end| end.try_clone().ok()))
     }
@@ -190,29 +204,43 @@ impl Ends {
         if client.set_nonblocking(true).is_err() {
             return;
         }
-        // What was meant for the last client means nothing to the next; the channel's framing finds its feet again.
+        // Bytes for the last client mean nothing to the next. The channel's framing resynchronises.
         self.to_client.clear();
         self.to_vmm.clear();
         if let Some(dial) = &self.dial {
-            // Where nobody answers the client is hung up on, as it would be there.
+            // If the VMM does not answer, the client's connection is closed, as it would be at the VMM's own socket.
             self.vmm = fds::connect_now(dial).ok();
+            self.vmm_hung_up = false;
         }
         self.client = self.vmm.is_some().then_some(client);
     }
 
-    /// The end of a client that has a connection of its own.
+    /// Closes both connections.
     fn hang_up(&mut self) {
-        // What the guest has said before it hung up is still its word.
+        // Deliver bytes that the guest sent before it hung up.
         let _ = self.client.as_mut().map(|client| push(client, &mut self.to_client));
         (self.vmm, self.client) = (None, None);
         self.to_client.clear();
         self.to_vmm.clear();
     }
 
-    /// Moves what can be moved without waiting. Fails when the VMM has closed its end.
-    fn exchange(&mut self) -> io::Result<()> {
-        let Some(vmm) = &mut self.vmm else { return Ok(()) };
-        let mut moved = pull(vmm, &mut self.to_client).and_then(|()| push(vmm, &mut self.to_vmm));
+    /// Records hang-ups. If the client hangs up while the guest reads nothing, the rest of its bytes are lost. If the
+    /// VMM hangs up, the client stays until it has read all bytes of the guest.
+    fn note_hang_ups(&mut self, [vmm, client]: [bool; 2]) {
+        self.vmm_hung_up |= vmm;
+        if client && self.to_vmm.len() >= BUFFER_BYTES {
+            self.client = None;
+        }
+        if self.vmm_hung_up {
+            self.to_vmm.clear();
+        }
+    }
+
+    /// Moves all bytes that can be moved without waiting. Fails once the VMM has closed its end and all its bytes have been moved.
+    fn exchange(&mut self, hung_up: [bool; 2]) -> io::Result<()> {
+        self.note_hang_ups(hung_up);
+        let vmm = self.vmm.as_mut();
+        let pulled = vmm.map_or(Ok(()), |vmm| pull(vmm, &mut self.to_client));
         match &mut self.client {
             Some(client) => {
                 if pull(client, &mut self.to_vmm)
@@ -222,14 +250,24 @@ impl Ends {
                     self.client = None;
                 }
             }
-            // The guest must not be held up because nobody listens.
+            // Drop the guest's bytes while there is no client, so that the guest is not blocked.
             None => self.to_client.clear(),
         }
-        moved = moved.and_then(|()| push(vmm, &mut self.to_vmm));
-        if self.dial.is_none() {
-            return moved;
+        let vmm = self.vmm.as_mut();
+        let pushed = vmm.map_or(Ok(()), |vmm| push(vmm, &mut self.to_vmm));
+        let moved = pulled.and(pushed);
+        if moved.is_err() {
+            self.vmm = None;
         }
-        if moved.is_err() || self.client.is_none() {
+        let is_over = self.vmm.is_none() && self.to_client.is_empty();
+        if self.dial.is_none() {
+            return if is_over {
+                Err(ErrorKind::UnexpectedEof.into())
+            } else {
+                Ok(())
+            };
+        }
+        if is_over || self.client.is_none() {
             self.hang_up();
         }
         Ok(())

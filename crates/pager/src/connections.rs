@@ -1,11 +1,12 @@
-//! The pager's connections to a VM that runs.
+//! The pager's connections to a running VM.
 
 use crate::bridge::Bridge;
-use crate::control::Control;
+use crate::control::{Control, PATIENCE};
 use crate::error::Result;
 use crate::firecracker::Api;
 use crate::monitor::Monitor;
 use forkd_protocol::{Announce, VmmKind};
+use std::time::Instant;
 
 #[derive(Debug)]
 pub struct Connections {
@@ -14,7 +15,7 @@ pub struct Connections {
 }
 
 impl Connections {
-    /// Connects to a VM. It stands still afterwards if it is meant to be `paused`, else it runs.
+    /// Connects to a VM, within [`PATIENCE`]. The VM is then stopped if `paused` is true, else it runs.
     pub fn open(announced: &Announce, paused: bool) -> Result<Connections> {
         let Announce {
             monitor_socket,
@@ -22,9 +23,10 @@ impl Connections {
             agent_socket,
             ..
         } = announced;
+        let until = Instant::now() + PATIENCE;
         let mut control: Box<dyn Control> = match announced.vmm {
-            VmmKind::Qemu => Box::new(Monitor::connect(monitor_socket)?),
-            VmmKind::Firecracker => Box::new(Api::connect(monitor_socket)?),
+            VmmKind::Qemu => Box::new(Monitor::connect(monitor_socket, PATIENCE)?),
+            VmmKind::Firecracker => Box::new(Api::connect(monitor_socket, PATIENCE)?),
         };
         if paused {
             control.stop()?;
@@ -32,7 +34,7 @@ impl Connections {
             control.run_if_stopped()?;
         }
         let bridge = match announced.vmm {
-            VmmKind::Qemu => Bridge::open(chardev_socket, agent_socket)?,
+            VmmKind::Qemu => Bridge::open(chardev_socket, agent_socket, until)?,
             VmmKind::Firecracker => Bridge::dialling(chardev_socket, agent_socket)?,
         };
         Ok(Connections { control, bridge })

@@ -1,21 +1,31 @@
-//! What a pause window asks of a VMM, whichever it is.
+//! The operations of the pager on any VMM.
 
+use crate::attachment::Attachment;
 use crate::error::Result;
-use crate::sandbox::{Attachment, Sandbox};
+use forkd_layers::Stack;
+use forkd_protocol::Announce;
 use std::fmt::Debug;
 use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// A connection of this process' own to a VMM.
+/// Time limit of an operation on a VMM, apart from steps with a limit of their own.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The pager's own connection to a VMM.
 pub trait Control: Debug + Send {
-    /// Stops the vCPUs until they are told to go on.
+    /// Sets the time limit of the next commands, all together. A late reply is an error. The next command works all the same.
+    fn allow(&mut self, time: Duration);
+
+    /// Stops the vCPUs until [`Control::go_on`].
     fn stop(&mut self) -> Result<()>;
 
     fn is_stopped(&mut self) -> Result<bool>;
 
-    /// Lets a stopped VM go on.
+    /// Resumes a stopped VM.
     fn go_on(&mut self) -> Result<()>;
 
-    /// Lets a VM go on that was stopped. Nobody but a pager stops VMs.
+    /// Resumes the VM if it is stopped. Only pagers stop VMs.
     fn run_if_stopped(&mut self) -> Result<()> {
         if self.is_stopped()? {
             self.go_on()?;
@@ -23,22 +33,23 @@ pub trait Control: Debug + Send {
         Ok(())
     }
 
-    /// Takes note, the VM running, of where its next device state is to go.
+    /// Sets the file for the next device state. The VM runs meanwhile.
     fn save_to(&mut self, file: &File) -> Result<()>;
 
-    /// Stops the VM and tells it to save its device state. `quiet`: nothing is on its way to the guest or from it. Otherwise
-    /// the VMM is given the time to move what it still can, before it saves.
+    /// Stops the VM and tells it to save its device state. `quiet`: no bytes are on their way to or from the guest.
+    /// Otherwise the VMM gets the time to move all it can before it saves.
     fn stop_and_save(&mut self, quiet: bool) -> Result<()>;
 
-    /// Waits until the device state has been saved. To be called after each [`Control::stop_and_save`] that did not fail.
+    /// Waits until the device state has been saved. Call this after each successful [`Control::stop_and_save`].
     fn saved(&mut self) -> Result<()>;
 
-    /// The file is not needed any more.
+    /// Tells the VMM that the file of [`Control::save_to`] is no longer needed.
     fn forget_file(&mut self) -> Result<()>;
 
-    /// Whether guest memory stays as it is while device state is saved. Otherwise its instant is after that.
+    /// True if saving device state never writes guest memory. If false, capture memory only after the save.
     fn saves_without_writing(&self) -> bool;
 
-    /// Has the VMM hand over its memory, where it does so when it is asked. `None` where it calls by itself.
-    fn ask_for_memory(&mut self, sandbox: &Sandbox) -> Result<Option<Attachment>>;
+    /// Asks the VMM of `announced` to hand over its memory, which began with the content of `stack`. `None` if the VMM
+    /// calls by itself. The caller admits the process that owns the memory.
+    fn ask_for_memory(&mut self, announced: &Announce, stack: &Arc<Stack>) -> Result<Option<Attachment>>;
 }

@@ -1,10 +1,13 @@
-//! What can go wrong, as it is told to the controller.
+//! Errors of the pager, as reported to the controller.
 
 use forkd_capture::CaptureError;
+use forkd_layers::{LayerError, LayerErrorKind};
+use forkd_log::plain;
+use forkd_page_server::RefreshError;
 use forkd_protocol::{Fault, FaultCode};
 use std::io;
 
-/// A failure with the code that the controller decides by.
+/// A failure with a code that tells the controller how to react.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{message}")]
 pub struct PagerError {
@@ -15,11 +18,17 @@ pub struct PagerError {
 pub type Result<T> = std::result::Result<T, PagerError>;
 
 impl PagerError {
-    pub fn new(code: FaultCode, message: impl Into<String>) -> PagerError {
+    /// Creates a failure. The message may quote a VMM, a file or a caller, so it is reduced to one plain line.
+    pub fn new(code: FaultCode, message: impl AsRef<str>) -> PagerError {
         PagerError {
             code,
-            message: message.into(),
+            message: plain(message.as_ref()),
         }
+    }
+
+    /// The error for a VM that has ended, or whose VMM does not answer.
+    pub fn gone(message: impl AsRef<str>) -> PagerError {
+        PagerError::new(FaultCode::VmGone, message)
     }
 }
 
@@ -32,7 +41,7 @@ impl From<PagerError> for Fault {
     }
 }
 
-/// Names the step in which an OS call failed, and sorts the error by what the caller can do about it.
+/// Names the step in which an OS call failed, and classifies the error by what the caller can do about it.
 pub trait Step<T> {
     fn step(self, what: impl FnOnce() -> String) -> Result<T>;
 }
@@ -48,6 +57,34 @@ impl From<CaptureError> for PagerError {
         let code = match &error {
             CaptureError::Cancelled => FaultCode::Cancelled,
             CaptureError::Os { .. } => code_of(error.raw_os_error()),
+        };
+        PagerError::new(code, error.to_string())
+    }
+}
+
+impl From<LayerError> for PagerError {
+    fn from(error: LayerError) -> PagerError {
+        let code = match error.kind {
+            LayerErrorKind::Invalid => FaultCode::BadRequest,
+            LayerErrorKind::UnknownLayer => FaultCode::UnknownLayer,
+            LayerErrorKind::Damaged => FaultCode::CorruptLayer,
+            LayerErrorKind::Cancelled => FaultCode::Cancelled,
+            LayerErrorKind::DiskFull => FaultCode::DiskFull,
+            LayerErrorKind::OutOfMemory => FaultCode::OutOfMemory,
+            LayerErrorKind::Unsupported => FaultCode::Unsupported,
+            LayerErrorKind::Io => FaultCode::Io,
+            LayerErrorKind::Internal => FaultCode::Internal,
+        };
+        PagerError::new(code, error.message)
+    }
+}
+
+impl From<RefreshError> for PagerError {
+    fn from(error: RefreshError) -> PagerError {
+        let code = match &error {
+            RefreshError::Invalid(_) => FaultCode::BadRequest,
+            RefreshError::Source(_) => FaultCode::Io,
+            RefreshError::Random(error) => code_of(error.raw_os_error()),
         };
         PagerError::new(code, error.to_string())
     }

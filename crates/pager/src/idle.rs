@@ -1,18 +1,20 @@
-//! VMMs that have been started and wait for their VM.
+//! VMMs that have been started and wait for a VM.
 //!
-//! 1. `prepare`: the controller announces one, and starts it. Its shim calls, and its call is kept waiting.
-//! 2. `await_idle`: the pager connects to its monitor and its end of the guest channel.
-//! 3. `wake`: the call is answered with a VM's memory and device state. When it runs, it is a VM like any other.
+//! 1. `prepare`: the controller announces a VMM, and starts it. The VMM's shim calls, and the call is kept waiting.
+//! 2. `await_idle`: the pager connects to the VMM's monitor and to its end of the guest channel.
+//! 3. `wake`: the call is answered with a VM's memory and device state. Once the VM runs, it is like any other.
 //!
-//! One that is released before that, or whose controller hangs up, finds its call ended and ends too.
+//! If the VMM is released before that, or its controller hangs up, the call ends and so does the VMM.
 
-use crate::blobs::Blobs;
 use crate::bridge::Bridge;
 use crate::connections::Connections;
+use crate::control::{Control, PATIENCE};
 use crate::error::{PagerError, Result, Step};
-use crate::layers::Layers;
-use crate::monitor::{self, Monitor};
-use crate::sandbox::{Sandbox, Sandboxes};
+use crate::monitor::Monitor;
+use crate::sandbox::Sandbox;
+use crate::sandboxes::Sandboxes;
+use crate::socket;
+use forkd_layers::{Blobs, Layers};
 use forkd_protocol::plan::DEVICE_STATE_BYTES_MAX;
 use forkd_protocol::{FaultCode, Prepare, Wake};
 use std::collections::HashMap;
@@ -21,30 +23,30 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// A shim that has been given a VM has mapped it within this time.
+/// Longest time for a shim to map the memory of its VM.
 const MAP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What a VMM that waits is given.
+/// The VM that a waiting VMM is given.
 pub struct Job {
     pub sandbox: Arc<Sandbox>,
     pub device_state: Vec<u8>,
-    /// Told once the memory is mapped.
+    /// Gets the result once the memory is mapped.
     pub mapped: Sender<Result<()>>,
 }
 
-/// A VMM that waits.
+/// A waiting VMM.
 #[derive(Debug)]
 struct Idle {
     prepared: Prepare,
     jobs: Sender<Job>,
-    /// Taken by the thread that has its shim's call.
+    /// The receiving end, until the thread with the shim's call takes it.
     taken: Option<Receiver<Job>>,
     connections: Option<(Monitor, UnixStream)>,
 }
 
-/// All that wait, by name.
+/// All waiting VMMs, by name.
 #[derive(Debug, Default)]
 pub struct IdleVmms {
     known: Mutex<HashMap<String, Idle>>,
@@ -68,7 +70,7 @@ impl IdleVmms {
         Ok(())
     }
 
-    /// Waits for the job of the VMM whose shim has called. `None` when it is not wanted any more.
+    /// Waits for the job of the VMM whose shim has called. `None` once the VMM is no longer wanted.
     pub fn wait_for_job(&self, vmm: &str, key: &str) -> Result<Option<Job>> {
         let taken = {
             let mut known = self.known.lock().expect("no panic while held");
@@ -79,7 +81,7 @@ impl IdleVmms {
         Ok(jobs.recv().ok())
     }
 
-    /// Connects to a VMM that is coming up; it waits for a VM when it answers.
+    /// Connects to a VMM that is starting. A VMM that answers is waiting for a VM.
     pub fn await_idle(&self, vmm: &str) -> Result<()> {
         let (monitor_socket, chardev_socket) = {
             let known = self.known.lock().expect("no panic while held");
@@ -89,21 +91,22 @@ impl IdleVmms {
                 idle.prepared.chardev_socket.clone(),
             )
         };
-        let monitor = Monitor::connect(&monitor_socket)?;
-        let channel = monitor::connect(&chardev_socket)?;
+        let until = Instant::now() + PATIENCE;
+        let monitor = Monitor::connect(&monitor_socket, PATIENCE)?;
+        let channel = socket::connect(&chardev_socket, until)?;
         let mut known = self.known.lock().expect("no panic while held");
         let idle = known.get_mut(vmm).ok_or_else(|| unknown(vmm))?;
         idle.connections = Some((monitor, channel));
         Ok(())
     }
 
-    /// Lets one that waits go. It ends.
+    /// Drops a waiting VMM, which then ends.
     pub fn release(&self, vmm: &str) {
         let removed = self.known.lock().expect("no panic while held").remove(vmm);
         drop(removed);
     }
 
-    /// Gives a VMM that waits the announced VM, and returns when it runs.
+    /// Gives a waiting VMM the announced VM, and returns once the VM runs.
     pub fn wake(&self, wake: Wake, sandboxes: &Sandboxes, layers: &Layers, blobs: &Blobs) -> Result<()> {
         let name = wake.announce.sandbox.clone();
         let idle = self.known.lock().expect("no panic while held").remove(&wake.vmm);
@@ -139,7 +142,7 @@ fn start(
     jobs: &Sender<Job>,
     (mut monitor, channel): (Monitor, UnixStream),
 ) -> Result<()> {
-    let gone = |_| PagerError::new(FaultCode::VmGone, format!("the VMM of {} has ended", sandbox.name()));
+    let gone = |()| PagerError::gone(format!("the VMM of {} has ended", sandbox.name()));
     let (mapped, is_mapped) = mpsc::channel();
     let job = Job {
         sandbox: sandbox.clone(),
@@ -148,6 +151,7 @@ fn start(
     };
     jobs.send(job).map_err(|_| gone(()))?;
     is_mapped.recv_timeout(MAP_TIMEOUT).map_err(|_| gone(()))??;
+    monitor.allow(PATIENCE);
     monitor.wait_until_running()?;
     let bridge = Bridge::over(channel, &sandbox.announced.agent_socket)?;
     let control = Box::new(monitor);

@@ -1,51 +1,46 @@
 //! `forkd-pager --run-dir DIR --store-dir DIR`: listens at `DIR/pager.sock` for controllers and at `DIR/shims/shim.sock` for VMMs.
-//! `forkd-pager serve …` is something else: the page server by itself, see `serve`.
 //!
-//! Started by the controller; outlives it. A lock on `DIR/pager.lock` keeps it the only one.
+//! The controller starts the pager, which outlives the controller. A lock on `DIR/pager.lock` keeps a second pager out.
 //!
-//! `forkd-pager --probe` serves nobody: it prints what the kernel can do, as JSON, and ends.
+//! `forkd-pager --probe` prints what the kernel can do, as JSON, and ends.
 
-mod blobs;
+mod attachment;
 mod branch;
 mod bridge;
 mod connections;
 mod control;
 mod error;
-mod file;
 mod firecracker;
 mod idle;
-mod layer;
-mod layers;
-mod memory_file;
 mod monitor;
 mod pages;
 mod probe;
-mod room;
+mod refresh;
 mod sandbox;
-mod serve;
+mod sandboxes;
 mod server;
 mod shim;
-mod stack;
-mod template;
+mod socket;
+mod wire;
+mod writers;
 
+use forkd_layers::{Blobs, Layers, host_memory};
+use forkd_linux_sys::EX_TEMPFAIL;
+use forkd_linux_sys::fds;
 use server::Pager;
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the time stamp counter is held against the clock.
+/// Time for which the time stamp counter is compared with the clock.
 const TSC_WINDOW: Duration = Duration::from_millis(20);
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(("serve", rest)) = arguments.split_first().map(|(first, rest)| (first.as_str(), rest)) {
-        return serve::main(rest);
-    }
     let directories = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--run-dir", run, "--store-dir", store] => (PathBuf::from(run), PathBuf::from(store)),
         ["--probe"] => {
@@ -53,9 +48,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         _ => {
-            eprintln!(
-                "usage: forkd-pager --run-dir DIR --store-dir DIR\n       forkd-pager serve --help\n       forkd-pager --probe"
-            );
+            eprintln!("usage: forkd-pager --run-dir DIR --store-dir DIR\n       forkd-pager --probe");
             return ExitCode::from(2);
         }
     };
@@ -63,7 +56,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::AnotherServes) => {
             eprintln!("forkd-pager: another pager serves {}", directories.0.display());
-            ExitCode::from(ANOTHER_SERVES)
+            ExitCode::from(EX_TEMPFAIL)
         }
         Err(Failure::Other(reason)) => {
             eprintln!("forkd-pager: {reason}");
@@ -71,9 +64,6 @@ fn main() -> ExitCode {
         }
     }
 }
-
-/// The exit status of a pager that found another at work: whoever started it can try to connect to that one.
-const ANOTHER_SERVES: u8 = 75;
 
 enum Failure {
     AnotherServes,
@@ -88,18 +78,29 @@ impl From<String> for Failure {
 
 fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
     let describe = |what: String| move |error: io::Error| format!("{what}: {error}");
-    // Kept open, and thus locked, until the process ends.
+    // Keep the file open, and thus locked, until the process ends.
     let lock = File::create(run_dir.join("pager.lock"))
         .map_err(describe(format!("opening a lock in {}", run_dir.display())))?;
     lock.try_lock().map_err(|_| Failure::AnotherServes)?;
-    // A VMM sees this directory and nothing else of ours, so that it finds the next pager's socket too.
+    let log_path = run_dir.join("pager.log");
+    forkd_log::to_file("forkd-pager", &log_path).map_err(describe(format!("opening {}", log_path.display())))?;
+    // VMMs see only this directory of the pager, so that they find the next pager's socket, too.
     let shims_dir = run_dir.join("shims");
     open_to_vmms(&shims_dir).map_err(describe(format!("making {}", shims_dir.display())))?;
     let paths = [run_dir.join("pager.sock"), shims_dir.join("shim.sock")];
-    let shims = listen(&paths[1], 0o666).map_err(describe(format!("listening at {}", paths[1].display())))?;
+    let shims =
+        fds::listen(&paths[1], Some(0o666)).map_err(describe(format!("listening at {}", paths[1].display())))?;
+    let mark = writers::mark(store_dir, run_dir).map_err(|error| error.message)?;
+    let blobs = if mark.is_alone {
+        Blobs::open(store_dir)
+    } else {
+        Blobs::open_shared(store_dir)
+    };
+    let blobs = blobs.map_err(|error| error.message)?;
+    let budget_bytes = host_memory::default_budget_bytes().map_err(|error| error.message)?;
     let pager = Arc::new(Pager {
-        blobs: blobs::Blobs::open(store_dir).map_err(|error| error.message)?,
-        layers: layers::Layers::default(),
+        blobs,
+        layers: Layers::new(budget_bytes, |message| forkd_log::line("layers", message)),
         sandboxes: Arc::default(),
         idle: Arc::default(),
         pages: pages::Pages::new(run_dir.join("records")),
@@ -112,14 +113,20 @@ fn run(run_dir: &Path, store_dir: &Path) -> Result<(), Failure> {
         .name("shims".into())
         .spawn(move || shim::serve(&shims, &sandboxes, &idle));
     spawned.map_err(describe("starting a thread".into()))?;
-    // Last, so that who can connect finds everything there.
-    let controllers = listen(&paths[0], 0o600).map_err(describe(format!("listening at {}", paths[0].display())))?;
+    let keeper = pager.clone();
+    let spawned = std::thread::Builder::new()
+        .name("keeper".into())
+        .spawn(move || keeper.layers.keep());
+    spawned.map_err(describe("starting a thread".into()))?;
+    // Listen last: a controller that can connect finds everything in place.
+    let controllers =
+        fds::listen(&paths[0], Some(0o600)).map_err(describe(format!("listening at {}", paths[0].display())))?;
     server::serve(&controllers, &pager);
-    drop(lock);
+    drop((lock, mark));
     Ok(())
 }
 
-/// A directory that VMMs, which are other users, may look into; others do not get as far as it.
+/// Creates a directory that VMMs, which run as other users, may enter. The directory above it keeps all others out.
 fn open_to_vmms(path: &Path) -> io::Result<()> {
     match std::fs::create_dir(path) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -127,18 +134,7 @@ fn open_to_vmms(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Listens at `path`. The lock says that a socket found there is a dead one's.
-fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
-    Ok(listener)
-}
-
-/// A guest under emulation cannot find this out by itself: its timers are no match for the host's scheduler.
+/// Measures the rate of the time stamp counter. An emulated guest cannot do so: the host's scheduler disturbs its timers.
 fn measure_tsc_khz() -> u64 {
     let (start, first) = (Instant::now(), ticks());
     while start.elapsed() < TSC_WINDOW {

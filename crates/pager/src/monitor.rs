@@ -1,65 +1,67 @@
-//! QEMU's machine protocol, as far as it is needed.
+//! The parts of QEMU's machine protocol (QMP) that the pager needs.
 
+use crate::attachment::Attachment;
 use crate::control::Control;
 use crate::error::{PagerError, Result, Step};
-use crate::sandbox::{Attachment, Sandbox};
+use crate::socket;
+use forkd_layers::Stack;
 use forkd_linux_sys::fds;
-use forkd_protocol::FaultCode;
+use forkd_protocol::{Announce, FaultCode};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A monitor that does not answer for this long is given up.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
-/// A VMM may take this long to listen.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The set of descriptors that QEMU files the device state's memfd under.
+/// The descriptor set in which QEMU keeps the device state's memfd.
 const FDSET: u32 = 7;
 const SAVE: &str = "xen-save-devices-state";
-/// No reply is longer.
+/// The longest reply, in bytes.
 const LINE_BYTES_MAX: usize = 1 << 20;
 
-/// A connection of this process' own to a VMM.
+/// A connection to a VMM that only this process uses.
 #[derive(Debug)]
 pub struct Monitor {
     socket: UnixStream,
     replies: BufReader<UnixStream>,
-    /// How long it may take to answer, whatever it says meanwhile: a VMM that means harm must not hold up a branch for ever.
-    patience: Duration,
+    /// Deadline for replies, whatever arrives meanwhile: a malicious VMM must not hold up a branch forever.
+    until: Instant,
+    /// Time that was allowed when the deadline was set, for messages.
+    allowed: Duration,
+    /// Id of the last command. A late reply to an abandoned command is skipped.
+    last_id: u64,
+    /// Ids of commands without a reply so far, oldest first.
+    pending: VecDeque<u64>,
 }
 
 impl Monitor {
-    pub fn connect(path: &str) -> Result<Monitor> {
-        Monitor::over(connect(path)?, REPLY_TIMEOUT)
+    pub fn connect(path: &str, patience: Duration) -> Result<Monitor> {
+        let until = Instant::now() + patience;
+        let socket = socket::connect(path, until)?;
+        Monitor::over(socket, until.saturating_duration_since(Instant::now()))
     }
 
     fn over(socket: UnixStream, patience: Duration) -> Result<Monitor> {
-        for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
-            set(&socket, Some(patience)).step(|| "setting a timeout".into())?;
-        }
         let replies = BufReader::new(socket.try_clone().step(|| "duplicating a socket".into())?);
         let mut monitor = Monitor {
             socket,
             replies,
-            patience,
+            until: Instant::now() + patience,
+            allowed: patience,
+            last_id: 0,
+            pending: VecDeque::new(),
         };
-        let deadline = monitor.deadline();
-        monitor.line(deadline)?;
+        monitor.line()?;
         monitor.call("qmp_capabilities", json!({}))?;
         Ok(monitor)
     }
 
-    fn deadline(&self) -> Instant {
-        Instant::now() + self.patience
-    }
-
-    /// Waits until a VM runs that is being loaded. No command may be without its reply.
+    /// Waits until a VM that is being loaded runs. No command may be without its reply.
     pub fn wait_until_running(&mut self) -> Result<()> {
-        let deadline = self.deadline();
-        while self.line(deadline)?.get("event").and_then(Value::as_str) != Some("RESUME") {}
+        while self.line()?.get("event").and_then(Value::as_str) != Some("RESUME") {}
         Ok(())
     }
 
@@ -69,28 +71,36 @@ impl Monitor {
         self.reply(command)
     }
 
-    /// Sends a command without waiting; `reply` must be called for each, in order.
+    /// Sends a command without waiting. Call `reply` for each, in order.
     pub fn send(&mut self, command: &str, arguments: Value) -> Result<()> {
         self.send_with_fds(command, arguments, &[])
     }
 
     /// Sends a command with descriptors attached.
     pub fn send_with_fds(&mut self, command: &str, arguments: Value, attached: &[BorrowedFd<'_>]) -> Result<()> {
-        let mut text = json!({ "execute": command, "arguments": arguments }).to_string();
+        self.last_id += 1;
+        let mut text = json!({ "execute": command, "arguments": arguments, "id": self.last_id }).to_string();
         text.push('\n');
-        let sent = if attached.is_empty() {
-            self.socket.write_all(text.as_bytes())
-        } else {
+        let left = self.left()?;
+        let sent = self.socket.set_write_timeout(Some(left)).and_then(|()| {
+            if attached.is_empty() {
+                return self.socket.write_all(text.as_bytes());
+            }
             fds::send_with_fds(&self.socket, text.as_bytes(), attached)
-        };
-        sent.map_err(|error| gone(format!("sending {command} to the VMM: {error}")))
+        });
+        sent.map_err(|error| PagerError::gone(format!("sending {command} to the VMM: {error}")))?;
+        self.pending.push_back(self.last_id);
+        Ok(())
     }
 
-    /// The result of the oldest command that has none yet. Events in between are passed over.
+    /// The result of the oldest command without a reply. Skips events.
     pub fn reply(&mut self, command: &str) -> Result<Value> {
-        let deadline = self.deadline();
+        let id = self.pending.pop_front().expect("a reply is awaited for each command");
         loop {
-            let mut message = self.line(deadline)?;
+            let mut message = self.line()?;
+            if message.get("id").and_then(Value::as_u64) != Some(id) {
+                continue;
+            }
             if let Some(error) = message.get("error") {
                 let text = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given");
                 return Err(PagerError::new(
@@ -104,18 +114,25 @@ impl Monitor {
         }
     }
 
-    fn line(&mut self, deadline: Instant) -> Result<Value> {
+    /// Time left. Never zero, which would mean no limit.
+    fn left(&self) -> Result<Duration> {
+        let left = self.until.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(self.late()) } else { Ok(left) }
+    }
+
+    fn line(&mut self) -> Result<Value> {
         let mut line = Vec::new();
         loop {
-            if Instant::now() >= deadline {
-                return Err(self.late());
-            }
+            let left = self.left()?;
+            self.socket
+                .set_read_timeout(Some(left))
+                .step(|| "setting a timeout".into())?;
             let available = match self.replies.fill_buf() {
-                Ok([]) => return Err(gone("the VMM closed its monitor".into())),
+                Ok([]) => return Err(PagerError::gone("the VMM closed its monitor")),
                 Ok(available) => available,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(self.late()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(gone(format!("reading from the VMM's monitor: {error}"))),
+                Err(error) => return Err(PagerError::gone(format!("reading from the VMM's monitor: {error}"))),
             };
             let end = available.iter().position(|byte| *byte == b'\n');
             let taken = end.map_or(available.len(), |at| at + 1);
@@ -123,21 +140,27 @@ impl Monitor {
             self.replies.consume(taken);
             if end.is_some() {
                 return serde_json::from_slice(&line)
-                    .map_err(|error| gone(format!("the VMM's monitor is not understood: {error}")));
+                    .map_err(|error| PagerError::gone(format!("the VMM's monitor is not understood: {error}")));
             }
             if line.len() > LINE_BYTES_MAX {
-                return Err(gone("the VMM's monitor sends a line without end".into()));
+                return Err(PagerError::gone("the VMM's monitor sends a line without end"));
             }
         }
     }
 
     fn late(&self) -> PagerError {
-        let seconds = self.patience.as_secs_f32();
-        gone(format!("the VMM's monitor did not answer within {seconds} s"))
+        let seconds = self.allowed.as_secs_f32();
+        PagerError::gone(format!("the VMM's monitor did not answer within {seconds} s"))
     }
 }
 
 impl Control for Monitor {
+    fn allow(&mut self, time: Duration) {
+        (self.until, self.allowed) = (Instant::now() + time, time);
+        // Replies to abandoned commands are not awaited.
+        self.pending.clear();
+    }
+
     fn stop(&mut self) -> Result<()> {
         self.call("stop", json!({})).map(drop)
     }
@@ -151,32 +174,32 @@ impl Control for Monitor {
         self.call("cont", json!({})).map(drop)
     }
 
-    /// Gives the VMM a descriptor, so that no path and no permission is needed.
+    /// Passes the VMM a descriptor, so that no path and no permission is needed.
     fn save_to(&mut self, file: &File) -> Result<()> {
-        // QEMU takes a descriptor only if it is open the way it would open the file itself: for writing alone.
+        // QEMU accepts a descriptor only if it is open as QEMU would open the file itself: for writing only.
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let write_only = OpenOptions::new()
             .write(true)
             .open(path)
             .step(|| "opening a memfd for writing".into())?;
-        // An earlier attempt may have failed before it took its descriptor back.
+        // An earlier attempt may have failed before it removed its descriptor.
         let _ = self.forget_file();
         self.send_with_fds("add-fd", json!({ "fdset-id": FDSET }), &[write_only.as_fd()])?;
         self.reply("add-fd").map(drop)
     }
 
     fn stop_and_save(&mut self, quiet: bool) -> Result<()> {
-        // Not `live`: of a VM that stands, that would also give its disks away until it runs again, and a second save before
-        // then (of a paused VM) would end the VMM. What is written is the same.
+        // Not `live`: for a stopped VM, that would also release its disks until it runs again, and a second save before
+        // then (of a paused VM) would end the VMM. The output is the same.
         let save = json!({ "filename": format!("/dev/fdset/{FDSET}"), "live": false });
         self.send("stop", json!({}))?;
         if quiet {
-            // Sent with the stop, so that the VMM goes from one to the other without waiting for us.
+            // Send this with the stop, so that the VMM proceeds from one to the other without waiting for us.
             self.send(SAVE, save.clone())?;
         }
         self.reply("stop")?;
         if !quiet {
-            // Its main loop goes round, twice, so that whatever it could still move for a stopped VM has been moved.
+            // Each reply means a turn of the main loop. After two the VMM has moved everything it could for a stopped VM.
             for _ in 0..2 {
                 self.call("query-status", json!({}))?;
             }
@@ -197,56 +220,38 @@ impl Control for Monitor {
         true
     }
 
-    /// Its shim calls.
-    fn ask_for_memory(&mut self, _: &Sandbox) -> Result<Option<Attachment>> {
+    /// Returns `None`: QEMU's shim calls by itself.
+    fn ask_for_memory(&mut self, _: &Announce, _: &Arc<Stack>) -> Result<Option<Attachment>> {
         Ok(None)
-    }
-}
-
-pub fn gone(message: String) -> PagerError {
-    PagerError::new(FaultCode::VmGone, message)
-}
-
-/// Connects to a unix socket that may still be coming up.
-pub fn connect(path: &str) -> Result<UnixStream> {
-    let deadline = Instant::now() + CONNECT_TIMEOUT;
-    loop {
-        match UnixStream::connect(path) {
-            Ok(socket) => return Ok(socket),
-            Err(error) if Instant::now() > deadline => return Err(gone(format!("connecting to {path}: {error}"))),
-            // A socket cannot be waited for before it exists.
-            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-            Err(error) => return Err(gone(format!("connecting to {path}: {error}"))),
-        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io;
 
-    const PATIENCE: Duration = Duration::from_millis(100);
+    const SHORT: Duration = Duration::from_millis(100);
 
-    /// A monitor that greets, and then sends `noise` for as long as somebody listens.
+    /// A monitor that greets, and then sends `noise` as long as the peer reads.
     fn noisy(noise: &'static [u8]) -> Result<Monitor> {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         std::thread::spawn(move || {
-            let greeting = b"{\"QMP\": {}}\n{\"return\": {}}\n";
+            let greeting = b"{\"QMP\": {}}\n{\"return\": {}, \"id\": 1}\n";
             let mut sent = theirs.write_all(greeting);
             while sent.is_ok() && !noise.is_empty() {
                 sent = theirs.write_all(noise);
                 std::thread::sleep(Duration::from_millis(1));
             }
-            // Held open until the other side has gone.
+            // Keep the socket open until the other side has closed.
             let _ = std::io::Read::read_to_end(&mut theirs, &mut Vec::new());
         });
-        Monitor::over(ours, PATIENCE)
+        Monitor::over(ours, Duration::from_secs(10))
     }
 
     fn failure(noise: &'static [u8]) -> String {
         let mut monitor = noisy(noise).expect("it greets");
+        monitor.allow(SHORT);
         let error = monitor.call("stop", json!({})).expect_err("no reply");
         assert_eq!(error.code, FaultCode::VmGone);
         error.message
@@ -263,8 +268,48 @@ mod tests {
     fn one_that_talks_nonsense_or_without_end_is_given_up() {
         assert!(failure(b"nonsense\n").contains("not understood"));
         let mut monitor = noisy(&[b'x'; 1 << 16]).expect("it greets");
-        monitor.patience = Duration::from_secs(60);
+        monitor.allow(Duration::from_secs(60));
         let error = monitor.call("stop", json!({})).expect_err("no reply");
         assert!(error.message.contains("without end"), "{}", error.message);
+    }
+
+    /// A monitor that answers each command after `pause`, in one loop.
+    fn slow(pause: Duration) -> Result<Monitor> {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        std::thread::spawn(move || {
+            let mut out = theirs.try_clone().expect("a duplicate");
+            let _ = out.write_all(b"{\"QMP\": {}}\n");
+            for line in BufReader::new(theirs).lines().map_while(io::Result::ok) {
+                let command: Value = serde_json::from_str(&line).expect("a command");
+                if command["execute"] != "qmp_capabilities" {
+                    std::thread::sleep(pause);
+                }
+                let reply = json!({ "return": { "was": command["execute"] }, "id": command["id"] });
+                if writeln!(out, "{reply}").is_err() {
+                    return;
+                }
+            }
+        });
+        Monitor::over(ours, Duration::from_secs(10))
+    }
+
+    #[test]
+    fn the_time_is_for_all_commands_together() {
+        let mut monitor = slow(Duration::from_millis(80)).expect("it greets");
+        monitor.allow(Duration::from_millis(200));
+        let outcomes: Vec<_> = (0..10).map(|_| monitor.call("query-status", json!({}))).collect();
+        let answered = outcomes.iter().take_while(|outcome| outcome.is_ok()).count();
+        assert!(answered <= 2, "{answered} commands of 80 ms in 200 ms");
+        assert!(outcomes[answered].as_ref().expect_err("late").message.contains("0.2 s"));
+    }
+
+    #[test]
+    fn a_reply_that_comes_late_is_not_taken_for_that_of_the_next_command() {
+        let mut monitor = slow(Duration::from_millis(150)).expect("it greets");
+        monitor.allow(Duration::from_millis(50));
+        monitor.call("stop", json!({})).expect_err("late");
+        monitor.allow(Duration::from_secs(10));
+        let reply = monitor.call("cont", json!({})).expect("in time");
+        assert_eq!(reply["was"], "cont");
     }
 }

@@ -1,40 +1,38 @@
-//! VMs whose memory is served page by page: a Firecracker each, which connects to a socket in its VM's directory.
+//! VMs whose memory is served page by page. Each runs in a Firecracker that connects to a socket in its VM's directory.
 
-pub mod records;
+mod records;
 mod served;
 
-use crate::blobs::Blobs;
 use crate::error::{PagerError, Result, Step};
-use crate::layers::Layers;
-use crate::listen;
-use crate::template::StackTemplate;
+use forkd_layers::{Blobs, Layers};
+use forkd_linux_sys::fds;
 use forkd_linux_sys::uffd::Userfaultfd;
-use forkd_page_server::{PageError, PageServer, ServerOptions, Summary};
-use forkd_protocol::{FaultCode, PageInventory, PageStats, ServePages};
+use forkd_page_server::{PageError, PageServer, ServerOptions, StackTemplate, refreshed};
+use forkd_protocol::{FaultCode, PageInventory, ServePages};
 use records::Records;
-use served::{Context, Served};
+use served::{Context, Served, stats_of};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// All of them.
+/// All VMs whose memory is served.
 pub struct Pages {
-    /// Started when the first one is asked for: its threads and their buffers are for those who need it.
+    /// Started for the first VM, since its threads and buffers use memory.
     server: Mutex<Option<Arc<PageServer>>>,
     records: Arc<Records>,
-    served: Arc<All>,
+    served: Arc<ServedVms>,
 }
 
-/// By the names of their VMs.
+/// The VMs by name.
 #[derive(Default)]
-struct All {
+struct ServedVms {
     by_name: Mutex<HashMap<String, Arc<Served>>>,
     fewer: Condvar,
 }
 
 impl Pages {
-    /// What VMs ask for is recorded in `records`, a directory of its own.
+    /// Creates the state without any VM. The directory `records`, which has no other use, keeps the orders of requests.
     pub fn new(records: PathBuf) -> Pages {
         Pages {
             server: Mutex::default(),
@@ -43,24 +41,25 @@ impl Pages {
         }
     }
 
-    /// Listens for the VMM of a VM, and serves it from then on. `Unsupported` where no userfaultfd can be had.
+    /// Listens for the VMM of a VM, and then serves it. Fails with `Unsupported` if userfaultfd is unavailable.
     pub fn serve(&self, request: &ServePages, layers: &Layers, blobs: &Blobs) -> Result<()> {
         let name = &request.sandbox;
         let server = self.server()?;
         let stack = layers.stack(request.mem_bytes, &request.stack, blobs)?;
-        // Of layers that are not on disk yet the names mean something else in the next pager.
+        // Names of layers that are not on disk mean something else in the next pager, so no record uses them.
         let digests: Option<Vec<String>> = stack.layers.iter().map(|layer| layer.digest()).collect();
         let names = digests.as_ref().unwrap_or(&request.stack).join("+");
         let template = StackTemplate::new(stack, names);
-        let template = Arc::new(template.step(|| format!("looking at the layers of {name}"))?);
+        let template = template.step(|| format!("looking at the layers of {name}"))?;
+        let template = refreshed(Arc::new(template), &request.refresh)?;
         let path = Path::new(&request.socket);
         let mut by_name = self.served.lock();
         if by_name.contains_key(name) {
             let message = format!("the memory of {name} is served already");
             return Err(PagerError::new(FaultCode::BadRequest, message));
         }
-        // Whoever it is that can reach the directory: only the VMM's own process is let through.
-        let listener = listen(path, 0o666).step(|| format!("listening at {}", path.display()))?;
+        // Any user that can reach the directory may connect, but only the VMM's own process is served.
+        let listener = fds::listen(path, Some(0o666)).step(|| format!("listening at {}", path.display()))?;
         let served = Arc::new(Served::new(name, request.pid, path).step(|| "making an eventfd".into())?);
         by_name.insert(name.clone(), served.clone());
         drop(by_name);
@@ -73,7 +72,7 @@ impl Pages {
         let theirs = served.clone();
         let spawned = std::thread::Builder::new().name("pages".into()).spawn(move || {
             if let Err(reason) = theirs.run(&listener, context) {
-                eprintln!("forkd-pager: the memory of {}: {reason}", theirs.name);
+                forkd_log::line(&theirs.name, &format!("its memory: {reason}"));
             }
             all.remove(&theirs);
         });
@@ -87,7 +86,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Serves a VM no longer. A VMM that still needs pages is ended: it would wait for ever.
+    /// Stops serving a VM. Kills a VMM that still needs pages, which would wait forever.
     pub fn release(&self, name: &str) {
         let served = self.served.lock().get(name).cloned();
         if let Some(served) = served {
@@ -95,13 +94,13 @@ impl Pages {
         }
     }
 
-    /// Waits until no VM needs this process any more, and ends those that still do after `patience`.
+    /// Waits until no VM needs this process any more. After `patience`, kills the VMMs of the others.
     pub fn end(&self, patience: Duration) {
         if self.served.wait_until_none(patience) {
             return;
         }
         self.served.lock().values().for_each(|served| served.give_up());
-        // One that cannot be ended waits for ever, which is better than to go on with zeros.
+        // A VMM that cannot be killed waits forever, which is better than continuing with zeros.
         self.served.wait_until_none(patience);
     }
 
@@ -125,14 +124,14 @@ impl Pages {
             PageError::Unsupported => unsupported(error.to_string()),
             other => PagerError::new(FaultCode::Io, other.to_string()),
         })?;
-        // The VMM is another process of the same user: what this one may not have, that one may not either.
+        // The VMM runs as the same user: if this process may not create a userfaultfd, neither may the VMM.
         Userfaultfd::create_for_pages()
             .map_err(|error| unsupported(format!("creating a userfaultfd as a VMM does: {error}")))?;
         Ok(server.insert(Arc::new(started)).clone())
     }
 }
 
-impl All {
+impl ServedVms {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Served>>> {
         self.by_name.lock().expect("no panic while held")
     }
@@ -144,25 +143,10 @@ impl All {
         waited.expect("no panic while held").0.is_empty()
     }
 
-    /// Another one may have its name by now.
+    /// Removes a VM. Another VM may have its name by now.
     fn remove(&self, served: &Arc<Served>) {
         let mut by_name = self.lock();
         by_name.retain(|_, other| !Arc::ptr_eq(other, served));
         self.fewer.notify_all();
-    }
-}
-
-fn stats_of(summary: &Summary) -> PageStats {
-    PageStats {
-        faults: summary.faults,
-        already_there: summary.already_there,
-        copied_pages: summary.copied,
-        copied_bytes: summary.bytes,
-        zeroed_pages: summary.zeroed,
-        prefetched_pages: summary.prefetched,
-        populated_pages: summary.populated,
-        wait_ns_p50: summary.wait.p50_ns,
-        wait_ns_p99: summary.wait.p99_ns,
-        wait_ns_max: summary.wait.max_ns,
     }
 }

@@ -1,5 +1,5 @@
-//! `forkd-pager --probe`: tries what live branches and layers need of the kernel, and says so as one line of JSON. Nothing is
-//! left behind, and nothing else is touched.
+//! `forkd-pager --probe`: tests the kernel features that live branches and layers need, and prints the results as one
+//! line of JSON. Leaves nothing behind.
 
 use forkd_linux_sys::memfd::{self, Mapping};
 use forkd_linux_sys::{PAGE_SIZE, pagemap, uffd};
@@ -7,25 +7,25 @@ use serde::Serialize;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-/// Of each thing why it cannot be had, with the number of the error; `null` when it was tried and works.
+/// The reason why each ability is unavailable, with the number of the error. `null`: tested, and it works.
 #[derive(Serialize)]
 struct Report {
     /// Write-protection of a private mapping of a memfd.
     live_unavailable: Option<String>,
-    /// Giving pages to VMs that ask for theirs.
+    /// Filling pages that VMs request.
     missing_unavailable: Option<String>,
-    /// Mapping pages of a memfd into VMs without a copy of each.
+    /// Mapping pages of a memfd into VMs without copying them.
     sharing_unavailable: Option<String>,
     memfd_unavailable: Option<String>,
     /// Sealing a memfd against every write.
     seal_unavailable: Option<String>,
-    /// `PAGEMAP_SCAN`, for which reading the page map is the substitute.
+    /// `PAGEMAP_SCAN`, with reading the page map as the substitute.
     pagemap_scan_unavailable: Option<String>,
-    /// Listing private pages in the one way or the other.
+    /// Listing private pages by either method.
     page_list_unavailable: Option<String>,
 }
 
-/// The report as a line.
+/// The report as one line.
 pub fn report() -> String {
     let reason = |result: io::Result<()>| result.err().map(|error| error.to_string());
     let report = Report {
@@ -40,7 +40,7 @@ pub fn report() -> String {
     serde_json::to_string(&report).expect("a report is plain data")
 }
 
-/// Seals a memfd, and tries whether it can still be written: it must not, while a private mapping of it can.
+/// Seals a memfd, and checks that the file can no longer be written but that a private mapping of it can.
 fn seal() -> io::Result<()> {
     let file = memfd::create(c"forkd-probe", PAGE_SIZE as u64)?;
     memfd::seal(&file)?;

@@ -1,51 +1,125 @@
-//! A VM as the pager knows it, and all of them.
+//! The pager's view of a VM.
 
-use crate::blobs::Blobs;
+use crate::attachment::Attachment;
 use crate::bridge::Bridge;
 use crate::connections::Connections;
-use crate::control::Control;
+use crate::control::{Control, PATIENCE};
 use crate::error::{PagerError, Result};
-use crate::layers::Layers;
-use crate::stack::Stack;
-use forkd_capture::{Source, Target};
-use forkd_linux_sys::pagemap::Kind;
-use forkd_linux_sys::uffd::{Range, Userfaultfd};
-use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, MemoryUse};
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard};
+use crate::firecracker::Api;
+use forkd_capture::Target;
+use forkd_layers::Stack;
+use forkd_protocol::{Announce, Caller, FaultCode, MemoryUse, VmmKind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::Duration;
 
-/// What the VMM has handed over.
-#[derive(Debug, Clone)]
-pub struct Attachment {
-    pub source: Source,
-    /// Missing where the host gives out none: `live` is refused then.
-    pub uffd: Option<Arc<Userfaultfd>>,
-}
-
-/// One VM.
+/// A VM.
 #[derive(Debug)]
 pub struct Sandbox {
     pub announced: Announce,
     pub stack: Arc<Stack>,
-    /// Which process is its VMM, once that is known.
+    /// The layers that the VMM maps: the same content, perhaps in fewer pieces.
+    pub mapped: Arc<Stack>,
+    /// The identity of the VMM: its process, once that is known.
     caller: Mutex<Caller>,
-    attachment: Mutex<Option<Attachment>>,
-    /// Held for a whole branch: one at a time.
-    connections: Mutex<Option<Connections>>,
+    attached: Mutex<Attached>,
+    /// Notified when `attached` changes.
+    attaching: Condvar,
+    connections: Mutex<LentConnections>,
+    /// Notified when the connections are returned.
+    returning: Condvar,
+    /// True once the sandbox has been released. Operations under way are aborted.
+    released: AtomicBool,
 }
 
+/// State of the handover of the VMM's memory.
+#[derive(Debug)]
+enum Attached {
+    /// The VMM has not called yet. After a restart of the pager it looks for the new pager several times a second.
+    NotYet,
+    Yes(Attachment),
+    /// The VMM has ended.
+    NoMore,
+}
+
+/// The connections of a sandbox, lent to one operation at a time. The lock is free meanwhile: a VMM may be slow to answer.
+#[derive(Debug, Default)]
+struct LentConnections {
+    is_lent: bool,
+    connections: Option<Connections>,
+}
+
+/// Longest wait for a VMM that has not called this pager yet.
+const ATTACH_PATIENCE: Duration = Duration::from_secs(3);
+/// Longest wait for connections that are lent: an aborted operation has ended by then.
+const RETURN_PATIENCE: Duration = Duration::from_secs(12);
+
 impl Sandbox {
+    pub fn new(announced: Announce, stack: Arc<Stack>, mapped: Arc<Stack>) -> Sandbox {
+        Sandbox {
+            caller: Mutex::new(announced.caller.clone()),
+            announced,
+            stack,
+            mapped,
+            attached: Mutex::new(Attached::NotYet),
+            attaching: Condvar::new(),
+            connections: Mutex::default(),
+            returning: Condvar::new(),
+            released: AtomicBool::new(false),
+        }
+    }
+
     pub fn attachment(&self) -> Result<Attachment> {
-        let attachment = self.attachment.lock().expect("no panic while held").clone();
-        attachment
-            .ok_or_else(|| PagerError::new(FaultCode::VmGone, format!("the VMM of {} is not attached", self.name())))
+        match &*self.lock_attached() {
+            Attached::Yes(attachment) => Ok(attachment.clone()),
+            Attached::NotYet | Attached::NoMore => Err(self.not_attached()),
+        }
+    }
+
+    /// Waits up to [`ATTACH_PATIENCE`] for a VMM that is about to hand over its memory.
+    fn attachment_soon(&self) -> Result<Attachment> {
+        let waits = |attached: &mut Attached| matches!(attached, Attached::NotYet) && !self.is_released();
+        let waited = self
+            .attaching
+            .wait_timeout_while(self.lock_attached(), ATTACH_PATIENCE, waits);
+        drop(waited.expect("no panic while held"));
+        self.attachment()
+    }
+
+    fn not_attached(&self) -> PagerError {
+        PagerError::new(FaultCode::VmGone, format!("the VMM of {} is not attached", self.name()))
+    }
+
+    fn lock_attached(&self) -> MutexGuard<'_, Attached> {
+        self.attached.lock().expect("no panic while held")
+    }
+
+    fn set_attached(&self, attached: Attached) {
+        *self.lock_attached() = attached;
+        self.attaching.notify_all();
+    }
+
+    pub fn is_released(&self) -> bool {
+        self.released.load(Ordering::Relaxed)
+    }
+
+    pub fn release(&self) {
+        self.released.store(true, Ordering::Relaxed);
+        // Notify under the lock, so that no thread begins to wait in between.
+        let _attached = self.lock_attached();
+        self.attaching.notify_all();
+    }
+
+    /// True while an operation has the connections.
+    pub fn is_busy(&self) -> bool {
+        self.lock_connections().is_lent
     }
 
     pub fn name(&self) -> &str {
         &self.announced.sandbox
     }
 
-    /// Lets only the VMM's own process through. The first that shows the key is that.
+    /// Refuses any process but the VMM's own. The first process that shows the key is the VMM's.
     pub fn admit(&self, pid: i32, key: &str) -> Result<()> {
         let mut caller = self.caller.lock().expect("no panic while held");
         let known = match &*caller {
@@ -60,7 +134,7 @@ impl Sandbox {
         Ok(())
     }
 
-    /// Takes note of the memory of the VMM, which has been admitted.
+    /// Stores the memory that the VMM has handed over. The caller has admitted the process.
     pub fn attach(&self, attachment: Attachment) -> Result<()> {
         let (bytes, wanted) = (attachment.source.bytes(), self.announced.mem_bytes);
         if bytes != wanted {
@@ -70,66 +144,86 @@ impl Sandbox {
             );
             return Err(PagerError::new(FaultCode::BadRequest, message));
         }
-        *self.attachment.lock().expect("no panic while held") = Some(attachment);
+        self.set_attached(Attached::Yes(attachment));
         Ok(())
     }
 
     pub fn detach(&self) {
-        *self.attachment.lock().expect("no panic while held") = None;
+        self.set_attached(Attached::NoMore);
     }
 
-    /// Connects to the VM. It stands still afterwards if it is meant to be `paused`, else it runs.
+    /// Connects to the VM. The VM is then stopped if `paused` is true, else it runs. Fails with `Busy` if an operation
+    /// keeps the connections.
     pub fn open(&self, paused: bool) -> Result<()> {
-        let mut connections = self.connections.lock().expect("no panic while held");
-        // The listening socket of an earlier bridge is removed when it ends: that must come before the next one's.
-        *connections = None;
-        *connections = Some(Connections::open(&self.announced, paused)?);
+        let waited = self
+            .returning
+            .wait_timeout_while(self.lock_connections(), RETURN_PATIENCE, |lent| lent.is_lent);
+        let (mut held, _) = waited.expect("no panic while held");
+        let mut lent = self.lend(&mut held)?;
+        drop(held);
+        // An earlier bridge removes its listening socket when it ends. That must happen before the next bridge creates its own.
+        lent.connections = None;
+        lent.connections = Some(Connections::open(&self.announced, paused)?);
         Ok(())
     }
 
-    /// The same after whoever had the connections has panicked.
-    pub fn reopen(&self) -> Result<()> {
-        self.connections.clear_poison();
-        self.open(false)
-    }
-
-    /// Takes over connections that were made while the VMM had no VM yet.
+    /// Takes over connections that were made before the VMM had a VM.
     pub fn connect(&self, connections: Connections) {
-        *self.connections.lock().expect("no panic while held") = Some(connections);
+        self.lock_connections().connections = Some(connections);
     }
 
-    /// The connections, for one branch alone. `Busy` while another has them.
+    /// Lends the connections to one operation. Fails with `Busy` while another operation has them.
     pub fn exclusive(&self) -> Result<Exclusive<'_>> {
-        let guard = self
-            .connections
-            .try_lock()
-            .map_err(|_| PagerError::new(FaultCode::Busy, format!("a branch of {} is under way", self.name())))?;
-        if guard.is_none() {
+        let mut held = self.lock_connections();
+        let mut lent = self.lend(&mut held)?;
+        // Returning the connections takes the lock again.
+        drop(held);
+        let Some(connections) = &mut lent.connections else {
             return Err(PagerError::new(
                 FaultCode::VmGone,
                 format!("{} has not been opened", self.name()),
             ));
-        }
-        Ok(Exclusive { guard })
+        };
+        connections.control.allow(PATIENCE);
+        Ok(lent)
     }
 
-    pub fn memory(&self) -> Result<MemoryUse> {
-        let source = self.attachment()?.source;
-        let count = |kind| -> Result<u64> { Ok(source.scan(kind)?.into_iter().map(Range::len).sum()) };
-        Ok(MemoryUse {
-            private_bytes: count(Kind::PrivatePresent)?,
-            shared_bytes: count(Kind::FilePresent)?,
+    fn lend(&self, held: &mut LentConnections) -> Result<Exclusive<'_>> {
+        if held.is_lent {
+            return Err(PagerError::new(
+                FaultCode::Busy,
+                format!("a branch of {} is under way", self.name()),
+            ));
+        }
+        held.is_lent = true;
+        Ok(Exclusive {
+            sandbox: self,
+            connections: held.connections.take(),
         })
     }
 
-    /// What the VMM has handed over, once it has been asked for it if it does not call by itself.
+    fn lock_connections(&self) -> MutexGuard<'_, LentConnections> {
+        self.connections.lock().expect("no panic while held")
+    }
+
+    pub fn memory(&self) -> Result<MemoryUse> {
+        let usage = self.attachment_soon()?.source.usage()?;
+        Ok(MemoryUse {
+            private_bytes: usage.private_bytes,
+            shared_bytes: usage.file_bytes,
+        })
+    }
+
+    /// The memory of the VMM. Asks the VMM for it, unless the VMM calls by itself.
     pub fn attached(&self, control: &mut dyn Control) -> Result<Attachment> {
-        let missing = match self.attachment() {
-            Err(missing) => missing,
-            attached => return attached,
+        if let Ok(attachment) = self.attachment() {
+            return Ok(attachment);
+        }
+        let Some(attachment) = control.ask_for_memory(&self.announced, &self.stack)? else {
+            return self.attachment_soon();
         };
-        let attachment = control.ask_for_memory(self)?.ok_or(missing)?;
-        // Between branches nobody would read what it reports, and the VMM would wait for that.
+        self.admit(attachment.source.pid, "")?;
+        // Do not keep a userfaultfd that reports changes: between branches no thread reads it, and the VMM would block on that.
         if !attachment
             .uffd
             .as_ref()
@@ -138,6 +232,17 @@ impl Sandbox {
             self.attach(attachment.clone())?;
         }
         Ok(attachment)
+    }
+
+    /// Asks a VMM that has loaded its VM, and has not been opened yet, for the VM's memory. Returns true if the memory
+    /// is kept for later branches.
+    pub fn take_memory(&self) -> Result<bool> {
+        if self.announced.vmm != VmmKind::Firecracker {
+            let message = format!("the VMM of {} hands over memory by itself", self.name());
+            return Err(PagerError::new(FaultCode::BadRequest, message));
+        }
+        self.attached(&mut Api::connect(&self.announced.monitor_socket, PATIENCE)?)?;
+        Ok(self.attachment().is_ok())
     }
 
     pub fn target(&self, control: &mut dyn Control) -> Result<Target> {
@@ -155,9 +260,10 @@ impl Sandbox {
     }
 }
 
-/// A sandbox's connections, lent to one branch.
+/// A sandbox's connections, lent to one operation. Dropping this returns them.
 pub struct Exclusive<'a> {
-    guard: MutexGuard<'a, Option<Connections>>,
+    sandbox: &'a Sandbox,
+    connections: Option<Connections>,
 }
 
 impl Exclusive<'_> {
@@ -166,115 +272,17 @@ impl Exclusive<'_> {
     }
 
     pub fn split(&mut self) -> (&mut dyn Control, &Bridge) {
-        let connections = self.guard.as_mut().expect("checked when it was lent");
+        let connections = self.connections.as_mut().expect("checked when it was lent");
         (&mut *connections.control, &connections.bridge)
     }
 }
 
-/// All VMs.
-#[derive(Debug, Default)]
-pub struct Sandboxes {
-    known: Mutex<HashMap<String, Arc<Sandbox>>>,
-    /// VMMs that outlived an earlier pager and called before they were announced, by name and process: which of those that
-    /// claim a name it belongs to is known when it is announced.
-    early: Mutex<HashMap<(String, i32), Attachment>>,
-}
-
-impl Sandboxes {
-    pub fn announce(&self, announced: Announce, layers: &Layers, blobs: &Blobs) -> Result<()> {
-        let stack = layers.stack(announced.mem_bytes, &announced.stack, blobs)?;
-        let name = announced.sandbox.clone();
-        let caller = announced.caller.clone();
-        let sandbox = Arc::new(Sandbox {
-            announced,
-            stack,
-            caller: Mutex::new(caller.clone()),
-            attachment: Mutex::new(None),
-            connections: Mutex::new(None),
-        });
-        let mut known = self.known.lock().expect("no panic while held");
-        if known.contains_key(&name) {
-            return Err(PagerError::new(
-                FaultCode::BadRequest,
-                format!("{name} has been announced before"),
-            ));
-        }
-        let mut early = self.early.lock().expect("no panic while held");
-        if let Caller::Pid(pid) = caller
-            && let Some(attachment) = early.remove(&(name.clone(), pid))
-        {
-            sandbox.attach(attachment)?;
-        }
-        known.insert(name, sandbox);
-        Ok(())
-    }
-
-    pub fn find(&self, name: &str) -> Result<Arc<Sandbox>> {
-        let found = self.known.lock().expect("no panic while held").get(name).cloned();
-        found.ok_or_else(|| {
-            PagerError::new(
-                FaultCode::UnknownSandbox,
-                format!("no sandbox {name} has been announced"),
-            )
-        })
-    }
-
-    /// Takes note of the memory of a VMM that calls again, whether or not it has been announced to this pager.
-    pub fn attach_again(&self, name: &str, key: &str, attachment: Attachment) -> Result<()> {
-        let known = self.known.lock().expect("no panic while held");
-        let pid = attachment.source.pid;
-        match known.get(name) {
-            Some(sandbox) => {
-                sandbox.admit(pid, key)?;
-                sandbox.attach(attachment)?;
-            }
-            None => {
-                let mut early = self.early.lock().expect("no panic while held");
-                early.insert((name.into(), pid), attachment);
-            }
-        }
-        Ok(())
-    }
-
-    /// The VMM has ended.
-    pub fn detach(&self, name: &str, pid: i32) {
-        let known = self.known.lock().expect("no panic while held");
-        if let Some(sandbox) = known
-            .get(name)
-            .filter(|sandbox| sandbox.attachment().is_ok_and(|a| a.source.pid == pid))
-        {
-            sandbox.detach();
-        }
-        self.early
-            .lock()
-            .expect("no panic while held")
-            .remove(&(name.into(), pid));
-    }
-
-    pub fn release(&self, name: &str) {
-        let removed = self.known.lock().expect("no panic while held").remove(name);
-        let mut early = self.early.lock().expect("no panic while held");
-        early.retain(|(claimed, _), _| claimed != name);
-        drop(early);
-        // Dropped here, not under the lock: closing a bridge waits for its thread.
-        drop(removed);
-    }
-
-    pub fn inventory(&self) -> Vec<HeldSandbox> {
-        let known = self.known.lock().expect("no panic while held");
-        let mut held: Vec<HeldSandbox> = known
-            .iter()
-            .map(|(name, sandbox)| {
-                let pid = sandbox.attachment().ok().map(|attachment| attachment.source.pid);
-                HeldSandbox {
-                    sandbox: name.clone(),
-                    attached: pid.is_some(),
-                    pid,
-                    branching: sandbox.connections.try_lock().is_err(),
-                }
-            })
-            .collect();
-        held.sort_by(|a, b| a.sandbox.cmp(&b.sandbox));
-        held
+impl Drop for Exclusive<'_> {
+    fn drop(&mut self) {
+        // A panic may have left a half-sent command. Drop such connections. Fresh ones replace them.
+        let connections = self.connections.take().filter(|_| !std::thread::panicking());
+        let mut held = self.sandbox.lock_connections();
+        (held.is_lent, held.connections) = (false, connections);
+        self.sandbox.returning.notify_all();
     }
 }

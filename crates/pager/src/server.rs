@@ -1,15 +1,19 @@
-//! The controller's requests.
+//! Serves the controller's requests.
 
-use crate::blobs::Blobs;
 use crate::branch::{self, Context};
 use crate::error::{PagerError, Result};
 use crate::firecracker::Lent;
 use crate::idle::IdleVmms;
-use crate::layers::Layers;
-use crate::memory_file;
 use crate::pages::Pages;
-use crate::sandbox::Sandboxes;
-use forkd_protocol::{Answer, Branch, FaultCode, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request};
+use crate::refresh;
+use crate::sandboxes::Sandboxes;
+use crate::wire;
+use forkd_layers::flat_file::{self, FlatFile, Imported};
+use forkd_layers::{Blobs, Layers, host_memory};
+use forkd_linux_sys::fds;
+use forkd_protocol::{
+    Answer, Branch, FaultCode, ImportMemory, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request,
+};
 use std::any::Any;
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,10 +24,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// Until VMs have all of their memory, when the pager is told to end.
+/// Longest wait at shutdown for VMs to receive all of their memory.
 const PAGES_PATIENCE: Duration = Duration::from_secs(10);
 
-/// All that the pager holds.
+/// All state of the pager.
 pub struct Pager {
     pub blobs: Blobs,
     pub layers: Layers,
@@ -32,27 +36,27 @@ pub struct Pager {
     pub pages: Pages,
     pub live_unavailable: Option<String>,
     pub tsc_khz: u64,
-    /// Removed when the pager is told to end.
+    /// Socket files to remove at shutdown.
     pub sockets: Vec<std::path::PathBuf>,
 }
 
-/// One controller's connection.
+/// The connection of a controller.
 struct Connection {
     pager: Arc<Pager>,
     out: Mutex<UnixStream>,
-    /// The branches that it has started, to be cancelled by number or all at once when it goes.
+    /// The branches that this connection has started, by request. They are cancelled when the connection ends.
     branches: Mutex<HashMap<u64, Arc<AtomicBool>>>,
-    /// The VMMs that it has prepared, to be let go when it goes.
+    /// The VMMs that this connection has prepared. They are released when the connection ends.
     prepared: Mutex<Vec<String>>,
-    /// Memory of VMs that have not mapped it yet.
+    /// The memory files of VMs that have not mapped them yet.
     lent: Lent,
 }
 
 /// Serves controllers until the process ends.
 pub fn serve(listener: &UnixListener, pager: &Arc<Pager>) {
-    for stream in listener.incoming().flatten() {
+    for stream in fds::connections(listener) {
         let pager = pager.clone();
-        // One that cannot be given a thread is hung up on, and tries again.
+        // If no thread can start, the connection is closed, and the controller tries again.
         let _ = std::thread::Builder::new()
             .name("control".into())
             .spawn(move || converse(stream, pager));
@@ -73,11 +77,11 @@ fn converse(stream: UnixStream, pager: Arc<Pager>) {
         let mut line = Vec::new();
         match Read::take(&mut lines, MAX_LINE_BYTES as u64).read_until(b'\n', &mut line) {
             Ok(1..) if line.ends_with(b"\n") => connection.clone().accept(&line),
-            // The end, an error, or a line beyond the limit.
+            // The connection has ended or failed, or the line is too long.
             _ => break,
         }
     }
-    // Nobody would record what these bring.
+    // No controller is left to record the results of these.
     let branches = connection.branches.lock().expect("no panic while held");
     branches
         .values()
@@ -117,7 +121,7 @@ impl Connection {
     fn serve(&self, request: Request) {
         let ends = matches!(request.op, Op::Shutdown);
         let op = request.op.clone();
-        // A fault of ours must not leave somebody waiting for ever. The panic itself is in the log.
+        // A panic must not leave the controller waiting forever. Its message is in the log.
         let result = catch_unwind(AssertUnwindSafe(|| self.run(request.id, op)))
             .unwrap_or_else(|panic| Err(self.recover(&request, &*panic)));
         self.finish(request.id, result);
@@ -126,13 +130,17 @@ impl Connection {
         }
     }
 
-    /// After a panic: whatever it interrupted, the sandbox gets fresh connections, through which a stopped VM goes on.
+    /// Recovers from a panic: gives the sandbox fresh connections, which resume a stopped VM, and returns the error.
     fn recover(&self, request: &Request, panic: &(dyn Any + Send)) -> PagerError {
         self.branches.lock().expect("no panic while held").remove(&request.id);
         if let Op::Branch(Branch { sandbox, .. }) | Op::Floor { sandbox } = &request.op {
-            let reopened = self.pager.sandboxes.find(sandbox).and_then(|sandbox| sandbox.reopen());
+            let reopened = self
+                .pager
+                .sandboxes
+                .find(sandbox)
+                .and_then(|sandbox| sandbox.open(false));
             if let Err(error) = reopened {
-                eprintln!("forkd-pager: {sandbox} could not be connected again: {error}");
+                forkd_log::line(sandbox, &format!("it could not be connected again: {error}"));
             }
         }
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -155,7 +163,7 @@ impl Connection {
     fn send(&self, reply: &Reply) {
         let mut line = serde_json::to_vec(reply).expect("a reply is plain data");
         line.push(b'\n');
-        // A controller that has gone is noticed by the thread that reads from it.
+        // Ignore errors: the thread that reads from the controller notices when the controller is gone.
         let _ = self.out.lock().expect("no panic while held").write_all(&line);
     }
 
@@ -166,7 +174,7 @@ impl Connection {
             Op::Announce(announced) => pager.sandboxes.announce(announced, &pager.layers, &pager.blobs)?,
             Op::Open { sandbox, paused } => {
                 pager.sandboxes.find(&sandbox)?.open(paused)?;
-                // It is mapped by now, or never will be.
+                // The file is mapped by now, or never will be.
                 self.lent.take_back(&sandbox);
             }
             Op::Prepare(prepare) => self.prepare(prepare)?,
@@ -195,30 +203,48 @@ impl Connection {
             Op::Memory { sandbox } => return Ok(Answer::Memory(pager.sandboxes.find(&sandbox)?.memory()?)),
             Op::Flatten { mem_bytes, stack } => {
                 let stack = pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
-                return Ok(Answer::Layer(pager.blobs.put_layer(&*stack.flatten()?, || false)?));
+                return Ok(Answer::Layer(wire::blob(
+                    pager.blobs.put_layer(&stack.flatten()?, || false)?,
+                )));
             }
             Op::ExportMemory { mem_bytes, stack, path } => {
                 let stack = pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
-                memory_file::export(&stack, &pager.blobs, Path::new(&path))?;
+                flat_file::export(&stack, &pager.blobs, Path::new(&path))?;
             }
-            Op::ImportMemory(request) => return memory_file::import(&request, &pager.layers, &pager.blobs),
-            Op::ImportFile { path } => return Ok(Answer::Layer(pager.blobs.put_file(Path::new(&path))?)),
+            Op::ImportMemory(request) => return pager.import_memory(&request),
+            Op::ImportFile { path } => return Ok(Answer::Layer(wire::blob(pager.blobs.put_file(Path::new(&path))?))),
             Op::LendMemory { sandbox } => {
-                let path = self.lent.lend(&*pager.sandboxes.find(&sandbox)?)?;
+                let path = self.lend(&sandbox)?;
                 return Ok(Answer::Lent { path });
             }
+            Op::TakeMemory { sandbox } => {
+                let kept = pager.sandboxes.find(&sandbox)?.take_memory()?;
+                return Ok(Answer::Taken { kept });
+            }
+            Op::RefreshMapped(request) => refresh::apply_to_mapped(&request)?,
             Op::ServePages(request) => pager.pages.serve(&request, &pager.layers, &pager.blobs)?,
             Op::Pages => return Ok(Answer::Pages(pager.pages.inventory())),
             Op::Inventory => {
                 return Ok(Answer::Inventory {
-                    layers: pager.layers.inventory(),
+                    layers: pager.layers.inventory().into_iter().map(wire::held_layer).collect(),
                     sandboxes: pager.sandboxes.inventory(),
                 });
             }
             Op::DropLayer { layer } => pager.layers.drop_layer(&layer),
+            Op::LetGo { layers } => pager.layers.let_go(&layers),
+            Op::LimitLayers { unmapped_bytes } => {
+                let bytes = unmapped_bytes.map_or_else(host_memory::default_budget_bytes, Ok)?;
+                pager.layers.limit(bytes);
+            }
+            Op::LayerMemory => return Ok(Answer::LayerMemory(wire::layer_memory(pager.layers.memory_use()))),
             Op::Shutdown => {}
         }
         Ok(Answer::Done)
+    }
+
+    fn lend(&self, sandbox: &str) -> Result<String> {
+        let sandbox = self.pager.sandboxes.find(sandbox)?;
+        self.lent.lend(&sandbox.announced, &sandbox.stack)
     }
 
     fn prepare(&self, prepare: Prepare) -> Result<()> {
@@ -228,7 +254,7 @@ impl Connection {
         Ok(())
     }
 
-    /// A VMM that has been woken or released is not this connection's any more.
+    /// Records that a woken or released VMM no longer belongs to this connection.
     fn forget(&self, vmm: &str) {
         self.prepared
             .lock()
@@ -272,6 +298,20 @@ impl Connection {
 }
 
 impl Pager {
+    fn import_memory(&self, request: &ImportMemory) -> Result<Answer> {
+        let flat = FlatFile {
+            path: Path::new(&request.path),
+            length: request.mem_bytes,
+            below: &request.stack,
+            tracked: request.tracked,
+        };
+        let Imported { stack, pages } = flat_file::import(flat, &self.layers, &self.blobs)?;
+        Ok(Answer::Imported {
+            stack: wire::blobs(stack),
+            captured_pages: pages,
+        })
+    }
+
     fn hello(&self) -> Answer {
         Answer::Hello {
             protocol: PROTOCOL_VERSION,
@@ -285,7 +325,7 @@ impl Pager {
     fn end(&self) -> ! {
         self.pages.end(PAGES_PATIENCE);
         for socket in &self.sockets {
-            // It may have gone with its directory.
+            // The file may have been removed with its directory.
             let _ = std::fs::remove_file(socket);
         }
         std::process::exit(0)

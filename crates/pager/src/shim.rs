@@ -1,50 +1,53 @@
 //! Calls from the shims inside VMMs.
 
+use crate::attachment::Attachment;
 use crate::error::{PagerError, Result, Step};
 use crate::idle::{IdleVmms, Job};
-use crate::sandbox::{Attachment, Sandbox, Sandboxes};
+use crate::sandbox::Sandbox;
+use crate::sandboxes::Sandboxes;
 use forkd_capture::Source;
-use forkd_linux_sys::fds;
+use forkd_layers::Piece;
+use forkd_linux_sys::fds::{self, Wait};
+use forkd_linux_sys::sched;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
-use forkd_protocol::plan::{EXTENTS_MAX, Header};
+use forkd_protocol::plan::{self, Header};
 use forkd_protocol::{FaultCode, GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello, ShimWants};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// A shim that has called says what it wants within this time.
+/// Time limit for a shim's greeting.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// Both messages of a shim are short.
+/// The longest message of a shim, in bytes. Both of its messages are short.
 const MESSAGE_BYTES_MAX: usize = 64 << 10;
-/// Calls of one VMM at the same time: one, and those of which it has not been noticed yet that they have ended.
+/// Calls of one VMM at the same time: the current one, and earlier ones that have ended unnoticed.
 const CALLS_MAX: usize = 4;
-/// Mappings that a VMM needs for itself.
-const OWN_MAPPINGS: usize = 4096;
 
 /// Serves calls until the process ends.
 pub fn serve(listener: &UnixListener, sandboxes: &Arc<Sandboxes>, idle: &Arc<IdleVmms>) {
     let callers = Arc::new(Callers::default());
-    for stream in listener.incoming().flatten() {
+    for stream in fds::connections(listener) {
         let (callers, sandboxes, idle) = (callers.clone(), sandboxes.clone(), idle.clone());
-        // One that cannot be given a thread is hung up on, and says so in the VMM's log.
+        // If no thread can start, the call is closed, and the shim reports that in the VMM's log.
         let _ = std::thread::Builder::new().name("shim".into()).spawn(move || {
+            let caller = fds::peer_pid(&stream).map_or("a VMM".into(), |pid| format!("process {pid}"));
             if let Err(error) = answer(stream, &callers, &sandboxes, &idle) {
-                eprintln!("forkd-pager: a VMM's call failed: {error}");
+                forkd_log::line(&caller, &format!("its call failed: {error}"));
             }
         });
     }
 }
 
 fn answer(mut stream: UnixStream, callers: &Callers, sandboxes: &Sandboxes, idle: &IdleVmms) -> Result<()> {
-    stream
-        .set_read_timeout(Some(HELLO_TIMEOUT))
-        .step(|| "setting a timeout".into())?;
-    // Its memory will be read: whose that is must not be the caller's word.
+    for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+        set(&stream, Some(HELLO_TIMEOUT)).step(|| "setting a timeout".into())?;
+    }
+    // The pager will read the caller's memory, so the kernel must identify the caller, not the caller itself.
     let pid = fds::peer_pid(&stream).step(|| "asking who calls".into())?;
-    let _place = callers.admit(pid)?;
+    let _permit = callers.permit(pid)?;
     let hello = read_hello(&mut stream)?;
     let name = match hello.wants {
         ShimWants::Plan => {
@@ -59,6 +62,8 @@ fn answer(mut stream: UnixStream, callers: &Callers, sandboxes: &Sandboxes, idle
             stream
                 .write_all(&nothing)
                 .step(|| format!("answering {}", hello.sandbox))?;
+            // The previous pager may have been killed in the middle of a pause.
+            sched::make_ordinary(pid);
             sandboxes.attach_again(&hello.sandbox, &hello.key, read_memory(&stream, pid)?)?;
             hello.sandbox
         }
@@ -67,33 +72,32 @@ fn answer(mut stream: UnixStream, callers: &Callers, sandboxes: &Sandboxes, idle
                 return Ok(());
             };
             let woken = wake(&mut stream, &job, pid, &hello.key);
-            // Who asked may have given up, and has ended the VMM then.
+            // The caller may have stopped waiting. It has then ended the VMM.
             let _ = job.mapped.send(woken.clone());
             woken?;
             job.sandbox.name().into()
         }
     };
-    // From here the shim only waits for our end, and we for its.
-    stream.set_read_timeout(None).step(|| "setting a timeout".into())?;
-    while matches!(stream.read(&mut [0u8; 64]), Ok(1..)) {}
+    // Each side now only waits for the other to end. Later bytes of the shim are not read.
+    while !fds::wait(&[Wait::ending(&stream)], None).step(|| format!("waiting for the end of {name}"))?[0] {}
     sandboxes.detach(&name, pid);
     Ok(())
 }
 
-/// How many calls each process has under way. One process must not use up the pager's threads.
+/// The number of calls of each process. The limit keeps one process from using up the pager's threads.
 #[derive(Debug, Default)]
 struct Callers {
     calls: Mutex<HashMap<i32, usize>>,
 }
 
-/// A call that counts for as long as this lives.
-struct Place<'a> {
+/// The permit of one call, which counts until this is dropped.
+struct CallPermit<'a> {
     callers: &'a Callers,
     pid: i32,
 }
 
 impl Callers {
-    fn admit(&self, pid: i32) -> Result<Place<'_>> {
+    fn permit(&self, pid: i32) -> Result<CallPermit<'_>> {
         let mut calls = self.calls.lock().expect("no panic while held");
         let count = calls.entry(pid).or_default();
         if *count >= CALLS_MAX {
@@ -101,11 +105,11 @@ impl Callers {
             return Err(PagerError::new(FaultCode::Busy, message));
         }
         *count += 1;
-        Ok(Place { callers: self, pid })
+        Ok(CallPermit { callers: self, pid })
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for CallPermit<'_> {
     fn drop(&mut self) {
         let mut calls = self.callers.calls.lock().expect("no panic while held");
         if let Some(count) = calls.get_mut(&self.pid) {
@@ -117,7 +121,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// Gives a VMM that has waited its VM.
+/// Gives a waiting VMM its VM.
 fn wake(stream: &mut UnixStream, job: &Job, pid: i32, key: &str) -> Result<()> {
     job.sandbox.admit(pid, key)?;
     send_plan(stream, &job.sandbox, Some(&job.device_state))?;
@@ -127,8 +131,9 @@ fn wake(stream: &mut UnixStream, job: &Job, pid: i32, key: &str) -> Result<()> {
 fn read_hello(stream: &mut UnixStream) -> Result<ShimHello> {
     let mut line = Vec::new();
     let mut byte = [0u8; 1];
+    let until = Instant::now() + HELLO_TIMEOUT;
     while line.len() < MESSAGE_BYTES_MAX && stream.read(&mut byte).step(|| "reading a shim's greeting".into())? == 1 {
-        if byte[0] == b'\n' {
+        if byte[0] == b'\n' || Instant::now() > until {
             break;
         }
         line.push(byte[0]);
@@ -149,40 +154,53 @@ fn read_hello(stream: &mut UnixStream) -> Result<ShimHello> {
     Ok(hello)
 }
 
-/// Sends what to map, and to a VMM that has waited also what it is from now on.
+/// Sends the plan of the mappings. A VMM that waited also gets its VM's name and device state.
 fn send_plan(stream: &mut UnixStream, sandbox: &Sandbox, device_state: Option<&[u8]>) -> Result<()> {
-    let plan = sandbox.stack.plan(extents_max())?;
+    let (layers, pieces) = (&sandbox.mapped.layers, sandbox.mapped.plan());
     let name = device_state.map_or("", |_| sandbox.name());
     let device_state = device_state.unwrap_or_default();
+    // Memory of zeros has no sibling that it must differ from.
+    let refreshes = if layers.is_empty() {
+        &[]
+    } else {
+        &sandbox.announced.refresh[..]
+    };
     let header = Header {
         mem_bytes: sandbox.announced.mem_bytes,
-        fds: plan.layers.len() as u64,
-        extents: plan.extents.len() as u64,
+        fds: layers.len() as u64,
+        extents: pieces.len() as u64,
         name_bytes: name.len() as u64,
         device_state_bytes: device_state.len() as u64,
+        refreshes: refreshes.len() as u64,
     };
-    let files: Vec<_> = plan.layers.iter().map(|layer| layer.file.as_fd()).collect();
-    let mut batches = files.chunks(fds::FDS_A_MESSAGE_MAX);
+    let files: Vec<_> = layers.iter().map(|layer| layer.file.as_fd()).collect();
+    let mut batches = files.chunks(fds::FDS_PER_MESSAGE_MAX);
     let describe = || format!("sending {} its memory", sandbox.name());
     fds::send_with_fds(stream, &header.encode(), batches.next().unwrap_or(&[])).step(describe)?;
     for batch in batches {
         fds::send_with_fds(stream, &[0], batch).step(describe)?;
     }
     let mut bytes = Vec::new();
-    plan.extents.iter().for_each(|extent| extent.encode(&mut bytes));
+    pieces
+        .into_iter()
+        .map(extent_of)
+        .for_each(|extent| extent.encode(&mut bytes));
+    refreshes.iter().for_each(|refresh| refresh.encode(&mut bytes));
     bytes.extend_from_slice(name.as_bytes());
     bytes.extend_from_slice(device_state);
     stream.write_all(&bytes).step(describe)
 }
 
-/// Each extent over the base can cut a mapping in two.
-fn extents_max() -> usize {
-    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").unwrap_or_default();
-    let mappings: usize = text.trim().parse().unwrap_or(65_530);
-    (mappings.saturating_sub(OWN_MAPPINGS) / 2).min(EXTENTS_MAX as usize)
+fn extent_of(Piece { layer, extent }: Piece) -> plan::Extent {
+    plan::Extent {
+        fd: layer as u64,
+        guest_page: extent.page,
+        file_page: extent.slot,
+        pages: extent.pages,
+    }
 }
 
-/// The regions and the userfaultfd, in one message, as Firecracker sends them.
+/// Receives the regions and the userfaultfd, in one message, in Firecracker's format.
 fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
     let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
     let mut received: Vec<OwnedFd> = Vec::new();
@@ -204,7 +222,17 @@ fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
         .filter(|end| *end > start && (start | end) % PAGE_SIZE == 0)
         .ok_or_else(|| bad("its region has no end, or does not consist of pages".into()))?;
     let source = Source::new(pid, Range { start, end });
+    // Open now, while the caller is connected: later another process may have its pid.
+    source.open().step(|| format!("opening the memory of process {pid}"))?;
     let uffd = received.into_iter().next().map(Userfaultfd::adopt).transpose();
-    let uffd = uffd.map_err(|error| bad(error.to_string()))?.map(Arc::new);
+    let uffd = uffd.map_err(|error| bad(error.to_string()))?;
+    if let Some(uffd) = &uffd
+        && uffd.reports_changes().step(|| "looking at a userfaultfd".into())?
+    {
+        return Err(bad(
+            "its userfaultfd reports changes, for which the pager would have to wait".into(),
+        ));
+    }
+    let uffd = uffd.map(Arc::new);
     Ok(Attachment { source, uffd })
 }

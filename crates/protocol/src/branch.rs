@@ -1,6 +1,6 @@
-//! What a branch is asked for with, what is told of it while it is taken, and what came of it.
+//! The request for a branch, its stages, and its result.
 
-use crate::{Blob, LayerRef};
+use crate::layers::{Blob, LayerRef};
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -24,8 +24,12 @@ pub struct Branch {
     /// Whether the VM runs on after the pause; `false` leaves it stopped (a template that will be discarded).
     pub resume: bool,
     /// Also copy all of guest RAM inside the pause (which makes it long) and compare it, byte for byte, with what the
-    /// captured layer over its stack says.
+    /// captured layer over its stack says. A page that differs fails the branch before it is ready.
     pub audit: bool,
+    /// Also copies the private pages in a `full` branch, first and inside the same pause, to tell what `diff` would have cost.
+    #[serde(default)]
+    #[ts(as = "Option<bool>", optional)]
+    pub measure_diff: bool,
 }
 
 /// A stage that a branch has reached.
@@ -40,6 +44,7 @@ pub enum BranchEvent {
         stack: Vec<LayerRef>,
         device_state: Blob,
         stats: BranchStats,
+        audit: Option<Audit>,
     },
 }
 
@@ -77,6 +82,12 @@ pub struct BranchStats {
     /// The source running again → the last page copied.
     #[ts(type = "number")]
     pub capture_us: u64,
+    /// Listing and copying the private pages inside the pause: of a `diff`, or of the measurement in a `full`.
+    #[ts(type = "number")]
+    pub diff_us: u64,
+    /// Pages that the layer of that `diff` holds.
+    #[ts(type = "number")]
+    pub diff_pages: u64,
     /// Of the private pages: copied in bulk, and for a write of the guest that waited for it.
     #[ts(type = "number")]
     pub pages_by_copy: u64,
@@ -115,7 +126,7 @@ pub struct BranchDone {
 pub struct Audit {
     #[ts(type = "number")]
     pub checked_pages: u64,
-    /// Must be zero.
+    /// Zero: a branch of which a page differs fails with `audit_failed`.
     #[ts(type = "number")]
     pub differing_pages: u64,
     /// Captured pages that the guest has changed since: shows that it wrote while it was captured.

@@ -1,16 +1,24 @@
 //! The messages between `forkd-controller`, `forkd-pager` and the shim inside the VMM.
 //!
-//! The controller's socket carries one JSON object a line. A [`Request`] has an `id`; the pager answers it with any
+//! The controller's socket carries one JSON object per line. A [`Request`] has an `id`. The pager answers it with any
 //! number of [`Reply::Event`] and then exactly one [`Reply::Ok`] or [`Reply::Err`] with the same id. Requests of one
-//! connection run side by side. The TypeScript twin of every type is generated into `packages/engine/src/pager/wire.ts`
+//! connection run concurrently. The TypeScript twin of every type is generated into `packages/engine/src/pager/wire.ts`
 //! when this crate's tests run, and is checked in.
 
 mod branch;
+mod fault;
+mod layers;
 mod pages;
 pub mod plan;
+pub mod refresh;
+mod shim;
 
 pub use branch::{Audit, Branch, BranchDone, BranchEvent, BranchMode, BranchStats};
+pub use fault::{Fault, FaultCode};
+pub use layers::{Blob, HeldLayer, ImportMemory, LayerMemory, LayerRef};
 pub use pages::{PageInventory, PageStats, ServePages, ServedSandbox};
+pub use refresh::{Refresh, RefreshOp};
+pub use shim::{GuestRegion, ShimHello, ShimWants};
 
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
@@ -19,14 +27,10 @@ use ts_rs::TS;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const PROTOCOL_VERSION: u32 = 5;
+pub const PROTOCOL_VERSION: u32 = 6;
 
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
-
-/// A layer by name: `sha256:<hex>` for one that is in the store, `ram:<n>` for one that this pager holds and has not
-/// yet made durable. A `ram:` name stays valid while the pager lives, also after the layer has become durable.
-pub type LayerRef = String;
 
 /// One line from the controller.
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
@@ -96,6 +100,11 @@ pub enum Op {
     /// Fills a memory file with the stack of an announced VM, for a VMM that maps it shared: from then on it is that VM's
     /// memory. Answers [`Answer::Lent`]. The file is there until the VM is opened or released, or this connection ends.
     LendMemory { sandbox: String },
+    /// Has a Firecracker that has loaded its VM hand over the VM's memory, for live branches, before the VM runs: some builds
+    /// can do so only then. Answers [`Answer::Taken`].
+    TakeMemory { sandbox: String },
+    /// Changes the memory of a VM that has loaded a memory file, privately, and does not run yet.
+    RefreshMapped(RefreshMapped),
     /// Listens for the VMM of a VM that is about to be restored, and serves its memory page by page until it has all of it.
     /// `Unsupported` where the host gives out no userfaultfd. A VM that is released before it has all of it is ended.
     ServePages(ServePages),
@@ -103,8 +112,18 @@ pub enum Op {
     Pages,
     /// All that the pager holds. Answers [`Answer::Inventory`].
     Inventory,
-    /// Lets go of a layer held in RAM. VMs that map it keep it.
+    /// Forgets a layer. VMs that map it keep it.
     DropLayer { layer: LayerRef },
+    /// Lets these layers go from RAM as soon as nobody maps them: they will not be needed soon. Their names stay valid.
+    LetGo { layers: Vec<LayerRef> },
+    /// Sets how much RAM layers may take that nobody maps, those left out that are not on disk yet. Without a number it is what
+    /// the pager makes of the host's memory.
+    LimitLayers {
+        #[ts(type = "number | null")]
+        unmapped_bytes: Option<u64>,
+    },
+    /// How much memory layers take. Answers [`Answer::LayerMemory`].
+    LayerMemory,
     /// Ends the pager. VMs run on.
     Shutdown,
 }
@@ -132,6 +151,10 @@ pub struct Announce {
     pub vmm: VmmKind,
     /// Which process may call under this name. A name alone is no proof: any VMM could give another's.
     pub caller: Caller,
+    /// What is changed in its memory before it runs. Left out: nothing.
+    #[serde(default)]
+    #[ts(as = "Option<Vec<Refresh>>", optional)]
+    pub refresh: Vec<Refresh>,
 }
 
 /// What runs a VM.
@@ -184,49 +207,26 @@ pub struct Wake {
 
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "wire.ts")]
-pub struct ImportMemory {
+pub struct RefreshMapped {
+    /// The VMM.
+    pub pid: i32,
     /// Guest RAM in bytes, which is also the file's size.
     #[ts(type = "number")]
     pub mem_bytes: u64,
-    /// What the layer is a difference to, bottom first. Empty: the layer is a base.
-    pub stack: Vec<LayerRef>,
+    /// The memory file.
     pub path: String,
-    /// The file has only the pages written since memory was what the stack holds; its holes mean "as below". Otherwise
-    /// it has all, and is compared with the stack.
-    pub tracked: bool,
-}
-
-/// A file of the store, by digest.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, TS)]
-#[ts(export, export_to = "wire.ts")]
-pub struct Blob {
-    /// `sha256:<hex>`
-    pub digest: String,
-    #[ts(type = "number")]
-    pub size: u64,
+    pub refresh: Vec<Refresh>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "wire.ts")]
 pub struct MemoryUse {
-    /// Pages that the VM has written: its own.
+    /// Pages that the VM has written, swapped out or not: its own.
     #[ts(type = "number")]
     pub private_bytes: u64,
     /// Pages of the layers that the VM has mapped in.
     #[ts(type = "number")]
     pub shared_bytes: u64,
-}
-
-#[derive(Debug, Clone, Serialize, Deserialize, TS)]
-#[ts(export, export_to = "wire.ts")]
-pub struct HeldLayer {
-    pub layer: LayerRef,
-    /// Its digest once durable.
-    pub digest: Option<String>,
-    #[ts(type = "number")]
-    pub pages: u64,
-    #[ts(type = "number")]
-    pub extents: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
@@ -267,6 +267,10 @@ pub enum Answer {
         /// What the VMM can open for reading and writing.
         path: String,
     },
+    Taken {
+        /// Whether the pager has it until the VM ends. Otherwise it asks again at each branch.
+        kept: bool,
+    },
     Imported {
         /// All layers by digest, bottom first. One that holds no page is left out.
         stack: Vec<Blob>,
@@ -275,6 +279,7 @@ pub enum Answer {
         captured_pages: u64,
     },
     Pages(PageInventory),
+    LayerMemory(LayerMemory),
     Inventory {
         layers: Vec<HeldLayer>,
         sandboxes: Vec<HeldSandbox>,
@@ -301,68 +306,4 @@ pub enum Reply {
         id: u64,
         error: Fault,
     },
-}
-
-/// A failure as it crosses the socket.
-#[derive(Debug, Clone, Serialize, Deserialize, TS)]
-#[ts(export, export_to = "wire.ts")]
-pub struct Fault {
-    pub code: FaultCode,
-    /// One sentence with the caller's own values.
-    pub message: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, TS)]
-#[serde(rename_all = "snake_case")]
-#[ts(export, export_to = "wire.ts")]
-pub enum FaultCode {
-    BadRequest,
-    UnknownSandbox,
-    UnknownLayer,
-    /// A layer's bytes do not have the digest that names it, or it is cut short.
-    CorruptLayer,
-    /// A branch of this sandbox is under way.
-    Busy,
-    /// The VM ended, or its monitor does not answer.
-    VmGone,
-    Cancelled,
-    DiskFull,
-    OutOfMemory,
-    /// The host cannot do it (no userfaultfd, no write-protection of shared memory).
-    Unsupported,
-    Io,
-    /// A fault of the pager's own.
-    Internal,
-}
-
-/// What the shim says first when it calls in, as one line.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ShimHello {
-    pub protocol: u32,
-    pub sandbox: String,
-    /// What the VMM was started with. Whose process it is the pager asks the kernel.
-    pub key: String,
-    pub wants: ShimWants,
-}
-
-/// What the pager is to answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ShimWants {
-    /// The plan of the sandbox, at once.
-    Plan,
-    /// The plan of whatever VM the VMM is given, once it is.
-    Wake,
-    /// An empty plan: the memory is mapped, and only a new userfaultfd will be handed over.
-    Nothing,
-}
-
-/// One region of guest memory, as Firecracker describes it to a page-fault handler. The shim sends a JSON array of
-/// these with the userfaultfd as ancillary data.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GuestRegion {
-    pub base_host_virt_addr: u64,
-    pub size: u64,
-    pub offset: u64,
-    pub page_size: u64,
 }

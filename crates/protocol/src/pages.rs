@@ -1,6 +1,7 @@
 //! Memory that is served page by page.
 
-use crate::LayerRef;
+use crate::layers::LayerRef;
+use crate::refresh::Refresh;
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
@@ -15,6 +16,10 @@ pub struct ServePages {
     pub mem_bytes: u64,
     /// Bottom layer first.
     pub stack: Vec<LayerRef>,
+    /// What is changed in the VM's own pages before it gets them. Left out: nothing.
+    #[serde(default)]
+    #[ts(as = "Option<Vec<Refresh>>", optional)]
+    pub refresh: Vec<Refresh>,
     /// Where to listen. The socket is there for as long as the VM needs the pager.
     pub socket: String,
 }

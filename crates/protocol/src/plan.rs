@@ -1,35 +1,42 @@
-//! What a shim must map, as it crosses the socket: a fixed header, with the layers' descriptors attached, then the extents,
-//! and for a VMM that has waited for its VM also what that is called and what state its devices are in.
+//! The plan of the mappings for a shim, as it crosses the socket: a fixed header, with the layers' descriptors
+//! attached, then the extents. A VMM that has waited for its VM also gets the VM's name and device state.
 //!
 //! ```text
-//! bytes 0..8    magic "FKDPLAN2"
+//! bytes 0..8    magic "FKDPLAN3"
 //! bytes 8..16   guest RAM in bytes
 //! bytes 16..24  number of descriptors
 //! bytes 24..32  number of extents
 //! bytes 32..40  bytes of the name
 //! bytes 40..48  bytes of the device state
-//! then          an extent each 32 bytes: descriptor, guest page, page in the descriptor's file, pages
+//! bytes 48..56  number of refreshes
+//! then          extents of 32 bytes each: descriptor, guest page, page in the descriptor's file, pages
+//! then          refreshes of 24 bytes each: offset in guest memory, bytes, operation (0 mix, 1 count, 2 page)
 //! then          the name, the device state
 //! ```
 //! All numbers are little-endian and 64 bits wide.
 
-const MAGIC: &[u8; 8] = b"FKDPLAN2";
+use crate::refresh::{REFRESHES_MAX, Refresh, RefreshOp};
+
+const MAGIC: &[u8; 8] = b"FKDPLAN3";
 
 /// Bytes of the header.
-pub const HEADER_BYTES: usize = 48;
+pub const HEADER_BYTES: usize = 56;
 /// Bytes of an extent.
 pub const EXTENT_BYTES: usize = 32;
-/// No stack is deeper, and no plan longer, than this.
+/// Bytes of a refresh.
+pub const REFRESH_BYTES: usize = 24;
+/// Most layers in a stack, and most extents in a plan.
 pub const FDS_MAX: u64 = 4096;
 pub const EXTENTS_MAX: u64 = 1 << 20;
-/// No name is longer, and no device state larger.
+/// Longest name, in bytes.
 pub const NAME_BYTES_MAX: u64 = 256;
-pub const DEVICE_STATE_BYTES_MAX: u64 = 64 << 20;
+/// Most bytes of a device state, for writer and reader. A typical one has some ten kilobytes.
+pub const DEVICE_STATE_BYTES_MAX: u64 = 16 << 20;
 
 /// Consecutive pages of one layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Extent {
-    /// Which descriptor, in the order of sending.
+    /// Index of the descriptor, in the order of sending.
     pub fd: u64,
     pub guest_page: u64,
     pub file_page: u64,
@@ -41,9 +48,10 @@ pub struct Header {
     pub mem_bytes: u64,
     pub fds: u64,
     pub extents: u64,
-    /// Zero for a VMM that was started for one VM, as is the next.
+    /// Zero for a VMM that was started for one VM, as is the next field.
     pub name_bytes: u64,
     pub device_state_bytes: u64,
+    pub refreshes: u64,
 }
 
 impl Header {
@@ -56,6 +64,7 @@ impl Header {
             self.extents,
             self.name_bytes,
             self.device_state_bytes,
+            self.refreshes,
         ];
         put(&mut out[8..], &numbers);
         out
@@ -66,7 +75,7 @@ impl Header {
         if &bytes[..8] != MAGIC {
             return Err("not a memory plan".into());
         }
-        let [mem_bytes, fds, extents, name_bytes, device_state_bytes] = take(&bytes[8..]);
+        let [mem_bytes, fds, extents, name_bytes, device_state_bytes, refreshes] = take(&bytes[8..]);
         if fds > FDS_MAX || extents > EXTENTS_MAX {
             return Err(format!(
                 "a plan of {fds} descriptors and {extents} extents is beyond the limits"
@@ -77,12 +86,16 @@ impl Header {
                 "a name of {name_bytes} bytes and a device state of {device_state_bytes} are beyond the limits"
             ));
         }
+        if refreshes > REFRESHES_MAX as u64 {
+            return Err(format!("a plan of {refreshes} refreshes is beyond the limit"));
+        }
         Ok(Header {
             mem_bytes,
             fds,
             extents,
             name_bytes,
             device_state_bytes,
+            refreshes,
         })
     }
 }
@@ -102,6 +115,26 @@ impl Extent {
             file_page,
             pages,
         }
+    }
+}
+
+impl Refresh {
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        for number in [self.at, self.bytes, self.op as u64] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+    }
+
+    /// Fails for an unknown operation.
+    pub fn decode(bytes: &[u8; REFRESH_BYTES]) -> Result<Refresh, String> {
+        let [at, bytes, op] = take(bytes);
+        let op = match op {
+            0 => RefreshOp::Mix,
+            1 => RefreshOp::Count,
+            2 => RefreshOp::Page,
+            other => return Err(format!("there is no refresh of kind {other}")),
+        };
+        Ok(Refresh { at, bytes, op })
     }
 }
 
@@ -127,6 +160,7 @@ mod tests {
             extents: 9,
             name_bytes: 11,
             device_state_bytes: 13,
+            refreshes: 5,
         };
         assert_eq!(Header::decode(&header.encode()), Ok(header));
         let extent = Extent {
@@ -138,6 +172,18 @@ mod tests {
         let mut bytes = Vec::new();
         extent.encode(&mut bytes);
         assert_eq!(Extent::decode(bytes[..].try_into().expect("32 bytes")), extent);
+        for op in [RefreshOp::Mix, RefreshOp::Count, RefreshOp::Page] {
+            let refresh = Refresh {
+                at: 1 << 33,
+                bytes: 24,
+                op,
+            };
+            let mut bytes = Vec::new();
+            refresh.encode(&mut bytes);
+            let decoded = Refresh::decode(bytes[..].try_into().expect("24 bytes"));
+            assert_eq!(decoded, Ok(refresh));
+        }
+        assert!(Refresh::decode(&[3; REFRESH_BYTES]).is_err());
     }
 
     #[test]
@@ -157,6 +203,10 @@ mod tests {
             },
             Header {
                 device_state_bytes: DEVICE_STATE_BYTES_MAX + 1,
+                ..Header::default()
+            },
+            Header {
+                refreshes: REFRESHES_MAX as u64 + 1,
                 ..Header::default()
             },
         ];

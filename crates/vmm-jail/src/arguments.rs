@@ -4,6 +4,7 @@ use crate::step::Step;
 use std::path::{Path, PathBuf};
 
 pub const USAGE: &str = "usage: forkd-jail probe DIR
+       forkd-jail lock <FILE
        forkd-jail run --dir DIR --shim FILE --pager-socket PATH --root-image FILE --mem-bytes N [--steps ID,ID…]
                       [--cgroup DIR] [--file FILE]… -- PROGRAM ARGUMENTS…";
 
@@ -13,6 +14,7 @@ pub enum Arguments {
     Probe {
         dir: PathBuf,
     },
+    Lock,
     Run(Run),
 }
 
@@ -26,7 +28,7 @@ pub struct Run {
     /// Where its shim calls the pager. Nothing else that the VMM should not see is in that directory.
     pub pager_socket: PathBuf,
     pub root_image: PathBuf,
-    /// Of guest memory.
+    /// Size of guest memory.
     pub mem_bytes: u64,
     pub steps: Vec<Step>,
     pub cgroup: Option<PathBuf>,
@@ -49,6 +51,10 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
         Some("probe") => match (arguments.next(), arguments.next()) {
             (Some(dir), None) => Ok(Arguments::Probe { dir: dir.into() }),
             _ => Err("probe takes one directory".into()),
+        },
+        Some("lock") => match arguments.next() {
+            None => Ok(Arguments::Lock),
+            Some(_) => Err("lock takes no argument".into()),
         },
         Some("run") => parse_run(arguments).map(Arguments::Run),
         Some(other) => Err(format!("{other:?} is not known")),

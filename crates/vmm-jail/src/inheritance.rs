@@ -1,4 +1,5 @@
-//! What a VMM has of the host: descriptors, opened while that was allowed, under numbers that its command line names.
+//! Descriptors that a VMM inherits. They are opened while that is allowed, and have the numbers that its command line
+//! names.
 
 use crate::arguments::Run;
 use crate::root::PAGER;
@@ -123,7 +124,7 @@ fn listen(name: &str) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// In memory, for a program that opens it by name and may not read the file itself.
+/// Copies a file to memory, for a program that opens it by name and cannot read the file itself.
 fn copy(mut file: File) -> io::Result<File> {
     let mut copy = memfd::create(c"forkd-file", 0)?;
     io::copy(&mut file, &mut copy)?;

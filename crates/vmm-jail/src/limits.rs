@@ -3,9 +3,9 @@
 use forkd_linux_sys::confine::{self, Limit};
 use std::io;
 
-/// Its console, its log and a device state are files. What is beyond is lost, and the VMM runs on.
+/// Limit for its console, its log and a device state, which are files. Further bytes are lost, and the VMM continues.
 const FILE_BYTES: u64 = 16 << 20;
-/// A long chain of layers comes as one descriptor each, and they are let go of when they are mapped.
+/// A long chain of layers arrives as one descriptor per layer. Each is closed once it is mapped.
 const OPEN_FILES: u64 = 16_384;
 /// vCPUs, of which there are at most 32, QEMU's own threads, and its pool of 64 for disk requests.
 const THREADS: u64 = 256;

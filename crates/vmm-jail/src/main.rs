@@ -1,5 +1,8 @@
 //! `forkd-jail run … -- PROGRAM ARGUMENTS…`: opens what a VMM needs, gives up all else, and becomes the VMM.
 //! `forkd-jail probe DIR`: tries each step on itself and prints what became of it, as JSON.
+//! `forkd-jail lock`: locks the open file that is its standard input, for its caller, who cannot. Ends with status
+//! [`ANOTHER_HOLDS`] where somebody else has the lock. It belongs to the open file: it stays when the launcher has ended, and
+//! goes with the caller.
 //!
 //! The lifecycle of a run, in order:
 //! 1. All that the VMM needs of the host is opened or made, and left to it under fixed descriptors ([`inheritance`]).
@@ -20,7 +23,9 @@ mod step;
 
 use arguments::{Arguments, Run};
 use forkd_linux_sys::confine;
+use std::fs::{File, TryLockError};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -28,10 +33,13 @@ use step::Step;
 
 /// How the launcher ends when it could not start the VMM.
 const EXIT_STATUS: u8 = 96;
+/// How it ends when another process holds the lock.
+const ANOTHER_HOLDS: u8 = 75;
 
 fn main() -> ExitCode {
     let done = match arguments::parse(std::env::args().skip(1)) {
         Ok(Arguments::Probe { dir }) => probe::run(&dir).map_err(|error| format!("probing: {error}")),
+        Ok(Arguments::Lock) => return lock(),
         Ok(Arguments::Run(run)) => start(&run),
         Err(reason) => {
             eprintln!("forkd-jail: {reason}\n{}", arguments::USAGE);
@@ -40,14 +48,28 @@ fn main() -> ExitCode {
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
-        Err(reason) => {
-            eprintln!("forkd-jail: {reason}");
-            ExitCode::from(EXIT_STATUS)
-        }
+        Err(reason) => failed(&reason),
     }
 }
 
-/// It returns only when it has failed.
+fn lock() -> ExitCode {
+    let file = match io::stdin().as_fd().try_clone_to_owned() {
+        Ok(owned) => File::from(owned),
+        Err(error) => return failed(&format!("standard input: {error}")),
+    };
+    match file.try_lock() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(TryLockError::WouldBlock) => ExitCode::from(ANOTHER_HOLDS),
+        Err(TryLockError::Error(error)) => failed(&format!("locking standard input: {error}")),
+    }
+}
+
+fn failed(reason: &str) -> ExitCode {
+    eprintln!("forkd-jail: {reason}");
+    ExitCode::from(EXIT_STATUS)
+}
+
+/// Starts the VMM in place of this process. Returns only after a failure.
 fn start(run: &Run) -> Result<(), String> {
     let program = find(&run.program)?;
     let inheritance = inheritance::prepare(run)?;
@@ -81,7 +103,7 @@ fn take(step: Step, run: &Run) -> io::Result<()> {
             root::enter(&run.dir, run.pager_dir())
         }
         Step::ResourceLimits => limits::apply(run.steps.contains(&Step::OwnUser)),
-        // Who has none gains none, either.
+        // A process without capabilities gains none, either.
         Step::NoCapabilities if probe::capabilities()? == 0 => Ok(()),
         Step::NoCapabilities => confine::drop_bounding_set(),
         // No two processes that run have the same number, so that no two VMMs are the same user.

@@ -1,20 +1,20 @@
-//! What of all this the host allows.
+//! Tests which steps the host allows.
 
 use crate::arguments::Run;
 use crate::step::{self, Step};
 use serde::Serialize;
 use std::path::Path;
 
-/// What became of one step.
+/// Outcome of one step.
 #[derive(Serialize)]
 struct Finding {
     id: &'static str,
     ok: bool,
-    /// What it brings, or why it cannot be had.
+    /// Effect of the step, or why it is unavailable.
     detail: String,
 }
 
-/// What the pager and the controller need to do to a process of another user what they do to VMMs: end it, and read its memory.
+/// Capabilities that the pager and the controller need to end a VMM of another user and to read its memory.
 const NEEDED: [(u32, &str); 4] = [
     (5, "CAP_KILL"),
     (6, "CAP_SETGID"),
@@ -71,7 +71,7 @@ fn refusal(step: Step, capabilities: u64) -> Option<String> {
     }
 }
 
-/// Those that this process can use, as a set of bits.
+/// Capabilities that this process can use, as a set of bits.
 pub fn capabilities() -> std::io::Result<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

@@ -17,7 +17,7 @@ use std::path::Path;
 /// Where the directory of the pager's socket is.
 pub const PAGER: &str = "/pager";
 
-/// What of the host is shown, where it is there. A link is made a link.
+/// Parts of the host that are visible, if they exist. A link becomes a link.
 const SHOWN: [&str; 5] = ["/usr", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache"];
 
 const DEVICES: [&str; 3] = ["/dev/null", "/dev/urandom", "/dev/kvm"];
@@ -25,7 +25,7 @@ const DEVICES: [&str; 3] = ["/dev/null", "/dev/urandom", "/dev/kvm"];
 /// Makes it, in a mount namespace that has just been made, on top of the directory `place`, and makes it the root.
 pub fn enter(place: &Path, pager: &Path) -> io::Result<()> {
     mounts::detach_from_others()?;
-    // It holds no files, and is read-only soon: the size is for those that mounts are put on.
+    // The file system holds no files and becomes read-only: its size is for mount points.
     mounts::new_file_system("tmpfs", place, "mode=0755,size=64k,nr_inodes=64")?;
     std::env::set_current_dir(place)?;
     fill(pager).and_then(|()| mounts::make_read_only(Path::new(".")))?;

@@ -1,9 +1,9 @@
-//! What can be taken from a VMM.
+//! Rights and views that can be taken from a VMM.
 
 /// The user of a VMM is this number and its pid: above what is handed out to people, services and containers.
 pub const USER_BASE: u32 = 1_879_048_192;
 
-/// In the order in which they are taken.
+/// Steps in the order in which they are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     NetworkNamespace,
@@ -28,7 +28,7 @@ impl Step {
         Step::NoNewPrivileges,
     ];
 
-    /// Its name on the command line and in what is reported.
+    /// Name on the command line and in reports.
     pub fn id(self) -> &'static str {
         match self {
             Step::NetworkNamespace => "network_namespace",
@@ -42,7 +42,7 @@ impl Step {
         }
     }
 
-    /// What it brings, for people.
+    /// Effect of the step, for people.
     pub fn meaning(self) -> &'static str {
         match self {
             Step::NetworkNamespace => "A VMM has no network.",

@@ -2,8 +2,8 @@
 
 use forkd_linux_sys::fds;
 use forkd_linux_sys::uffd::Userfaultfd;
-use forkd_protocol::plan::{EXTENT_BYTES, Extent, HEADER_BYTES, Header};
-use forkd_protocol::{GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello, ShimWants};
+use forkd_protocol::plan::{EXTENT_BYTES, Extent, HEADER_BYTES, Header, REFRESH_BYTES};
+use forkd_protocol::{GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, Refresh, ShimHello, ShimWants};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -19,7 +19,8 @@ pub struct Pager {
     header: Header,
     layers: Vec<OwnedFd>,
     extents: Vec<Extent>,
-    /// Both are empty for a VMM that was started for one VM.
+    refreshes: Vec<Refresh>,
+    /// Name and key are empty for a VMM that was started for one VM.
     name: String,
     device_state: Vec<u8>,
 }
@@ -74,6 +75,10 @@ fn receive(mut socket: UnixStream) -> Result<Pager, String> {
         .chunks_exact(EXTENT_BYTES)
         .map(|b| Extent::decode(b.try_into().expect("an extent")))
         .collect();
+    let refreshes = take(header.refreshes * REFRESH_BYTES as u64)?
+        .chunks_exact(REFRESH_BYTES)
+        .map(|b| Refresh::decode(b.try_into().expect("a refresh")))
+        .collect::<Result<_, _>>()?;
     let name = String::from_utf8(take(header.name_bytes)?).map_err(|error| error.to_string())?;
     let device_state = take(header.device_state_bytes)?;
     Ok(Pager {
@@ -81,6 +86,7 @@ fn receive(mut socket: UnixStream) -> Result<Pager, String> {
         header,
         layers,
         extents,
+        refreshes,
         name,
         device_state,
     })
@@ -101,6 +107,10 @@ impl Pager {
 
     pub fn extents(&self) -> &[Extent] {
         &self.extents
+    }
+
+    pub fn refreshes(&self) -> &[Refresh] {
+        &self.refreshes
     }
 
     pub fn layer(&self, index: u64) -> Result<&OwnedFd, String> {
@@ -125,7 +135,7 @@ impl Pager {
 
     /// Returns when the pager has closed the connection or ended.
     pub fn wait_for_end(&mut self) {
-        // The descriptors would keep layers alive that the pager has let go of; the mappings do not need them.
+        // The descriptors would keep layers alive that the pager has evicted. The mappings do not need them.
         self.layers.clear();
         self.device_state = Vec::new();
         let mut byte = [0u8; 1];

@@ -7,17 +7,19 @@
 //!    [`PLACEHOLDER_FD`]: QEMU is told to use `/proc/self/fd/100` as its memory file. Where the process may not make a
 //!    userfaultfd it was left `/dev/userfaultfd`, as the descriptor in `FORKD_SHIM_UFFD`.
 //! 2. It calls the pager, which answers with the plan: memfds and extents.
-//! 3. When QEMU maps the placeholder, [`mmap64`] maps zeros and then the plan there, and hands the userfaultfd over.
+//! 3. When QEMU maps the placeholder, [`mmap64`] maps zeros and then the plan there, makes the guest's random number
+//!    generator this VM's own ([`refresh`]), and hands the userfaultfd over.
 //! 4. A thread waits for the pager's end and calls its successor with a new userfaultfd.
 //!
 //! With `FORKD_SHIM_WAITS` in the environment the VMM is started before its VM is known. QEMU is told to load its device
 //! state from descriptor [`INCOMING_FD`], a pipe of the shim's. It finds zeros as its memory and waits. When the pager
-//! answers, a thread maps the plan over the zeros (nothing has run that could have used them), hands the userfaultfd over
-//! and writes the device state into the pipe: the VM runs. A pager that ends before that ends the VMM.
+//! answers, a thread maps the plan over the zeros (nothing has run that could have used them), refreshes it, hands the
+//! userfaultfd over and writes the device state into the pipe: the VM runs. A pager that ends before that ends the VMM.
 //!
 //! Any failure ends the VMM with status [`EXIT_STATUS`] and one line on standard error: a VM with wrong memory must not run.
 
 mod call;
+mod refresh;
 
 use call::{Call, Pager};
 use forkd_linux_sys::memfd;
@@ -37,11 +39,11 @@ struct Shim {
     socket: String,
     mem_bytes: u64,
     placeholder_inode: (u64, u64),
-    /// What is to become of the memory once QEMU maps it.
+    /// How to set up the memory once QEMU maps it.
     start: Mutex<Option<Start>>,
-    /// Under which name the pager knows the VMM.
+    /// Name under which the pager knows the VMM.
     name: Mutex<String>,
-    /// What proves to the pager that this is that VMM.
+    /// Key that proves the identity of the VMM to the pager.
     key: String,
     /// Gives out userfaultfds, to a process that has no right of its own to one.
     device: Option<OwnedFd>,
@@ -71,7 +73,7 @@ extern "C" fn construct() {
     }
 }
 
-/// What the VMM was started with.
+/// Environment that the VMM was started with.
 struct Environment {
     name: String,
     key: String,
@@ -118,7 +120,7 @@ fn prepare(environment: Environment) -> Result<Shim, String> {
         waits,
     } = environment;
     let inode = identity(PLACEHOLDER_FD).map_err(|error| format!("looking at the memory file: {error}"))?;
-    // SAFETY: whoever started the VMM left it this descriptor, which nothing else here knows.
+    // SAFETY: the process that started the VMM left it this descriptor, which nothing else here knows.
     let device = device.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
     let start = if waits {
         let (read, write) = std::io::pipe().map_err(|error| format!("making a pipe: {error}"))?;
@@ -160,7 +162,7 @@ fn check_size(pager: &Pager, mem_bytes: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Which file a descriptor is of.
+/// Identity of the file of a descriptor.
 fn identity(fd: i32) -> std::io::Result<(u64, u64)> {
     // SAFETY: all zeros is a valid stat to be overwritten.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
@@ -177,10 +179,10 @@ fn give_up(reason: &str) -> ! {
     unsafe { libc::_exit(EXIT_STATUS) }
 }
 
-/// What QEMU and its libraries call instead of libc's `mmap64`.
+/// Replaces libc's `mmap64` for QEMU and its libraries.
 ///
 /// # Safety
-/// As for `mmap`.
+/// The same as for `mmap`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mmap64(
     address: *mut libc::c_void,
@@ -204,7 +206,7 @@ pub unsafe extern "C" fn mmap64(
 /// The same under its other name, which newer builds import.
 ///
 /// # Safety
-/// As for `mmap`.
+/// The same as for `mmap`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn mmap(
     address: *mut libc::c_void,
@@ -219,7 +221,7 @@ pub unsafe extern "C" fn mmap(
 }
 
 /// # Safety
-/// As for `mmap`.
+/// The same as for `mmap`.
 unsafe fn raw_mmap(
     address: *mut libc::c_void,
     length: usize,
@@ -279,9 +281,11 @@ impl Shim {
         Ok(pager)
     }
 
-    /// Maps the layers, and gives the pager the userfaultfd.
+    /// Maps the layers, makes what must differ from the siblings' memory this VM's own, and gives the pager the userfaultfd.
     fn fill(&self, pager: &Pager, base: u64) -> Result<(), String> {
         self.map_layers(pager, base)?;
+        // SAFETY: guest memory was mapped at `base` a moment ago, and no VM runs before the device state is loaded.
+        unsafe { refresh::apply(pager.refreshes(), base, self.mem_bytes) }?;
         self.hand_over(pager, base)
     }
 
@@ -306,7 +310,7 @@ impl Shim {
         Ok(())
     }
 
-    /// For as long as the VMM lives: when the pager ends, calls the next one.
+    /// Follows the pager as long as the VMM lives. When the pager ends, calls the next one.
     fn follow(&self, mut pager: Pager, base: u64) -> ! {
         loop {
             pager.wait_for_end();

@@ -4,8 +4,7 @@
 
 use forkd_capture::{CaptureSet, Target, WpBranch};
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::fds::{self, Bell, Wait};
-use forkd_linux_sys::pagemap::Kind;
+use forkd_linux_sys::fds::{self, EventFd, Wait};
 use forkd_linux_sys::uffd::Range;
 use forkd_mechanism::{Result, Spread, print};
 use forkd_wp_bench::region::{MemfdSink, Region};
@@ -20,13 +19,13 @@ const TRIES: usize = 7;
 const REGIONS_MIB: [u64; 3] = [64, 256, 1024];
 const PACES: [Option<f64>; 4] = [Some(20_000.0), Some(200_000.0), Some(2_000_000.0), None];
 const WRITERS: u64 = 2;
-/// For how long the writers write before each try.
+/// Time that the writers write before each try.
 const BEFORE: Duration = Duration::from_millis(50);
-/// As `WpBranch` has it: so much is protected in one call, and pages this near to each other again in one.
+/// The same constants as in `WpBranch`: bytes per call of the protection, and the gap up to which pages are protected together.
 const STEP_BYTES: usize = 64 << 20;
 const JOIN_PAGES: u64 = 32;
 
-/// One try.
+/// A try.
 struct Try {
     writes_per_s: f64,
     arm: Duration,
@@ -38,9 +37,9 @@ struct Try {
 #[derive(Serialize)]
 struct Row {
     region_mib: u64,
-    /// What the writers were asked for; nothing means as fast as they can.
+    /// Requested rate of the writers. Without one they write as fast as they can.
     pace_per_s: Option<f64>,
-    /// What they did before anything was protected.
+    /// Rate of the writers before anything was protected.
     writes_per_s: Spread,
     rounds: bool,
     arm_ms: Spread,
@@ -121,13 +120,13 @@ fn with_rounds(target: &Target, writers: &Writers<'_>) -> Result<Try> {
 fn without_rounds(target: &Target, writers: &Writers<'_>) -> Result<Try> {
     let writes_per_s = run_on(writers);
     let touched = Mutex::new(Vec::new());
-    let end = Bell::new()?;
+    let end = EventFd::new()?;
     std::thread::scope(|scope| {
         let noting = scope.spawn(|| note_faults(target, &touched, &end));
         let outcome = protect_once(target, writers, &touched);
-        // Nobody may be left waiting, whatever has happened.
+        // Wake every writer, whatever has happened.
         target.uffd.unprotect(target.source.range())?;
-        end.ring();
+        end.signal();
         noting.join().expect("it does not panic")?;
         let (arm, take, touched_pages) = outcome?;
         Ok(Try {
@@ -152,7 +151,7 @@ fn protect_once(
         let end = (start + STEP_BYTES as u64).min(range.end);
         target.uffd.protect(Range { start, end })?;
     }
-    let mut set = CaptureSet::new(&target.source.scan(Kind::PrivatePresent)?);
+    let mut set = CaptureSet::new(&target.source.own_pages_protected()?);
     let arm = start.elapsed();
     writers.hold();
     let (take, taken) = timed(|| {
@@ -171,7 +170,7 @@ fn protect_once(
 }
 
 /// Notes each page that is written to, and lets it go.
-fn note_faults(target: &Target, touched: &Mutex<Vec<u64>>, end: &Bell) -> io::Result<()> {
+fn note_faults(target: &Target, touched: &Mutex<Vec<u64>>, end: &EventFd) -> io::Result<()> {
     let mut faults = Vec::new();
     loop {
         let ready = fds::wait(&[Wait::readable(&*target.uffd), Wait::readable(end)], None)?;

@@ -1,4 +1,4 @@
-//! What do transparent huge pages do to a branch? The same memory, with and without them, is armed, written to, taken and
+//! Question: how do transparent huge pages affect a branch? The same memory, with and without them, is armed, written to, taken and
 //! copied. Prints a JSON document; the README beside this says what each figure is.
 
 use forkd_capture::WpBranch;
@@ -22,7 +22,7 @@ const NEXT_PAGES: u64 = 8;
 const TAKEN_PAGES: u64 = 16;
 const RANDOM_WRITES: u64 = 2_000_000;
 
-/// One try.
+/// A try.
 struct Try {
     huge_mib_before: f64,
     huge_mib_after: f64,
@@ -139,7 +139,7 @@ fn faults(region: &Region, of_block: impl Fn(u64) -> std::ops::Range<u64>) -> Wa
     waits
 }
 
-/// What a write anywhere costs when nothing is protected: it shows what the address translation costs.
+/// Cost of a random write while nothing is protected, which shows the cost of address translation.
 fn random_write_ns(region: &Region) -> f64 {
     let mut random = Random::new(1);
     let (took, ()) = timed(|| (0..RANDOM_WRITES).for_each(|_| write(region, random.below(region.pages()))));

@@ -1,4 +1,4 @@
-//! Visits every state that can be reached, nearest first, so that what it finds comes with a shortest way there.
+//! Visits every reachable state, nearest first, so that each violation comes with a shortest path to it.
 
 use super::World;
 use super::machine::Event;
@@ -9,7 +9,7 @@ use std::fmt;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::rc::Rc;
 
-/// A state in which something is wrong, and the way to it.
+/// A state that violates a condition, and the path to it.
 #[derive(Debug)]
 pub struct Violation {
     pub what: String,
@@ -25,14 +25,14 @@ impl fmt::Display for Violation {
     }
 }
 
-/// How much was visited.
+/// The size of the search.
 #[derive(Debug)]
 pub struct Explored {
     pub states: usize,
     pub events: usize,
 }
 
-/// A hash that is quick without optimisation too, where the standard one takes three quarters of the time of a search.
+/// A hash that is quick even without optimisation. The standard one takes three quarters of the time of a search.
 #[derive(Default)]
 struct Quick(u64);
 
@@ -62,12 +62,12 @@ impl Hasher for Quick {
 struct Visited {
     numbers: HashMap<Rc<State>, usize, BuildHasherDefault<Quick>>,
     states: Vec<Rc<State>>,
-    /// How each state was first reached: from which, and by what.
+    /// The previous state and the event by which each state was first reached.
     from: Vec<(usize, Event)>,
 }
 
 impl Visited {
-    /// The number of a state, old or new.
+    /// The number of a state, known or new.
     fn number(&mut self, state: State, from: usize, event: Event) -> usize {
         if let Some(number) = self.numbers.get(&state) {
             return *number;
@@ -116,8 +116,8 @@ pub fn explore(world: &World) -> Result<Explored, Violation> {
         }
         at += 1;
     }
-    // With no way round in a circle, and nobody left waiting at any end, everybody gets to the end, however unfairly they
-    // are scheduled.
+    // A graph without cycles, with no writer left waiting in any final state: every actor reaches its end, however
+    // unfair the scheduling.
     if let Some(number) = on_a_circle(visited.states.len(), &edges) {
         return Err(visited.violation("this state can come again and again".into(), number, None));
     }
@@ -127,8 +127,8 @@ pub fn explore(world: &World) -> Result<Explored, Violation> {
     })
 }
 
-/// A state from which one can come back to it or to another that can: what is left when states that nothing leads to are
-/// taken away, over and over. `edges` are ordered by where they begin.
+/// Finds a state on a cycle, or one that leads to a cycle: it is left over when states without predecessors are removed
+/// repeatedly. `edges` are ordered by their first state.
 fn on_a_circle(states: usize, edges: &[(usize, usize)]) -> Option<usize> {
     let mut leading_here = vec![0usize; states];
     edges.iter().for_each(|(_, to)| leading_here[*to] += 1);

@@ -1,11 +1,11 @@
-//! What can happen in a state.
+//! The events that can happen in a state.
 
 use super::World;
 use super::pages::{Page, PageSet};
 use super::protocol::Step;
 use super::state::{At, PhaseNow, State, Who, Writer};
 
-/// What leads from a state to the next.
+/// An event that leads from a state to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// The first state, in which these pages are private.
@@ -14,11 +14,14 @@ pub enum Event {
     MeetsProtection(Page),
     LooksAgain(Page),
     IsInterrupted(Page),
+    /// The kernel moves a page or swaps it out, and returns it.
+    IsTakenAway(Page),
+    IsBack(Page),
     Does(Who, Step),
     IsGivenUp,
 }
 
-/// A state, or what is wrong with it.
+/// A state, or the violation found.
 pub type Outcome = Result<State, String>;
 
 impl State {
@@ -34,6 +37,8 @@ impl State {
                 true => world.protocol.all().without(private),
                 false => PageSet::default(),
             },
+            away: PageSet::default(),
+            moves: world.moves,
             writers: world.writes.iter().map(writer).collect(),
             stopped: false,
             signals: world.signals,
@@ -48,7 +53,7 @@ impl State {
             faults: Vec::new(),
             phase_lock: None,
             keeping: false,
-            bell: false,
+            signalled: false,
             failed: false,
             over: false,
         };
@@ -57,12 +62,13 @@ impl State {
         state
     }
 
-    /// Everything that can happen now, and what comes of it.
+    /// Every event that can happen now, with its outcome.
     pub fn successors(&self, world: &World) -> Vec<(Event, Outcome)> {
         let mut out = Vec::new();
         for writer in 0..self.writers.len() {
             self.writer_steps(world, writer, &mut out);
         }
+        self.kernel_steps(&mut out);
         for (who, actor) in [(Who::Branch, &self.branch), (Who::Handler, &self.handler)] {
             let Some(step) = actor.next().filter(|step| !self.must_wait(world, *step)) else {
                 continue;
@@ -80,13 +86,32 @@ impl State {
             out.push((Event::IsGivenUp, Ok(next)));
         }
         for (_, outcome) in &mut out {
-            // It makes no difference which writer is which.
+            // Writers are interchangeable: sort them.
             outcome.iter_mut().for_each(|next| next.writers.sort_unstable());
         }
         out
     }
 
-    /// A stopped processor does nothing, wherever it was.
+    /// The kernel takes away any private page at any moment, and returns it at any later one. Once the set is final
+    /// this makes no difference any more, since a thread that reads or writes the page waits for it.
+    fn kernel_steps(&self, out: &mut Vec<(Event, Outcome)>) {
+        let mut push = |event, change: &dyn Fn(&mut State)| {
+            let mut next = self.clone();
+            change(&mut next);
+            out.push((event, Ok(next)));
+        };
+        let is_listed = !matches!(self.phase, PhaseNow::Tracking { .. });
+        if self.moves > 0 && !is_listed {
+            for page in self.changed.without(self.away).iter() {
+                push(Event::IsTakenAway(page), &|next| next.take_away(page));
+            }
+        }
+        for page in self.away.iter() {
+            push(Event::IsBack(page), &|next| next.away.remove(page));
+        }
+    }
+
+    /// Steps of a writer. A stopped processor does nothing, at any point.
     fn writer_steps(&self, world: &World, writer: usize, out: &mut Vec<(Event, Outcome)>) {
         let mut push = |event, change: &dyn Fn(&mut State)| {
             let mut next = self.clone();
@@ -122,12 +147,12 @@ impl State {
             Step::Take | Step::Round { .. } | Step::Release | Step::LockPhase => self.phase_lock.is_some(),
             Step::AwaitKept | Step::LockKeeping => self.keeping,
             Step::Join => !self.handler.is_done(),
-            Step::Poll => self.unread_faults().is_empty() && !self.bell,
+            Step::Poll => self.unread_faults().is_empty() && !self.signalled,
             _ => false,
         }
     }
 
-    /// What a step can turn out to be.
+    /// The steps that a step can turn out to be.
     fn alternatives(&self, world: &World, who: Who, step: Step) -> Vec<Step> {
         let fails = world.fails && !self.failed && who == Who::Handler;
         match step {

@@ -1,4 +1,4 @@
-//! Pages of the model, and the crate's set of them in a form that can be kept, compared and gone back to.
+//! Pages of the model, and the crate's set of them in a form that can be stored, compared and restored.
 
 use crate::set::{CaptureSet, Claim};
 use forkd_linux_sys::PAGE_SIZE;
@@ -42,7 +42,7 @@ impl PageSet {
         (0..8).filter(move |page| self.has(*page))
     }
 
-    /// As the crate takes them.
+    /// The list that the crate expects.
     pub fn list(self) -> Vec<u64> {
         self.iter().map(u64::from).collect()
     }
@@ -62,15 +62,15 @@ impl std::fmt::Debug for PageSet {
     }
 }
 
-/// A [`CaptureSet`] as the calls that made it what it is. Each question is put to a set on which they have been repeated, so
-/// that every answer is the crate's own.
+/// A [`CaptureSet`] as the list of calls that made it. Each question repeats them on a new set, so that every answer is
+/// the crate's own.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct SetLog {
-    /// What the scan found.
+    /// Pages that the scan found.
     scanned: PageSet,
-    /// What each round added.
+    /// Pages that each round added.
     rounds: Vec<PageSet>,
-    /// How far each page has been taken: claimed, noted as read, complete.
+    /// Progress of each page: claimed, noted as read, complete.
     calls: [u8; PAGES_MAX],
 }
 
@@ -82,7 +82,7 @@ impl SetLog {
     pub fn touch(&mut self, touched: PageSet) {
         let before = self.ranked().len();
         self.rounds.push(touched);
-        // Only what the crate has added: a set must not look different for what was left out of it.
+        // Keep only the pages that the crate has added: two sets must not differ by pages that were left out.
         let added: PageSet = self.ranked().into_iter().skip(before).collect();
         self.rounds.pop();
         if !added.is_empty() {
@@ -113,7 +113,7 @@ impl SetLog {
         set
     }
 
-    /// Whoever asks has won the page.
+    /// Records that the caller has claimed the page.
     pub fn note_claim(&mut self, page: Page) {
         self.calls[usize::from(page)] = 1;
     }
@@ -157,7 +157,7 @@ impl SetLog {
         self.ranked().into_iter().collect()
     }
 
-    /// Those of `pages` that lie together in the set, in the order of their ranks.
+    /// Groups of `pages` that are consecutive in the set, in the order of their ranks.
     pub fn runs(&self, pages: PageSet) -> Vec<PageSet> {
         let set = self.replay();
         let runs = set
@@ -177,7 +177,7 @@ fn rank(set: &CaptureSet, page: Page) -> u64 {
     set.rank(page.into()).expect("a page of the set")
 }
 
-/// What is consecutive, as `(first page, pages)`.
+/// Consecutive pages, as `(first page, pages)`.
 fn runs_of(pages: PageSet) -> impl Iterator<Item = (Page, Page)> {
     let starts = pages.iter().filter(move |page| *page == 0 || !pages.has(page - 1));
     starts.map(move |first| (first, (first..).take_while(|page| pages.has(*page)).count() as Page))

@@ -1,22 +1,25 @@
-//! The order of a capture's atomic steps, as `branch.rs` and `handler.rs` take them, and the mistakes that could be made in it.
+//! The order of a capture's atomic steps, as in `branch.rs` and `handler.rs`, and the mistakes that could be made in it.
 
 use super::pages::{Page, PageSet};
 
-/// What the branch or the handler does without being interrupted. A call that acts on several pages is one step a page.
+/// An uninterrupted step of the branch or the handler. A call that acts on several pages is one step per page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
-    /// A page is protected, by a call for it or for more.
+    /// Protects a page, as part of a call for one page or more.
     Protect(Page),
-    /// A page's protection is lifted. Those who wait for it are woken only by the `Wake` that ends the call.
+    /// Lifts a page's protection. The waiting writers are woken only by the `Wake` that ends the call.
     Unprotect(Page),
     Wake(PageSet),
-    /// What is not protected yet, of which some may never have been populated, is listed.
+    /// Lists the pages that are not protected yet, of which some may never have been populated.
     ListUnprotected,
-    /// A page is read, so that it is there.
+    /// Reads a page, which populates it.
     Populate(Page),
-    /// The scan comes to this page.
+    /// Scans this page, and decides by its entry whether it is private.
     Scan(Page),
-    /// Either of the next two, with so many rounds left.
+    /// Used only by the mistaken scans: a look for pages in memory, and a look for pages that are away.
+    LookForPresent(Page),
+    LookForAway(Page),
+    /// Chooses one of the next two, with this many rounds left.
     Settle {
         rounds: u8,
     },
@@ -24,18 +27,18 @@ pub enum Step {
     Round {
         rounds: u8,
     },
-    /// What a round took from the handler comes into the set.
+    /// Adds the touched pages of a round to the set.
     Touch(PageSet),
-    /// The writers are stopped.
+    /// Stops the writers.
     Stop,
-    /// The phase is locked for the instant.
+    /// Locks the phase for the instant.
     Take,
-    /// The set is final, and shared with the handler. The phase is unlocked.
+    /// Makes the set final and shares it with the handler. Unlocks the phase.
     Capture {
         touched: PageSet,
     },
     Resume,
-    /// A chunk that begins with this rank, of any size, or the end.
+    /// Takes a chunk of any size that starts with this rank, or ends the copy.
     CopyFrom {
         rank: u8,
     },
@@ -45,36 +48,36 @@ pub enum Step {
     },
     Copied,
     Claim(Page),
-    /// What has been claimed of the chunk is to be read.
+    /// Reads the claimed pages of the chunk.
     CopyClaimed,
     Read(Page),
     NoteRead(Page),
     Put(Page),
     Complete(Page),
-    /// A failure of the handler ends the branch here.
+    /// Ends the branch if the handler has failed.
     Check,
     AwaitKept,
     AssertCopied,
-    /// The phase becomes `Released`.
+    /// Changes the phase to `Released`.
     Release,
-    Ring,
+    Signal,
     Join,
-    /// The handler waits for a fault or the bell.
+    /// Waits for a fault or the signal to stop, in the handler.
     Poll,
     LockKeeping,
     LockPhase,
-    /// Any of the faults that wait, or the end of them.
+    /// Reads some of the waiting faults, or ends the batch.
     ReadFaults,
     Fault(Page),
     ServeAll,
     Serve(Page),
     UnlockPhase,
     UnlockKeeping,
-    /// A page cannot be read, or the sink does not take it.
+    /// Fails: a page cannot be read, or the sink refuses it.
     Fail,
 }
 
-/// A mistake to make, so that the checker can be checked.
+/// A deliberate mistake, which checks the checker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mistake {
     NotesBeforeReading,
@@ -85,19 +88,21 @@ pub enum Mistake {
     ChangesPhaseLast,
     DoesNotProtectAgain,
     ScansBeforeProtecting,
+    ListsOnlyWhatIsPresent,
+    LooksForPresentAndAwayInTurn,
     LeavesUnpopulatedPages,
     LeavesTheProtection,
     LiftsWithoutWaking,
     DoesNotAwaitTheHandler,
 }
 
-/// The order of the steps for a range of so many pages.
+/// The order of the steps for a range of `pages` pages.
 #[derive(Debug, Clone, Copy)]
 pub struct Protocol {
     pub pages: u8,
     /// Rounds of settling, at most.
     pub rounds: u8,
-    /// On a kernel that protects only what is populated, as Linux before 6.4 with anonymous memory.
+    /// True for a kernel that protects only populated pages, as Linux before 6.4 with anonymous memory.
     pub old_kernel: bool,
     pub mistake: Option<Mistake>,
 }
@@ -111,13 +116,13 @@ impl Protocol {
         (0..self.pages).collect()
     }
 
-    /// `WpBranch::arm`, and what follows.
+    /// Steps of `WpBranch::arm`, and the next one.
     pub fn branch(self) -> Vec<Step> {
         let mut protect: Vec<Step> = self.all().iter().map(Step::Protect).collect();
         if self.old_kernel && !self.makes(Mistake::LeavesUnpopulatedPages) {
             protect.push(Step::ListUnprotected);
         }
-        let scan: Vec<Step> = self.all().iter().map(Step::Scan).collect();
+        let scan = self.scan();
         let settle = Step::Settle { rounds: self.rounds };
         if self.makes(Mistake::ScansBeforeProtecting) {
             [scan, protect, vec![settle]].concat()
@@ -126,7 +131,18 @@ impl Protocol {
         }
     }
 
-    /// `WpBranch::protect_unpopulated`, once it has its list.
+    /// Steps of `Source::own_pages_protected`: one look per page.
+    fn scan(self) -> Vec<Step> {
+        let all = self.all();
+        let present = all.iter().map(Step::LookForPresent);
+        match self.mistake {
+            Some(Mistake::ListsOnlyWhatIsPresent) => present.collect(),
+            Some(Mistake::LooksForPresentAndAwayInTurn) => present.chain(all.iter().map(Step::LookForAway)).collect(),
+            _ => all.iter().map(Step::Scan).collect(),
+        }
+    }
+
+    /// Steps of `WpBranch::protect_unpopulated`, once it has its list.
     pub fn protect_listed(self, listed: PageSet) -> impl Iterator<Item = Step> {
         listed
             .iter()
@@ -134,7 +150,7 @@ impl Protocol {
             .chain(listed.iter().map(Step::Protect))
     }
 
-    /// One round of `WpBranch::settle`. The phase is not locked any more.
+    /// Steps of a round of `WpBranch::settle`. The phase is unlocked by then.
     pub fn round(self, touched: PageSet, rounds: u8) -> Vec<Step> {
         let mut steps = protect_again(touched);
         if !self.makes(Mistake::ForgetsTouchedPages) {
@@ -144,7 +160,7 @@ impl Protocol {
         steps
     }
 
-    /// `WpBranch::take`, from when the phase has been locked, and what follows.
+    /// Steps of `WpBranch::take`, once the phase has been locked, and those after it.
     pub fn take(self, touched: PageSet) -> Vec<Step> {
         let mut steps = Vec::new();
         if !self.makes(Mistake::DoesNotProtectAgain) {
@@ -159,7 +175,7 @@ impl Protocol {
         steps
     }
 
-    /// A chunk of `WpBranch::copy`, once its pages have been claimed.
+    /// Steps of `WpBranch::copy` for a chunk, once its pages have been claimed.
     pub fn copy(self, runs: &[PageSet]) -> Vec<Step> {
         let pages = || runs.iter().flat_map(|run| run.iter());
         let mut steps = self.read_and_release(runs);
@@ -168,7 +184,7 @@ impl Protocol {
         steps
     }
 
-    /// What the bulk copy and the handler alike do with what they have claimed.
+    /// Steps that the bulk copy and the handler both take for claimed pages.
     pub fn read_and_release(self, runs: &[PageSet]) -> Vec<Step> {
         let pages = || runs.iter().flat_map(|run| run.iter());
         let read = pages().map(Step::Read);
@@ -187,7 +203,7 @@ impl Protocol {
         }
     }
 
-    /// The end of `WpBranch::copy`, and what follows.
+    /// Steps at the end of `WpBranch::copy`, and those after it.
     pub fn copied(self) -> Vec<Step> {
         let mut steps = vec![Step::AwaitKept, Step::Check, Step::AssertCopied];
         if self.makes(Mistake::DoesNotAwaitTheHandler) {
@@ -197,7 +213,7 @@ impl Protocol {
         steps
     }
 
-    /// `WpBranch::release`.
+    /// Steps of `WpBranch::release`.
     pub fn release(self) -> Vec<Step> {
         let release = [Step::Release].into_iter();
         let mut steps: Vec<Step> = match self.mistake {
@@ -206,11 +222,11 @@ impl Protocol {
             Some(Mistake::ChangesPhaseLast) => lift(self.all()).chain(release).collect(),
             _ => release.chain(lift(self.all())).collect(),
         };
-        steps.extend([Step::Ring, Step::Join]);
+        steps.extend([Step::Signal, Step::Join]);
         steps
     }
 
-    /// What the handler does about a fault that somebody else is to deal with.
+    /// Steps of the handler for a fault that another thread will serve.
     pub fn leave(self, page: Page) -> Vec<Step> {
         match self.mistake {
             Some(Mistake::ReleasesWhatOthersRead) => lift([page].into_iter().collect()).collect(),
@@ -220,12 +236,12 @@ impl Protocol {
     }
 }
 
-/// One call that lifts the protection of `pages`.
+/// Lifts the protection of `pages` in one call.
 pub fn lift(pages: PageSet) -> impl Iterator<Item = Step> {
     pages.iter().map(Step::Unprotect).chain([Step::Wake(pages)])
 }
 
-/// One call that reaches from the first touched page to the last: all pages of the model lie near to each other.
+/// Protects from the first touched page to the last in one call: all pages of the model are near each other.
 fn protect_again(touched: PageSet) -> Vec<Step> {
     match (touched.iter().min(), touched.iter().max()) {
         (Some(first), Some(last)) => (first..=last).map(Step::Protect).collect(),

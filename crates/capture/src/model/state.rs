@@ -1,4 +1,4 @@
-//! Everything that a step can depend on or change: memory, writers and kernel, and what the crate keeps.
+//! Everything that a step can read or change: memory, writers, kernel, and the state of the crate.
 
 use super::pages::{Page, PageSet, SetLog};
 use super::protocol::Step;
@@ -9,19 +9,19 @@ use std::sync::Arc;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Writer {
     pub at: At,
-    /// Writes that it has still to make, the one it is at included.
+    /// Writes left to make, including the current one.
     pub writes: u8,
 }
 
-/// How far a write has come.
+/// Progress of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum At {
-    /// Between two writes.
+    /// The writer is between two writes.
     Rest,
-    /// It met the protection and is in the kernel's queue, `told` once the fault has been read from there. `asleep` only
-    /// after the kernel has looked again whether the page is protected.
+    /// The write met the protection and is in the kernel's queue. `told` is true once the fault has been read from
+    /// there, `asleep` only after the kernel has looked again whether the page is protected.
     Fault { page: Page, told: bool, asleep: bool },
-    /// It was woken, and writes again.
+    /// The writer was woken, and writes again.
     Again(Page),
 }
 
@@ -31,10 +31,10 @@ pub enum Who {
     Handler,
 }
 
-/// One who takes steps.
+/// An actor that takes steps.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct Actor {
-    /// What is left to do, the next step last.
+    /// Steps left to do, the next step last.
     steps: Vec<Step>,
     /// Pages that have been read, and whether they had changed since the instant.
     pub buffer: Vec<(Page, bool)>,
@@ -53,28 +53,28 @@ impl Actor {
         self.steps.is_empty()
     }
 
-    /// Does `steps` before whatever else is left.
+    /// Does `steps` before the steps that are left.
     pub fn first(&mut self, steps: impl IntoIterator<Item = Step>) {
         let at = self.steps.len();
         self.steps.extend(steps);
         self.steps[at..].reverse();
     }
 
-    /// Forgets everything before `step`, and what has been read.
+    /// Drops all steps before `step`, and the pages that have been read.
     pub fn skip_to(&mut self, step: Step) {
         let at = self.steps.iter().rposition(|left| *left == step);
         self.steps.truncate(at.expect("a step that is left") + 1);
         self.buffer.clear();
     }
 
-    /// Forgets everything.
+    /// Drops all steps and pages.
     pub fn clear(&mut self) {
         self.steps.clear();
         self.buffer.clear();
     }
 }
 
-/// [`Phase`] in a form that can be kept and compared.
+/// [`Phase`] in a form that can be stored and compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PhaseNow {
     Tracking { touched: PageSet },
@@ -84,12 +84,17 @@ pub enum PhaseNow {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    /// Of the memory: the pages that are protected, and those with other bytes than the lower layer's until the instant,
-    /// or than they had at the instant after it.
+    /// Pages that are protected, and pages with other bytes than the lower layer's (until the instant) or than at the
+    /// instant (after it).
     pub protected: PageSet,
     pub changed: PageSet,
-    /// Those that the kernel cannot protect yet.
+    /// Pages that the kernel cannot protect yet.
     pub unpopulated: PageSet,
+    /// Private pages that the kernel is moving or has swapped out. They keep their protection, and it can still be
+    /// changed.
+    pub away: PageSet,
+    /// Number of pages that the kernel may still take away.
+    pub moves: u8,
     pub writers: Vec<Writer>,
     pub stopped: bool,
     /// Signals that may still interrupt a writer's sleep.
@@ -99,16 +104,16 @@ pub struct State {
     pub sink: PageSet,
     pub branch: Actor,
     pub handler: Actor,
-    /// What the bulk copy has claimed of its chunk.
+    /// Pages of its chunk that the bulk copy has claimed.
     pub claimed: PageSet,
-    /// What the handler has read from the kernel's queue at one time.
+    /// Faults that the handler has read from the kernel's queue at one time.
     pub faults: Vec<Page>,
     pub phase_lock: Option<Who>,
     pub keeping: bool,
-    pub bell: bool,
-    /// The handler's failure.
+    pub signalled: bool,
+    /// True once the handler has failed.
     pub failed: bool,
-    /// The branch has been given up, or has come to its end.
+    /// True once the branch has been aborted, or has come to its end.
     pub over: bool,
 }
 
@@ -122,6 +127,7 @@ impl State {
 
     /// A writer stores to a page, or meets its protection.
     pub fn store(&mut self, writer: usize, page: Page) {
+        self.away.remove(page);
         let writer = &mut self.writers[writer];
         if self.protected.has(page) {
             let (told, asleep) = (false, false);
@@ -134,7 +140,13 @@ impl State {
         }
     }
 
-    /// A writer that is in the queue already looks whether it still has to wait.
+    /// The kernel moves a page or swaps it out.
+    pub fn take_away(&mut self, page: Page) {
+        self.away.add(page);
+        self.moves -= 1;
+    }
+
+    /// A writer that is in the queue checks again whether it has to wait.
     pub fn look_again(&mut self, writer: usize) {
         if let At::Fault { page, asleep, .. } = &mut self.writers[writer].at {
             if self.protected.has(*page) {
@@ -153,7 +165,7 @@ impl State {
         }
     }
 
-    /// Those who wait for one of `pages` leave the queue, whether their fault has been read or not.
+    /// The writers that wait for one of `pages` leave the queue, whether their fault has been read or not.
     pub fn wake(&mut self, pages: PageSet) {
         for writer in &mut self.writers {
             if let At::Fault { page, .. } = writer.at
@@ -164,7 +176,7 @@ impl State {
         }
     }
 
-    /// The pages of the faults that nobody has read.
+    /// The pages of the faults that have not been read.
     pub fn unread_faults(&self) -> PageSet {
         let unread = self.writers.iter().filter_map(|writer| match writer.at {
             At::Fault { page, told: false, .. } => Some(page),
@@ -196,7 +208,7 @@ impl State {
         };
         let service = phase.fault(page.into());
         if let Phase::Tracking { touched } = phase {
-            // In whatever order and how often: the set is told of each once, ascending.
+            // Order and repetition do not matter: the set receives each page once, ascending.
             let touched = touched.into_iter().map(|page| page as Page).collect();
             self.phase = PhaseNow::Tracking { touched };
         }
@@ -206,13 +218,13 @@ impl State {
         service
     }
 
-    /// The handler has failed: from now on it only lets writers go.
+    /// The handler has failed: it now only releases writers.
     pub fn fail(&mut self) {
         self.failed = true;
         self.phase = PhaseNow::Released;
     }
 
-    /// What must hold when nobody can do anything any more.
+    /// Checks the conditions that must hold when nothing can happen any more.
     pub fn check_rest(&self) -> Result<(), String> {
         if let Some(writer) = self.writers.iter().find(|writer| writer.writes > 0) {
             return Err(format!("a writer waits for ever: {:?}", writer.at));

@@ -1,4 +1,4 @@
-//! What each step does.
+//! The effect of each step.
 
 use super::World;
 use super::pages::{Page, PageSet};
@@ -18,7 +18,9 @@ impl State {
             Step::ListUnprotected => self.list_unprotected(world),
             Step::Populate(page) => self.unpopulated.remove(page),
             Step::Scan(page) if self.changed.has(page) => self.set.scan(page),
-            Step::Scan(_) => {}
+            Step::LookForPresent(page) if self.changed.without(self.away).has(page) => self.set.scan(page),
+            Step::LookForAway(page) if self.away.has(page) => self.set.scan(page),
+            Step::Scan(_) | Step::LookForPresent(_) | Step::LookForAway(_) => {}
             Step::Settled => self.branch.first([Step::Check, Step::Stop, Step::Take]),
             Step::Round { rounds } => self.round(world, rounds),
             Step::Touch(pages) => self.set.touch(pages),
@@ -46,6 +48,7 @@ impl State {
                 self.branch.first(protocol.copy(&runs));
             }
             Step::Read(page) => {
+                self.away.remove(page);
                 let changed = self.changed.has(page);
                 self.actor(who).buffer.push((page, changed));
             }
@@ -56,7 +59,7 @@ impl State {
             Step::Check | Step::AwaitKept | Step::Join => {}
             Step::AssertCopied => return self.check_copied(),
             Step::Release => self.phase = PhaseNow::Released,
-            Step::Ring => self.bell = true,
+            Step::Signal => self.signalled = true,
             Step::Poll => self.poll(),
             Step::LockKeeping => self.keeping = true,
             Step::LockPhase => self.phase_lock = Some(Who::Handler),
@@ -107,7 +110,7 @@ impl State {
             .first(claims.chain([Step::CopyClaimed, Step::Check, Step::CopyFrom { rank }]));
     }
 
-    /// From here on `changed` means: since the instant.
+    /// Takes the instant. `changed` now means: changed since the instant.
     fn capture(&mut self, touched: PageSet) -> Result<(), String> {
         self.set.touch(touched);
         let missing = self.changed.without(self.set.pages());
@@ -131,14 +134,14 @@ impl State {
             return Err(format!("page {page} is put twice"));
         }
         self.sink.add(page);
-        // What the sink has after a failure is worthless, and the branch says so.
+        // The content of the sink is worthless after a failure, and the branch reports the failure.
         if changed && !self.failed {
             return Err(format!("page {page} is put as it was after the instant"));
         }
         Ok(())
     }
 
-    /// What a successful `copy` promises.
+    /// Checks the guarantee of a successful `copy`.
     fn check_copied(&self) -> Result<(), String> {
         if !self.set.replay().is_complete() {
             return Err("the copy ends with a page that is not complete".into());
@@ -150,7 +153,7 @@ impl State {
     }
 
     fn poll(&mut self) {
-        if !self.bell {
+        if !self.signalled {
             self.handler.first([Step::Poll]);
         }
         if !self.unread_faults().is_empty() {
@@ -173,7 +176,7 @@ impl State {
         self.handler.first(steps);
     }
 
-    /// What was read goes to the sink once the phase is unlocked.
+    /// Unlocks the phase. The pages that were read then go to the sink.
     fn unlock_phase(&mut self) {
         self.phase_lock = None;
         self.faults.clear();
@@ -184,7 +187,7 @@ impl State {
         self.handler.first(keep);
     }
 
-    /// A failure lets go whoever is among the faults that are being served, if any are.
+    /// Fails the handler. That releases the writers whose faults are being served, if any.
     fn fail_handler(&mut self) {
         self.fail();
         self.handler.skip_to(Step::UnlockKeeping);
@@ -196,7 +199,7 @@ impl State {
         }
     }
 
-    /// The branch is dropped where it stands. Whoever stopped the writers lets them run in any case.
+    /// Drops the branch where it is. The caller resumes the writers in any case.
     pub fn give_up(&mut self, world: &World) {
         self.over = true;
         self.stopped = false;

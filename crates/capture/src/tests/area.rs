@@ -1,4 +1,4 @@
-//! Memory to be captured, as a sandbox has it.
+//! Memory to capture, as in a sandbox.
 
 use crate::{Source, Target};
 use forkd_linux_sys::PAGE_SIZE;
@@ -10,8 +10,10 @@ use std::os::unix::fs::FileExt;
 
 pub const HUGE: usize = 2 << 20;
 
-/// A page map's mark of a page that is write-protected by userfaultfd.
+/// The page map's bit for a page that is write-protected by userfaultfd.
 const BIT_WRITE_PROTECTED: u64 = 1 << 57;
+/// The page map's bit for a page that is in memory.
+const BIT_PRESENT: u64 = 1 << 63;
 
 pub fn random(seed: &mut u64, below: u64) -> u64 {
     *seed = seed
@@ -23,21 +25,21 @@ pub fn random(seed: &mut u64, below: u64) -> u64 {
 /// A private mapping of this process.
 pub struct Area {
     memory: Mapping,
-    /// Where the pages begin: at a multiple of [`HUGE`], with memory of nobody else's before and after them.
+    /// Offset of the first page: a multiple of [`HUGE`], with memory that no other code uses before and after the pages.
     origin: usize,
     pub pages: u64,
-    /// What private pages cover; zeros where there is nothing.
+    /// The content under private pages. `None`: zeros.
     below: Option<Mapping>,
     pub target: Target,
 }
 
 impl Area {
-    /// Over a sealed memfd, as a restored sandbox has it.
+    /// An area over a sealed memfd, as in a restored sandbox.
     pub fn layered(pages: u64) -> Area {
         let len = pages as usize * PAGE_SIZE;
         let file = memfd::create(c"test-base", len as u64).expect("memfd");
         let writable = Mapping::read_write(&file, len).expect("map");
-        // Every third page stays a hole: memory that no layer holds.
+        // Every third page stays a hole: memory that is in no layer.
         (0..pages)
             .filter(|page| page % 3 != 0)
             .for_each(|page| writable.write(page as usize * PAGE_SIZE, &page.to_le_bytes()));
@@ -45,12 +47,12 @@ impl Area {
         memfd::seal(&file).expect("seal");
         let below = Mapping::read_only(&file, len).expect("map");
         let area = Area::over(Some(below), pages);
-        // SAFETY: replaces the pages of a mapping that was just made and that nobody else knows.
+        // SAFETY: replaces the pages of a mapping that was just made and that no other code knows.
         unsafe { memfd::map_private_over(area.range().start, len as u64, file.as_fd(), 0) }.expect("map over");
         area
     }
 
-    /// Over nothing, as a sandbox has it that was booted.
+    /// An area over nothing, as in a booted sandbox.
     pub fn anonymous(pages: u64) -> Area {
         Area::over(None, pages)
     }
@@ -59,7 +61,7 @@ impl Area {
         let len = pages as usize * PAGE_SIZE;
         let memory = Mapping::anonymous(len + 2 * HUGE).expect("map");
         let base = memory.target(0, 0) as usize;
-        // Beyond the next boundary, so that something always lies before it.
+        // Start beyond the next boundary, so that some memory always lies before the pages.
         let start = (base / HUGE + 1) * HUGE;
         let range = Range {
             start: start as u64,
@@ -74,7 +76,7 @@ impl Area {
         }
     }
 
-    /// Tells the kernel what it is to do with the pages.
+    /// Gives the kernel advice about the pages.
     pub fn advise(&self, advice: i32) {
         let len = self.pages as usize * PAGE_SIZE;
         // SAFETY: the range is mapped, and none of the advice that is given here changes its bytes.
@@ -90,17 +92,17 @@ impl Area {
         self.source().range()
     }
 
-    /// All of it. Nobody may write meanwhile.
+    /// The bytes of all pages. No thread may write meanwhile.
     pub fn bytes(&self) -> &[u8] {
         self.memory.bytes(self.origin, self.pages as usize * PAGE_SIZE)
     }
 
-    /// The first byte of a page, really read.
+    /// The first byte of a page, read without being optimised away.
     pub fn read(&self, page: u64) -> u8 {
         std::hint::black_box(self.bytes()[page as usize * PAGE_SIZE])
     }
 
-    /// What a page has that was never written to.
+    /// The content of a page that was never written.
     pub fn below(&self, page: u64) -> &[u8] {
         static ZEROS: [u8; PAGE_SIZE] = [0; PAGE_SIZE];
         let below = self.below.as_ref();
@@ -111,8 +113,8 @@ impl Area {
         self.memory.write(self.origin + page as usize * PAGE_SIZE + at, bytes);
     }
 
-    /// Writes like a guest does before a branch: some pages, some of them with what is there anyway, some with zeros; and
-    /// reads some.
+    /// Writes like a guest before a branch: some pages, of which some keep their content and some become zeros. Reads
+    /// some pages.
     pub fn warm(&self, seed: &mut u64) {
         for _ in 0..random(seed, self.pages) {
             let page = random(seed, self.pages);
@@ -125,19 +127,34 @@ impl Area {
         }
     }
 
-    /// How many pages are write-protected at this moment.
+    /// Number of pages that are write-protected now.
     pub fn protected_pages(&self) -> u64 {
+        let entries = self.entries();
+        entries.iter().filter(|entry| *entry & BIT_WRITE_PROTECTED != 0).count() as u64
+    }
+
+    /// The page map's entry for each page.
+    pub fn entries(&self) -> Vec<u64> {
         let mut entries = vec![0u8; self.pages as usize * 8];
         let map = File::open("/proc/self/pagemap").expect("own page map");
         map.read_exact_at(&mut entries, self.range().start / PAGE_SIZE as u64 * 8)
             .expect("its entries");
-        let entries = entries
-            .chunks_exact(8)
-            .map(|entry| u64::from_ne_bytes(entry.try_into().expect("eight bytes")));
-        entries.filter(|entry| entry & BIT_WRITE_PROTECTED != 0).count() as u64
+        let entries = entries.chunks_exact(8);
+        entries
+            .map(|entry| u64::from_ne_bytes(entry.try_into().expect("eight bytes")))
+            .collect()
     }
 
-    /// How much of it is in huge pages at this moment. Right only for an area whose advice makes it a mapping of its own.
+    /// Number of pages that are neither in memory nor mere marks: swapped out, or on their way.
+    pub fn away_pages(&self) -> u64 {
+        let own = self.source().own_pages_protected().expect("list");
+        let entries = self.entries();
+        let pages = own.iter().flat_map(|range| range.start..range.end).step_by(PAGE_SIZE);
+        let absent = pages.filter(|byte| entries[*byte as usize / PAGE_SIZE] & BIT_PRESENT == 0);
+        absent.count() as u64
+    }
+
+    /// Bytes in huge pages now. Correct only for an area whose advice makes it a mapping by itself.
     pub fn huge_bytes(&self) -> u64 {
         let smaps = std::fs::read_to_string("/proc/self/smaps").expect("own mappings");
         let first = format!("{:x}-", self.range().start);

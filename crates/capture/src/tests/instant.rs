@@ -1,4 +1,4 @@
-//! The invariant itself, on every kind of memory that a sandbox has.
+//! The guarantee itself, on every kind of memory that a sandbox has.
 
 use super::area::{Area, HUGE};
 use super::sinks::Image;
@@ -9,7 +9,7 @@ use std::io::Write;
 
 const PAGES: u64 = 2048;
 
-/// What a capture met.
+/// The cases that a capture met.
 #[derive(Debug, Default)]
 pub struct Met {
     faults: u64,
@@ -18,7 +18,7 @@ pub struct Met {
     pristine: u64,
 }
 
-/// Captures an area that is being written to, and holds what the sink got against a copy made at the instant.
+/// Captures an area that is being written to, and compares the sink with a copy made at the instant.
 pub fn capture(area: &Area, seed: u64, met: &mut Met) {
     storm(area, seed, |storm| {
         let sink = Image::new(area);
@@ -42,14 +42,14 @@ pub fn capture(area: &Area, seed: u64, met: &mut Met) {
 }
 
 impl Met {
-    /// Fails when there was nothing that could have gone wrong.
+    /// Fails if nothing could have gone wrong.
     pub fn check(&self) {
         assert!(self.faults > 0 && self.touched > 0, "{self:?}");
     }
 }
 
-/// Captures an area of which a third is private, a third has been read and a third never been populated, each of them
-/// written to before the instant and after it.
+/// Captures an area of which a third is private, a third has been read and a third was never populated. Pages of each
+/// third are written to before the instant and after it.
 pub fn capture_thirds(area: &Area) {
     for page in 0..area.pages {
         match page % 3 {
@@ -112,7 +112,7 @@ fn one_source_can_be_captured_again_and_again() {
     }
 }
 
-/// Without huge pages there is nothing to prove: the first capture finds them whole, the later ones in pieces.
+/// Needs huge pages: the first capture finds them whole, the later ones in pieces.
 #[test]
 fn huge_pages_written_read_and_never_populated_are_captured_like_any_other() {
     const HUGE_PAGES: u64 = (HUGE / PAGE_SIZE) as u64;
@@ -123,7 +123,7 @@ fn huge_pages_written_read_and_never_populated_are_captured_like_any_other() {
         for huge in 0..6 {
             let page = huge * HUGE_PAGES + seed;
             match huge % 3 {
-                // One that is only read is the kernel's one huge page of zeros.
+                // A huge page that is only read is the kernel's one huge zero page.
                 0 => assert_eq!(area.read(page), 0),
                 _ => area.write(page, 8, &page.to_le_bytes()),
             }
@@ -156,7 +156,7 @@ fn so_is_memory_that_may_have_no_huge_pages_and_memory_over_a_file_whatever_it_m
     }
 }
 
-/// Says why a test proves nothing here. Not by `eprintln`, which the test runner keeps to itself.
-fn skip(reason: &str) {
+/// Prints why a test proves nothing here. The test runner would hide `eprintln`.
+pub fn skip(reason: &str) {
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }

@@ -1,4 +1,4 @@
-//! Memory in several regions that is mapped shared: what counts is listed by the caller, and each page is found wherever it is.
+//! Shared memory in several regions: the caller lists the pages that count, and each page is found in its region.
 
 use crate::{Listing, Region, Run, Sink, Source, Target, WpBranch};
 use forkd_linux_sys::memfd::{self, Mapping};
@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-/// Of the three regions. None of them ends where a chunk or a step does.
+/// Pages of the three regions. No region ends where a chunk or a step does.
 const PAGES: [u64; 3] = [301, 77, 640];
 const TOTAL: u64 = PAGES[0] + PAGES[1] + PAGES[2];
 const SIZE: u64 = PAGE_SIZE as u64;
@@ -39,7 +39,7 @@ impl Sink for Image {
 }
 
 impl Memory {
-    /// Every third page has something; the others are holes.
+    /// Every third page has content. The others are holes.
     fn new() -> Memory {
         let file = memfd::create(c"test-memory", TOTAL * SIZE).expect("memfd");
         for page in (0..TOTAL).step_by(3) {
@@ -59,7 +59,7 @@ impl Memory {
             parts.push(part);
             first += pages;
         }
-        // The order in which they are told is not the order of their pages.
+        // The regions are passed in an order that is not the order of their pages.
         regions.rotate_left(1);
         let listing = Populated(file.try_clone().expect("a duplicate"));
         let source = Source::of_regions(std::process::id() as i32, regions, Some(Arc::new(listing)));
@@ -95,7 +95,7 @@ const REST: u8 = 1;
 const RESTS: u8 = 2;
 const END: u8 = 3;
 
-/// Writes all over until it is told to end.
+/// Writes to random pages until told to end.
 fn write(memory: &Memory, state: &AtomicU8, mut seed: u64) {
     let mut next = |below: u64| {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);

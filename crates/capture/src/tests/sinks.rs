@@ -1,4 +1,4 @@
-//! Where captured pages go in these tests.
+//! The sinks of these tests.
 
 use super::area::Area;
 use crate::{Run, Sink};
@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Keeps every page at its own place, and counts how often it was given each.
+/// Stores every page at its place, and counts how often each was put.
 pub struct Image {
     memory: Mapping,
     puts: Vec<AtomicU64>,
@@ -28,7 +28,7 @@ impl Image {
         self.puts[page as usize].load(Ordering::Acquire) > 0
     }
 
-    /// The bytes that a page had at the instant: those that were put, else those that were never covered.
+    /// The bytes of a page at the instant: the bytes that were put, or those of the layer below.
     pub fn page<'a>(&'a self, area: &'a Area, page: u64) -> &'a [u8] {
         match self.puts[page as usize].load(Ordering::Acquire) {
             0 => area.below(page),
@@ -37,7 +37,7 @@ impl Image {
         }
     }
 
-    /// Fails, naming the first page that differs from `truth`, which is all of the area as it was at the instant.
+    /// Fails, naming the first page that differs from `truth`, the content of the area at the instant.
     pub fn assert_is(&self, area: &Area, truth: &[u8], what: &str) {
         let wanted = |page: u64| &truth[page as usize * PAGE_SIZE..][..PAGE_SIZE];
         let wrong = (0..area.pages).find(|page| self.page(area, *page) != wanted(*page));
@@ -56,7 +56,7 @@ impl Sink for Image {
     }
 }
 
-/// Whether it is the fault handler that gives the sink a page, rather than the bulk copy.
+/// True if the fault handler, and not the bulk copy, gives the sink a page.
 pub fn given_by_handler() -> bool {
     std::thread::current().name() == Some("faults")
 }

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 const WRITERS: usize = 3;
-/// A writer writes to these few pages, one of which it leaves for the next one every so many writes, and now and then to any:
-/// so at every stage of a capture some pages are written for the first time.
+/// Size of the small window that a writer writes to. Every `WRITES_A_STEP` writes it replaces one page of the window, and now and
+/// then it writes to any page. So at every stage of a capture some pages are written for the first time.
 const NEAR_PAGES: u64 = 32;
 const WRITES_A_STEP: u64 = 128;
 const WRITES_A_STRAY: u64 = 256;
-/// Writers that get on get on in less.
+/// More time than writers need that make progress.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub struct Storm<'a> {
@@ -18,11 +18,11 @@ pub struct Storm<'a> {
     pause: AtomicBool,
     paused: AtomicU64,
     end: AtomicBool,
-    /// Of each writer.
+    /// Writes of each writer.
     writes: [AtomicU64; WRITERS],
 }
 
-/// Runs `body` while writers write all over the area; they end with it, also when it panics.
+/// Runs `body` while writers write all over the area. They end with it, even if it panics.
 pub fn storm<T>(area: &Area, seed: u64, body: impl FnOnce(&Storm<'_>) -> T) -> T {
     let storm = Storm {
         area,
@@ -50,7 +50,7 @@ impl Drop for End<'_> {
     }
 }
 
-/// A test that has failed must say so, rather than wait for a writer that nobody will let go.
+/// Releases all writers on drop: a failed test must say so, rather than wait for a writer that is blocked forever.
 struct LetGo<'a>(&'a Area);
 
 impl Drop for LetGo<'_> {
@@ -101,7 +101,7 @@ impl Storm<'_> {
         result
     }
 
-    /// Waits until every writer has got on by so many writes.
+    /// Waits until every writer has made `count` more writes.
     pub fn wait_for_writes(&self, count: u64) {
         for writes in &self.writes {
             let wanted = writes.load(Ordering::Relaxed) + count;
@@ -110,7 +110,7 @@ impl Storm<'_> {
     }
 }
 
-/// Waits until `condition` holds; fails with `what` when it does not.
+/// Waits until `condition` holds. Fails with `what` after a while.
 pub fn await_that(what: &str, condition: impl Fn() -> bool) {
     let start = Instant::now();
     while !condition() {
@@ -119,7 +119,7 @@ pub fn await_that(what: &str, condition: impl Fn() -> bool) {
     }
 }
 
-/// Fails when a write to a page does not go through.
+/// Fails if a write to a page does not complete.
 pub fn assert_writable(area: &Area, page: u64) {
     std::thread::scope(|scope| {
         let _let_go = LetGo(area);

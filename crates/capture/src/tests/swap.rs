@@ -1,77 +1,87 @@
 //! Pages that are swapped out while they are captured.
 
 use super::area::Area;
+use super::instant::skip;
 use super::sinks::Image;
+use super::storm::await_that;
 use crate::WpBranch;
-use forkd_linux_sys::pagemap::Pagemap;
+use forkd_host_pressure::{Swap, SwapKind};
+use forkd_linux_sys::PAGE_SIZE;
 
 const PAGES: u64 = 2048;
 
-/// Swap space of this test's own, for the time that it lives.
-struct Swap {
-    path: std::path::PathBuf,
+/// Runs `body` with each kind of swap space that this host has.
+pub fn with_swap(mib: u64, mut body: impl FnMut(SwapKind)) {
+    let mut had = 0;
+    for kind in SwapKind::ALL {
+        match Swap::on(kind, mib) {
+            Ok(_swap) => {
+                had += 1;
+                body(kind);
+            }
+            Err(error) => skip(&format!("no swap space of the kind {kind:?} can be had here: {error}")),
+        }
+    }
+    assert!(had > 0, "this test needs the right to turn swap on");
 }
 
-impl Swap {
-    fn on() -> Swap {
-        // Beside this program, which is on a disk: swap space in a tmpfs is refused.
-        let program = std::env::current_exe().expect("this program's path");
-        let path = program.with_file_name(format!("swap-test-{}", std::process::id()));
-        std::fs::write(&path, vec![0u8; 32 << 20]).expect("a file for swap space");
-        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("permissions");
-        let made = std::process::Command::new("/sbin/mkswap")
-            .arg(&path)
-            .output()
-            .expect("mkswap, of util-linux");
-        assert!(
-            made.status.success(),
-            "mkswap: {}",
-            String::from_utf8_lossy(&made.stderr)
-        );
-        let swap = Swap { path };
-        // SAFETY: a call with a valid C string and a plain number.
-        let result = unsafe { libc::swapon(swap.name().as_ptr(), 0) };
-        assert_eq!(
-            result,
-            0,
-            "this test needs the right to turn swap on: {}",
-            std::io::Error::last_os_error()
-        );
-        swap
-    }
-
-    fn name(&self) -> std::ffi::CString {
-        std::ffi::CString::new(self.path.as_os_str().as_encoded_bytes()).expect("a path without zeros")
-    }
-}
-
-impl Drop for Swap {
-    fn drop(&mut self) {
-        // SAFETY: a call with a valid C string. It fails when swap was never turned on.
-        unsafe { libc::swapoff(self.name().as_ptr()) };
-        // It is nobody else's, and the next build cleans the folder in any case.
-        let _ = std::fs::remove_file(&self.path);
-    }
+fn page_out(area: &Area) {
+    await_that("pages are swapped out", || {
+        area.advise(libc::MADV_PAGEOUT);
+        area.away_pages() > PAGES / 8
+    });
 }
 
 #[test]
 fn pages_that_are_swapped_out_are_captured_like_any_other() {
-    let swap = Swap::on();
-    let area = Area::layered(PAGES);
-    area.warm(&mut 11);
-    let truth = area.bytes().to_vec();
-    area.advise(libc::MADV_PAGEOUT);
-    let map = Pagemap::open(area.source().pid).expect("page map");
-    let out = map.swapped_out(area.range()).expect("list");
-    assert!(!out.is_empty(), "nothing was swapped out, so that this proves nothing");
-    let sink = Image::new(&area);
-    let mut branch = WpBranch::arm(area.target.clone(), sink.clone()).expect("arm");
-    branch.take().expect("take");
-    branch.copy(|| false).expect("copy");
-    let (set, _) = branch.finish().expect("finish");
-    // Marks must not pass for swapped pages either, else every page of the range would be private.
-    assert!(set.len() < PAGES, "{} of {PAGES} pages are private", set.len());
-    sink.assert_is(&area, &truth, "after it was swapped out");
-    drop(area);
-    drop(swap);
+    with_swap(32, |kind| {
+        for area in [Area::layered(PAGES), Area::anonymous(PAGES)] {
+            area.advise(libc::MADV_NOHUGEPAGE);
+            let own: Vec<u64> = (0..PAGES).filter(|page| page % 3 == 1 || page % 64 < 8).collect();
+            own.iter().for_each(|page| area.write(*page, 0, &page.to_le_bytes()));
+            let truth = area.bytes().to_vec();
+            page_out(&area);
+            let sink = Image::new(&area);
+            let mut branch = WpBranch::arm(area.target.clone(), sink.clone()).expect("arm");
+            page_out(&area);
+            branch.take().expect("take");
+            branch.copy(|| false).expect("copy");
+            let (set, _) = branch.finish().expect("finish");
+            // Reading the truth has filled the pages between with the zero page, which counts in memory over nothing.
+            let missed = own.iter().find(|page| set.rank(**page).is_none());
+            assert_eq!(missed, None, "{kind:?}: a page that was written is not in the set");
+            sink.assert_is(&area, &truth, "after it was swapped out");
+        }
+    });
+}
+
+/// A marked page and a swapped-out page differ in only one field of the entry.
+#[test]
+fn marks_are_told_from_pages_that_are_swapped_out() {
+    with_swap(32, |kind| {
+        for area in [Area::layered(PAGES), Area::anonymous(PAGES)] {
+            area.advise(libc::MADV_NOHUGEPAGE);
+            let own: Vec<u64> = (0..PAGES).filter(|page| page % 3 == 1).collect();
+            own.iter().for_each(|page| area.write(*page, 0, &[7]));
+            let branch = WpBranch::arm(area.target.clone(), Image::new(&area)).expect("arm");
+            page_out(&area);
+            let found = area.source().own_pages_protected().expect("list");
+            let found: Vec<u64> = found
+                .iter()
+                .flat_map(|range| range.start / PAGE_SIZE as u64..range.end / PAGE_SIZE as u64)
+                .collect();
+            assert!(found == own, "{kind:?}: {} of {} pages", found.len(), own.len());
+            let usage = area.source().usage().expect("usage");
+            assert_eq!(usage.private_bytes, own.len() as u64 * PAGE_SIZE as u64);
+            assert_eq!(area.protected_pages(), PAGES, "{kind:?}: swapped pages stay protected");
+            // Pages that return to memory are still protected.
+            own.iter().for_each(|page| assert_eq!(area.read(*page), 7));
+            assert_eq!(
+                area.protected_pages(),
+                PAGES,
+                "{kind:?}: so do those that have come back"
+            );
+            drop(branch);
+        }
+    });
 }

@@ -1,4 +1,4 @@
-//! What a write waits for: the reading of its own page, and nothing else.
+//! Proves that a write waits for its own page to be read, and for nothing else.
 
 use super::area::Area;
 use super::sinks::{Image, given_by_handler};
@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 const PAGES: u64 = 256;
 
-/// Holds up either the bulk copy or the fault handler, from the first page that it is given by it until it is opened.
+/// Holds up either the bulk copy or the fault handler at its first put, until the gate is opened.
 struct Gate {
     image: Arc<Image>,
     holds_handler: bool,
@@ -21,7 +21,7 @@ struct Gate {
 #[derive(Default)]
 struct State {
     held: Option<Run>,
-    /// What whoever is held will be answered; nothing until it is opened.
+    /// The answer to the thread that is held. `None` until the gate is opened.
     answer: Option<Result<(), i32>>,
 }
 
@@ -39,7 +39,7 @@ impl Gate {
         self.state.lock().expect("no panic while held")
     }
 
-    /// Waits until somebody is held up, and says with which pages.
+    /// Waits until a thread is held up, and returns the pages that it put.
     fn wait_for_held(&self) -> Run {
         await_that("somebody is held up", || self.state().held.is_some());
         self.state().held.expect("just seen")
@@ -64,7 +64,7 @@ impl Sink for Gate {
     }
 }
 
-/// Opens the gate when a test ends, however it ends: else its threads would wait for ever.
+/// Opens the gate when a test ends, even by a panic: otherwise its threads would wait forever.
 struct Opened<'a>(&'a Gate);
 
 impl Drop for Opened<'_> {
@@ -78,7 +78,7 @@ impl Drop for Opened<'_> {
 #[test]
 fn a_write_waits_for_its_own_page_only_while_the_bulk_copy_waits_for_the_sink() {
     let area = Area::layered(PAGES);
-    // All but the last, which is not in the set.
+    // Write all pages but the last, which is therefore not in the set.
     (0..PAGES - 1).for_each(|page| area.write(page, 0, &[7]));
     let truth = area.bytes().to_vec();
     let sink = Gate::new(&area, false);

@@ -1,7 +1,11 @@
-//! From the kernel's first process to a machine that commands can run on.
+//! Boots the guest: from the kernel's first process to a machine that can run commands.
 //!
-//! 1. mount what the kernel offers; 2. load modules; 3. put the root file system in place, under a layer of memory;
-//! 4. give the machine its small files and its loopback. Each step is named in the error that ends the boot.
+//! 1. Mount the file systems of the kernel.
+//! 2. Load modules.
+//! 3. Mount the root file system, under a layer of memory.
+//! 4. Write small files, and bring up the loopback.
+//!
+//! The error that ends a boot names the step.
 
 mod modules;
 mod mounts;
@@ -12,7 +16,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use crate::sys;
+use crate::{identity, root_files, sys};
 
 const FILES_MAX: u64 = 65_536;
 
@@ -44,9 +48,9 @@ pub fn run() -> Result<(), BootError> {
     small_files()
 }
 
-/// What a program expects in /etc, where the image has none of it.
+/// Files that programs expect in /etc, if the image has none of them.
 fn small_files() -> Result<(), BootError> {
-    step("make /etc", fs::create_dir_all("/etc"))?;
+    step("make /etc", root_files::make_directory("/etc"))?;
     let absent = [
         ("/etc/hostname", "forkd\n"),
         ("/etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost\n"),
@@ -55,13 +59,16 @@ fn small_files() -> Result<(), BootError> {
     for (path, text) in absent {
         // A link that dangles is there, and is the image's business.
         if fs::symlink_metadata(path).is_err() {
-            step(format_args!("write {path}"), fs::write(path, text))?;
+            step(format_args!("write {path}"), root_files::write(path, text))?;
         }
     }
-    let hostname = fs::read_to_string("/etc/hostname").unwrap_or_default();
-    let hostname = hostname.trim();
-    let hostname = if hostname.is_empty() { "forkd" } else { hostname };
-    step("set the hostname", sys::set_hostname(hostname))
+    let found = root_files::read("/etc/hostname");
+    let hostname = str::from_utf8(found.trim_ascii()).unwrap_or_default();
+    let is_usable = (1..=identity::HOSTNAME_BYTES_MAX).contains(&hostname.len());
+    step(
+        "set the hostname",
+        sys::set_hostname(if is_usable { hostname } else { "forkd" }),
+    )
 }
 
 /// Says a line on the console, or on stderr where there is none.

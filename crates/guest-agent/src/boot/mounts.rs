@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::{BootError, step};
-use crate::sys;
+use crate::{root_files, sys};
 
 struct Mount {
     fstype: &'static CStr,
@@ -73,7 +73,7 @@ pub fn kernel_file_systems() -> Result<(), BootError> {
 pub fn runtime_file_systems() -> Result<(), BootError> {
     RUNTIME.iter().try_for_each(mount)?;
     // The root is in memory already, so /tmp is too: it only has to be open to all.
-    step("make /tmp", fs::create_dir_all("/tmp"))?;
+    step("make /tmp", root_files::make_directory("/tmp"))?;
     let mode = fs::Permissions::from_mode(0o1777);
     step("open /tmp", fs::set_permissions("/tmp", mode))?;
     device_links()
@@ -81,9 +81,9 @@ pub fn runtime_file_systems() -> Result<(), BootError> {
 
 fn mount(mount: &Mount) -> Result<(), BootError> {
     let target = mount.target.to_string_lossy();
-    // In /sys nothing can be made, and nothing needs to be.
+    // Nothing can be created in /sys, and nothing needs to be.
     if !target.starts_with("/sys/") {
-        step(format_args!("make {target}"), fs::create_dir_all(&*target))?;
+        step(format_args!("make {target}"), root_files::make_directory(&target))?;
     }
     let result = sys::mount(
         mount.fstype,
@@ -99,7 +99,7 @@ fn mount(mount: &Mount) -> Result<(), BootError> {
     }
 }
 
-/// What a udev would have made.
+/// Links that a udev would have made.
 fn device_links() -> Result<(), BootError> {
     let links = [
         ("/proc/self/fd", "/dev/fd"),

@@ -9,12 +9,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{BootError, step};
-use crate::sys;
+use crate::{root_files, sys};
 
 const DEVICE_DEADLINE: Duration = Duration::from_secs(15);
 const DEVICE_LOOK_INTERVAL: Duration = Duration::from_millis(2);
 const FSTYPE_DEFAULT: &str = "erofs";
-const OVERLAY_SIZE_DEFAULT: &str = "75%";
+/// Memory that the overlay leaves to programs, however little there is.
+const LEFT_TO_PROGRAMS_KIB: u64 = 40 * 1024;
 
 const LOWER: &CStr = c"/forkd/lower";
 const MEMORY: &CStr = c"/forkd/memory";
@@ -30,11 +31,12 @@ const TAKEN_ALONG: [(&CStr, &CStr); 3] = [
 pub struct Root {
     device: String,
     fstype: String,
-    overlay_size: String,
+    /// The size of the overlay's tmpfs, if the command line has one.
+    overlay_size: Option<String>,
 }
 
 impl Root {
-    /// What the kernel's command line asks for; `None`: stay in the initramfs.
+    /// The root file system that the kernel's command line names. `None`: stay in the initramfs.
     pub fn asked_for(command_line: &str) -> Option<Root> {
         let value = |name: &str| {
             let mut words = command_line.split_whitespace();
@@ -43,7 +45,7 @@ impl Root {
         Some(Root {
             device: value("forkd.root")?,
             fstype: value("forkd.rootfstype").unwrap_or_else(|| FSTYPE_DEFAULT.into()),
-            overlay_size: value("forkd.overlay").unwrap_or_else(|| OVERLAY_SIZE_DEFAULT.into()),
+            overlay_size: value("forkd.overlay"),
         })
     }
 
@@ -53,11 +55,11 @@ impl Root {
         self.mount_overlay()?;
         for (from, to) in TAKEN_ALONG {
             let (from_text, to_text) = (from.to_string_lossy(), to.to_string_lossy());
-            step(format_args!("make {to_text}"), fs::create_dir_all(&*to_text))?;
+            step(format_args!("make {to_text}"), root_files::own_directory(&to_text))?;
             let moved = sys::mount(from, to, None, libc::MS_MOVE, None);
             step(format_args!("move {from_text}"), moved)?;
         }
-        // What the initramfs holds is memory that nobody needs any more.
+        // The files of the initramfs occupy memory that nobody needs any more.
         empty_initramfs();
         let enter = || -> io::Result<()> {
             std::env::set_current_dir("/forkd/root")?;
@@ -92,7 +94,14 @@ impl Root {
         let (device, fstype) = (text(&self.device), text(&self.fstype));
         let image = sys::mount(&device, LOWER, Some(&fstype), libc::MS_RDONLY, None);
         step(format_args!("mount {} as {}", self.device, self.fstype), image)?;
-        let size = text(&format!("mode=0755,size={}", self.overlay_size));
+        let size = match &self.overlay_size {
+            Some(size) => size.clone(),
+            None => {
+                let memory = step("read /proc/meminfo", fs::read_to_string("/proc/meminfo"))?;
+                format!("{}k", overlay_kib(&memory))
+            }
+        };
+        let size = text(&format!("mode=0755,size={size}"));
         let memory = sys::mount(c"tmpfs", MEMORY, Some(c"tmpfs"), 0, Some(&size));
         step("mount the overlay's memory", memory)?;
         for folder in ["/forkd/memory/upper", "/forkd/memory/work"] {
@@ -102,6 +111,21 @@ impl Root {
         let overlay = sys::mount(c"overlay", NEW_ROOT, Some(c"overlay"), 0, Some(folders));
         step("mount the overlay", overlay)
     }
+}
+
+/// The default size of the overlay: three quarters of the memory, but never so much that a full overlay leaves programs no
+/// room. A write must fail with "no space" before it makes the guest run out of memory.
+fn overlay_kib(meminfo: &str) -> u64 {
+    let value = |name: &str| {
+        let line = meminfo
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+    };
+    let total = value("MemTotal").unwrap_or(0);
+    let available = value("MemAvailable").unwrap_or(total);
+    let left = available.saturating_sub(LEFT_TO_PROGRAMS_KIB);
+    (total / 4 * 3).min(left.max(available / 4))
 }
 
 /// Removes the files of the initramfs, and of nothing that is mounted on it. What cannot be removed only costs its memory.
@@ -138,9 +162,24 @@ mod tests {
         let given = "console=ttyS0 forkd.root=/dev/vdb forkd.rootfstype=ext4 forkd.overlay=64m quiet\n";
         let root = Root::asked_for(given).expect("asked for");
         assert_eq!(root.device, "/dev/vdb");
-        assert_eq!((root.fstype.as_str(), root.overlay_size.as_str()), ("ext4", "64m"));
+        assert_eq!(
+            (root.fstype.as_str(), root.overlay_size.as_deref()),
+            ("ext4", Some("64m"))
+        );
         let root = Root::asked_for("forkd.root=/dev/vda").expect("asked for");
-        assert_eq!((root.fstype.as_str(), root.overlay_size.as_str()), ("erofs", "75%"));
+        assert_eq!((root.fstype.as_str(), root.overlay_size.as_deref()), ("erofs", None));
         assert_eq!(Root::asked_for("root=/dev/vda forkd.rootless=1"), None);
+    }
+
+    #[test]
+    fn a_full_overlay_leaves_room_for_programs() {
+        let kib = |total: u64, available: u64| {
+            overlay_kib(&format!(
+                "MemTotal:       {total} kB\nMemFree:  1 kB\nMemAvailable:   {available} kB\n"
+            ))
+        };
+        assert_eq!(kib(1_000_000, 960_000), 750_000);
+        assert_eq!(kib(100_000, 80_000), 80_000 - LEFT_TO_PROGRAMS_KIB);
+        assert_eq!(kib(60_000, 44_000), 11_000);
     }
 }

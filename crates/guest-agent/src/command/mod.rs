@@ -152,7 +152,7 @@ impl Prepared {
         if args.is_empty() {
             return Err(ApiError::bad_request(
                 "bad_request",
-                "args is empty, and the image has neither entrypoint nor cmd",
+                "args is empty, and the image has neither an ENTRYPOINT nor a CMD",
             ));
         }
         let user = users::find(request.user.as_deref().or(config.user.as_deref()))?;

@@ -29,7 +29,7 @@ pub struct Process {
     pub timeout: Option<Duration>,
 }
 
-/// Follows the process to its end. Output goes on being read while nobody is connected.
+/// Follows the process to its end. Output is read even while nobody is connected.
 pub async fn run(session: Arc<Session>, process: Process) {
     let (leave_pipes, leave) = watch::channel(false);
     let mut pumps = pin!(async {

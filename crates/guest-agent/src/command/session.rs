@@ -54,7 +54,7 @@ struct State {
     /// Offset that each follower has read up to.
     followers: BTreeMap<u64, u64>,
     follower_next: u64,
-    /// What may still be between a follower and its reader when the connection breaks: kept for its next attach.
+    /// Bytes that may be between a follower and its reader when the connection breaks. They are kept for the next attach.
     margin: u64,
     /// The main process has ended: its pid must not be signalled any more.
     reaped: bool,
@@ -163,7 +163,7 @@ impl Session {
     }
 }
 
-/// What a follower is given next.
+/// The next item for a follower.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Piece {
     Output(Stream, u64, Vec<u8>),
@@ -185,7 +185,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// From `offset` on; an offset past the end is the end.
+    /// Starts at `offset`. An offset past the end is the end.
     pub fn attach(session: Arc<Session>, offset: u64) -> Follower {
         let changes = session.changes.subscribe();
         let (mut key, mut position) = (0, 0);

@@ -1,9 +1,7 @@
 //! Users and groups, from the guest's /etc/passwd and /etc/group.
 
-use std::fs;
-
 use crate::error::ApiError;
-use crate::sys;
+use crate::{root_files, sys};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
@@ -18,12 +16,17 @@ pub struct User {
 /// Finds `name`, `uid`, `name:group` or `uid:gid`. Absent: whom the agent runs as, which in a guest is root.
 pub fn find(user: Option<&str>) -> Result<User, ApiError> {
     // A root file system may have no accounts at all, and still everybody expects root. The file's own entry comes first.
-    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default() + "\nroot:x:0:0:root:/root:/bin/sh\n";
-    let group = fs::read_to_string("/etc/group").unwrap_or_default() + "\nroot:x:0:\n";
+    let passwd = text_of("/etc/passwd") + "\nroot:x:0:0:root:/root:/bin/sh\n";
+    let group = text_of("/etc/group") + "\nroot:x:0:\n";
     let own = sys::uid().to_string();
     let spec = user.filter(|spec| !spec.is_empty()).unwrap_or(&own);
     resolve(spec, &passwd, &group)
         .ok_or_else(|| ApiError::bad_request("unknown_user", format!("no user is called {spec}")))
+}
+
+/// A byte that is not UTF-8, as in a full name, must not hide the other entries.
+fn text_of(path: &str) -> String {
+    String::from_utf8_lossy(&root_files::read(path)).into_owned()
 }
 
 fn resolve(spec: &str, passwd: &str, group: &str) -> Option<User> {
@@ -90,6 +93,7 @@ fn groups_of(name: &str, gid: u32, group: &str) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const PASSWD: &str = "root:x:0:0:root:/root:/bin/sh\nada:x:1000:1001::/home/ada:/bin/sh\n";
     const GROUP: &str = "root:x:0:\nada:x:1001:\nwheel:x:10:bob,ada\ndocker:x:11:ada\n";
@@ -114,6 +118,17 @@ mod tests {
         let user = resolve("4242:77", PASSWD, GROUP).expect("a number");
         assert_eq!((user.uid, user.gid, user.name), (4242, 77, None));
         assert_eq!(user.home, "/");
+    }
+
+    #[test]
+    fn an_entry_that_is_not_utf8_hides_no_other() {
+        let path = std::env::temp_dir().join(format!("forkd-passwd-{}", std::process::id()));
+        let entries = [b"jose:x:7:7:Jos\xe9:/home/jose:/bin/sh\n".as_slice(), PASSWD.as_bytes()].concat();
+        fs::write(&path, entries).expect("written");
+        let passwd = text_of(path.to_str().expect("text"));
+        fs::remove_file(&path).expect("removed");
+        assert_eq!(resolve("ada", &passwd, GROUP).map(|user| user.uid), Some(1000));
+        assert_eq!(resolve("jose", &passwd, GROUP).map(|user| user.uid), Some(7));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One warm interpreter process, and what passes between it and the agent.
+//! A warm interpreter process, and its protocol with the agent.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -11,17 +11,20 @@ use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::sync::{Mutex, oneshot};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::language::Language;
+use super::output::Output;
 use crate::command::spawn::{self, Lookup, Program};
 use crate::command::users::{self, User};
 use crate::config::Config;
 use crate::error::ApiError;
+use crate::generation_page;
 use crate::reaper::Reaper;
 use crate::sys::{self, Ended};
 
-/// As in `driver.py`.
+/// The signal of `driver.py`.
 const RESEED_SIGNAL: i32 = 63;
 pub const SEED_BYTES: usize = 32;
 /// A cold interpreter, on a slow emulated processor.
@@ -33,20 +36,26 @@ const RESEED_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Response {
     pub result: Option<String>,
     pub error: Option<String>,
+    pub traceback: Option<String>,
     pub exit_code: i32,
+    /// The result or the error is longer than what is given of it.
+    pub cut: bool,
 }
 
 pub struct Interpreter {
     pub process: Process,
-    pub stdout: pipe::Receiver,
-    pub stderr: pipe::Receiver,
+    pub stdout: Arc<Output>,
+    pub stderr: Arc<Output>,
     pub wire: Wire,
     pub reseeder: Arc<Reseeder>,
+    /// Read the output until the interpreter is dropped.
+    _pumps: JoinSet<()>,
 }
 
 pub struct Process {
     pid: u32,
-    ended: oneshot::Receiver<Ended>,
+    end: oneshot::Receiver<Ended>,
+    ended: Option<Ended>,
 }
 
 /// Requests and responses, a JSON object a line.
@@ -75,18 +84,12 @@ impl Interpreter {
             Err(_) => "it was not ready in time",
             Ok(_) => "it ended at once",
         };
-        let mut said = vec![0; 4096];
-        let count = interpreter.stderr.try_read(&mut said).unwrap_or(0);
-        let said = String::from_utf8_lossy(&said[..count]);
+        let said = interpreter.stderr.take().text();
         Err(ApiError::new(
             hyper::StatusCode::INTERNAL_SERVER_ERROR,
             "interpreter_failed",
             format!("{} did not start: {why}. {said}", language.program),
         ))
-    }
-
-    pub fn has_ended(&mut self) -> bool {
-        self.process.has_ended()
     }
 }
 
@@ -102,23 +105,30 @@ impl Process {
 
     fn signal(&mut self, signal: i32) {
         // Once it is reaped its pid may be another's.
-        if !self.has_ended() {
+        if self.ended().is_none() {
             let _ = sys::kill_group(self.pid, signal);
         }
     }
 
-    fn has_ended(&self) -> bool {
-        self.ended.is_terminated() || !self.ended.is_empty()
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<Ended> {
+        if self.ended.is_none() {
+            self.ended = self.end.try_recv().ok();
+        }
+        self.ended
     }
 
-    /// How it ended, where it has stopped responding because it ended.
-    pub async fn end(&mut self) -> Option<Ended> {
-        timeout(Duration::from_secs(1), &mut self.ended).await.ok()?.ok()
+    /// Waits until it has ended, even where a child of it keeps its pipes open.
+    pub async fn wait(&mut self) -> Option<Ended> {
+        if self.ended.is_none() {
+            self.ended = (&mut self.end).await.ok();
+        }
+        self.ended
     }
 }
 
 impl Wire {
-    /// One request and its response; `None` where the interpreter ended instead.
+    /// Sends a request and reads its response. `None` if the interpreter ended instead.
     pub async fn exchange(&mut self, request: serde_json::Value) -> io::Result<Option<Response>> {
         let line = format!("{request}\n");
         self.requests.write_all(line.as_bytes()).await?;
@@ -167,6 +177,7 @@ fn spawn_driver(language: &Language, reaper: &Reaper, config: &Config, user: &Us
         let (acks, acks_end) = sys::pipe()?;
         let inherit = [requests_end, responses_end, seeds_end, acks_end];
         args.extend(inherit.iter().map(|fd| fd.as_raw_fd().to_string()));
+        args.push(generation_page::PATH.to_owned());
         let program = Program {
             path: &path,
             args,
@@ -175,12 +186,19 @@ fn spawn_driver(language: &Language, reaper: &Reaper, config: &Config, user: &Us
             user,
         };
         let spawn = || spawn::spawn(&program, Stdio::null(), stdout_end, stderr_end, &inherit);
-        let (pid, ended) = reaper.spawn(spawn)?;
+        let (pid, end) = reaper.spawn(spawn)?;
         let seeds = pipe::Sender::from_owned_fd(seeds)?;
+        let mut pumps = JoinSet::new();
+        let mut pumped = |pipe| -> io::Result<Arc<Output>> {
+            let output = Arc::new(Output::new(pipe::Receiver::from_owned_fd(pipe)?));
+            let pump = output.clone();
+            pumps.spawn(async move { pump.pump().await });
+            Ok(output)
+        };
         Ok(Interpreter {
-            process: Process { pid, ended },
-            stdout: pipe::Receiver::from_owned_fd(stdout)?,
-            stderr: pipe::Receiver::from_owned_fd(stderr)?,
+            process: Process { pid, end, ended: None },
+            stdout: pumped(stdout)?,
+            stderr: pumped(stderr)?,
             wire: Wire {
                 requests: pipe::Sender::from_owned_fd(requests)?,
                 responses: BufReader::new(pipe::Receiver::from_owned_fd(responses)?),
@@ -189,6 +207,7 @@ fn spawn_driver(language: &Language, reaper: &Reaper, config: &Config, user: &Us
                 pid,
                 pipes: Mutex::new((seeds, pipe::Receiver::from_owned_fd(acks)?)),
             }),
+            _pumps: pumps,
         })
     };
     let mut args = vec![language.program.to_owned()];

@@ -3,7 +3,7 @@
 pub struct Language {
     pub name: &'static str,
     pub program: &'static str,
-    /// Arguments before the four descriptor numbers.
+    /// Arguments before the four descriptor numbers and the generation page.
     pub args: &'static [&'static str],
 }
 

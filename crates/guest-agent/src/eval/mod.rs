@@ -2,15 +2,16 @@
 
 mod interpreter;
 mod language;
+mod output;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
-use tokio::net::unix::pipe;
-use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until};
+use tokio::sync::{Notify, OwnedMutexGuard};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use crate::config::Config;
 use crate::error::ApiError;
@@ -20,11 +21,11 @@ pub use interpreter::SEED_BYTES;
 use interpreter::{Interpreter, Reseeder, Response};
 use language::Language;
 
-/// Between the interrupt at the timeout and the kill.
+/// Time between the interrupt at the timeout and the kill.
 const INTERRUPT_GRACE: Duration = Duration::from_secs(1);
 const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-/// Of each of stdout and stderr; what is over it is read and dropped.
-const OUTPUT_BYTES_MAX: usize = 1024 * 1024;
+/// Time for a killed interpreter to end.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,12 +44,16 @@ pub struct StartRequest {
 #[derive(Default, Serialize)]
 pub struct Outcome {
     result: Option<String>,
+    /// The reason of a failure, in one line.
     error: Option<String>,
+    traceback: Option<String>,
     exit_code: i32,
     stdout: String,
     stderr: String,
-    /// More was printed than is given here.
+    /// More was printed, or the result was longer, than is given here.
     truncated: bool,
+    stdout_dropped_bytes: u64,
+    stderr_dropped_bytes: u64,
     timed_out: bool,
     /// The interpreter ended: the next evaluation has a fresh one.
     state_lost: bool,
@@ -57,8 +62,8 @@ pub struct Outcome {
 /// The interpreter of one language, while there is one.
 #[derive(Default)]
 struct Slot {
-    interpreter: tokio::sync::Mutex<Option<Interpreter>>,
-    /// Beside the lock above, which an evaluation holds as long as it runs.
+    interpreter: Arc<tokio::sync::Mutex<Option<Interpreter>>>,
+    /// Separate from the lock above, which an evaluation holds as long as it runs.
     reseeder: Mutex<Option<Arc<Reseeder>>>,
     /// Tells a running evaluation to end, with its interpreter.
     stop: Notify,
@@ -69,12 +74,48 @@ pub struct Interpreters {
     slots: Mutex<HashMap<&'static str, Arc<Slot>>>,
 }
 
+/// The turn of one request at the interpreter of its language. The others wait until it is dropped.
+pub struct Turn {
+    language: &'static Language,
+    slot: Arc<Slot>,
+    held: OwnedMutexGuard<Option<Interpreter>>,
+    /// The request's time, and what the wait has left of it. The start of an interpreter does not count.
+    limit: Option<Duration>,
+    left: Duration,
+}
+
 impl Interpreters {
-    /// Makes sure that the language's interpreter is warm.
-    pub async fn start(self: Arc<Self>, reaper: Reaper, config: Config, request: StartRequest) -> Result<(), ApiError> {
-        let language = find(&request.language)?;
+    /// Waits for the turn of a request to evaluate. A caller that gives up meanwhile leaves nothing behind.
+    pub async fn turn_to_evaluate(&self, request: &Request) -> Result<Turn, ApiError> {
+        let language = request.language.as_deref().unwrap_or(language::DEFAULT);
+        self.turn(language, request.timeout_ms.map(Duration::from_millis)).await
+    }
+
+    /// Waits for the turn of a request to warm an interpreter.
+    pub async fn turn_to_start(&self, request: &StartRequest) -> Result<Turn, ApiError> {
+        self.turn(&request.language, None).await
+    }
+
+    async fn turn(&self, language: &str, limit: Option<Duration>) -> Result<Turn, ApiError> {
+        let language = find(language)?;
         let slot = self.slot(language);
-        warm(&slot, language, &reaper, &config).await.map(drop)
+        let deadline = Instant::now() + limit.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX);
+        let waiting = timeout_at(deadline, slot.interpreter.clone().lock_owned());
+        let held = waiting.await.map_err(|_| {
+            let message = format!(
+                "{} was busy with another evaluation for {} ms: this one was not begun",
+                language.name,
+                limit.unwrap_or(TIMEOUT_MAX).as_millis()
+            );
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "interpreter_busy", message)
+        })?;
+        Ok(Turn {
+            language,
+            slot,
+            held,
+            limit,
+            left: deadline.saturating_duration_since(Instant::now()),
+        })
     }
 
     /// Ends the language's interpreter where there is one, also in the middle of an evaluation that nobody waits for any more.
@@ -90,20 +131,6 @@ impl Interpreters {
             Err(_) => slot.stop.notify_waiters(),
         }
         Ok(())
-    }
-
-    pub async fn eval(self: Arc<Self>, reaper: Reaper, config: Config, request: Request) -> Result<Outcome, ApiError> {
-        let language = find(request.language.as_deref().unwrap_or(language::DEFAULT))?;
-        let slot = self.slot(language);
-        let mut held = warm(&slot, language, &reaper, &config).await?;
-        let interpreter = held.as_mut().expect("warm gives one");
-        let limit = request.timeout_ms.map(Duration::from_millis);
-        let outcome = evaluate(interpreter, language, &request.code, limit, &slot.stop).await;
-        if outcome.state_lost {
-            slot.reseeder.lock().expect("no holder panics").take();
-            held.take();
-        }
-        Ok(outcome)
     }
 
     /// Gives every warm interpreter a new seed, whatever it is doing. Names those that have confirmed it.
@@ -136,159 +163,154 @@ fn find(name: &str) -> Result<&'static Language, ApiError> {
         .ok_or_else(|| ApiError::bad_request("unknown_language", format!("{name} cannot be evaluated here")))
 }
 
-async fn warm<'a>(
-    slot: &'a Slot,
-    language: &Language,
-    reaper: &Reaper,
-    config: &Config,
-) -> Result<tokio::sync::MutexGuard<'a, Option<Interpreter>>, ApiError> {
-    let mut held = slot.interpreter.lock().await;
-    // One that ended between two evaluations has left nothing to answer for.
-    if held.as_mut().is_some_and(Interpreter::has_ended) {
-        held.take();
+impl Turn {
+    /// Makes sure that the interpreter is warm.
+    pub async fn start(mut self, reaper: Reaper, config: Config) -> Result<(), ApiError> {
+        if self.ended().is_some() {
+            self.lose();
+        }
+        self.warm(&reaper, &config).await.map(drop)
     }
-    if held.is_none() {
-        let interpreter = Interpreter::start(language, reaper, config).await?;
-        let reseeder = interpreter.reseeder.clone();
-        *slot.reseeder.lock().expect("no holder panics") = Some(reseeder);
-        *held = Some(interpreter);
-    }
-    Ok(held)
-}
 
-async fn evaluate(
-    interpreter: &mut Interpreter,
-    language: &Language,
-    code: &str,
-    limit: Option<Duration>,
-    stop: &Notify,
-) -> Outcome {
-    let mut stdout = Capture::default();
-    let mut stderr = Capture::default();
-    let mut deadline = Instant::now() + limit.unwrap_or(TIMEOUT_MAX).min(TIMEOUT_MAX);
-    let mut timed_out = false;
-    let mut response = None;
-    let exchange = interpreter.wire.exchange(serde_json::json!({ "code": code }));
-    let mut exchange = std::pin::pin!(exchange);
-    let mut stopped = std::pin::pin!(stop.notified());
-    loop {
-        tokio::select! {
-            answer = &mut exchange => {
-                response = answer.unwrap_or(None);
-                break;
+    pub async fn evaluate(mut self, reaper: Reaper, config: Config, request: Request) -> Result<Outcome, ApiError> {
+        let outcome = match self.ended() {
+            // The code may rely on a state that is gone.
+            Some(ended) => Outcome::of_end(self.language, Some(ended), "before"),
+            None => {
+                self.warm(&reaper, &config).await?;
+                self.carry_out(&request.code).await
             }
-            () = stdout.fill(&interpreter.stdout), if !stdout.ended => {}
-            () = stderr.fill(&interpreter.stderr), if !stderr.ended => {}
-            () = &mut stopped => break,
-            () = sleep_until(deadline) => {
-                if timed_out {
+        };
+        if outcome.state_lost {
+            self.lose();
+        }
+        Ok(outcome)
+    }
+
+    /// How the interpreter ended since its last evaluation, if it has.
+    fn ended(&mut self) -> Option<Ended> {
+        self.held.as_mut()?.process.ended()
+    }
+
+    fn lose(&mut self) {
+        self.slot.reseeder.lock().expect("no holder panics").take();
+        self.held.take();
+    }
+
+    async fn warm(&mut self, reaper: &Reaper, config: &Config) -> Result<(), ApiError> {
+        if self.held.is_none() {
+            let interpreter = Interpreter::start(self.language, reaper, config).await?;
+            let reseeder = interpreter.reseeder.clone();
+            *self.slot.reseeder.lock().expect("no holder panics") = Some(reseeder);
+            *self.held = Some(interpreter);
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, code: &str) -> Outcome {
+        let Interpreter {
+            process,
+            stdout,
+            stderr,
+            wire,
+            ..
+        } = self.held.as_mut().expect("it is warm");
+        let (stdout, stderr) = (stdout.clone(), stderr.clone());
+        stdout.begin();
+        stderr.begin();
+        let mut deadline = Instant::now() + self.left;
+        let mut timed_out = false;
+        let mut response = None;
+        let mut exchange = std::pin::pin!(wire.exchange(serde_json::json!({ "code": code })));
+        let mut stopped = std::pin::pin!(self.slot.stop.notified());
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut exchange => {
+                    response = answer.unwrap_or(None);
                     break;
                 }
-                timed_out = true;
-                deadline = Instant::now() + INTERRUPT_GRACE;
-                interpreter.process.interrupt();
+                _ = process.wait() => break,
+                () = &mut stopped => break,
+                () = sleep_until(deadline) => {
+                    if timed_out {
+                        break;
+                    }
+                    timed_out = true;
+                    deadline = Instant::now() + INTERRUPT_GRACE;
+                    process.interrupt();
+                }
+            }
+        }
+        let mut ended = None;
+        if response.is_none() {
+            process.kill();
+            ended = timeout(KILL_TIMEOUT, process.wait()).await.ok().flatten();
+        }
+        let (stdout, stderr) = (stdout.take(), stderr.take());
+        let is_cut = response.as_ref().is_some_and(|response| response.cut);
+        let late = timed_out.then_some(self.limit).flatten();
+        let late = late.map(|limit| format!("timed out after {} ms", limit.as_millis()));
+        Outcome {
+            truncated: is_cut || stdout.dropped_bytes + stderr.dropped_bytes > 0,
+            stdout_dropped_bytes: stdout.dropped_bytes,
+            stderr_dropped_bytes: stderr.dropped_bytes,
+            stdout: stdout.text(),
+            stderr: stderr.text(),
+            ..match response {
+                Some(response) => Outcome::of_response(response, late),
+                None => Outcome::of_silence(self.language, ended, late),
             }
         }
     }
-    let ended = match response {
-        Some(_) => None,
-        None => {
-            interpreter.process.kill();
-            interpreter.process.end().await
-        }
-    };
-    stdout.drain(&interpreter.stdout);
-    stderr.drain(&interpreter.stderr);
-    Outcome {
-        truncated: stdout.truncated || stderr.truncated,
-        stdout: stdout.text(),
-        stderr: stderr.text(),
-        ..outcome(response, ended, timed_out.then_some(limit).flatten(), language)
-    }
 }
 
-fn outcome(response: Option<Response>, ended: Option<Ended>, limit: Option<Duration>, language: &Language) -> Outcome {
-    let late = limit.map(|limit| format!("timed out after {} ms", limit.as_millis()));
-    let timed_out = late.is_some();
-    match response {
-        // It may have been done just before the interrupt reached it: then that is its outcome.
-        Some(Response {
-            result,
-            error: None,
-            exit_code,
-        }) => Outcome {
-            result,
-            exit_code,
-            ..Outcome::default()
-        },
-        Some(Response { error, exit_code, .. }) => Outcome {
-            error: match (late, error) {
-                (Some(late), Some(error)) => Some(format!("{late}; interrupted, state kept\n{error}")),
-                (_, error) => error,
-            },
-            exit_code,
+impl Outcome {
+    fn of_response(response: Response, late: Option<String>) -> Outcome {
+        // The evaluation may have finished just before the interrupt arrived. Then its result counts.
+        let timed_out = late.is_some() && response.error.is_some();
+        Outcome {
+            result: response.result,
+            error: response.error.map(|error| match late {
+                Some(late) => format!("{late}; interrupted, state kept: {error}"),
+                None => error,
+            }),
+            traceback: response.traceback,
+            exit_code: response.exit_code,
             timed_out,
             ..Outcome::default()
-        },
-        None => {
-            let name = language.name;
-            let how = match ended {
-                Some(Ended::Exited(code)) => format!("exited with code {code}"),
-                Some(Ended::Signalled(signal)) => format!("was ended by signal {signal}"),
-                None => "stopped responding".to_owned(),
-            };
-            let error = match late {
-                Some(late) => format!("{late}; {name} did not heed the interrupt and was ended: its state is lost"),
-                None => format!("{name} {how} during the evaluation: its state is lost"),
-            };
-            Outcome {
-                error: Some(error),
-                exit_code: 1,
-                timed_out,
-                state_lost: true,
-                ..Outcome::default()
-            }
-        }
-    }
-}
-
-/// What is printed, up to a limit.
-#[derive(Default)]
-struct Capture {
-    bytes: Vec<u8>,
-    truncated: bool,
-    ended: bool,
-}
-
-impl Capture {
-    /// Waits for output and takes in what there is.
-    async fn fill(&mut self, pipe: &pipe::Receiver) {
-        match pipe.readable().await {
-            Ok(()) => self.drain(pipe),
-            Err(_) => self.ended = true,
         }
     }
 
-    /// Takes in what there is now, up to a pipe's worth: one who prints without end must not keep the others waiting.
-    fn drain(&mut self, pipe: &pipe::Receiver) {
-        let mut buffer = [0; 16 * 1024];
-        for _ in 0..64 {
-            match pipe.try_read(&mut buffer) {
-                Ok(0) => {
-                    self.ended = true;
-                    return;
-                }
-                Ok(count) => {
-                    let room = OUTPUT_BYTES_MAX - self.bytes.len();
-                    self.truncated |= count > room;
-                    self.bytes.extend_from_slice(&buffer[..count.min(room)]);
-                }
-                Err(_) => return,
-            }
+    /// The interpreter has not responded.
+    fn of_silence(language: &Language, ended: Option<Ended>, late: Option<String>) -> Outcome {
+        let Some(late) = late else {
+            return Outcome::of_end(language, ended, "during");
+        };
+        let name = language.name;
+        let error = format!("{late}; {name} did not heed the interrupt and was ended: its state is lost");
+        Outcome {
+            timed_out: true,
+            ..Outcome::state_lost(error)
         }
     }
 
-    fn text(self) -> String {
-        String::from_utf8_lossy(&self.bytes).into_owned()
+    fn of_end(language: &Language, ended: Option<Ended>, when: &str) -> Outcome {
+        let name = language.name;
+        let how = match ended {
+            Some(Ended::Exited(code)) => format!("exited with code {code}"),
+            Some(Ended::Signalled(signal)) => format!("was ended by signal {signal}"),
+            None => "stopped responding".to_owned(),
+        };
+        Outcome::state_lost(format!("{name} {how} {when} the evaluation: its state is lost"))
+    }
+
+    fn state_lost(error: String) -> Outcome {
+        Outcome {
+            error: Some(error),
+            exit_code: 1,
+            state_lost: true,
+            ..Outcome::default()
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Bodies of requests and responses.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -8,8 +10,10 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, StreamBody};
 use hyper::body::{Frame, Incoming};
 use hyper::{Response, StatusCode, header};
+use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::error::ApiError;
 
@@ -18,31 +22,54 @@ pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// Longest JSON request.
 const JSON_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The parameters after `?`.
-pub struct Query(Vec<(String, String)>);
+/// The parameters after `?`. A value is bytes, since that of a path need not be UTF-8.
+pub struct Query(Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Query {
     pub fn parse(query: Option<&str>) -> Query {
-        Query(
-            form_urlencoded::parse(query.unwrap_or("").as_bytes())
-                .into_owned()
-                .collect(),
-        )
+        let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).collect();
+        let pairs = query.unwrap_or("").split('&');
+        let pairs = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        Query(pairs.map(|(name, value)| (decoded(name), decoded(value))).collect())
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        let found = self.0.iter().find(|(key, _)| key == name);
-        found.map(|(_, value)| value.as_str())
+        str::from_utf8(self.bytes(name)?).ok()
     }
 
-    pub fn required(&self, name: &str) -> Result<&str, ApiError> {
-        self.get(name)
+    fn bytes(&self, name: &str) -> Option<&[u8]> {
+        let found = self.0.iter().find(|(key, _)| key == name.as_bytes());
+        found.map(|(_, value)| value.as_slice())
+    }
+
+    pub fn required(&self, name: &str) -> Result<&[u8], ApiError> {
+        self.bytes(name)
             .filter(|value| !value.is_empty())
             .ok_or_else(|| ApiError::bad_request("bad_request", format!("the parameter {name} is missing")))
     }
 
     pub fn flag(&self, name: &str) -> bool {
         self.get(name) == Some("true")
+    }
+}
+
+/// The name of a file in JSON. As in Python's `surrogateescape`, U+DC00 plus the byte stands for each byte that is not UTF-8.
+#[derive(Serialize)]
+#[serde(transparent)]
+pub struct Name(Box<RawValue>);
+
+impl Name {
+    pub fn of(name: &OsStr) -> Name {
+        let mut json = String::from("\"");
+        for chunk in name.as_bytes().utf8_chunks() {
+            let quoted = serde_json::to_string(chunk.valid()).expect("a string serialises");
+            json.push_str(&quoted[1..quoted.len() - 1]);
+            for byte in chunk.invalid() {
+                json.push_str(&format!("\\udc{byte:02x}"));
+            }
+        }
+        json.push('"');
+        Name(RawValue::from_string(json).expect("a JSON string"))
     }
 }
 

@@ -64,6 +64,7 @@ struct Started<'a> {
 
 async fn start(agent: &Agent, query: &Query, body: Incoming) -> Result<Response<Body>, ApiError> {
     let request = json_of(body).await?;
+    agent.freezer.until_thawed().await;
     let session = agent.commands.start(&agent.reaper, &agent.config(), request)?;
     let started = Started {
         id: &session.id,

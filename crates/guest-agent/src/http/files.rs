@@ -1,7 +1,9 @@
-//! `/v1/files` and `/v1/dir`.
+//! `/v1/files`, `/v1/dir`, `/v1/stat` and `/v1/rename`.
 
+use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -14,27 +16,25 @@ use serde::Serialize;
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::body::{self, Body, Query, empty, json};
+use super::body::{self, Body, Name, Query, empty, json};
 use crate::agent::Agent;
 use crate::error::ApiError;
 use crate::sys;
 
 const READ_BYTES: usize = 64 * 1024;
 const MODE_DEFAULT: &str = "0644";
+const DIR_MODE_DEFAULT: &str = "0755";
 const ENTRIES_MAX: usize = 100_000;
+/// Symbolic links that are followed one after the other, as many as the kernel follows.
+const LINKS_MAX: usize = 40;
+const TEMPORARY_PREFIX: &str = ".forkd-";
+const TEMPORARY_HEX_DIGITS: usize = 16;
 
 pub async fn route(agent: &Agent, method: &Method, query: &Query, body: Incoming) -> Result<Response<Body>, ApiError> {
     let path = path_of(agent, query)?;
     match *method {
         Method::GET => read(&path).await,
-        Method::PUT => {
-            let mode = query.get("mode").unwrap_or(MODE_DEFAULT);
-            let mode = u32::from_str_radix(mode, 8)
-                .ok()
-                .filter(|mode| *mode <= 0o7777)
-                .ok_or_else(|| ApiError::bad_request("bad_request", format!("{mode} is no octal mode")))?;
-            write(&path, mode, body).await
-        }
+        Method::PUT => write(&path, mode_of(query, MODE_DEFAULT)?, body).await,
         Method::DELETE => remove(&path, query.flag("recursive")).await,
         _ => Err(super::no_such_route(method, "/v1/files")),
     }
@@ -42,15 +42,27 @@ pub async fn route(agent: &Agent, method: &Method, query: &Query, body: Incoming
 
 /// A relative path is taken from the image's working directory.
 fn path_of(agent: &Agent, query: &Query) -> Result<PathBuf, ApiError> {
-    let path = query.required("path")?;
-    if path.contains('\0') {
+    path_in(agent, query, "path")
+}
+
+fn path_in(agent: &Agent, query: &Query, parameter: &str) -> Result<PathBuf, ApiError> {
+    let path = query.required(parameter)?;
+    if path.contains(&0) {
         return Err(ApiError::bad_request("bad_path", "a path has no NUL byte"));
     }
-    Ok(Path::new(agent.config().workdir()).join(path))
+    Ok(Path::new(agent.config().workdir()).join(OsStr::from_bytes(path)))
 }
 
 fn failed<'a>(what: &'a str, path: &'a Path) -> impl Fn(io::Error) -> ApiError + 'a {
     move |error| ApiError::io(format_args!("{what} {}", path.display()), &error)
+}
+
+fn mode_of(query: &Query, default: &str) -> Result<u32, ApiError> {
+    let mode = query.get("mode").unwrap_or(default);
+    u32::from_str_radix(mode, 8)
+        .ok()
+        .filter(|mode| *mode <= 0o7777)
+        .ok_or_else(|| ApiError::bad_request("bad_request", format!("{mode} is no octal mode")))
 }
 
 fn octal(metadata: &Metadata) -> String {
@@ -58,7 +70,7 @@ fn octal(metadata: &Metadata) -> String {
 }
 
 async fn read(path: &Path) -> Result<Response<Body>, ApiError> {
-    // Without O_NONBLOCK the opening of a FIFO would wait for its writer.
+    // O_NONBLOCK keeps the opening of a FIFO from waiting for its writer.
     let mut options = fs::OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).await.map_err(failed("read", path))?;
@@ -68,11 +80,10 @@ async fn read(path: &Path) -> Result<Response<Body>, ApiError> {
         return Err(ApiError::bad_request("is_a_directory", message));
     }
     if !metadata.is_file() {
-        let message = format!("{} is no regular file", path.display());
-        return Err(ApiError::bad_request("not_a_file", message));
+        return Err(no_regular_file(path));
     }
-    // Files of /proc and /sys say that they are empty, and are not.
-    let length = Some(metadata.len()).filter(|length| *length > 0);
+    // The sizes of files that have no blocks may lie: of /proc they are zero, of /sys a page.
+    let length = Some(metadata.len()).filter(|_| metadata.blocks() > 0);
     let left = length.unwrap_or(u64::MAX);
     let chunks = stream::unfold((file, left), move |(mut file, left)| async move {
         let mut chunk = BytesMut::zeroed(READ_BYTES.min(usize::try_from(left).unwrap_or(READ_BYTES)));
@@ -100,6 +111,34 @@ async fn read(path: &Path) -> Result<Response<Body>, ApiError> {
     Ok(response)
 }
 
+fn no_regular_file(path: &Path) -> ApiError {
+    ApiError::bad_request("not_a_file", format!("{} is no regular file", path.display()))
+}
+
+/// The path behind all symbolic links, even if nothing is there yet.
+fn behind_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(link) = std::fs::read_link(&path) else {
+            return Ok(path);
+        };
+        path = path.parent().unwrap_or(Path::new("/")).join(link);
+    }
+    Err(io::Error::from_raw_os_error(libc::ELOOP))
+}
+
+/// The name is not made from the target's, which may be as long as names can be.
+fn temporary_name() -> String {
+    let number = u64::from_le_bytes(sys::random());
+    format!("{TEMPORARY_PREFIX}{number:0TEMPORARY_HEX_DIGITS$x}")
+}
+
+fn is_temporary(name: &OsStr) -> bool {
+    let digits = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY_PREFIX));
+    let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    digits.is_some_and(|digits| digits.len() == TEMPORARY_HEX_DIGITS && digits.bytes().all(hex))
+}
+
 /// A file being written, which goes away again unless it is put in its place.
 struct Temporary(Option<PathBuf>);
 
@@ -113,19 +152,23 @@ impl Drop for Temporary {
 
 async fn write(path: &Path, mode: u32, mut body: Incoming) -> Result<Response<Body>, ApiError> {
     // Through a link its target is written, as any program would.
-    let target = fs::canonicalize(path).await.unwrap_or_else(|_| path.to_owned());
-    if target.is_dir() {
-        let message = format!("{} is a directory", path.display());
-        return Err(ApiError::bad_request("is_a_directory", message));
-    }
+    let target = behind_links(path).map_err(failed("write", path))?;
+    let replaced = match fs::metadata(&target).await {
+        Ok(metadata) if metadata.is_dir() => {
+            let message = format!("{} is a directory", path.display());
+            return Err(ApiError::bad_request("is_a_directory", message));
+        }
+        Ok(metadata) if !metadata.is_file() => return Err(no_regular_file(path)),
+        Ok(metadata) => Some(metadata),
+        Err(_) => None,
+    };
     let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else {
         return Err(ApiError::bad_request("bad_path", "the path names no file"));
     };
     fs::create_dir_all(folder)
         .await
         .map_err(failed("create the folder of", path))?;
-    // The name of the temporary file is not made from the target's, which may be as long as names can be.
-    let temporary_path = folder.join(format!(".forkd-{:016x}", u64::from_le_bytes(sys::random())));
+    let temporary_path = folder.join(temporary_name());
     let mut temporary = Temporary(Some(temporary_path.clone()));
     let mut file = fs::OpenOptions::new()
         .write(true)
@@ -140,13 +183,41 @@ async fn write(path: &Path, mode: u32, mut body: Incoming) -> Result<Response<Bo
         }
     }
     file.flush().await.map_err(failed("write", path))?;
+    // A file that is replaced keeps its owner and its mode.
+    if let Some(replaced) = &replaced {
+        let (uid, gid) = (Some(replaced.uid()), Some(replaced.gid()));
+        std::os::unix::fs::chown(&temporary_path, uid, gid).map_err(failed("set the owner of", path))?;
+    }
+    let mode = replaced.as_ref().map_or(mode, |replaced| replaced.mode() & 0o7777);
     file.set_permissions(std::fs::Permissions::from_mode(mode))
         .await
         .map_err(failed("set the mode of", path))?;
-    fs::rename(&temporary_path, folder.join(name))
+    let place = folder.join(name);
+    if replaced.is_some_and(|replaced| replaced.nlink() > 1) {
+        // The other names of the file keep naming it.
+        fs::copy(&temporary_path, &place).await.map_err(failed("write", path))?;
+        return Ok(empty());
+    }
+    fs::rename(&temporary_path, &place)
         .await
         .map_err(failed("write", path))?;
     temporary.0.take();
+    Ok(empty())
+}
+
+/// Makes a directory, and those that lead to it. One that exists stays as it is.
+pub async fn make_dir(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiError> {
+    let path = path_of(agent, query)?;
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(mode_of(query, DIR_MODE_DEFAULT)?);
+    builder.create(&path).await.map_err(failed("make", &path))?;
+    Ok(empty())
+}
+
+/// Renames a file or a directory. A file in the new place is replaced.
+pub async fn rename(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiError> {
+    let (from, to) = (path_of(agent, query)?, path_in(agent, query, "to")?);
+    fs::rename(&from, &to).await.map_err(failed("rename", &from))?;
     Ok(empty())
 }
 
@@ -167,11 +238,56 @@ async fn remove(path: &Path, recursive: bool) -> Result<Response<Body>, ApiError
 
 #[derive(Serialize)]
 struct Entry {
-    name: String,
+    name: Name,
+    #[serde(flatten)]
+    facts: Facts,
+}
+
+#[derive(Serialize)]
+struct Facts {
     r#type: &'static str,
     size: u64,
     mode: String,
     mtime_unix: i64,
+}
+
+impl Facts {
+    fn of(metadata: &Metadata) -> Facts {
+        Facts {
+            r#type: type_of(metadata),
+            size: metadata.len(),
+            mode: octal(metadata),
+            mtime_unix: metadata.mtime(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Stat {
+    #[serde(flatten)]
+    facts: Facts,
+    uid: u32,
+    gid: u32,
+    /// The path that a symbolic link holds.
+    target: Option<Name>,
+}
+
+/// Describes one path: with `follow` what is behind symbolic links, otherwise a link itself.
+pub async fn stat(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiError> {
+    let path = path_of(agent, query)?;
+    let (metadata, target) = if query.flag("follow") {
+        (fs::metadata(&path).await, None)
+    } else {
+        (fs::symlink_metadata(&path).await, fs::read_link(&path).await.ok())
+    };
+    let metadata = metadata.map_err(failed("stat", &path))?;
+    let stat = Stat {
+        facts: Facts::of(&metadata),
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        target: target.map(|target| Name::of(target.as_os_str())),
+    };
+    Ok(json(StatusCode::OK, &stat))
 }
 
 pub async fn list(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiError> {
@@ -179,7 +295,10 @@ pub async fn list(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiErr
     let mut folder = fs::read_dir(&path).await.map_err(failed("list", &path))?;
     let mut entries = Vec::new();
     while let Some(found) = folder.next_entry().await.map_err(failed("list", &path))? {
-        // One that has gone since is no entry any more.
+        // A file that is being written has no name yet. An entry that has been removed since is skipped.
+        if is_temporary(&found.file_name()) {
+            continue;
+        }
         let Ok(metadata) = found.metadata().await else {
             continue;
         };
@@ -187,15 +306,16 @@ pub async fn list(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiErr
             let message = format!("{} has over {ENTRIES_MAX} entries", path.display());
             return Err(ApiError::bad_request("too_many_entries", message));
         }
-        entries.push(Entry {
-            name: found.file_name().to_string_lossy().into_owned(),
-            r#type: type_of(&metadata),
-            size: metadata.len(),
-            mode: octal(&metadata),
-            mtime_unix: metadata.mtime(),
-        });
+        entries.push((found.file_name(), Facts::of(&metadata)));
     }
-    entries.sort_by(|one, other| one.name.cmp(&other.name));
+    entries.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let entries: Vec<_> = entries
+        .into_iter()
+        .map(|(name, facts)| Entry {
+            name: Name::of(&name),
+            facts,
+        })
+        .collect();
     Ok(json(StatusCode::OK, &entries))
 }
 

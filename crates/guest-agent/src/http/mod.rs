@@ -17,13 +17,13 @@ use tokio::io::DuplexStream;
 use crate::agent::Agent;
 use crate::config::Config;
 use crate::error::ApiError;
-use crate::{eval, identity};
+use crate::{clock, eval, identity};
 use body::{Body, Query, empty, json, json_of};
 
 /// Windows of what the host sends. (Those of what it receives are the host's to set.)
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * 1024 * 1024;
-/// What is buffered for a reader that does not keep up, beside its window.
+/// Bytes that are buffered for a slow reader, besides its window.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 const STREAMS_MAX: u32 = 256;
 
@@ -60,24 +60,42 @@ async fn route(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Response
     match (&parts.method, segments.as_slice()) {
         (&Method::GET, ["v1", "ping"]) => Ok(ping(&agent)),
         (&Method::PUT, ["v1", "config"]) => {
-            agent.configure(json_of::<Config>(body).await?);
+            agent.configure(json_of::<Config>(body).await?)?;
             Ok(empty())
         }
+        (&Method::POST, ["v1", "freeze"]) => {
+            detached(agent.freeze()).await?;
+            Ok(empty())
+        }
+        (&Method::POST, ["v1", "thaw"]) => {
+            let body = serde_json::json!({ "was_frozen": agent.freezer.thaw() });
+            Ok(json(StatusCode::OK, &body))
+        }
+        (&Method::PUT, ["v1", "clock"]) => {
+            json_of::<clock::Request>(body).await?.apply(agent.owns_machine)?;
+            Ok(empty())
+        }
+        (&Method::GET, ["v1", "refresh"]) => Ok(json(StatusCode::OK, agent.refresh())),
         (&Method::GET, ["v1", "identity"]) => Ok(json(StatusCode::OK, &agent.identity())),
         (&Method::POST, ["v1", "identity"]) => identify(agent, body).await,
         (method, ["v1", "commands", rest @ ..]) => commands::route(agent, method, rest, &query, body).await,
         (method, ["v1", "files"]) => files::route(&agent, method, &query, body).await,
         (&Method::GET, ["v1", "dir"]) => files::list(&agent, &query).await,
+        (&Method::PUT, ["v1", "dir"]) => files::make_dir(&agent, &query).await,
+        (&Method::GET, ["v1", "stat"]) => files::stat(&agent, &query).await,
+        (&Method::POST, ["v1", "rename"]) => files::rename(&agent, &query).await,
         (&Method::POST, ["v1", "eval"]) => {
             let request = json_of::<eval::Request>(body).await?;
-            let (reaper, config) = (agent.reaper.clone(), agent.config());
-            let work = agent.interpreters.clone().eval(reaper, config, request);
+            let turn = agent.interpreters.turn_to_evaluate(&request).await?;
+            agent.freezer.until_thawed().await;
+            let work = turn.evaluate(agent.reaper.clone(), agent.config(), request);
             Ok(json(StatusCode::OK, &detached(work).await?))
         }
         (&Method::POST, ["v1", "interpreters"]) => {
             let request = json_of::<eval::StartRequest>(body).await?;
-            let (reaper, config) = (agent.reaper.clone(), agent.config());
-            detached(agent.interpreters.clone().start(reaper, config, request)).await?;
+            let turn = agent.interpreters.turn_to_start(&request).await?;
+            agent.freezer.until_thawed().await;
+            detached(turn.start(agent.reaper.clone(), agent.config())).await?;
             Ok(empty())
         }
         (&Method::DELETE, ["v1", "interpreters", language]) => {

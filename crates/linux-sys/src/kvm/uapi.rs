@@ -1,5 +1,4 @@
-//! The numbers and layouts of KVM's requests, those of `<linux/kvm.h>` and `<asm/kvm.h>` on x86-64, and the requests
-//! themselves.
+//! The numbers, layouts and calls of KVM's requests, from `<linux/kvm.h>` and `<asm/kvm.h>` on x86-64.
 
 use crate::check;
 use std::fs::File;
@@ -21,7 +20,7 @@ pub const KVM_GET_SREGS: u64 = request(OUT, 0x83, size_of::<Special>());
 pub const KVM_SET_SREGS: u64 = request(IN, 0x84, size_of::<Special>());
 
 const NONE: u64 = 0;
-/// The kernel reads what the argument points to, or writes it.
+/// Direction of the argument: the kernel reads it (`IN`), or writes it (`OUT`).
 const IN: u64 = 1;
 const OUT: u64 = 2;
 
@@ -69,7 +68,7 @@ pub struct Segment {
     pub default_size: u8,
     pub code_or_data: u8,
     pub long_mode: u8,
-    /// Whether the limit counts pages.
+    /// Nonzero if the limit counts pages.
     pub granularity: u8,
     pub available: u8,
     pub unusable: u8,
@@ -140,7 +139,7 @@ pub struct InputOutput {
     pub size: u8,
     pub port: u16,
     pub count: u32,
-    /// From the beginning of the page.
+    /// Offset from the start of the page.
     pub data_offset: u64,
 }
 
@@ -153,7 +152,7 @@ pub struct MemoryInputOutput {
     pub is_write: u8,
 }
 
-// The kernel's numbers, so that a slip of the hand in the structures above does not compile.
+// Compare with the kernel's numbers, so that a mistake in the structures above does not compile.
 const _: () = {
     assert!(KVM_SET_USER_MEMORY_REGION == 0x4020_AE46);
     assert!(KVM_GET_REGS == 0x8090_AE81 && KVM_GET_SREGS == 0x8138_AE83);
@@ -167,14 +166,14 @@ const _: () = {
     assert!(offset_of!(MemoryInputOutput, len) == 16 && offset_of!(MemoryInputOutput, is_write) == 20);
 };
 
-/// A request whose argument is a number.
+/// Sends a request whose argument is a number.
 pub fn call(file: &File, request: u64, argument: u64) -> io::Result<i64> {
     assert_eq!(argument_size(request), 0, "the request takes a number");
-    // SAFETY: the kernel takes the argument for a number, whatever it is.
+    // SAFETY: the kernel uses the argument as a number, whatever its value.
     check(unsafe { libc::ioctl(file.as_raw_fd(), request, argument) }.into())
 }
 
-/// A request that reads a structure.
+/// Sends a request that reads a structure.
 pub fn set<T>(file: &File, request: u64, argument: &T) -> io::Result<()> {
     assert_eq!(
         argument_size(request),
@@ -186,7 +185,7 @@ pub fn set<T>(file: &File, request: u64, argument: &T) -> io::Result<()> {
     Ok(())
 }
 
-/// A request that writes a structure, all fields of which are numbers.
+/// Sends a request that writes a structure of which all fields are numbers.
 pub fn get<T>(file: &File, request: u64, argument: &mut T) -> io::Result<()> {
     assert_eq!(
         argument_size(request),

@@ -1,9 +1,9 @@
-//! What a userfaultfd reports.
+//! The events that a userfaultfd reports.
 
-use super::{Range, Userfaultfd};
-use crate::{PAGE_SIZE, check};
+use super::{Range, Userfaultfd, read};
+use crate::PAGE_SIZE;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 const PAGEFAULT: u8 = 0x12;
 const FORK: u8 = 0x13;
@@ -14,34 +14,34 @@ const FLAG_WRITE: u64 = 1 << 0;
 const FLAG_WP: u64 = 1 << 1;
 const FLAG_MINOR: u64 = 1 << 2;
 
-/// As many as are read in one call.
+/// Most messages per read.
 const MESSAGES: usize = 64;
 
-/// Something that happened in the address space. All but a fault have happened when they are read.
+/// An event in the address space. All but a fault have already happened when they are read.
 #[derive(Debug)]
 pub enum Event {
     /// A thread waits for the page at `address`, which is the start of a page of 4 KiB.
     Fault {
         address: u64,
         write: bool,
-        /// The file under the mapping has the page.
+        /// True if the file under the mapping has the page.
         minor: bool,
-        /// The page is there, and protected.
+        /// True if the page is present and protected.
         protected: bool,
     },
-    /// The memory was given back, and reads as new memory does.
+    /// The memory was freed, and reads like new memory.
     Remove(Range),
     /// Nothing is mapped there any more.
     Unmap(Range),
-    /// What was mapped at `from` is at `to` now.
+    /// The mapping at `from` has moved to `to`.
     Remap { from: u64, to: Range },
-    /// The process has a copy of itself, whose userfaultfd this is.
+    /// The process has forked. This is the userfaultfd of the copy.
     Fork(OwnedFd),
-    /// What this library does not know.
+    /// An event that this library does not know.
     Unknown(u8),
 }
 
-/// `struct uffd_msg`: a union follows the kind.
+/// `struct uffd_msg`: the kind, then a union.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct Message {
@@ -51,20 +51,21 @@ struct Message {
 }
 
 impl Userfaultfd {
-    /// Appends what has happened to `events`, in order. Returns how many; zero when nothing has.
+    /// Appends new events to `events`, in order. Returns their number, zero if there are none.
     ///
-    /// Whoever gives memory back waits until that has been read here, and meanwhile no page of the address space can be
+    /// A thread that frees memory waits until that has been read here. Until then no page of the address space can be
     /// filled.
     pub fn read_events(&self, events: &mut Vec<Event>) -> io::Result<usize> {
         self.read_messages(MESSAGES, |message| events.push(event(message)))
     }
 
-    /// The page addresses of the faults that wait, at most `limit`, appended to `faults`. Returns how many; zero when none waits.
+    /// Appends the page addresses of at most `limit` waiting faults to `faults`. Returns their number, zero if none waits.
     pub fn read_faults(&self, faults: &mut Vec<u64>, limit: usize) -> io::Result<usize> {
         let before = faults.len();
         self.read_messages(limit, |message| {
-            if message.kind == PAGEFAULT {
-                faults.push(page_of(message.words[1]));
+            // Other events do not matter here. A descriptor that comes with one is closed.
+            if let Event::Fault { address, .. } = event(message) {
+                faults.push(address);
             }
         })?;
         Ok(faults.len() - before)
@@ -74,8 +75,8 @@ impl Userfaultfd {
         let mut buffer = [Message::default(); MESSAGES];
         let room = limit.min(buffer.len()) * size_of::<Message>();
         // SAFETY: the buffer holds at least `room` bytes of plain old data, of the layout of struct uffd_msg.
-        let got = match check(unsafe { libc::read(self.fd.as_raw_fd(), buffer.as_mut_ptr().cast(), room) } as i64) {
-            Ok(got) => got as usize / size_of::<Message>(),
+        let got = match unsafe { read::read_now(self.fd.as_fd(), buffer.as_mut_ptr().cast(), room) } {
+            Ok(got) => got / size_of::<Message>(),
             Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => 0,
             Err(error) => return Err(error),
         };
@@ -112,7 +113,7 @@ fn event(message: &Message) -> Event {
                 end: second + third,
             },
         },
-        // SAFETY: the kernel made the descriptor for this message, and nobody else has heard of it.
+        // SAFETY: the kernel made the descriptor for this message, and no other code knows it.
         FORK => Event::Fork(unsafe { OwnedFd::from_raw_fd(first as i32) }),
         kind => Event::Unknown(kind),
     }

@@ -1,4 +1,4 @@
-//! Giving pages to those that wait for them.
+//! Fills pages that threads wait for.
 
 use super::{Range, Userfaultfd, ior, iowr};
 use crate::{PAGE_SIZE, check};
@@ -15,58 +15,58 @@ const COPY_MODE_WP: u64 = 1 << 1;
 /// The last page of an x86-64 process.
 const LAST_PAGE: u64 = (1 << 47) - 2 * PAGE_SIZE as u64;
 
-/// How far a call came. What was filled has been woken.
+/// Progress of a fill. The waiters of the filled pages have been woken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Filled {
-    /// From the start of the range.
+    /// Bytes filled from the start of the range.
     pub bytes: u64,
-    /// Why it went no further; none when it did all.
+    /// The reason for stopping early. `None` if the whole range was filled.
     pub stop: Option<Stop>,
 }
 
-/// Why a call did not go on.
+/// The reason why a fill stopped early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// It filled some pages, and the kernel does not say what is with the next: call again, from there.
+    /// The kernel filled only a part, and does not describe the next page: call again, from there.
     Cut,
-    /// The next page is there already. Whoever waits for it has not been woken.
+    /// The next page is already present. Threads that wait for it have not been woken.
     Present,
-    /// The address space is changing, or has changed and nobody has read of it: read events, and call again.
+    /// The address space is changing, or has changed and the event is unread: read events, and call again.
     Changing,
-    /// Nothing is mapped there, or nothing that is registered.
+    /// Nothing is mapped there, or the memory is not registered.
     NoRange,
-    /// The file under the mapping does not have the page.
+    /// The file under the mapping lacks the page.
     NoPage,
     /// The process has ended.
     Gone,
 }
 
 impl Userfaultfd {
-    /// Copies `bytes` to `target`. Both are whole pages, of the size that the memory there has.
+    /// Copies `bytes` to `target`. Both are whole pages, of the page size of that memory.
     pub fn copy(&self, target: u64, bytes: &[u8]) -> io::Result<Filled> {
         self.copy_with(target, bytes, 0)
     }
 
-    /// The same, and a write to the pages faults. `EINVAL` where the memory is not registered for that.
+    /// The same, and a write to the pages faults. `EINVAL` if the memory is not registered for that.
     pub fn copy_protected(&self, target: u64, bytes: &[u8]) -> io::Result<Filled> {
         self.copy_with(target, bytes, COPY_MODE_WP)
     }
 
     fn copy_with(&self, target: u64, bytes: &[u8], mode: u64) -> io::Result<Filled> {
         let len = bytes.len() as u64;
-        // struct uffdio_copy: where to, where from, how much, mode, and what came of it.
+        // struct uffdio_copy: target, source, length, mode, result.
         let mut call = [target, bytes.as_ptr() as u64, len, mode, 0];
         // SAFETY: the array outlives the call, which reads `len` bytes from a live slice.
         let done = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), UFFDIO_COPY, &mut call) }.into());
         outcome(done, len, call[4])
     }
 
-    /// Makes `range` zeros. `EINVAL` where the memory consists of huge pages: zeros must be copied there.
+    /// Fills `range` with zeros. `EINVAL` for huge pages: copy zeros instead.
     pub fn zero(&self, range: Range) -> io::Result<Filled> {
         self.fill(UFFDIO_ZEROPAGE, range)
     }
 
-    /// Maps the pages of `range` that the file under the mapping has.
+    /// Maps the pages of `range` that are in the file under the mapping.
     pub fn map_present(&self, range: Range) -> io::Result<Filled> {
         let filled = self.fill(UFFDIO_CONTINUE, range);
         match filled {
@@ -78,12 +78,12 @@ impl Userfaultfd {
         }
     }
 
-    /// Whoever touches a page of `range` that is not there gets `SIGBUS`. `EINVAL` before Linux 6.6.
+    /// Makes an access to a missing page of `range` raise `SIGBUS`. `EINVAL` before Linux 6.6.
     pub fn poison(&self, range: Range) -> io::Result<Filled> {
         self.fill(UFFDIO_POISON, range)
     }
 
-    /// Lets those go on that wait for a page of `range`: they look again.
+    /// Wakes the threads that wait for a page of `range`: they look again.
     pub fn wake(&self, range: Range) -> io::Result<()> {
         let mut call = [range.start, range.len()];
         // SAFETY: the array has the layout of struct uffdio_range and outlives the call.
@@ -91,17 +91,17 @@ impl Userfaultfd {
         Ok(())
     }
 
-    /// Whether the address space is still there, which the descriptor itself never tells.
+    /// True if the address space still exists, which the descriptor itself never tells.
     pub fn is_alive(&self) -> bool {
         self.fill_nothing() != Some(Stop::Gone)
     }
 
-    /// Whether somebody is changing the address space, and waits, or will wait, for that to be read.
+    /// True if a thread is changing the address space, and waits, or will wait, for the event to be read.
     pub fn is_changing(&self) -> bool {
         self.fill_nothing() == Some(Stop::Changing)
     }
 
-    /// At the end of user space nothing is ever registered: in a process that lives and does nothing it fails for that
+    /// Copies to the end of user space, where nothing is ever registered: in a living, idle process it fails for that
     /// reason.
     fn fill_nothing(&self) -> Option<Stop> {
         let nothing = [0u64; PAGE_SIZE / 8];
@@ -111,7 +111,7 @@ impl Userfaultfd {
     }
 
     fn fill(&self, request: u64, range: Range) -> io::Result<Filled> {
-        // The three structs are alike: range, mode, and what came of it.
+        // The three structs have the same layout: range, mode, result.
         let mut call = [range.start, range.len(), 0, 0];
         // SAFETY: the array outlives the call, and has the layout of the struct.
         let done = check(unsafe { libc::ioctl(self.fd.as_raw_fd(), request, &mut call) }.into());
@@ -136,7 +136,7 @@ fn outcome(done: io::Result<i64>, wanted: u64, progress: u64) -> io::Result<Fill
         Err(error) => error,
     };
     match error.raw_os_error() {
-        // The struct has a negative error, or what was done before.
+        // The struct has a negative error, or the bytes done before.
         Some(libc::EAGAIN) if progress as i64 > 0 => stopped(progress, Stop::Cut),
         Some(libc::EAGAIN) => stopped(0, Stop::Changing),
         Some(libc::EEXIST) => stopped(0, Stop::Present),

@@ -1,4 +1,4 @@
-//! What the kernel can do, found by doing it to a page of this process.
+//! Tests the kernel's abilities on a page of this process.
 
 use super::{Modes, Range, Userfaultfd};
 use crate::PAGE_SIZE;
@@ -6,8 +6,8 @@ use crate::memfd::{self, Mapping};
 use std::io;
 use std::os::fd::AsFd;
 
-/// Whether this process can create a userfaultfd and write-protect a private mapping of a memfd with it. The error says
-/// which step failed.
+/// Tests whether this process can create a userfaultfd and write-protect a private mapping of a memfd with it. The
+/// error says which step failed.
 pub fn probe() -> io::Result<()> {
     let uffd = Userfaultfd::create().map_err(step("creating a userfaultfd"))?;
     let (_area, range) = page_of_memfd()?;
@@ -17,7 +17,7 @@ pub fn probe() -> io::Result<()> {
     uffd.unprotect(range)
 }
 
-/// Whether this process can give a page to memory that has none, as the page server does for VMs that ask for theirs.
+/// Tests whether this process can fill a missing page, as the page server does for VMs.
 pub fn probe_missing() -> io::Result<()> {
     let uffd = Userfaultfd::create_for_pages().map_err(step("creating a userfaultfd"))?;
     let area = Mapping::anonymous(PAGE_SIZE)?;
@@ -37,8 +37,8 @@ pub fn probe_missing() -> io::Result<()> {
     }
 }
 
-/// Whether a page that a memfd has is mapped without a copy of it, and its memory write-protected by the same userfaultfd: so
-/// forks share what they have not written.
+/// Tests whether a page of a memfd is mapped without a copy, and the same userfaultfd write-protects its memory. Forks
+/// then share the pages that they have not written.
 pub fn probe_sharing() -> io::Result<()> {
     let uffd = Userfaultfd::create().map_err(step("creating a userfaultfd"))?;
     let (_area, range) = page_of_memfd()?;
@@ -59,13 +59,13 @@ pub fn probe_sharing() -> io::Result<()> {
     uffd.unprotect(range)
 }
 
-/// A private mapping of a memfd that has the page.
+/// A private mapping of a memfd that has its page.
 fn page_of_memfd() -> io::Result<(Mapping, Range)> {
     let file = memfd::create(c"forkd-probe", PAGE_SIZE as u64).map_err(step("creating a memfd"))?;
     Mapping::read_write(&file, PAGE_SIZE)?.write(0, &[1]);
     let area = Mapping::anonymous(PAGE_SIZE)?;
     let range = page_at(&area);
-    // SAFETY: replaces the pages of a mapping that was just made and that nobody else knows.
+    // SAFETY: replaces the pages of a mapping that was just made and that no other code knows.
     unsafe { memfd::map_private_over(range.start, range.len(), file.as_fd(), 0) }?;
     Ok((area, range))
 }

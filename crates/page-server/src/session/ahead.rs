@@ -1,76 +1,22 @@
-//! What is filled before anybody asks for it: what a record says, then, if wished, everything.
+//! Fills pages before the fork asks for them: what a record says, then, if the session populates, everything.
 
 use super::fill::Advance;
 use super::fork::Fork;
-use crate::layout::{Layout, Region};
-use crate::record::{Asked, Record};
+use crate::layout::Region;
+use crate::record::AskedRun;
 use crate::stats::count;
 use crate::template::{Content, assemble};
 use crate::workers::BUFFER_PAGES;
 use forkd_linux_sys::PAGE_SIZE;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Pages that are filled before another fork has its turn.
+/// Pages that are filled before the next fork has its turn.
 const TURN_PAGES: u64 = 1024;
-/// Until work ahead goes on that was in the way of others.
+/// How long work ahead pauses to let faults go first.
 const MAKE_WAY: Duration = Duration::from_micros(100);
-/// Until it is looked again whether a page has come to the template.
+/// How long to wait before asking again whether a page has come to the template.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
-
-/// Pages to fill, in order.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    recorded: VecDeque<Asked>,
-    rest: VecDeque<Asked>,
-    /// All of memory is there at the end, and nothing that cannot be had was left out.
-    pub is_whole: bool,
-}
-
-impl Plan {
-    pub fn new(layout: &Layout, record: Option<Record>, whole: bool, shared: bool) -> Plan {
-        let recorded = record.map_or_else(Vec::new, |record| record.runs().to_vec());
-        let regions = layout.regions().iter().filter(|_| whole);
-        let rest = regions.flat_map(|region| {
-            let pages = region.pages();
-            let starts = pages.clone().step_by(BUFFER_PAGES as usize);
-            starts.map(move |page| Asked {
-                page,
-                pages: BUFFER_PAGES.min(pages.end - page) as u32,
-            })
-        });
-        Plan {
-            recorded: recorded.into(),
-            rest: rest.collect(),
-            // A page of a mapping that is given back would be the template's again.
-            is_whole: whole && !shared,
-        }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.recorded.is_empty() && self.rest.is_empty()
-    }
-
-    /// What comes next, and whether it is of the record.
-    fn front(&mut self) -> Option<(&mut Asked, bool)> {
-        match self.recorded.front_mut() {
-            Some(asked) => Some((asked, true)),
-            None => self.rest.front_mut().map(|asked| (asked, false)),
-        }
-    }
-
-    /// So many pages of what comes next are done with.
-    fn advance(&mut self, pages: u64) {
-        let Some((asked, recorded)) = self.front() else { return };
-        let pages = pages.min(asked.pages.into());
-        asked.page += pages;
-        asked.pages -= pages as u32;
-        if asked.pages == 0 {
-            if recorded { &mut self.recorded } else { &mut self.rest }.pop_front();
-        }
-    }
-}
 
 impl Fork {
     /// Does a turn's work. Returns whether there is more.
@@ -85,7 +31,7 @@ impl Fork {
                 return false;
             }
             let Some((&mut asked, recorded)) = plan.front() else {
-                self.complete.ring();
+                self.complete.signal();
                 return false;
             };
             let Some(region) = self.layout.having(asked.page).copied() else {
@@ -98,7 +44,7 @@ impl Fork {
                     room = room.saturating_sub(pages);
                 }
                 Step::Failed(pages) => {
-                    // Who asks for it is told; without it, memory is not whole.
+                    // A fault for this page reports the failure. Without the page, memory is not whole.
                     plan.is_whole = false;
                     plan.advance(pages);
                 }
@@ -109,7 +55,7 @@ impl Fork {
         true
     }
 
-    fn fill_ahead(&self, region: &Region, asked: Asked, recorded: bool, buffer: &mut [u8]) -> Step {
+    fn fill_ahead(&self, region: &Region, asked: AskedRun, recorded: bool, buffer: &mut [u8]) -> Step {
         // A record may have been made with pages of another size.
         let page = asked.page - (asked.page - region.page) % region.unit();
         let limit = u64::from(asked.pages).next_multiple_of(region.unit()).min(BUFFER_PAGES);
@@ -134,7 +80,7 @@ impl Fork {
         }
     }
 
-    /// Pages that the kernel itself makes zeros, once nobody else serves them.
+    /// The number of pages from `page` on that need no fill: the kernel itself makes them zeros once nothing serves the memory.
     fn needs_nothing(&self, region: &Region, page: u64, limit: u64) -> Option<u64> {
         if self.is_shared(region) {
             return None;

@@ -1,4 +1,4 @@
-//! What a worker does for a fork: faults whose pages must be read first.
+//! A worker's part in serving a fork: faults whose pages must be read first.
 
 use super::fill::Advance;
 use super::fork::Fork;
@@ -6,19 +6,19 @@ use crate::error::{PageError, Step};
 use crate::layout::Region;
 use crate::stats::count;
 use crate::template::{SourceError, assemble};
-use crate::workers::{BUFFER_PAGES, Fault, Tenant};
+use crate::workers::{BUFFER_PAGES, Fault, WorkSource};
 use forkd_linux_sys::PAGE_SIZE;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// Until a template that did not answer is asked again: at first, and at most.
+/// How long to wait before reading again from a template that did not answer: at first, and at most.
 const RETRY_MIN: Duration = Duration::from_millis(2);
 const RETRY_MAX: Duration = Duration::from_millis(200);
-/// Until pages are tried again that could not be filled because the address space was changing.
+/// How long to wait before filling pages again that could not be filled because the address space was changing.
 const CHANGING_MIN: Duration = Duration::from_micros(50);
 const CHANGING_MAX: Duration = Duration::from_millis(16);
 
-impl Tenant for Fork {
+impl WorkSource for Fork {
     fn fetch(&self, fault: Fault, pages: u64, buffer: &mut [u8]) {
         let region = *self.layout.at(fault.address).expect("looked up before");
         let page = region.page_at(fault.address);
@@ -55,7 +55,7 @@ impl Fork {
                     done += more;
                     self.note_asked(page + done - more, more);
                 }
-                // The first page is what somebody waits for; others are there already, or can wait.
+                // A thread waits for the first page. The other pages are there already, or can wait.
                 _ if done > 0 => break,
                 Advance::Changing => {
                     if self.pause(wait) {
@@ -64,7 +64,7 @@ impl Fork {
                     wait = (wait * 2).min(CHANGING_MAX);
                 }
                 Advance::Present | Advance::NoRange => {
-                    self.wake(region, page).step("waking who waits for a page")?;
+                    self.wake(region, page).step("waking threads that wait for a page")?;
                     done += unit;
                 }
                 Advance::Gone => break,
@@ -74,7 +74,7 @@ impl Fork {
         Ok(())
     }
 
-    /// Reads pages, several times if need be, and fewer if not all of them can be had. `None` when the session is over.
+    /// Reads pages, with retries, and only the first unit if not all of them can be read. `None` when the session is over.
     fn read_patiently(&self, region: &Region, page: u64, buffer: &mut [u8]) -> Result<Option<u64>, String> {
         let until = Instant::now() + self.patience;
         let mut wait = RETRY_MIN;
@@ -82,7 +82,7 @@ impl Fork {
         loop {
             match assemble(&*self.template, page, &mut buffer[..pages as usize * PAGE_SIZE]) {
                 Ok(()) => return Ok(Some(pages)),
-                // It need not be the page that is waited for.
+                // The page that failed may not be the one that a thread waits for.
                 Err(_) if pages > region.unit() => pages = region.unit(),
                 Err(SourceError::NotYet(reason)) if Instant::now() + wait > until => return Err(reason),
                 Err(SourceError::NotYet(_)) => {
@@ -97,7 +97,7 @@ impl Fork {
         }
     }
 
-    /// Nobody can say what is in the page: it must not be taken for zeros.
+    /// Poisons a page whose content is unknown, so that it is not taken for zeros.
     fn refuse(&self, region: &Region, page: u64, reason: String) -> Result<(), PageError> {
         let mut wait = CHANGING_MIN;
         loop {
@@ -108,7 +108,7 @@ impl Fork {
                     }
                     wait = (wait * 2).min(CHANGING_MAX);
                 }
-                Ok(Advance::Present) => return self.wake(region, page).step("waking who waits for a page"),
+                Ok(Advance::Present) => return self.wake(region, page).step("waking threads that wait for a page"),
                 Ok(_) => return Ok(()),
                 Err(_) => return Err(PageError::NoContent { page, reason }),
             }

@@ -1,4 +1,4 @@
-//! Filling pages, whoever asked for them.
+//! Fills pages, for faults and for work ahead.
 
 use super::fork::Fork;
 use crate::layout::{HUGE_PAGE_BYTES, Region};
@@ -9,21 +9,21 @@ use forkd_linux_sys::uffd::{Filled, Range, Stop};
 use std::io;
 use std::sync::atomic::AtomicU64;
 
-/// Pages of 4 KiB filled in a call. Events are not read meanwhile, and whoever gives memory back waits for that.
+/// Pages of 4 KiB filled per call. Events are not read meanwhile, and a thread that frees memory waits for its event to be read.
 pub(crate) const CALL_PAGES: u64 = 64;
 
 static ZEROS: [u8; HUGE_PAGE_BYTES as usize] = [0; HUGE_PAGE_BYTES as usize];
 
-/// What came of it.
+/// The result of a fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advance {
-    /// So many pages are there now, and whoever waited for them has been woken.
+    /// This many pages are there now, and threads that waited for them have been woken.
     Filled(u64),
-    /// The first one was there already. Whoever waits for it has not been woken.
+    /// The first page was there already. Threads that wait for it have not been woken.
     Present,
-    /// So many pages must be read first.
+    /// This many pages must be read first.
     Stored(u64),
-    /// The first one is on its way to the template.
+    /// The first page is on its way to the template.
     Coming,
     /// The address space is changing: events must be read.
     Changing,
@@ -37,14 +37,14 @@ impl Fork {
     /// Fills pages from `page` on, at most `limit`, as far as they are of one kind and one call goes. `given` is what the
     /// template has there, of `limit` pages, if that has been read.
     ///
-    /// A page that was given back is zeros, whatever else is known of it. That is looked up, and the page filled, while no
-    /// event is read: what is given back later, is so after the page was filled, and takes it away again.
+    /// A freed page is zeros, whatever the template has. Whether it was freed is looked up, and the page filled, while no event
+    /// is read: memory freed later is removed after this fill, so the free wins.
     pub fn fill(&self, region: &Region, page: u64, limit: u64, given: Option<&[u8]>) -> io::Result<Advance> {
         let limit = limit.min(region.pages().end - page).min(CALL_PAGES.max(region.unit()));
         let watch = self.changes.read().expect("no panic while held");
         let protects = watch.protects;
         let (removed, same) = self.removed.run(page, limit);
-        // Huge pages are given back as a whole.
+        // Huge pages are freed as a whole.
         let pages = if region.is_huge() { region.unit() } else { same };
         let target = region.memory_of(page..page + pages);
         if removed {
@@ -82,7 +82,7 @@ impl Fork {
         }
     }
 
-    /// Whether one of `pages` pages from `page` on is on its way to the template.
+    /// True if one of `pages` pages from `page` on is on its way to the template.
     fn is_coming(&self, mut page: u64, pages: u64) -> bool {
         let end = page + pages;
         while page < end {
@@ -134,7 +134,7 @@ impl Fork {
         }
     }
 
-    /// Whoever touches the unit of `page` gets `SIGBUS` from now on. An error where the kernel cannot do that.
+    /// Makes every touch of the unit of `page` a `SIGBUS` from now on. Fails where the kernel cannot do that.
     pub fn poison(&self, region: &Region, page: u64) -> io::Result<Advance> {
         let _unchanged = self.changes.read().expect("no panic while held");
         let target = region.memory_of(page..page + region.unit());
@@ -142,7 +142,7 @@ impl Fork {
         Ok(self.advance(filled, &self.stats.counters.poisoned))
     }
 
-    /// Lets those look again that wait for the unit of `page`.
+    /// Wakes the threads that wait for the unit of `page`, which look again.
     pub fn wake(&self, region: &Region, page: u64) -> io::Result<()> {
         self.uffd.wake(region.memory_of(page..page + region.unit()))
     }

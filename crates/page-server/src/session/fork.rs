@@ -1,9 +1,8 @@
-//! What the threads that serve a fork share.
+//! The state that the threads of a fork share.
 
-use super::ahead::Plan;
-use super::serve::KILL_PATIENCE;
+use super::options::{Ended, SessionOptions};
+use super::plan::Plan;
 use super::watch::Watch;
-use super::{Ended, SessionOptions};
 use crate::error::{PageError, Result, Step};
 use crate::handshake::Handshake;
 use crate::layout::{Layout, Region};
@@ -12,7 +11,7 @@ use crate::removed::Removed;
 use crate::stats::{Stats, count};
 use crate::template::Template;
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::fds::Bell;
+use forkd_linux_sys::fds::EventFd;
 use forkd_linux_sys::maps::{self, Mapped};
 use forkd_linux_sys::peer::Process;
 use forkd_linux_sys::uffd::{Event, Modes, Range, Userfaultfd};
@@ -22,6 +21,9 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
+/// How long to wait until a killed VMM is gone.
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(5);
+
 /// A VMM's memory, and how far it is served.
 pub(crate) struct Fork {
     pub id: u64,
@@ -30,7 +32,7 @@ pub(crate) struct Fork {
     pub stream: UnixStream,
     pub layout: Layout,
     pub template: Arc<dyn Template>,
-    /// Of the regions, in their order: whether they map the template itself.
+    /// For each region, in order: whether it maps the template itself.
     shared: Vec<bool>,
     pub removed: Removed,
     /// Held for writing while events are read and `removed` changes, for reading while pages are filled.
@@ -38,14 +40,14 @@ pub(crate) struct Fork {
     pub stats: Stats,
     pub record: Mutex<Record>,
     pub plan: Mutex<Plan>,
-    /// Faults that have been read and not been served: what is done ahead makes way for them.
+    /// Faults that have been read and not served yet. Work ahead makes way for them.
     pub in_hand: AtomicUsize,
     pub fault_around: u64,
     pub patience: Duration,
-    /// Rung when the session must end.
-    pub stop: Bell,
-    /// Rung when all that was to be done ahead has been done.
-    pub complete: Bell,
+    /// Signalled when the session must end.
+    pub stop: EventFd,
+    /// Signalled when all work ahead of faults is done.
+    pub complete: EventFd,
     failure: OnceLock<PageError>,
     ended: Mutex<Option<Ended>>,
     over: Condvar,
@@ -62,10 +64,10 @@ impl Fork {
         let regions = layout.regions().iter();
         let shared = regions.map(|region| share(&uffd, peer.pid, region, &*template));
         let shared = shared.collect::<Result<Vec<bool>>>().inspect_err(|_| {
-            // Its memory is known to be such that nobody can serve it, and zeros are no answer.
+            // This memory cannot be served, and the VMM must not run on with zeros.
             peer.end(KILL_PATIENCE);
         })?;
-        let bell = || Bell::new().step("making an eventfd");
+        let eventfd = || EventFd::new().step("making an eventfd");
         let any_shared = shared.contains(&true);
         Ok(Fork {
             id,
@@ -83,15 +85,15 @@ impl Fork {
             in_hand: AtomicUsize::new(0),
             fault_around: options.fault_around.max(1),
             patience: options.patience,
-            stop: bell()?,
-            complete: bell()?,
+            stop: eventfd()?,
+            complete: eventfd()?,
             failure: OnceLock::new(),
             ended: Mutex::default(),
             over: Condvar::new(),
         })
     }
 
-    /// Whether the fork maps the template itself there.
+    /// True if the fork maps the template itself in `region`.
     pub fn is_shared(&self, region: &Region) -> bool {
         let at = self.layout.regions().iter().position(|other| other == region);
         at.is_some_and(|at| self.shared[at])
@@ -101,7 +103,7 @@ impl Fork {
         self.shared.contains(&true)
     }
 
-    /// Reads what has happened, and takes note of what was given back. Returns how many events there were.
+    /// Reads events, and takes note of freed memory. Returns the number of events.
     pub fn read_events(&self, events: &mut Vec<Event>) -> io::Result<usize> {
         let alone = self.changes.write().expect("no panic while held");
         let before = events.len();
@@ -120,10 +122,10 @@ impl Fork {
         read
     }
 
-    /// The session cannot go on. Its thread ends it.
+    /// Fails the session, which its thread ends.
     pub fn fail(&self, error: PageError) {
         let _ = self.failure.set(error);
-        self.stop.ring();
+        self.stop.signal();
     }
 
     pub fn failure(&self) -> Option<&PageError> {
@@ -145,7 +147,7 @@ impl Fork {
         ended.expect("no panic while held").clone().expect("just seen")
     }
 
-    /// Waits, unless it is over before. Returns whether it is.
+    /// Waits for `time`, or until the session is over. Returns true if it is over.
     pub fn pause(&self, time: Duration) -> bool {
         let ended = self.ended.lock().expect("no panic while held");
         let waited = self.over.wait_timeout_while(ended, time, |ended| ended.is_none());
@@ -154,7 +156,7 @@ impl Fork {
     }
 }
 
-/// Whether `region` maps the template's own pages, from now on with a fault for each.
+/// Returns true if `region` maps the template's own pages, and registers it then, so that each page faults once.
 fn share(uffd: &Userfaultfd, pid: i32, region: &Region, template: &dyn Template) -> Result<bool> {
     let mappings = match maps::mappings(pid, region.memory) {
         // Another user's process, of which only the userfaultfd is ours: as with any VMM whose memory is its own.

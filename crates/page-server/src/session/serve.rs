@@ -1,18 +1,17 @@
 //! The thread of a fork: reads what has happened, and serves at once what can be.
 
-use super::Ended;
 use super::fill::{Advance, CALL_PAGES};
-use super::fork::Fork;
+use super::fork::{Fork, KILL_PATIENCE};
+use super::options::Ended;
 use crate::error::{PageError, Result, Step};
 use crate::layout::Region;
 use crate::stats::count;
-use crate::workers::{Desk, Fault};
+use crate::workers::{Fault, WorkQueue};
 use forkd_linux_sys::PAGE_SIZE;
-use forkd_linux_sys::fds::{self, Wait};
+use forkd_linux_sys::fds::{self, Ready, Wait};
 use forkd_linux_sys::sched::Urgent;
 use forkd_linux_sys::uffd::{Event, Range};
 use std::collections::VecDeque;
-use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -22,16 +21,18 @@ const AROUND_MIN: u64 = 4;
 /// Faults that were put off are tried again after this time, which doubles.
 const PARKED_MIN: Duration = Duration::from_micros(50);
 const PARKED_MAX: Duration = Duration::from_millis(16);
-/// A VMM whose process cannot be watched any more is asked for this often.
+/// How often to look for a VMM whose process can no longer be watched.
 const WATCH: Duration = Duration::from_millis(50);
-/// Until a VMM that was killed is gone.
-pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// Events are read at most this many times before anything else is done.
+const READS_MAX: usize = 16;
+/// How long a VMM that is about to run on by itself may keep freeing memory.
+const DETACH_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Serves `fork` until it ends. `desk` has a line for it.
-pub(crate) fn serve(fork: &Arc<Fork>, desk: &Desk) -> Ended {
+/// Serves `fork` until it ends. The workers have a queue for it.
+pub(crate) fn serve(fork: &Arc<Fork>, queue: &WorkQueue) -> Ended {
     let faults = Faults {
         fork,
-        desk,
+        queue,
         waiting: VecDeque::new(),
         parked: Vec::new(),
         events: Vec::new(),
@@ -54,18 +55,18 @@ pub(crate) fn serve(fork: &Arc<Fork>, desk: &Desk) -> Ended {
 
 struct Faults<'a> {
     fork: &'a Arc<Fork>,
-    desk: &'a Desk,
+    queue: &'a WorkQueue,
     waiting: VecDeque<Fault>,
     parked: Vec<Fault>,
     events: Vec<Event>,
-    /// Addresses of protected pages that somebody waits to write to.
+    /// Addresses of protected pages that threads wait to write to.
     writes: Vec<u64>,
-    /// Where the last fault's pages ended, and how many pages it was given.
+    /// The page after those of the last fault, and how many pages that fault was given.
     next_page: u64,
     around: u64,
 }
 
-/// Whether there is anybody left to serve.
+/// Whether the VMM is still there.
 #[derive(PartialEq, Eq)]
 enum Vmm {
     Lives,
@@ -79,7 +80,7 @@ impl Faults<'_> {
         loop {
             let fork = self.fork;
             let mut waits = vec![Wait::readable(&fork.uffd), Wait::readable(&fork.stop)];
-            // What has ended stays readable for ever.
+            // A descriptor whose other end is gone stays readable, so it is not waited for again.
             let mut also = |wanted: bool, wait| {
                 wanted.then(|| {
                     waits.push(wait);
@@ -87,7 +88,7 @@ impl Faults<'_> {
                 })
             };
             let peer = also(peer_lives, Wait::readable(&fork.peer));
-            let stream = also(connected, Wait::readable(&fork.stream));
+            let stream = also(connected, Wait::ending(&fork.stream));
             let complete = also(incomplete, Wait::readable(&fork.complete));
             let timeout = match (self.parked.is_empty(), peer_lives) {
                 (false, _) => Some(parked_wait),
@@ -95,12 +96,15 @@ impl Faults<'_> {
                 (true, true) => None,
             };
             let ready = wait_a_little(&waits, timeout)?;
-            let is_ready = |at: Option<usize>| at.is_some_and(|at| ready[at]);
+            let is_ready = |at: Option<usize>| at.is_some_and(|at| ready[at].is_any());
 
-            if ready[1] {
+            if ready[1].is_any() {
                 return Err(fork.failure().cloned().unwrap_or(PageError::GivenUp));
             }
-            if ready[0] {
+            if ready[0].failed {
+                return Err(unexpected("a userfaultfd that was made to block"));
+            }
+            if ready[0].read {
                 self.read()?;
             }
             let parked_before = self.parked.len();
@@ -116,9 +120,9 @@ impl Faults<'_> {
             };
 
             // The end of the connection may be that of the VMM: old ones hang up at once, and live on.
-            let hung_up = is_ready(stream) && !self.is_connected();
+            let hung_up = is_ready(stream);
             if is_ready(peer) || hung_up || !peer_lives {
-                // Whoever connected need not be who the memory belongs to.
+                // The process that connected may not be the one that the memory belongs to.
                 if !fork.uffd.is_alive() {
                     return Ok(Ended::VmmGone);
                 }
@@ -134,14 +138,9 @@ impl Faults<'_> {
         }
     }
 
-    /// Whatever a VMM says after its handshake is of no interest.
-    fn is_connected(&self) -> bool {
-        matches!((&self.fork.stream).read(&mut [0u8; 256]), Ok(1..))
-    }
-
-    /// Takes note of all that has happened so far.
+    /// Reads events, at most [`READS_MAX`] times: a VMM may cause events without end.
     fn read(&mut self) -> Result<()> {
-        loop {
+        for _ in 0..READS_MAX {
             let read = self
                 .fork
                 .read_events(&mut self.events)
@@ -162,7 +161,7 @@ impl Faults<'_> {
                         let seen = Instant::now();
                         self.waiting.push_back(Fault { address, seen });
                     }
-                    // They have been noted.
+                    // `read_events` has taken note of these.
                     Event::Remove(_) | Event::Unmap(_) => {}
                     Event::Remap { .. } => return Err(unexpected("moved memory")),
                     Event::Fork(_) => return Err(unexpected("a copy of the process")),
@@ -171,12 +170,13 @@ impl Faults<'_> {
             }
             self.tell_writes()?;
             if read? == 0 {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
-    /// Who captures the memory deals with them. Without anybody they are let go, if anybody ever was.
+    /// Passes write faults on to the capture. Without a capture they are woken, if there was a capture before.
     fn tell_writes(&mut self) -> Result<()> {
         if self.writes.is_empty() {
             return Ok(());
@@ -188,11 +188,11 @@ impl Faults<'_> {
             None if watch.was_watched => {
                 for start in writes {
                     let end = start + PAGE_SIZE as u64;
-                    // It is not protected any more: whoever waits only has to look again.
+                    // The page is no longer protected: the thread only has to look again.
                     self.fork
                         .uffd
                         .wake(Range { start, end })
-                        .step("waking who waits to write")?;
+                        .step("waking threads that wait to write")?;
                 }
             }
             None => return Err(unexpected("a write to a protected page")),
@@ -200,10 +200,14 @@ impl Faults<'_> {
         Ok(())
     }
 
-    /// Serves each fault that waits, once, or parks it. Between any two, what has happened meanwhile is read: nobody who
-    /// gives memory back waits for more than one call.
+    /// Serves each waiting fault once, or parks it. Events are read between any two faults, so that a thread that frees memory
+    /// waits for at most one call.
     fn serve_waiting(&mut self) -> Result<Vmm> {
         while let Some(fault) = self.waiting.pop_front() {
+            // The threads of a VMM can fault for as long as it likes.
+            if self.fork.failure().is_some() {
+                return Ok(Vmm::Lives);
+            }
             if self.serve_one(fault)? == Vmm::IsGone {
                 return Ok(Vmm::IsGone);
             }
@@ -230,11 +234,13 @@ impl Faults<'_> {
             }
             Advance::Present | Advance::NoRange => {
                 count(&self.fork.stats.counters.already_there, 1);
-                self.fork.wake(&region, page).step("waking who waits for a page")?;
+                self.fork
+                    .wake(&region, page)
+                    .step("waking threads that wait for a page")?;
             }
             Advance::Stored(pages) => {
                 self.next_page = page + pages;
-                self.desk.fetch(self.fork.id, fault, pages);
+                self.queue.fetch(self.fork.id, fault, pages);
                 return Ok(Vmm::Lives);
             }
             Advance::Changing | Advance::Coming => {
@@ -249,8 +255,8 @@ impl Faults<'_> {
         Ok(Vmm::Lives)
     }
 
-    /// Who waited has been woken: the pages after those that were `filled` are for what it will do next, and only as long as
-    /// nobody else waits. Returns how many are filled in the end.
+    /// Fills more pages after those that were `filled`, for the thread's next accesses, as long as no other fault waits.
+    /// Returns how many pages are filled in the end.
     fn go_on(&mut self, region: &Region, page: u64, mut filled: u64, limit: u64) -> u64 {
         let limit = limit.min(region.pages().end - page);
         while filled < limit && self.waiting.is_empty() {
@@ -274,7 +280,7 @@ impl Faults<'_> {
         self.around.max(region.unit())
     }
 
-    /// Leaves the VMM to itself, if it has all of its memory.
+    /// Leaves the VMM to run on by itself, if it has all of its memory.
     fn detach(&mut self) -> Result<bool> {
         if !self.fork.plan.lock().expect("no panic while held").is_whole {
             return Ok(false);
@@ -286,18 +292,19 @@ impl Faults<'_> {
             }
             watch.is_over = true;
         }
-        // Pages that are missing now are zeros, or were given back: the kernel gives those itself. It lets those go on that wait,
-        // and lets go of the memory only after that: who began to wait in between is forgotten by all but us.
+        // Missing pages are zeros now, or were freed: the kernel fills those itself. Every range is woken again after it is
+        // unregistered: the kernel wakes waiting threads *before* it detaches the memory, and a fault in between would hang.
         let uffd = &self.fork.uffd;
         let let_go = |memory: Range| uffd.unregister(memory).and_then(|()| uffd.wake(memory));
         let mut regions = self.fork.layout.regions().iter();
         if !regions.all(|region| let_go(region.memory).is_ok()) {
             return Ok(false);
         }
-        // Whoever had begun to give memory back waits until that has been read, all the same.
-        while self.fork.uffd.is_changing() {
+        // A thread may be inside `madvise`, blocked until its event is read.
+        let until = Instant::now() + DETACH_PATIENCE;
+        // A VMM that frees memory without end is released when the descriptor is closed.
+        while self.fork.uffd.is_changing() && Instant::now() < until && !self.fork.pause(PARKED_MIN) {
             self.read()?;
-            std::thread::sleep(PARKED_MIN);
         }
         Ok(true)
     }
@@ -307,21 +314,22 @@ fn unexpected(what: &str) -> PageError {
     PageError::Unexpected { what: what.into() }
 }
 
-/// Short times cannot be waited for with a descriptor.
-fn wait_a_little(waits: &[Wait<'_>], timeout: Option<Duration>) -> Result<Vec<bool>> {
+/// Waits for descriptors. Times below a millisecond are slept first, since poll cannot wait for them.
+fn wait_a_little(waits: &[Wait<'_>], timeout: Option<Duration>) -> Result<Vec<Ready>> {
     let short = timeout.filter(|time| *time < Duration::from_millis(1));
     short.inspect(|time| std::thread::sleep(*time));
     let timeout = if short.is_some() { Some(Duration::ZERO) } else { timeout };
-    fds::wait(waits, timeout).step("waiting for faults")
+    fds::look(waits, timeout).step("waiting for faults")
 }
 
-/// Ends the VMM, and waits until it cannot see what becomes of its memory.
+/// Ends the VMM, and waits until its memory is gone, so that it cannot see pages turn to zeros.
 fn end_vmm(fork: &Arc<Fork>) {
     let until = Instant::now() + KILL_PATIENCE;
     fork.peer.end(KILL_PATIENCE);
     while fork.uffd.is_alive() {
         if Instant::now() > until {
-            // The memory is another process'. It shall wait for ever, rather than be given zeros: the descriptor stays open.
+            // The memory belongs to another process, which cannot be ended. The descriptor stays open, so that the process
+            // waits for ever rather than read zeros.
             std::mem::forget(fork.clone());
             return;
         }

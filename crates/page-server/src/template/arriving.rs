@@ -32,7 +32,7 @@ struct Shared {
     stall: Duration,
     start: Instant,
     progress: AtomicU64,
-    /// Nobody needs it any more.
+    /// The template was dropped: the reader can stop.
     unwanted: AtomicBool,
 }
 
@@ -127,7 +127,7 @@ impl Shared {
         let _ = self.broken.set(why);
     }
 
-    /// Whether more is to be expected.
+    /// True if more pages can still arrive.
     fn is_coming(&self) -> bool {
         if self.broken.get().is_some() || self.arrived.load(Ordering::Acquire) == self.pages() {
             return false;
@@ -155,7 +155,7 @@ impl Template for ArrivingTemplate {
     }
 
     fn broken(&self) -> Option<String> {
-        // Whether it has stalled is found out when somebody asks.
+        // A stall is noticed only when a caller asks.
         self.shared.is_coming();
         self.shared.broken.get().cloned()
     }
@@ -188,7 +188,7 @@ impl Template for ArrivingTemplate {
         }
     }
 
-    /// Asked for what has not come, and will not.
+    /// AskedRun for what has not come, and will not.
     fn read(&self, page: u64, _: &mut [u8]) -> Result<(), SourceError> {
         match self.broken() {
             Some(why) => Err(SourceError::Broken(why)),

@@ -24,7 +24,7 @@ pub struct Cached<T> {
 #[derive(Default)]
 struct State {
     blocks: HashMap<u64, Arc<Block>>,
-    /// In the order of their coming: those that are new, and those that were asked for again while they were.
+    /// Blocks in order of arrival: new ones, and ones that were asked for again while they were new.
     new: VecDeque<u64>,
     kept: VecDeque<u64>,
 }
@@ -84,7 +84,7 @@ impl<T: Template> Cached<T> {
         let mut bytes = vec![0u8; pages as usize * PAGE_SIZE];
         let fetched = Arc::new(assemble(&self.inner, first, &mut bytes).map(|()| bytes));
         if fetched.is_err() {
-            // Who waits is told so too; who comes later tries again.
+            // Callers that wait get the same error. Later callers try again.
             self.state.lock().expect("no panic while held").forget(index);
         }
         *block.fetched.lock().expect("no panic while held") = Some(fetched.clone());

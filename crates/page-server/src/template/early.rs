@@ -7,14 +7,14 @@ use forkd_linux_sys::PAGE_SIZE;
 use std::io;
 use std::sync::Arc;
 
-/// A sink whose pages can be had again.
+/// A sink whose pages can be read again.
 pub trait ReadableSink: Sink + 'static {
     /// A page that was put.
     fn read(&self, page: u64, buffer: &mut [u8]) -> io::Result<()>;
 }
 
-/// What a fork's memory was at the instant of its capture, from that instant on. What has not been copied yet is copied when it is
-/// asked for. If the capture is given up or fails, what had not been copied cannot be had any more.
+/// A fork's memory as it was at the instant of its capture, available from that instant on. A page that has not been copied yet is
+/// copied when it is asked for. If the capture is given up or fails, pages that had not been copied are lost.
 pub struct EarlyTemplate<S> {
     pub(crate) parent: Arc<Fork>,
     pub(crate) image: EarlyImage,
@@ -56,7 +56,7 @@ impl<S: ReadableSink> Template for EarlyTemplate<S> {
         let broken = |error: &dyn std::fmt::Display| SourceError::Broken(format!("page {page} of a fork: {error}"));
         let pages = page..page + (buffer.len() / PAGE_SIZE) as u64;
         self.image.fetch(pages.clone()).map_err(|error| broken(&error))?;
-        // What the fork gave back while it was read has been told after this: the capture has failed then.
+        // After this, the capture has failed if the fork freed a page while it was read.
         self.parent.wait_for_events();
         self.image.check().map_err(|error| broken(&error))?;
         for (page, buffer) in pages.zip(buffer.chunks_mut(PAGE_SIZE)) {

@@ -56,7 +56,7 @@ impl Template for FileTemplate {
     fn read(&self, page: u64, buffer: &mut [u8]) -> Result<(), SourceError> {
         let read = self.file.read_exact_at(buffer, page * PAGE_SIZE as u64);
         read.map_err(|error| match error.kind() {
-            // It was cut off: what is missing is not zeros.
+            // The file was cut off. The missing pages are not zeros.
             io::ErrorKind::UnexpectedEof => SourceError::Broken(format!("the template ends before page {page} does")),
             _ => SourceError::NotYet(format!("reading page {page} of the template: {error}")),
         })

@@ -4,6 +4,7 @@ use super::{Content, Run, Template, first_of_a_kind};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::maps::{FileId, Mapped};
 use forkd_linux_sys::memfd::{self, Mapping};
+use forkd_linux_sys::sparse;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -12,7 +13,7 @@ use std::path::Path;
 /// Read from a file at a time.
 const LOAD_BYTES: usize = 1 << 20;
 
-/// All of it is in memory, and nobody can change it. Forks whose memory is a private mapping of the memfd share its pages.
+/// A template that is in memory, in a sealed memfd. Forks that map the memfd privately share its pages.
 #[derive(Debug)]
 pub struct MemoryTemplate {
     file: File,
@@ -37,7 +38,7 @@ impl MemoryTemplate {
             ));
         }
         let size = PAGE_SIZE as u64;
-        let data = memfd::data_ranges(&file, bytes)?;
+        let data = sparse::data_ranges(&file, bytes)?;
         Ok(MemoryTemplate {
             id: FileId::of(&file)?,
             identity,

@@ -1,58 +1,57 @@
 //! The pause window: vCPUs stopped → vCPUs running again.
 
 use crate::bridge::{Bridge, ShutGate};
-use crate::control::Control;
+use crate::control::{Control, PATIENCE};
 use crate::error::{PagerError, Result, Step};
 use forkd_linux_sys::memfd;
-use forkd_linux_sys::sched::Urgent;
+use forkd_linux_sys::sched::UrgentPause;
 use forkd_protocol::FaultCode;
+use forkd_protocol::plan::DEVICE_STATE_BYTES_MAX;
 use std::fs::File;
-use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
-/// A device state is some ten kilobytes; this bounds what is read of a broken one.
-const DEVICE_STATE_BYTES_MAX: u64 = 64 << 20;
+/// The longest time that a VM is stopped for the work of its VMM, and that the VMM's threads have priority over
+/// ordinary ones. Copies that the pager makes in the pause come on top, without that priority.
+const WINDOW_MAX: Duration = Duration::from_secs(2);
+/// Longest time for a VMM, after the window, to resume its VM and to close the device state's file.
+const AFTER_MAX: Duration = Duration::from_secs(2);
 
-/// What a pause has cost and what it has brought.
-pub struct Paused<T> {
-    pub value: T,
+/// The result of a pause.
+pub struct Paused {
     pub device_state: Vec<u8>,
     pub pause: Duration,
     pub device_state_time: Duration,
 }
 
-/// What is done in a pause besides saving the device state.
-pub struct During<F> {
-    action: F,
-    /// Whether it may run while the device state is saved, rather than after it.
-    overlap: bool,
+pub type Action<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
+
+/// Actions in a pause, beside saving the device state.
+#[derive(Default)]
+pub struct During<'a> {
+    /// Run while the device state is saved, if saving never writes guest memory. Otherwise run after the save. Takes
+    /// less time than the save.
+    pub while_saving: Option<Action<'a>>,
+    /// Run after the save, however long it takes.
+    pub after_saving: Option<Action<'a>>,
 }
 
-impl<T, F: FnOnce() -> Result<T>> During<F> {
-    pub fn while_saving(action: F) -> During<F> {
-        During { action, overlap: true }
-    }
-
-    pub fn after_saving(action: F) -> During<F> {
-        During { action, overlap: false }
-    }
-}
-
-/// A pause that is about to be: all that can be prepared while the guest runs has been.
+/// A prepared pause: everything that can be done while the guest runs has been done.
 pub struct Window<'a> {
     control: &'a mut dyn Control,
-    /// The process of the VMM.
+    /// The pid of the VMM.
     vmm: i32,
     gate: ShutGate<'a>,
-    /// Where the device state goes.
+    /// The file for the device state.
     file: File,
-    /// It was paused before, and is to stay so.
+    /// True if the VM was paused before. It then stays paused.
     was_stopped: bool,
 }
 
 impl<'a> Window<'a> {
     pub fn prepare(control: &'a mut dyn Control, bridge: &'a Bridge, vmm: i32) -> Result<Window<'a>> {
         let file = memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())?;
+        control.allow(PATIENCE);
         control.save_to(&file)?;
         let was_stopped = control.is_stopped()?;
         let gate = bridge.shut();
@@ -65,9 +64,9 @@ impl<'a> Window<'a> {
         })
     }
 
-    /// Stops the VM, saves its device state, does what is to be done, and lets it run again if it is to `resume`. Whatever
-    /// fails, it runs before this returns, unless it was stopped when the window was prepared.
-    pub fn pause<T, F: FnOnce() -> Result<T>>(self, resume: bool, during: During<F>) -> Result<Paused<T>> {
+    /// Stops the VM, saves its device state, does the actions of `during`, and resumes the VM if `resume` is true.
+    /// After any failure the VM is resumed before this returns, unless it was stopped when the window was prepared.
+    pub fn pause(self, resume: bool, during: During<'_>) -> Result<Paused> {
         let Window {
             control,
             vmm,
@@ -75,33 +74,62 @@ impl<'a> Window<'a> {
             file,
             was_stopped,
         } = self;
-        // The guest stands still for as long as one of these waits for a processor: this thread, the VMM's main loop, a vCPU
-        // that has not noticed yet that it is to stop.
-        let urgent = (Urgent::this_thread(), Urgent::threads_of(vmm));
+        let During {
+            while_saving,
+            after_saving,
+        } = during;
+        // The guest stays stopped while any of these threads waits for a processor: this one, the VMM's main loop, or a
+        // vCPU that has not seen the request to stop.
+        let mut urgent = Some(UrgentPause::of(vmm));
+        control.allow(WINDOW_MAX);
         let start = Instant::now();
-        let result = stop_and_save(control, &gate, during);
+        let mut result = stop_and_save(control, &gate, while_saving);
+        if result.is_err() || after_saving.is_some() {
+            urgent = None;
+        }
+        if let Some(action) = after_saving {
+            result = result.and_then(|saved| action().map(|()| saved));
+        }
         let resumed = if (resume || result.is_err()) && !was_stopped {
-            control.go_on()
+            go_on(control, &mut urgent)
         } else {
             Ok(())
         };
         let pause = start.elapsed();
         drop((urgent, gate));
-        let (value, device_state_time) = result?;
+        let device_state_time = result?;
         resumed?;
+        control.allow(AFTER_MAX);
         control.forget_file()?;
         Ok(Paused {
-            value,
-            device_state: read_device_state(file)?,
+            device_state: read_device_state(&file)?,
             pause,
             device_state_time,
         })
     }
 }
 
-fn read_device_state(mut file: File) -> Result<Vec<u8>> {
-    let mut device_state = Vec::new();
-    let read = (&mut file).take(DEVICE_STATE_BYTES_MAX).read_to_end(&mut device_state);
+/// Resumes the VM. The rest of the window is enough for an honest VMM. A slower VMM is asked once more, without priority.
+fn go_on(control: &mut dyn Control, urgent: &mut Option<UrgentPause>) -> Result<()> {
+    let is_within_the_window = urgent.is_some();
+    if is_within_the_window && control.go_on().is_ok() {
+        return Ok(());
+    }
+    *urgent = None;
+    control.allow(AFTER_MAX);
+    control.go_on()
+}
+
+/// Reads the device state, and empties the file: the VMM may have kept its descriptor.
+fn read_device_state(file: &File) -> Result<Vec<u8>> {
+    let bytes = file.metadata().step(|| "looking at the device state".into())?.len();
+    let mut device_state = vec![0; bytes.min(DEVICE_STATE_BYTES_MAX) as usize];
+    let read = file.read_exact_at(&mut device_state, 0);
+    memfd::empty(file).step(|| "freeing the device state's file".into())?;
+    if bytes > DEVICE_STATE_BYTES_MAX {
+        let message = format!("the VMM saved a device state of {bytes} bytes; {DEVICE_STATE_BYTES_MAX} are allowed");
+        return Err(PagerError::new(FaultCode::Io, message));
+    }
     read.step(|| "reading the device state".into())?;
     if device_state.is_empty() {
         return Err(PagerError::new(FaultCode::Io, "the VMM saved an empty device state"));
@@ -109,20 +137,18 @@ fn read_device_state(mut file: File) -> Result<Vec<u8>> {
     Ok(device_state)
 }
 
-fn stop_and_save<T, F: FnOnce() -> Result<T>>(
-    control: &mut dyn Control,
-    gate: &ShutGate<'_>,
-    During { action, overlap }: During<F>,
-) -> Result<(T, Duration)> {
+/// Stops the VM, saves its device state, and runs `action`. Returns the time that saving took.
+fn stop_and_save(control: &mut dyn Control, gate: &ShutGate<'_>, action: Option<Action<'_>>) -> Result<Duration> {
     control.stop_and_save(gate.is_quiet())?;
     let start = Instant::now();
-    if !overlap || !control.saves_without_writing() {
+    let act = || action.map_or(Ok(()), |action| action());
+    if !control.saves_without_writing() {
         control.saved()?;
         let saved = start.elapsed();
-        return Ok((action()?, saved));
+        return act().map(|()| saved);
     }
-    let value = action();
-    // Whatever became of it, the reply must not be left for the next command.
+    let done = act();
+    // Even if the action failed, saving must be over before the VM runs again.
     control.saved()?;
-    Ok((value?, start.elapsed()))
+    done.map(|()| start.elapsed())
 }

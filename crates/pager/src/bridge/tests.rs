@@ -1,9 +1,9 @@
-//! A channel that is connected anew for each client.
+//! Channels with ends that hang up, read nothing, or reconnect.
 
 use super::*;
 use std::path::Path;
 
-/// A directory of the test's own.
+/// A directory for one test.
 struct Dir(PathBuf);
 
 impl Dir {
@@ -56,7 +56,7 @@ fn each_client_has_a_connection_of_its_own_and_hang_ups_go_both_ways() {
     say(&first, b"CONNECT 1\n");
     hear(&theirs, b"CONNECT 1\n");
     say(&theirs, b"OK 2\n");
-    // Its last word arrives although it hangs up at once.
+    // The last bytes arrive even if the sender hangs up at once.
     drop(theirs);
     hear(&first, b"OK 2\n");
     assert!(is_hung_up(&first));
@@ -68,7 +68,7 @@ fn each_client_has_a_connection_of_its_own_and_hang_ups_go_both_ways() {
     hear(&theirs, b"more");
     assert!(is_hung_up(&theirs));
 
-    // The next client takes the last one's place.
+    // A new client replaces the last one.
     let third = connect(&dir.path("client"));
     let (of_third, _) = device.accept().expect("a connection");
     let fourth = connect(&dir.path("client"));
@@ -77,7 +77,7 @@ fn each_client_has_a_connection_of_its_own_and_hang_ups_go_both_ways() {
     say(&fourth, b"x");
     hear(&of_fourth, b"x");
 
-    // While the gate is shut nothing comes through, neither bytes nor a new client.
+    // While the gate is shut nothing passes, neither bytes nor a new client.
     let gate = bridge.shut();
     assert!(gate.is_quiet());
     say(&fourth, b"y");
@@ -101,4 +101,74 @@ fn each_client_has_a_connection_of_its_own_and_hang_ups_go_both_ways() {
         is_hung_up(&connect(&dir.path("client"))),
         "nobody answers there any more"
     );
+}
+
+/// Processor time of this process's thread with that name.
+fn busy(thread: &str) -> Duration {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("own threads").flatten();
+    let mut ticks = 0;
+    for task in tasks {
+        let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+        let Some((name, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        if name.ends_with(thread) {
+            let fields = rest.split_whitespace();
+            ticks += fields
+                .skip(11)
+                .take(2)
+                .map(|field| field.parse::<u64>().expect("ticks"))
+                .sum::<u64>();
+        }
+    }
+    // Linux always reports 100 ticks per second to programs.
+    Duration::from_millis(ticks * 10)
+}
+
+/// Leaves a bridge idle for a while, and returns the processor time that it used.
+fn at_rest(body: impl FnOnce()) -> Duration {
+    body();
+    let before = busy("bridge");
+    std::thread::sleep(Duration::from_millis(600));
+    busy("bridge") - before
+}
+
+/// Writes until nothing more is accepted for a while.
+fn fill(mut stream: &UnixStream) {
+    stream
+        .set_write_timeout(Some(Duration::from_millis(200)))
+        .expect("a timeout");
+    while stream.write(&[7; 1 << 16]).is_ok() {}
+}
+
+#[test]
+fn ends_that_hang_up_while_nothing_is_read_cost_no_processor_time() {
+    // A single test for the two directions, since each measures the threads of that name.
+    let dir = Dir::new("hang-up");
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let bridge = Bridge::over(ours, &dir.path("client")).expect("a bridge");
+    let client = connect(&dir.path("client"));
+    fill(&client);
+    let used = at_rest(|| drop(client));
+    assert!(
+        used < Duration::from_millis(100),
+        "{used:?} after the client has hung up"
+    );
+    drop(bridge);
+    drop(theirs);
+
+    let (ours, theirs) = UnixStream::pair().expect("a pair");
+    let bridge = Bridge::over(ours, &dir.path("client")).expect("a bridge");
+    let client = connect(&dir.path("client"));
+    // Once a byte arrives, the bridge has accepted this client.
+    say(&theirs, b"x");
+    hear(&client, b"x");
+    fill(&theirs);
+    let used = at_rest(|| drop(theirs));
+    assert!(used < Duration::from_millis(100), "{used:?} after the VMM has hung up");
+    // The VMM's bytes still arrive, and then the end.
+    let mut heard = Vec::new();
+    (&client).read_to_end(&mut heard).expect("all of it");
+    assert!(heard.len() > BUFFER_BYTES, "{} bytes", heard.len());
+    drop(bridge);
 }

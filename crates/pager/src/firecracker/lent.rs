@@ -1,29 +1,32 @@
-//! Memory that VMs are about to map. Who asked for it holds it, so that nobody is left with it.
+//! Memory files that VMs are about to map. Each belongs to the connection that requested it, and ends with it.
 
 use super::memory;
 use crate::error::Result;
-use crate::sandbox::Sandbox;
+use crate::refresh;
+use forkd_layers::Stack;
+use forkd_protocol::Announce;
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::Mutex;
 
-/// By the names of the VMs.
+/// The files, by the names of their VMs.
 #[derive(Default)]
 pub struct Lent {
     files: Mutex<HashMap<String, File>>,
 }
 
 impl Lent {
-    /// Where a VM finds its memory until it is taken back.
-    pub fn lend(&self, sandbox: &Sandbox) -> Result<String> {
-        let file = memory::lend(&sandbox.stack)?;
+    /// Creates a file with the content of `stack` for the announced VM. Returns its path, which is valid until `take_back`.
+    pub fn lend(&self, announced: &Announce, stack: &Stack) -> Result<String> {
+        let file = memory::lend(stack)?;
+        refresh::apply_to_file(&announced.refresh, &file)?;
         let path = memory::path_of(&file);
         let mut files = self.files.lock().expect("no panic while held");
-        files.insert(sandbox.name().into(), file);
+        files.insert(announced.sandbox.clone(), file);
         Ok(path)
     }
 
-    /// Who has mapped it keeps it.
+    /// Closes the file. A VMM that has mapped it keeps it.
     pub fn take_back(&self, name: &str) {
         self.files.lock().expect("no panic while held").remove(name);
     }

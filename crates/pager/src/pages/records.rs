@@ -1,26 +1,13 @@
-//! In which order VMs have asked for their memory: a file for each stack, made by the first VM of it that was served.
+//! The orders in which VMs have requested their memory: one file per stack, from the first VM of the stack that was served.
 
-use forkd_page_server::{Record, RecordError};
-use sha2::{Digest, Sha256};
+use forkd_layers::digest_of;
+use forkd_page_server::Record;
 use std::fs::{self, DirEntry};
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
-/// The oldest one makes room for one more.
+/// The most records. A new one replaces the oldest.
 const RECORDS_MAX: usize = 512;
-
-/// The record of a file, if there is one. One that is of no use is told of in the name of `who`, and made anew.
-pub fn load(who: &str, path: &Path, identity: &str, pages: u64) -> Option<Record> {
-    match Record::load(path, identity, pages) {
-        Ok(record) => Some(record),
-        Err(RecordError::Io(error)) if error.kind() == ErrorKind::NotFound => None,
-        Err(error) => {
-            eprintln!("{who}: the record {} is not used: {error}", path.display());
-            None
-        }
-    }
-}
 
 pub struct Records {
     dir: PathBuf,
@@ -31,12 +18,12 @@ impl Records {
         Records { dir }
     }
 
-    /// What was asked for of the stack `identity`, if that is known.
+    /// The order in which pages of the stack `identity` were requested, if known.
     pub fn load(&self, identity: &str, pages: u64) -> Option<Record> {
-        load("forkd-pager", &self.path(identity), identity, pages)
+        Record::load_if_usable(&self.path(identity), identity, pages)
     }
 
-    /// Keeps what was asked for. Without it the next VM is only slower.
+    /// Stores an order. A failure is only logged: without the record the next VM is slower.
     pub fn save(&self, record: &Record, identity: &str) {
         if record.runs().is_empty() {
             return;
@@ -46,14 +33,13 @@ impl Records {
             .and_then(|()| self.make_room())
             .and_then(|()| record.save(&path, identity));
         if let Err(error) = saved {
-            eprintln!("forkd-pager: writing the record {}: {error}", path.display());
+            forkd_log::line("records", &format!("writing {}: {error}", path.display()));
         }
     }
 
     fn path(&self, identity: &str) -> PathBuf {
-        let digest = Sha256::digest(identity.as_bytes());
-        let name: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.dir.join(name)
+        let digest = digest_of(identity.as_bytes());
+        self.dir.join(digest.trim_start_matches("sha256:"))
     }
 
     fn make_room(&self) -> std::io::Result<()> {

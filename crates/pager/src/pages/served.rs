@@ -1,37 +1,33 @@
-//! One VM whose memory is served.
+//! A VM whose memory is served.
 
 use super::records::Records;
-use super::stats_of;
-use crate::template::StackTemplate;
-use forkd_linux_sys::fds::{self, Bell, Wait};
+use forkd_linux_sys::fds::{self, EventFd, Wait};
 use forkd_linux_sys::peer::Process;
-use forkd_page_server::{Ended, PageServer, Session, SessionOptions, Template};
-use forkd_protocol::ServedSandbox;
+use forkd_page_server::{CONNECT_PATIENCE, Ended, PageServer, Session, SessionOptions, Summary, Template};
+use forkd_protocol::{PageStats, ServedSandbox};
 use std::fs;
 use std::io;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
-
-/// A VMM that was started connects within this time, or is not served.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+use std::time::Instant;
 
 pub struct Served {
     pub name: String,
-    /// Its VMM.
+    /// The pid of the VMM.
     pid: i32,
-    /// There as long as the VM needs this process: who finds it without a pager knows that the VM is lost.
+    /// The socket's file exists as long as the VM needs this process. A controller that finds the file without a pager knows
+    /// that the VM is lost.
     socket: PathBuf,
-    given_up: Bell,
+    given_up: EventFd,
     session: Mutex<Option<Arc<Session>>>,
 }
 
-/// With what it is served.
+/// The inputs for serving a VM.
 pub struct Context {
     pub server: Arc<PageServer>,
-    pub template: Arc<StackTemplate>,
-    /// None where what is asked for is of no use to others.
+    pub template: Arc<dyn Template>,
+    /// `None` if the order of this VM's requests does not help other VMs.
     pub records: Option<Arc<Records>>,
 }
 
@@ -41,7 +37,7 @@ impl Served {
             name: name.into(),
             pid,
             socket: socket.into(),
-            given_up: Bell::new()?,
+            given_up: EventFd::new()?,
             session: Mutex::default(),
         })
     }
@@ -49,7 +45,7 @@ impl Served {
     /// Waits for the VMM, and serves it until it has ended or has all of its memory.
     pub fn run(&self, listener: &UnixListener, context: Context) -> Result<(), String> {
         let served = self.accept(listener).and_then(|stream| self.serve(stream, &context));
-        // It may have gone with its directory.
+        // The file may have been removed with its directory.
         let _ = fs::remove_file(&self.socket);
         served
     }
@@ -62,19 +58,19 @@ impl Served {
         let is_first = prefetch.is_none();
         let options = SessionOptions {
             prefetch,
-            // From then on it needs nobody.
+            // Fill all of its memory, so that the VM no longer needs this process.
             populate: true,
             ..SessionOptions::default()
         };
         let session = context.server.serve(stream, template, options).map_err(|error| {
-            // It has its own descriptor, and would wait for ever.
+            // The VMM keeps its own descriptor, and would wait forever.
             let _ = peer.kill();
             error.to_string()
         })?;
         let session = Arc::new(session);
         *self.session() = Some(session.clone());
-        // It may have been given up before there was a session to tell.
-        if self.given_up.is_rung() {
+        // `give_up` may have been called before the session existed.
+        if self.given_up.is_signalled() {
             session.give_up();
         }
         let ended = session.wait_until_ended();
@@ -87,7 +83,7 @@ impl Served {
         }
     }
 
-    /// Whoever else connects is hung up on.
+    /// Waits for the VMM's own process to connect. Closes connections of other processes.
     fn accept(&self, listener: &UnixListener) -> Result<UnixStream, String> {
         let until = Instant::now() + CONNECT_PATIENCE;
         loop {
@@ -103,15 +99,15 @@ impl Served {
             let (stream, _) = listener.accept().map_err(|error| format!("accepting: {error}"))?;
             match fds::peer_pid(&stream) {
                 Ok(pid) if pid == self.pid => return Ok(stream),
-                Ok(pid) => eprintln!("forkd-pager: process {pid} is not the VMM of {}", self.name),
-                Err(error) => eprintln!("forkd-pager: who asks for the memory of {}: {error}", self.name),
+                Ok(pid) => forkd_log::line(&self.name, &format!("process {pid} is not its VMM")),
+                Err(error) => forkd_log::line(&self.name, &format!("who asks for its memory: {error}")),
             }
         }
     }
 
-    /// Serves it no longer. Its VMM is ended, unless it needs no pages any more.
+    /// Stops serving the VM. Kills its VMM, unless it has all of its memory.
     pub fn give_up(&self) {
-        self.given_up.ring();
+        self.given_up.signal();
         if let Some(session) = &*self.session() {
             session.give_up();
         }
@@ -129,5 +125,21 @@ impl Served {
 
     fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
         self.session.lock().expect("no panic while held")
+    }
+}
+
+/// A summary in the form of the wire protocol.
+pub fn stats_of(summary: &Summary) -> PageStats {
+    PageStats {
+        faults: summary.faults,
+        already_there: summary.already_there,
+        copied_pages: summary.copied,
+        copied_bytes: summary.bytes,
+        zeroed_pages: summary.zeroed,
+        prefetched_pages: summary.prefetched,
+        populated_pages: summary.populated,
+        wait_ns_p50: summary.wait.p50_ns,
+        wait_ns_p99: summary.wait.p99_ns,
+        wait_ns_max: summary.wait.max_ns,
     }
 }

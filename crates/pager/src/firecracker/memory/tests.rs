@@ -1,49 +1,47 @@
-//! Which memory is taken for a VM's, and which of its pages count: with mappings of this process in the place of a VMM's.
+//! Tests the memory that is accepted as a VM's, and its pages that count, with mappings of this process instead of a VMM's.
 
 use super::*;
-use crate::branch::LayerSink;
-use crate::layer::Layer;
-use forkd_capture::{CaptureSet, Run, Sink};
+use forkd_layers::{Extent, LayerBuilder};
 use forkd_linux_sys::memfd::Mapping;
 
 const PAGES: u64 = 48;
-/// Of the first of two regions.
+/// Pages of the first of two regions.
 const LOWER: u64 = 20;
 const SIZE: u64 = PAGE_SIZE as u64;
 
-/// A stack whose base has the pages from 4 on that are even.
+/// A stack whose base has the even pages from 4 on.
 fn stack() -> Arc<Stack> {
     let empty = Stack::new(PAGES * SIZE, Vec::new()).expect("a stack");
-    let sink = LayerSink::new(Arc::new(empty)).expect("a sink");
-    let whole = [Range {
-        start: 0,
-        end: PAGES * SIZE,
-    }];
-    let set = CaptureSet::new(&whole);
+    let builder = LayerBuilder::new(Arc::new(empty)).expect("a builder");
     for page in 0..PAGES {
         let filled = if page >= 4 && page % 2 == 0 { page as u8 } else { 0 };
-        let run = Run {
+        let one = Extent {
             page,
+            slot: page,
             pages: 1,
-            first_rank: page,
         };
-        sink.put(run, &[filled; PAGE_SIZE]).expect("put");
+        builder.put(one, &[filled; PAGE_SIZE]).expect("put");
     }
-    let base: Layer = sink.seal(&set).expect("seal");
+    let whole = Extent {
+        page: 0,
+        slot: 0,
+        pages: PAGES,
+    };
+    let base = builder.seal([whole].into_iter()).expect("seal");
     Arc::new(Stack::new(PAGES * SIZE, vec![Arc::new(base)]).expect("a stack"))
 }
 
-fn place(mapping: &Mapping, page: u64) -> Place {
+fn place(mapping: &Mapping, page: u64) -> LayoutRegion {
     let bytes = mapping.len() as u64;
     let start = mapping.target(0, mapping.len()) as u64;
-    Place::new(start, bytes, page * SIZE, SIZE, PAGES * SIZE).expect("a region")
+    LayoutRegion::new(start, bytes, page * SIZE, SIZE, PAGES * SIZE).expect("a region")
 }
 
 fn part(file: &File, page: u64, pages: u64, shared: bool) -> Mapping {
     Mapping::part(file, page * SIZE, (pages * SIZE) as usize, shared).expect("map")
 }
 
-fn source(places: Vec<Place>) -> Result<Source> {
+fn source(places: Vec<LayoutRegion>) -> Result<Source> {
     let layout = Layout::new(places).expect("a layout");
     source_of(std::process::id() as i32, &layout, &stack())
 }
@@ -57,7 +55,7 @@ fn counted(source: &Source) -> Vec<u64> {
         .collect()
 }
 
-fn refusal(places: Vec<Place>) -> String {
+fn refusal(places: Vec<LayoutRegion>) -> String {
     source(places).expect_err("refused").message
 }
 
@@ -74,13 +72,13 @@ fn what_is_lent_has_the_layers_pages_and_what_counts_of_it_is_what_is_there_or_w
         let wanted = if page >= 4 && page % 2 == 0 { page as u8 } else { 0 };
         assert_eq!(mapping.bytes((at * SIZE) as usize, 1)[0], wanted, "page {page}");
     }
-    // A file that nobody has read: reading holes fills them.
+    // A file without reads so far: reading holes fills them.
     let file = lend(&stack()).expect("lend");
     let (lower, upper) = (part(&file, 0, LOWER, true), part(&file, LOWER, PAGES - LOWER, true));
     let source = source(vec![place(&upper, LOWER), place(&lower, 0)]).expect("a source");
     let even: Vec<u64> = (4..PAGES).filter(|page| page % 2 == 0).collect();
     assert_eq!(counted(&source), even);
-    // Written where there was nothing, and given back where there was something.
+    // Write where there was a hole, and free where there was data.
     upper.write(SIZE as usize, &[1]);
     memfd::punch_hole(&file, 6 * SIZE, SIZE).expect("punch");
     let mut wanted = [even, vec![LOWER + 1]].concat();
@@ -104,16 +102,16 @@ fn memory_that_is_not_what_it_should_be_is_refused() {
     let other = lend(&stack()).expect("lend");
     let lower = part(&file, 0, LOWER, true);
     assert!(refusal(vec![place(&lower, 0)]).contains("bytes instead of"));
-    // Another part of the file than is said.
+    // The second region maps another part of the file than it claims.
     let shifted = part(&file, LOWER - 1, PAGES - LOWER, true);
     assert!(refusal(vec![place(&lower, 0), place(&shifted, LOWER)]).contains("at its offset"));
-    // Of another file, or private where the other region is shared.
+    // The second region is of another file, or private while the other is shared.
     let of_other = part(&other, LOWER, PAGES - LOWER, true);
     assert!(refusal(vec![place(&lower, 0), place(&of_other, LOWER)]).contains("not of one file"));
     let private = part(&file, LOWER, PAGES - LOWER, false);
     assert!(refusal(vec![place(&lower, 0), place(&private, LOWER)]).contains("not of one file"));
-    // Where nothing is ever mapped.
+    // Nothing is ever mapped at this address.
     let upper_bytes = (PAGES - LOWER) * SIZE;
-    let nowhere = Place::new(SIZE, upper_bytes, LOWER * SIZE, SIZE, PAGES * SIZE).expect("a region");
+    let nowhere = LayoutRegion::new(SIZE, upper_bytes, LOWER * SIZE, SIZE, PAGES * SIZE).expect("a region");
     assert!(refusal(vec![place(&lower, 0), nowhere]).contains("is not mapped"));
 }

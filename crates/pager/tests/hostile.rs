@@ -1,0 +1,362 @@
+//! VMMs that mean harm, each a process of its own, and the pager as its controllers see it. Whatever a VMM does, a branch of it
+//! ends, the pager goes on, and nobody else waits.
+
+use forkd_protocol::PAGE_SIZE;
+use forkd_vmm_stand_in::Vmm;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_forkd-pager");
+/// The memory of a stand-in.
+const MEM_BYTES: u64 = 16 << 20;
+/// What docs promise of a branch whose monitor is wrong.
+const BRANCH_MAX: Duration = Duration::from_secs(20);
+const KEY: &str = "key";
+
+struct Dir(PathBuf);
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A pager, and a connection to it.
+struct Pager {
+    child: Child,
+    dir: Dir,
+    controller: Controller,
+}
+
+impl Pager {
+    fn start() -> Pager {
+        static SERIAL: AtomicU64 = AtomicU64::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("forkd-hostile-{}-{serial}", std::process::id()));
+        for part in ["run", "store"] {
+            std::fs::create_dir_all(dir.join(part)).expect("a directory");
+        }
+        let dir = Dir(dir);
+        let child = start(&dir.0);
+        let controller = Controller::connect(&dir.0);
+        Pager { child, dir, controller }
+    }
+
+    /// Ends it, as the kernel would, and starts the next one.
+    fn restart(&mut self) {
+        self.child.kill().and_then(|()| self.child.wait()).expect("its end");
+        self.child = start(&self.dir.0);
+        self.controller = Controller::connect(&self.dir.0);
+    }
+
+    fn announce(&mut self, name: &str, caller: &Value) {
+        let path = |file: &str| self.dir.0.join(name).join(file);
+        let announced = self.controller.request(json!({
+            "op": "announce", "sandbox": name, "mem_bytes": MEM_BYTES, "stack": [], "caller": caller,
+            "monitor_socket": path("monitor"), "chardev_socket": path("channel"), "agent_socket": path("agent"),
+        }));
+        assert_eq!(announced["kind"], "ok", "{announced}");
+    }
+
+    /// A VMM that does `harm`, of a sandbox of that name.
+    fn vmm(&mut self, name: &str, harm: &str) -> Vmm {
+        self.announce(name, &json!({ "key": KEY }));
+        let dir = self.dir.0.join(name);
+        std::fs::create_dir(&dir).expect("a directory");
+        let shims = self.dir.0.join("run/shims/shim.sock");
+        let dir = dir.to_str().expect("plain");
+        let arguments = ["--sandbox", name, "--key", KEY, "--dir", dir, "--does", harm];
+        let mut vmm = Vmm::start(&shims, &arguments).expect("a VMM");
+        vmm.answer().expect("ready");
+        vmm
+    }
+
+    /// The same, opened.
+    fn opened(&mut self, name: &str, harm: &str) -> Vmm {
+        let vmm = self.vmm(name, harm);
+        let opened = self.controller.request(open(name));
+        assert_eq!(opened["kind"], "ok", "{opened}");
+        vmm
+    }
+
+    fn await_attached(&mut self, name: &str) {
+        let until = Instant::now() + Duration::from_secs(20);
+        let is_attached = |inventory: Value| {
+            let sandboxes = inventory["result"]["sandboxes"].as_array().cloned().unwrap_or_default();
+            let mut sandboxes = sandboxes.iter();
+            sandboxes.any(|held| held["sandbox"] == name && held["attached"] == true)
+        };
+        while !is_attached(self.controller.request(json!({ "op": "inventory" }))) {
+            assert!(Instant::now() < until, "it is attached");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.0.join("run/pager.log")).expect("a log")
+    }
+
+    fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("its threads");
+        let names = tasks
+            .flatten()
+            .map(|task| std::fs::read_to_string(task.path().join("comm")));
+        names.flatten().map(|name| name.trim().to_owned()).collect()
+    }
+}
+
+impl Drop for Pager {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn start(dir: &Path) -> Child {
+    let mut command = Command::new(PROGRAM);
+    command.arg("--run-dir").arg(dir.join("run"));
+    command.arg("--store-dir").arg(dir.join("store"));
+    command.stdin(Stdio::null()).spawn().expect("a pager")
+}
+
+/// Requests to the pager, which run side by side.
+struct Controller {
+    stream: UnixStream,
+    input: BufReader<UnixStream>,
+    last_id: u64,
+    replies: HashMap<u64, Value>,
+}
+
+impl Controller {
+    fn connect(dir: &Path) -> Controller {
+        let path = dir.join("run/pager.sock");
+        let until = Instant::now() + Duration::from_secs(20);
+        let stream = loop {
+            match UnixStream::connect(&path) {
+                Ok(stream) => break stream,
+                Err(error) => assert!(Instant::now() < until, "{error}"),
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        };
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .expect("a timeout");
+        let input = BufReader::new(stream.try_clone().expect("a duplicate"));
+        Controller {
+            stream,
+            input,
+            last_id: 0,
+            replies: HashMap::new(),
+        }
+    }
+
+    fn begin(&mut self, mut request: Value) -> u64 {
+        self.last_id += 1;
+        request["id"] = json!(self.last_id);
+        writeln!(self.stream, "{request}").expect("it listens");
+        self.last_id
+    }
+
+    fn wait(&mut self, id: u64) -> Value {
+        self.wait_for_first(&[id]).1
+    }
+
+    /// The first reply to any of these requests, and the request's place among them.
+    fn wait_for_first(&mut self, ids: &[u64]) -> (usize, Value) {
+        loop {
+            for (place, id) in ids.iter().enumerate() {
+                if let Some(reply) = self.replies.remove(id) {
+                    return (place, reply);
+                }
+            }
+            let mut line = String::new();
+            self.input.read_line(&mut line).expect("a reply in time");
+            let reply: Value = serde_json::from_str(&line).expect("a reply");
+            if reply["kind"] != "event" {
+                self.replies.insert(reply["id"].as_u64().expect("a number"), reply);
+            }
+        }
+    }
+
+    fn request(&mut self, request: Value) -> Value {
+        let id = self.begin(request);
+        self.wait(id)
+    }
+}
+
+fn open(name: &str) -> Value {
+    json!({ "op": "open", "sandbox": name, "paused": false })
+}
+
+fn branch(name: &str) -> Value {
+    json!({ "op": "branch", "sandbox": name, "mode": "live", "resume": true, "audit": true })
+}
+
+fn release(name: &str) -> Value {
+    json!({ "op": "release", "sandbox": name })
+}
+
+/// A branch of `harm`'s fails in time, and says why; an honest neighbour is branched meanwhile, and the pager keeps nothing.
+fn fails(harm: &str, why: &str) {
+    let mut pager = Pager::start();
+    let _honest = pager.opened("honest", "nothing");
+    let mut vmm = pager.opened("evil", harm);
+    if harm == "blocks" {
+        pager.await_attached("evil");
+        assert_eq!(vmm.order("block").expect("an answer"), json!({ "blocks": true }));
+    }
+    let start = Instant::now();
+    let evil = pager.controller.begin(branch("evil"));
+    let done = pager.controller.request(branch("honest"));
+    assert_eq!(done["result"]["audit"]["differing_pages"], 0, "{done}");
+    let failed = pager.controller.wait(evil);
+    assert!(start.elapsed() < BRANCH_MAX, "{:?}", start.elapsed());
+    let message = failed["error"]["message"].as_str().unwrap_or_default();
+    assert!(message.contains(why), "{failed}");
+    for name in ["evil", "honest"] {
+        assert_eq!(pager.controller.request(release(name))["kind"], "ok");
+    }
+    let left = pager.threads();
+    assert!(
+        !left.iter().any(|name| name == "faults" || name == "bridge"),
+        "{left:?}"
+    );
+}
+
+#[test]
+fn a_vmm_that_makes_its_userfaultfd_block_fails_its_own_branch_alone() {
+    fails("blocks", "made to block");
+}
+
+#[test]
+fn a_vmm_that_withholds_its_memory_fails_its_own_branch_alone() {
+    fails("withholds", "withholds memory");
+}
+
+#[test]
+fn a_vmm_whose_monitor_is_slow_fails_its_own_branch_alone_and_in_time() {
+    fails("is-slow", "did not answer within");
+}
+
+#[test]
+fn a_vmm_that_stays_stopped_is_told_to_run_and_loses_its_priority_when_the_window_is_over() {
+    let mut pager = Pager::start();
+    let mut vmm = pager.opened("evil", "stays-stopped");
+    let start = Instant::now();
+    let failed = pager.controller.begin(branch("evil"));
+    // From the window's beginning to its end.
+    let mut urgent = Duration::ZERO;
+    while start.elapsed() < Duration::from_secs(5) {
+        let before = Instant::now();
+        std::thread::sleep(Duration::from_millis(20));
+        if vmm.order("urgent").expect("an answer") != json!(0) {
+            urgent += before.elapsed();
+        }
+    }
+    assert!(urgent > Duration::from_millis(200), "{urgent:?}");
+    assert!(urgent < Duration::from_millis(3500), "{urgent:?}");
+    let failed = pager.controller.wait(failed);
+    assert_eq!(failed["error"]["code"], "vm_gone", "{failed}");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !vmm
+        .order("heard")
+        .expect("an answer")
+        .as_array()
+        .expect("a list")
+        .contains(&json!("cont"))
+    {
+        assert!(Instant::now() < until, "it was never told to run");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_userfaultfd_that_reports_changes_is_refused() {
+    let mut pager = Pager::start();
+    let _vmm = pager.vmm("evil", "reports");
+    let _opened = pager.controller.request(open("evil"));
+    let failed = pager.controller.request(branch("evil"));
+    assert_eq!(failed["error"]["code"], "vm_gone", "{failed}");
+    assert!(pager.log().contains("reports changes"), "{}", pager.log());
+}
+
+#[test]
+fn a_device_state_that_is_too_large_fails_the_branch_and_its_file_holds_nothing_afterwards() {
+    let mut pager = Pager::start();
+    let mut vmm = pager.opened("evil", "saves-too-much");
+    for _ in 0..2 {
+        let failed = pager.controller.request(branch("evil"));
+        let message = failed["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains("16777216 are allowed"), "{failed}");
+    }
+    let refilled = vmm.order("refill").expect("an answer");
+    assert_eq!(refilled, json!({ "written": 0, "held": 0 }));
+}
+
+#[test]
+fn a_vmm_that_accepts_no_connection_holds_up_only_who_opens_it() {
+    let mut pager = Pager::start();
+    let mut vmm = pager.vmm("evil", "accepts-nothing");
+    let start = Instant::now();
+    let opening = pager.controller.begin(open("evil"));
+    let _honest = pager.opened("honest", "nothing");
+    assert_eq!(pager.controller.request(branch("honest"))["kind"], "ok");
+    let failed = pager.controller.wait(opening);
+    assert_eq!(failed["error"]["code"], "vm_gone", "{failed}");
+    assert!(start.elapsed() < BRANCH_MAX, "{:?}", start.elapsed());
+    // Nobody waits for it when it is released either.
+    let opening = pager.controller.begin(open("evil"));
+    assert_eq!(pager.controller.request(release("evil"))["kind"], "ok");
+    vmm.kill().expect("its end");
+    assert_eq!(pager.controller.wait(opening)["kind"], "err");
+}
+
+#[test]
+fn an_operation_that_has_a_sandbox_makes_others_busy_and_its_release_ends_it() {
+    let mut pager = Pager::start();
+    let _vmm = pager.opened("evil", "is-slow");
+    let branches = [branch("evil"), branch("evil")].map(|request| pager.controller.begin(request));
+    // Each request has a thread of its own: either of them may have the sandbox.
+    let (refused, reply) = pager.controller.wait_for_first(&branches);
+    assert_eq!(reply["error"]["code"], "busy", "{reply}");
+    assert_eq!(pager.controller.request(release("evil"))["kind"], "ok");
+    assert_eq!(pager.controller.wait(branches[1 - refused])["kind"], "err");
+}
+
+#[test]
+fn a_branch_right_after_a_restart_waits_for_the_vmm_to_call() {
+    let mut pager = Pager::start();
+    let vmm = pager.opened("honest", "nothing");
+    let pid = vmm.pid();
+    pager.restart();
+    std::fs::remove_file(pager.dir.0.join("honest/agent")).ok();
+    pager.announce("honest", &json!({ "pid": pid }));
+    assert_eq!(pager.controller.request(open("honest"))["kind"], "ok");
+    let done = pager.controller.request(branch("honest"));
+    assert_eq!(done["result"]["audit"]["differing_pages"], 0, "{done}");
+    assert_eq!(done["result"]["audit"]["checked_pages"], MEM_BYTES / PAGE_SIZE);
+}
+
+#[test]
+fn calls_that_fail_neither_fill_the_log_nor_forge_its_lines() {
+    let pager = Pager::start();
+    let shims = pager.dir.0.join("run/shims/shim.sock");
+    for _ in 0..200 {
+        let mut call = UnixStream::connect(&shims).expect("it listens");
+        let forged = format!("x\nforkd-pager: all is well\u{1b}[2J{}", "y".repeat(3000));
+        let hello = json!({ "protocol": 0, "sandbox": forged, "key": "", "wants": "plan" });
+        writeln!(call, "{hello}").expect("it listens");
+        let _ = std::io::copy(&mut call, &mut std::io::sink());
+    }
+    let log = pager.log();
+    let who = format!("forkd-pager: process {}: ", std::process::id());
+    assert!(log.lines().all(|line| line.starts_with(&who)), "{log}");
+    assert!(log.lines().count() < 30, "{} lines", log.lines().count());
+    assert!(log.len() < 100_000 && !log.contains('\u{1b}'), "{} bytes", log.len());
+}
