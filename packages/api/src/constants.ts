@@ -1,10 +1,13 @@
 /**
- * What clients need of the wire at run time. It loads without the schema library, whose start would be half of the time
- * that a short command takes; the types of the schemas cost nothing and come from the package itself.
+ * Values that clients need at run time. This entry point loads without the schema library, which would take half of the start-up
+ * time of a short command. The types of the schemas cost nothing and come from the main entry point.
  */
+export * from './coded-error.ts';
 export * from './errors.ts';
 export * from './ids.ts';
 export * from './limits.ts';
+export * from './path-text.ts';
+export * from './visible.ts';
 
-/** The media type of a streamed reply: one JSON object a line. */
+/** The media type of a streamed reply: one JSON object per line. */
 export const NDJSON_MEDIA_TYPE = 'application/x-ndjson';

@@ -1,85 +1,97 @@
+import { CodedError, type CodedErrorOptions } from './coded-error.ts';
+import { limits } from './limits.ts';
 import type { ErrorBody } from './schemas/common.ts';
+import { boundedText, visibleText } from './visible.ts';
 
-/** Who can mend it: the caller, the host's owner, or we. Only a bug is logged with its stack. */
+/** The caller fixes a `user` error, the owner of the host a `system` error, and forkd a `bug`. Only a bug is logged with its stack. */
 export type ErrorClass = 'user' | 'system' | 'bug';
 
-type ErrorEntry = { status: number; class: ErrorClass; hint: string };
+interface ErrorEntry {
+  status: number;
+  class: ErrorClass;
+  hint: string;
+}
 
 const user = (status: number, hint: string): ErrorEntry => ({ status, class: 'user', hint });
 const system = (status: number, hint: string): ErrorEntry => ({ status, class: 'system', hint });
 
-/** The one registry of error codes: a code never changes its meaning, and is never used for two. */
+/** The registry of error codes. A code never changes its meaning, and never has two. */
 export const errorRegistry = {
-  bad_request: user(400, 'check the fields of the request against the API reference'),
-  bad_tag: user(400, 'a tag is 1 to 64 letters, digits, "_" or "-"'),
-  unsupported: user(400, 'see `forkd doctor` for what this host and engine can do'),
-  bad_path: user(400, 'give the absolute path of what is meant'),
-  import_invalid: user(400, 'export it again, or check that the directory was copied whole'),
-  not_a_directory: user(400, 'list the directory that it is in'),
-  not_a_file: user(400, 'only regular files can be read'),
-  too_many_entries: user(400, 'list it in the guest, with exec'),
-  is_a_directory: user(400, 'name a file in it'),
-  warm_failed: user(400, 'run the warm-up by hand in a sandbox of the unwarmed image to see it fail'),
-  unauthorized: user(401, 'set FORKD_TOKEN to the token that the controller was started with'),
-  socket_only: user(403, 'call it over the unix socket of the controller'),
-  permission_denied: user(403, 'the user that the command or file belongs to may not do this in the guest'),
-  read_only: user(403, 'that place in the guest cannot be written to'),
-  method_not_allowed: user(405, 'the header `allow` names the methods that the path takes'),
-  request_timeout: user(408, 'send the whole request at once, or stream it to a route that takes raw bytes'),
-  url_too_long: user(414, 'put what is long into the body'),
-  headers_too_large: user(431, 'send fewer or shorter headers'),
-  not_found: user(404, 'check the method and the path of the request'),
-  not_found_snapshot: user(404, '`forkd images` lists the snapshots'),
-  not_found_sandbox: user(404, '`forkd ls` lists the sandboxes that run'),
-  not_found_workspace: user(404, '`forkd workspace list` lists the workspaces'),
-  not_found_command: user(404, '`forkd attach --list SANDBOX` lists the commands of a sandbox'),
-  not_found_file: user(404, 'check the path inside the guest'),
-  target_exists: user(409, 'choose a directory that is not there yet'),
-  tag_exists: user(409, 'choose another tag, or remove that one with `forkd rmi`'),
-  snapshot_in_flight: user(409, 'wait until its status is ready'),
-  branch_in_flight: user(409, 'one branch of a sandbox at a time: try again when that one is done'),
-  has_dependents: user(409, 'remove them too with --cascade, or only this one with --force'),
-  not_forkable: user(409, '`forkd images` says what its status is'),
-  sandbox_paused: user(409, 'let it go on with `forkd resume`'),
-  name_taken: user(409, 'choose another name, or end the sandbox that has it'),
-  workspace_exists: user(409, 'choose another name, or delete that workspace'),
-  workspace_busy: user(409, 'wait until what is being done to it is done'),
-  workspace_not_running: user(409, 'let it run with `forkd workspace resume`'),
-  idempotency_conflict: user(409, 'use a key of its own for each request'),
-  command_ended: user(409, 'the command no longer runs; its output can still be read'),
-  directory_not_empty: user(409, 'remove what is in it too with recursive'),
-  machine_mismatch: user(409, 'restore it where it was made, or build it again here'),
-  too_large: user(413, 'send less in one request, or stream it'),
-  bad_media_type: user(415, 'send application/json, or application/octet-stream for raw bytes'),
+  bad_request: user(400, 'Check the fields of the request against the API reference.'),
+  bad_tag: user(400, 'A tag is 1 to 64 letters, digits, "_" or "-".'),
+  unsupported: user(400, '`forkd doctor` shows what this host and engine can do.'),
+  bad_path: user(400, 'Give an absolute path.'),
+  import_invalid: user(400, 'Export the snapshot again, or check that the directory was copied completely.'),
+  not_a_directory: user(400, 'List the directory that contains the file.'),
+  not_a_file: user(400, 'Only regular files can be read and written.'),
+  too_many_entries: user(400, 'List the directory inside the guest, with exec.'),
+  is_a_directory: user(400, 'Name a file in the directory.'),
+  warm_failed: user(400, 'Run the warm-up by hand in a sandbox of the unwarmed image to see it fail.'),
+  unauthorized: user(401, 'Set FORKD_TOKEN to a token of the controller.'),
+  host_not_allowed: user(403, 'Use an address of the host, or start the controller with --allow-host and that name.'),
+  origin_not_allowed: user(403, 'Call the API from a program. Web pages of other sites are refused.'),
+  socket_only: user(403, 'Call the controller over its unix socket.'),
+  permission_denied: user(403, 'The user of the command or file lacks the permission in the guest.'),
+  read_only: user(403, 'The path is on a read-only file system of the guest.'),
+  method_not_allowed: user(405, 'The header `allow` lists the methods of the path.'),
+  request_timeout: user(408, 'Send the whole request at once, or use a route that takes a raw body.'),
+  url_too_long: user(414, 'Move long values into the body.'),
+  headers_too_large: user(431, 'Send fewer or shorter headers.'),
+  not_found: user(404, 'Check the method and the path of the request.'),
+  not_found_snapshot: user(404, '`forkd images` lists the snapshots.'),
+  not_found_sandbox: user(404, '`forkd ls` lists the running sandboxes.'),
+  sandbox_ended: user(404, '`forkd ls -a` lists the sandboxes that ended in the last hour.'),
+  not_found_workspace: user(404, '`forkd workspace list` lists the workspaces.'),
+  not_found_command: user(404, '`forkd attach --list SANDBOX` lists the commands of a sandbox.'),
+  not_found_file: user(404, 'Check the path inside the guest.'),
+  target_exists: user(409, 'Choose a directory that does not exist.'),
+  tag_exists: user(409, 'Choose another tag, or remove the snapshot with `forkd rmi`.'),
+  snapshot_in_flight: user(409, 'Wait until the status of the snapshot is ready.'),
+  branch_in_flight: user(409, 'A sandbox can have one branch at a time. Try again when the branch is done.'),
+  has_dependents: user(409, 'Remove the dependents too with --cascade, or only this snapshot with --force.'),
+  not_forkable: user(409, '`forkd images` shows the status of the snapshot.'),
+  sandbox_paused: user(409, 'Resume the sandbox with `forkd resume`.'),
+  name_taken: user(409, 'Choose another name, or end the sandbox that has it.'),
+  workspace_exists: user(409, 'Choose another name, or delete the workspace.'),
+  workspace_busy: user(409, 'Wait until the other operation on the workspace is done.'),
+  workspace_not_running: user(409, 'Resume the workspace with `forkd workspace resume`.'),
+  idempotency_conflict: user(409, 'Use a new key for each request.'),
+  command_ended: user(409, 'The command has ended. Its output can still be read.'),
+  directory_not_empty: user(409, 'Use recursive to remove the contents, too.'),
+  machine_mismatch: user(409, 'Restore the snapshot on the host where it was made, or build it again here.'),
+  too_large: user(413, 'Send less in one request, or stream it.'),
+  bad_media_type: user(415, 'Send application/json, or application/octet-stream for raw bytes.'),
   image_not_found: user(
     404,
-    'a source is a recipe, a directory, an OCI layout, a docker-archive or a registry reference',
+    'A source is a recipe, a directory, an OCI layout, a docker-archive or a registry reference.',
   ),
-  image_invalid: user(400, 'check the image with `skopeo inspect`'),
-  kernel_invalid: user(400, 'give a kernel image (vmlinuz or vmlinux) that the controller can read'),
-  image_tool_missing: system(500, '`forkd doctor` names the package that brings it'),
-  image_fetch_failed: system(502, 'check the network and the name of the image'),
-  image_build_failed: system(500, 'the output of the failing tool is in the message'),
-  boot_failed: system(500, 'the end of the guest console is in the message'),
-  boot_timeout: system(504, 'give it longer with boot_wait_secs, or more memory'),
-  branch_cap: system(503, 'wait for a branch to end, or raise --branch-concurrency'),
-  branch_failed: system(500, 'the source runs on; try again'),
-  command_timeout: user(504, 'give it longer with timeout_secs; what it printed so far is in the reply'),
-  guest_unreachable: system(502, 'the guest does not answer: `forkd kill` it, or look at its console'),
-  guest_failed: system(502, 'the agent in the guest could not do it; its reason is in the message'),
-  engine_missing: system(500, 'install the package qemu-system-x86'),
-  engine_failed: system(500, 'what the VMM said is in the message'),
-  pager_unavailable: system(503, 'the pager is being started again; running sandboxes go on'),
-  corrupt_layer: system(500, 'the stored layer is damaged: remove the snapshot and build or pull it again'),
-  disk_full: system(507, 'free space in the data directory, for instance with `forkd rmi`'),
-  out_of_memory: system(503, 'end some sandboxes, or ask for fewer children'),
-  no_space_in_guest: user(507, 'the writable layer of the sandbox is full'),
-  needs_root: system(403, 'run the controller as root, or give it what `forkd doctor` names'),
-  shutting_down: system(503, 'the controller is ending; start it again'),
+  image_invalid: user(400, 'Check the image with `skopeo inspect`.'),
+  kernel_invalid: user(400, 'Give a kernel image (vmlinuz or vmlinux) that the controller can read.'),
+  image_tool_missing: system(500, '`forkd doctor` names the package that provides the tool.'),
+  image_fetch_failed: system(502, 'Check the network and the name of the image.'),
+  image_build_failed: system(500, 'The message contains the output of the tool that failed.'),
+  boot_failed: system(500, 'The message contains the end of the guest console.'),
+  boot_timeout: system(504, 'Raise boot_wait_secs, or give the guest more memory.'),
+  output_budget: system(503, 'Stream the output with `POST /v1/sandboxes/:id/commands`, or try again.'),
+  branch_cap: system(503, 'Wait for a branch to end, or raise --branch-concurrency.'),
+  branch_failed: system(500, 'The sandbox keeps running. Try again.'),
+  command_timeout: user(504, 'Raise timeout_secs. The reply contains the output so far.'),
+  busy: system(503, 'Try again in a moment.'),
+  guest_unreachable: system(502, 'The guest does not answer. Look at its console, or end it with `forkd kill`.'),
+  guest_failed: system(502, 'The message contains the reason that the agent in the guest gave.'),
+  engine_missing: system(500, 'Install the package qemu-system-x86.'),
+  engine_failed: system(500, 'The message contains what the VMM printed.'),
+  pager_unavailable: system(503, 'The pager is being restarted. Running sandboxes continue.'),
+  corrupt_layer: system(500, 'The stored layer is damaged. Remove the snapshot, and build or pull it again.'),
+  disk_full: system(507, 'Free space in the data directory, for instance with `forkd rmi`.'),
+  out_of_memory: system(503, 'End some sandboxes, or start fewer.'),
+  no_space_in_guest: user(507, 'The writable layer of the sandbox is full.'),
+  needs_root: system(403, 'Run the controller as root, or grant it what `forkd doctor` names.'),
+  shutting_down: system(503, 'The controller is shutting down. Start it again.'),
   internal: {
     status: 500,
     class: 'bug',
-    hint: 'this is a fault of forkd: please report it with the log of the controller',
+    hint: 'This is a bug in forkd. Please report it with the log of the controller.',
   },
 } as const satisfies Record<string, ErrorEntry>;
 
@@ -89,30 +101,29 @@ export function isErrorCode(text: string): text is ErrorCode {
   return Object.hasOwn(errorRegistry, text);
 }
 
-type ApiErrorOptions = {
-  /** In place of the registry's own, where more is known. */
-  hint?: string | undefined;
-  /** Fields of this code that go into the body beside the message: `dependents`, `stdout`. */
-  details?: Readonly<Record<string, unknown>>;
-  cause?: unknown;
-};
+/** Bounds the message and escapes control characters: it may quote a guest, a VMM or a caller, and a terminal may show it. */
+function sentenceOf(message: string): string {
+  return visibleText(boundedText(message, limits.errorCharsMax).replaceAll('\r\n', '\n'));
+}
 
-/** An error that goes to the caller as it is. `message` is one sentence that names the caller's own tag or id. */
-export class ApiError extends Error {
+interface ApiErrorOptions extends CodedErrorOptions {
+  /** Additional fields of the body, such as `dependents` or `stdout`. */
+  details?: Readonly<Record<string, unknown>>;
+}
+
+/** An error that is sent to the caller. `message` is one sentence that names the tag or id of the request. */
+export class ApiError extends CodedError<ErrorCode> {
   override readonly name = 'ApiError';
-  readonly code: ErrorCode;
   readonly status: number;
   readonly class: ErrorClass;
-  readonly hint: string;
+  declare readonly hint: string;
   readonly details: Readonly<Record<string, unknown>>;
 
   constructor(code: ErrorCode, message: string, options: ApiErrorOptions = {}) {
-    super(message, options.cause === undefined ? undefined : { cause: options.cause });
     const entry = errorRegistry[code];
-    this.code = code;
+    super(code, sentenceOf(message), { hint: options.hint ?? entry.hint, cause: options.cause });
     this.status = entry.status;
     this.class = entry.class;
-    this.hint = options.hint ?? entry.hint;
     this.details = options.details ?? {};
   }
 

@@ -1,14 +1,20 @@
 /**
- * Every number that the wire promises or refuses by, in one place, units last in the name.
- * A limit exists so that one caller cannot take the host with it; a default exists so that the short call is the right one.
+ * Every limit and default of the wire, with the unit last in its name.
+ * A limit keeps one caller from exhausting the host. A default makes the short call the right one.
  */
 
-/** Tags and names: what forkd's clients already send. */
+/** Tags and names. */
 export const TAG_PATTERN = '^[A-Za-z0-9_-]{1,64}$';
 export const SANDBOX_ID_PATTERN = '^sb-[A-Za-z0-9_-]{1,61}$';
 
-/** Keys of labels: as those of containers, without a slash. */
+/** The SHA-256 of a file or of a text. */
+export const DIGEST_PATTERN = '^sha256:[0-9a-f]{64}$';
+
+/** Keys of labels: like those of container labels, without a slash. */
 export const LABEL_KEY_PATTERN = '^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$';
+
+/** The VMMs that run sandboxes; the first is the default. */
+export const engineNames = ['qemu', 'firecracker'] as const;
 
 export const limits = {
   /** Children of one fork request. */
@@ -16,53 +22,73 @@ export const limits = {
   forkCountMax: 1000,
   forkCountDefault: 1,
 
-  /** How long a boot may take before the agent has answered, when the caller names a root file system himself. */
+  /** How long to wait for the agent of a guest that boots from a root file system given by the caller. */
   bootWaitSecsDefault: 10,
   bootWaitSecsMax: 60,
 
   labelsMax: 64,
-  labelBytesMax: 256,
-  /** From now on; a month. */
+  labelCharsMax: 256,
+  /** The time to live is counted from now, and is at most a month. */
   ttlSecsMax: 31 * 86_400,
-  /** A memory limit below this would end the VMM before its guest ran. */
+  /** A lower memory limit would kill the VMM before its guest runs. */
   memoryLimitMibMin: 64,
   idempotencyKeyBytesMax: 255,
   /** How long the reply to an idempotency key is kept. */
   idempotencyKeepSecs: 86_400,
-  /** The latest part of a guest's console, where the caller does not say how much. */
+  /** Number of replies that are kept. The oldest are dropped first. */
+  idempotencyRepliesMax: 10_000,
+  /** Default number of bytes from the end of a guest's console. */
   logTailBytesDefault: 64 * 1024,
   logTailBytesMax: 16 * 1024 * 1024,
-  /** Events that a reader who comes back can still have. */
+  /** Number of past events that a reader can still receive after reconnecting. */
   eventsKeptMax: 1000,
 
-  memMibMin: 64,
+  /** A guest of busybox alone boots with 80 MiB, and not with 72. */
+  memMibMin: 96,
   memMibMax: 1_048_576,
   memMibDefault: 512,
   vcpusMin: 1,
   vcpusMax: 32,
   vcpusDefault: 1,
+  /** The processor models that a template can be booted with; the first is the default. */
+  cpuModels: ['host', 'x86-64-v2'],
 
-  /** exec waits for its command; 0 is refused, since a command without any time is a mistake. */
+  /** Time that exec waits for its command. A timeout of 0 is refused, because it is always a mistake. */
   execTimeoutSecsDefault: 30,
   execTimeoutSecsMax: 86_400,
   evalTimeoutSecsDefault: 30,
 
-  /** Bytes of each stream that a reply of exec carries. What is more stays in the command's ring, and can be streamed. */
-  execOutputBytesMax: 16 * 1024 * 1024,
+  /** Bytes of each stream in a reply of exec. More output is counted and dropped. Streamed output has no such bound. */
+  execOutputBytesMax: 8 * 1024 * 1024,
+  /** Default number of bytes of each stream that clients keep when they collect streamed output. */
+  collectedOutputBytesMax: 64 * 1024 * 1024,
+  /** Length of the sentence of an error. */
+  errorCharsMax: 16 * 1024,
   commandArgsMax: 4096,
   commandArgBytesMax: 128 * 1024,
   envEntriesMax: 4096,
   pathBytesMax: 4096,
 
-  /** A JSON body. Files and stdin are raw bodies, streamed, and have no limit but the guest's disk. */
-  jsonBodyBytesMax: 8 * 1024 * 1024,
+  /** Size of a JSON body. Files and stdin are streamed as raw bodies, and only the guest's disk limits them. */
+  jsonBodyBytesMax: 128 * 1024,
+  /** Number of array elements and object fields of a JSON body, over all levels. */
+  jsonValuesMax: 1024,
+  jsonDepthMax: 32,
+  /** The same limits for routes that take a command with its input, or a program. */
+  largeJsonBodyBytesMax: 8 * 1024 * 1024,
+  largeJsonValuesMax: 16 * 1024,
   stdinBase64BytesMax: 4 * 1024 * 1024,
   codeBytesMax: 4 * 1024 * 1024,
-  /** A line of a streamed reply: one chunk of output in base64 and a little JSON round it. */
+  /** Length of a line of a streamed reply: one chunk of output in base64, inside a little JSON. */
   ndjsonLineBytesMax: 4 * 1024 * 1024,
 
+  /** Changes in a child's memory before its first instruction. */
+  refreshesMax: 8,
+  refreshBytesMax: 64,
+  refreshReasonBytesMax: 1024,
+
   branchConcurrencyDefault: 4,
-  /** VMMs that are started before anybody asks for them. */
+  /** Number of VMMs that are started ahead of the next forks. */
   vmmPoolDefault: 4,
   tokenBytesMin: 16,
   idleExitSecsDefault: 300,

@@ -1,8 +1,10 @@
-// Proves: what the schemas accept and refuse beside the wire's own examples, that every error code is whole, and that the
-// ids are what the wire says. The validator is typebox's own, so that this holds without the controller.
+/**
+ * Proves: what the schemas accept and refuse beside the wire's own examples, that every error code is whole, and that the ids
+ * are what the wire says. The validator is typebox's own, so that this holds without the controller.
+ */
 import fc from 'fast-check';
 import { Value } from 'typebox/value';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import {
   ApiError,
   branchPlan,
@@ -26,7 +28,7 @@ import {
 } from '../src/index.ts';
 
 describe('requests', () => {
-  it('refuses what no program and no file could be called', () => {
+  test('refuse values that can be neither a program nor a file', () => {
     const zero = 'a\0b';
     expect(Value.Check(ExecRequest, { args: ['a b', ''], env: { 'A.b': '=', é: '' }, cwd: '/tmp' })).toBe(true);
     for (const wrong of [{ args: [zero] }, { args: ['a'], cwd: zero }, { args: ['a'], env: { A: zero } }]) {
@@ -38,7 +40,7 @@ describe('requests', () => {
     }
   });
 
-  it('refuses keys that cannot be, and passes none of them over', () => {
+  test('refuse impossible keys, and ignore none of them', () => {
     const fork = (labels: object) => Value.Check(CreateSandboxesRequest, { snapshot_tag: 'a', labels });
     expect([fork({ 'team.a': 'b' }), fork({ 'a/b': 'c' }), fork({ '': 'c' }), fork({ a: 1 })]).toEqual([
       true,
@@ -57,7 +59,7 @@ describe('requests', () => {
     expect(exec(many)).toBe(false);
   });
 
-  it('accepts what forkd clients send, with the defaults of the wire', () => {
+  test('accept what forkd clients send, with the defaults of the API', () => {
     expect(Value.Default(CreateSandboxesRequest, { snapshot_tag: 'py' })).toEqual({
       snapshot_tag: 'py',
       n: 1,
@@ -80,17 +82,17 @@ describe('requests', () => {
     });
   });
 
-  it.each([0, 1001, 1.5, '3'])('refuses n %s', (n) => {
+  test.each([0, 1001, 1.5, '3'])('refuse n %s', (n) => {
     expect(Value.Check(CreateSandboxesRequest, { snapshot_tag: 'py', n })).toBe(false);
   });
 
-  it('refuses an empty command, no time at all, and a boot longer than a minute', () => {
+  test('refuse an empty command, a zero timeout, and a boot longer than a minute', () => {
     expect(Value.Check(ExecRequest, { args: [] })).toBe(false);
     expect(Value.Check(ExecRequest, { args: ['true'], timeout_secs: 0 })).toBe(false);
     expect(Value.Check(CreateSnapshotRequest, { tag: 'a', rootfs: '/r', boot_wait_secs: 61 })).toBe(false);
   });
 
-  it('wants exactly one of source and rootfs', () => {
+  test('take exactly one of source and rootfs', () => {
     expect(createSnapshotProblem({ tag: 'a', source: 'python' })).toBeUndefined();
     expect(createSnapshotProblem({ tag: 'a', rootfs: '/r', source: null })).toBeUndefined();
     expect(createSnapshotProblem({ tag: 'a' })).toContain('"a"');
@@ -99,7 +101,7 @@ describe('requests', () => {
 });
 
 describe('branchPlan', () => {
-  it.each<[BranchRequest, string, string]>([
+  test.each<[BranchRequest, string, string]>([
     [{}, 'full', 'durable'],
     [{ diff: true }, 'diff', 'durable'],
     [{ diff: false, live: true }, 'live', 'durable'],
@@ -110,14 +112,23 @@ describe('branchPlan', () => {
     [{ mode: null, until: null, tag: null }, 'full', 'durable'],
   ])('%j is %s until %s', (request, mode, until) => {
     expect(Value.Check(BranchRequest, request)).toBe(true);
-    expect(branchPlan(request)).toEqual({ mode, until });
+    const measureDiff = request.measure_diff === true;
+    const plan = { mode, until, audit: false, measureDiff, safety: 'standard' };
+    expect(branchPlan(request)).toEqual(plan);
+    expect(branchPlan({ ...request, audit: true, safety: 'strict' })).toEqual({
+      ...plan,
+      audit: true,
+      safety: 'strict',
+    });
   });
 
-  it.each<BranchRequest>([
+  test.each<BranchRequest>([
     { mode: 'live', live: true },
     { mode: 'live', diff: true },
     { diff: true, live: true },
     { live: true, measure_diff: true },
+    { parent_tag: 'base' },
+    { parent_tag: 'base', mode: 'full' },
     { wait: false },
     { mode: 'diff', wait: false },
   ])('%j is a bad request', (request) => {
@@ -126,7 +137,7 @@ describe('branchPlan', () => {
   });
 });
 
-describe('answers', () => {
+describe('replies', () => {
   const sandbox = {
     id: 'sb-0123456789',
     snapshot_tag: 'py',
@@ -140,21 +151,22 @@ describe('answers', () => {
     branch_count: 0,
   };
 
-  it('has the nulls of a sandbox present', () => {
+  test('show the null fields of a sandbox', () => {
     expect(Value.Check(SandboxInfo, sandbox)).toBe(true);
     const { netns: _, ...without } = sandbox;
     expect(Value.Check(SandboxInfo, without)).toBe(false);
   });
 
-  it('leaves out what a snapshot has not, and knows its three states', () => {
+  test('leave out the missing fields of a snapshot, and know its three states', () => {
     const snapshot = { tag: 'a', dir: '/d', created_at_unix: 1, status: 'ready', bootable: true };
     expect(Value.Check(SnapshotInfo, snapshot)).toBe(true);
-    expect(Value.Check(SnapshotInfo, { ...snapshot, pause_ms: 2.5 })).toBe(true);
+    expect(Value.Check(SnapshotInfo, { ...snapshot, pause_ms: 3, pause_us: 2500 })).toBe(true);
+    expect(Value.Check(SnapshotInfo, { ...snapshot, pause_ms: 2.5 })).toBe(false);
     expect(Value.Check(SnapshotInfo, { ...snapshot, warning: null })).toBe(false);
     expect(Value.Check(SnapshotInfo, { ...snapshot, status: 'done' })).toBe(false);
   });
 
-  it('knows the events of a command', () => {
+  test('know the events of a command', () => {
     expect(Value.Check(CommandEvent, { type: 'stdout', offset: 0, data: 'aGk=' })).toBe(true);
     expect(Value.Check(CommandEvent, { type: 'exit', exit_code: 137, signal: 'KILL', timed_out: false })).toBe(true);
     expect(Value.Check(CommandEvent, { type: 'exit', exit_code: '1' })).toBe(false);
@@ -164,7 +176,7 @@ describe('answers', () => {
 describe('errors', () => {
   const codes = Object.keys(errorRegistry) as ErrorCode[];
 
-  it.each(codes)('%s has a status of its class and a hint', (code) => {
+  test.each(codes)('have a status and a hint that suit their class: %s', (code) => {
     const entry = errorRegistry[code];
     expect(entry.status).toBeGreaterThanOrEqual(400);
     expect(entry.status).toBeLessThan(600);
@@ -172,11 +184,11 @@ describe('errors', () => {
     expect(isErrorCode(code)).toBe(true);
   });
 
-  it('has one bug class, and it is internal', () => {
+  test('have one code for bugs, which is internal', () => {
     expect(codes.filter((code) => errorRegistry[code].class === 'bug')).toEqual(['internal']);
   });
 
-  it('makes a body in which the sentence cannot be replaced by a detail', () => {
+  test('make a body whose sentence no detail can replace', () => {
     const error = new ApiError('has_dependents', 'snapshot "a" has dependents: b', {
       details: { dependents: ['b'], error: 'other' },
     });
@@ -193,20 +205,20 @@ describe('errors', () => {
 });
 
 describe('ids', () => {
-  it('makes ids of sandboxes that are tags too', () => {
+  test('of sandboxes are valid tags', () => {
     const id = newSandboxId();
     expect(id).toMatch(/^sb-[0-9a-f]{10}$/);
     expect(isSandboxId(id)).toBe(true);
     expect(newSandboxId()).not.toBe(id);
   });
 
-  it('names a branch after its sandbox and the time, within the length of a tag', () => {
+  test('of branches name the sandbox and the time, within the length of a tag', () => {
     const tag = defaultBranchTag('sb-0123456789', 1_700_000_000_999);
     expect(tag).toMatch(/^branch-sb-0123456789-1700000000-[0-9a-f]{4}$/);
     expect(isTag(tag)).toBe(true);
   });
 
-  it('knows a tag from anything else', () => {
+  test('of snapshots are told from anything else', () => {
     fc.assert(
       fc.property(fc.string(), (text) => {
         const isMadeOfTheRight = text.split('').every((character) => /[A-Za-z0-9_-]/.test(character));
@@ -217,7 +229,7 @@ describe('ids', () => {
     expect(isTag('a'.repeat(65))).toBe(false);
   });
 
-  it('has every default within its limits', () => {
+  test('has every default within its limits', () => {
     expect(limits.memMibDefault).toBeGreaterThanOrEqual(limits.memMibMin);
     expect(limits.bootWaitSecsDefault).toBeLessThanOrEqual(limits.bootWaitSecsMax);
     expect(limits.execTimeoutSecsDefault).toBeLessThanOrEqual(limits.execTimeoutSecsMax);

@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 
-/** Between two attempts to connect: a socket that does not exist yet cannot be waited for. */
+/** Delay between two attempts to connect. A socket that does not exist yet cannot be awaited. */
 const RETRY_MS = 1;
 
 /** A connection to `path`, once somebody listens there. Rejects with the signal's reason when it aborts. */

@@ -1,3 +1,5 @@
+import { CodedError } from '@forkd/api/constants';
+
 /** Stable codes of what can go wrong in an engine or in the pager. */
 export type EngineErrorCode =
   | 'engine_missing'
@@ -24,17 +26,13 @@ export type EngineErrorCode =
   | 'out_of_memory'
   | 'unsupported'
   | 'io'
+  | 'audit_failed'
   | 'internal';
 
 /** A failure of an engine or of the pager: a stable code, one sentence, and what to do about it where that is known. */
-export class EngineError extends Error {
+export class EngineError extends CodedError<EngineErrorCode> {
   override readonly name = 'EngineError';
-  readonly code: EngineErrorCode;
-  readonly hint: string | undefined;
-
-  constructor(code: EngineErrorCode, message: string, options: { hint?: string; cause?: unknown } = {}) {
-    super(message, { cause: options.cause });
-    this.code = code;
-    this.hint = options.hint;
-  }
 }
+
+/** The hint for a native program that is missing or does not start. */
+export const REINSTALL_HINT = 'Install forkd again, or in a checkout run `npm run build`.';

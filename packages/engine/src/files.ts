@@ -7,7 +7,7 @@ export function exists(path: string): Promise<boolean> {
   );
 }
 
-/** At most the last `bytes` (default 4,096) of a text file, trimmed; empty when it cannot be read. */
+/** Reads the last `bytes` (default 4,096) of a text file, trimmed. Resolves to an empty text if the file cannot be read. */
 export async function readTail(path: string, bytes = 4096): Promise<string> {
   try {
     const file = await open(path, 'r');

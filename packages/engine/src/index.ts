@@ -12,6 +12,7 @@ export type {
   BranchStats,
   Caller,
   HeldLayer,
+  LayerMemory,
   HeldSandbox,
   MemoryUse,
   PageInventory,
@@ -24,22 +25,26 @@ export { FirecrackerVm } from './firecracker/vm.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
 export { consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
+export { readTail } from './files.ts';
 export { removeMemoryLimit } from './memory-limit.ts';
 export { qemuCapabilities } from './qemu/capabilities.ts';
-export { runsUnderKvm } from './qemu/probe.ts';
+export { type Acceleration, type KvmTrial, probeAcceleration, tryKvm } from './qemu/probe.ts';
 export { QemuEngine, type QemuOptions } from './qemu/engine.ts';
+export { anySignal } from './signals.ts';
 export { waitUntilRunning } from './qemu/monitor.ts';
 export type {
   Accelerator,
   BootSpec,
   Capabilities,
   Capability,
+  CpuModel,
   Engine,
   EngineName,
   Isolation,
   KernelFiles,
   Machine,
   PauseFloor,
+  Processor,
   RestoreSpec,
   Shape,
   Vm,

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { messageOf } from '@forkd/api/constants';
 import type { Isolation, VmExit } from './types.ts';
 
 /** A group whose last process has just ended may count as in use for a moment. */
@@ -42,7 +43,7 @@ export class MemoryLimits {
       await limits.create(trial, 64);
       return limits;
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = messageOf(error);
       return new MemoryLimits(null, `No memory cgroup can be made under ${hierarchy.mount}: ${reason}.`);
     } finally {
       await removeGroup(hierarchy, trial).catch(() => undefined);
@@ -58,13 +59,13 @@ export class MemoryLimits {
     const { limit, swap } = FILES[hierarchy.version];
     const bytes = String(limitMib * 2 ** 20);
     await writeFile(join(group, limit), bytes);
-    // What is swapped out would not count. A kernel that accounts for no swap has no such file.
+    // Swapped memory would not count otherwise. A kernel without swap accounting has no such file.
     await writeFile(join(group, swap), hierarchy.version === 'v1' ? bytes : '0').catch(() => undefined);
     return group;
   }
 }
 
-/** What is told of them as one of the things that a VMM can be kept from. */
+/** Describes memory limits as an isolation measure. */
 export function isolationOfLimits({ unavailable }: MemoryLimits): Isolation {
   const detail = unavailable ?? 'The memory of a VMM can be limited.';
   return { id: 'memory_cgroup', ok: unavailable === null, detail };
@@ -130,7 +131,7 @@ async function makeGroup(hierarchy: Hierarchy, group: string): Promise<void> {
   }
 }
 
-/** In version 2 a group has a limit only if those above it hand that down. */
+/** A group of version 2 has a limit only if its ancestors delegate the controller. */
 async function delegateMemory(hierarchy: Hierarchy): Promise<void> {
   for (const dir of [hierarchy.mount, parentOf(hierarchy)]) {
     const file = join(dir, 'cgroup.subtree_control');
@@ -142,12 +143,12 @@ function parentOf({ mount }: Hierarchy): string {
   return join(mount, 'forkd');
 }
 
-/** Known to whoever knows the directory, also after the process that made it has gone. */
+/** The group of a VM, by the directory of the VM, even after the process that created it has ended. */
 function groupOf(hierarchy: Hierarchy, dir: string): string {
   return join(parentOf(hierarchy), createHash('sha256').update(dir).digest('hex').slice(0, 32));
 }
 
-/** That of version 2 if it limits memory, else that of version 1. */
+/** Finds the hierarchy of version 2 if it limits memory, and that of version 1 otherwise. */
 async function findHierarchy(): Promise<Hierarchy | null> {
   const mounts = (await readFile('/proc/self/mounts', 'utf8')).split('\n').map((line) => line.split(' '));
   for (const [, mount = '', kind] of mounts) {

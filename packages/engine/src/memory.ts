@@ -1,7 +1,7 @@
 import { readFile } from 'node:fs/promises';
 import type { MemoryUse } from './pager/wire.ts';
 
-/** What the kernel thinks can be had without swapping, in bytes; `null` where it does not say. */
+/** Memory that is available without swapping, in bytes, as the kernel estimates it. `null` if the kernel does not say. */
 export async function availableMemoryBytes(): Promise<number | null> {
   const kib = /^MemAvailable:\s+(\d+) kB$/m.exec(await readFile('/proc/meminfo', 'latin1'))?.[1];
   return kib === undefined ? null : Number(kib) * 1024;

@@ -2,7 +2,8 @@ import type { ChildProcess } from 'node:child_process';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EngineError } from './errors.ts';
 import { readTail } from './files.ts';
-import { isRunning, type ProcessId } from './process.ts';
+import { isRunning, killProcess, type ProcessId } from './process.ts';
+import { anySignal } from './signals.ts';
 import type { VmExit } from './types.ts';
 
 /** The longest path that a unix socket can have. */
@@ -11,13 +12,16 @@ const SOCKET_PATH_BYTES_MAX = 107;
 /** How often the end of a process that is not our child is looked for. */
 const ADOPTED_POLL_MS = 250;
 
+/** A process that is killed has ended within this time, unless it waits in the kernel for something that never comes. */
+const KILL_MS = 10_000;
+
 const DEFAULT_TIMEOUT_MS = 30_000;
 
 /** A VMM whose VM is to run soon. */
 interface Starting {
   id: string;
   exited: Promise<VmExit>;
-  /** What the VMM writes its messages to. */
+  /** File that the VMM writes its messages to. */
   log: string;
   signal: AbortSignal | undefined;
   timeoutMs: number | undefined;
@@ -28,8 +32,7 @@ export async function inTime(vm: Starting, start: (signal: AbortSignal) => Promi
   const timeoutMs = vm.timeoutMs ?? DEFAULT_TIMEOUT_MS;
   const over = new AbortController();
   const deadline = AbortSignal.timeout(timeoutMs);
-  const signals = [over.signal, deadline, ...(vm.signal ? [vm.signal] : [])];
-  const ready = start(AbortSignal.any(signals));
+  const ready = start(anySignal(over.signal, deadline, vm.signal));
   const ended = vm.exited.then((exit) => {
     throw startFailure(vm.id, exit);
   });
@@ -81,6 +84,16 @@ export function spawned(child: ChildProcess, program: string, hint: string): Pro
     child.once('error', (cause) =>
       reject(new EngineError('engine_missing', `${program} could not be started.`, { hint, cause })),
     );
+  });
+}
+
+/** Ends a process and waits for its end. Throws `vmm_timeout` if the kernel does not let it end. */
+export async function endProcess(id: ProcessId, exited: Promise<unknown>, timeoutMs = KILL_MS): Promise<void> {
+  await killProcess(id);
+  const late = delay(timeoutMs, 'late', { ref: false });
+  if ((await Promise.race([exited, late])) !== 'late') return;
+  throw new EngineError('vmm_timeout', `Process ${id.pid} has not ended within ${timeoutMs} ms of SIGKILL.`, {
+    hint: 'It waits in the kernel for a device or a file system: see the host’s log.',
   });
 }
 

@@ -1,34 +1,28 @@
+import type { Machine, Processor } from '@forkd/api';
+import type { limits } from '@forkd/api/constants';
 import type { Pager } from './pager/client.ts';
 import type { BranchOptions } from './pager/link.ts';
-import type { BranchDone, BranchMode, MemoryUse } from './pager/wire.ts';
+import type { BranchDone, BranchMode, MemoryUse, Refresh } from './pager/wire.ts';
+
+export type { Machine, Processor };
 
 /** How a guest's instructions are run. */
-export type Accelerator = 'kvm' | 'tcg';
+export type Accelerator = Machine['accelerator'];
 
-/** What runs the VMs. */
-export type EngineName = 'qemu' | 'firecracker';
+/** The VMM of an engine. */
+export type EngineName = Machine['engine'];
 
 /** Something that not every engine can do on every host. */
 export type Capability = 'full' | 'diff' | 'live' | 'pause' | 'memory_limit' | 'pool' | 'floor';
 
-/** Of each, `true`, or the reason why it cannot be had here, as a sentence for people. */
+/** Maps each capability to `true`, or to the reason why it is unavailable here, as a sentence for people. */
 export type Capabilities = Readonly<Record<Capability, true | string>>;
 
 /**
- * What a snapshot must remember of the machine that it was taken of: a restore under another one is refused,
- * with the fields that differ named.
+ * The processor model that a guest is booted with: `host` has all that the host offers, and its snapshots go to hosts with the
+ * same processor; those of `x86-64-v2` go to every host with a processor of the same vendor that has that level.
  */
-export interface Machine {
-  engine: EngineName;
-  /** As the program prints it, such as `7.2.22`. */
-  engine_version: string;
-  /** QEMU's machine type with its options; of Firecracker, the devices that we give it. */
-  machine: string;
-  accelerator: Accelerator;
-  cpu_model: string;
-  mem_mib: number;
-  vcpus: number;
-}
+export type CpuModel = (typeof limits.cpuModels)[number];
 
 /** A kernel and what it needs to start. */
 export interface KernelFiles {
@@ -36,14 +30,14 @@ export interface KernelFiles {
   initramfs: string;
 }
 
-/** What a VMM is started with, whatever it restores. */
+/** Properties of a VMM that are fixed at its start, whatever it restores. */
 export interface Shape {
   machine: Machine;
   /** The read-only erofs image that all sandboxes of a template share. */
   rootImage: string;
 }
 
-/** What `boot` and `restore` have in common. */
+/** Fields that `boot` and `restore` share. */
 interface VmSpec {
   /** The sandbox's id: the name under which the pager knows it. */
   id: string;
@@ -62,15 +56,19 @@ export interface BootSpec extends VmSpec {
   memMib: number;
   vcpus: number;
   kernel: KernelFiles;
+  /** Default `host`. An emulated guest has `x86-64-v2` either way. */
+  cpuModel?: CpuModel;
 }
 
 export interface RestoreSpec extends VmSpec {
-  /** As the snapshot's manifest holds it; checked with {@link Engine.checkMachine} first. */
+  /** The machine in the snapshot's manifest. Check it with {@link Engine.checkMachine} first. */
   machine: Machine;
   /** Bottom layer first: `sha256:…`, or `ram:…` for one that is not durable yet. */
   stack: readonly string[];
   /** The file that holds the device state. */
   deviceState: string;
+  /** Changes in guest memory before the first instruction. */
+  refresh?: readonly Refresh[];
   /**
    * How much memory of its own the VMM may have: the pages that the VM writes, and what the VMM needs beside them. One that
    * uses more is ended. Refused with `unsupported` where {@link Engine.capabilities} say why.
@@ -78,16 +76,16 @@ export interface RestoreSpec extends VmSpec {
   memoryLimitMib?: number;
 }
 
-/** One thing that a VMM's process can be kept from. */
+/** A measure that confines the process of a VMM. */
 export interface Isolation {
-  /** Such as `own_user`. */
+  /** Name of the measure, such as `own_user`. */
   id: string;
   ok: boolean;
-  /** What that means, or why it cannot be had here, as a sentence for people. */
+  /** Effect of the measure, or why it is unavailable here, as a sentence for people. */
   detail: string;
 }
 
-/** What is kept of a running VM so that another process can find it again. */
+/** The record of a running VM, by which another process can find it again. */
 export interface VmRecord {
   id: string;
   dir: string;
@@ -95,20 +93,25 @@ export interface VmRecord {
   /** The process' start in clock ticks since boot (field 22 of `/proc/PID/stat`): a pid alone may have been given again. */
   startTicks: number;
   machine: Machine;
-  /** As it was started: needed to announce it to a pager that was restarted. */
+  /** The stack that the VM was started with. A pager that was restarted needs it. */
   stack: readonly string[];
 }
 
-/** What a branch of a VM is to be. */
+/** How to branch a VM. */
 export interface VmBranch {
   mode: BranchMode;
   /** Whether the VM runs on after the pause. One that is paused stays so. */
   resume: boolean;
-  /** Compares all that was captured with memory as it was in the pause, which lasts that much longer. For tests. */
+  /**
+   * Compares every page of the branch with memory as it was in the pause, which lasts as long as it takes to copy all of it. A
+   * page that differs fails the branch.
+   */
   audit?: boolean;
+  /** True: a `full` branch also measures, first and in the same pause, what `diff` would have cost. */
+  measureDiff?: boolean;
 }
 
-/** What a pause costs that does nothing but save the device state. */
+/** The cost of a pause that only saves the device state. */
 export interface PauseFloor {
   pause_us: number;
   device_state_us: number;
@@ -117,7 +120,7 @@ export interface PauseFloor {
 /** A VM that runs. */
 export interface Vm {
   readonly record: VmRecord;
-  /** Of what its engine can do, what is open to this VM. The rest is refused with `unsupported`. */
+  /** The capabilities of this VM, which may be fewer than those of its engine. Any other request is refused with `unsupported`. */
   readonly capabilities: Capabilities;
   /** The unix socket that the guest agent's client connects to. */
   readonly agentSocket: string;
@@ -129,7 +132,7 @@ export interface Vm {
   readonly builtOn: readonly string[];
   /** Stops it until it is resumed. `busy` while a branch of it is under way. */
   pause(signal?: AbortSignal): Promise<void>;
-  /** Lets it go on. One that runs already does so. */
+  /** Resumes the VM. A VM that is running stays so. */
   resume(signal?: AbortSignal): Promise<void>;
   /** Takes a snapshot, and resolves when that is durable. */
   branch(branch: VmBranch, options?: BranchOptions): Promise<BranchDone>;
@@ -142,7 +145,7 @@ export interface Vm {
 export interface VmExit {
   code: number | null;
   signal: string | null;
-  /** What ended it, as the rest of a sentence, where that is known and was not its own doing. */
+  /** The cause of the end, as the rest of a sentence, if it is known and was not the VMM itself. */
   why: string | null;
   /** The end of what the VMM wrote to its log. */
   log: string;
@@ -154,9 +157,9 @@ export interface Engine {
   readonly accelerator: Accelerator;
   /** Why this accelerator was chosen, as one sentence for people. */
   readonly acceleratorReason: string;
-  /** Of each thing that a VMM can be kept from, whether it is on this host. */
+  /** The isolation measures, and whether each is in force on this host. */
   readonly isolation: readonly Isolation[];
-  /** What can be asked for. The rest is refused with `unsupported` and the reason, before anything is touched. */
+  /** Capabilities of the engine. Any other request is refused with `unsupported` and the reason, before anything is touched. */
   readonly capabilities: Capabilities;
   machine(memMib: number, vcpus: number): Machine;
   /** Throws `machine_mismatch`, naming what differs, when a snapshot of `machine` cannot be restored here. */
@@ -167,7 +170,7 @@ export interface Engine {
   restore(spec: RestoreSpec): Promise<Vm>;
   /** Resolves when `count` VMMs of a shape wait, or as many as the pool may hold. */
   fill(shape: Shape, pager: Pager, count: number): Promise<void>;
-  /** Ends the VMMs that wait. VMs run on. */
+  /** Ends the VMMs that wait. VMs keep running. */
   close(): Promise<void>;
   /** Finds a VM that another process started. `null` when its process is gone. One that is not `paused` runs afterwards. */
   adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null>;

@@ -5,11 +5,10 @@
 import { existsSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterEach, expect, test } from 'vitest';
-
 import { FirecrackerApi } from '../src/firecracker/api.ts';
 import { type Features, featuresOf, loadBody, probeExtensions } from '../src/firecracker/features.ts';
 import type { SnapshotLoad } from '../src/firecracker/requests.ts';
-import { Bench, differingPages, MEM_BYTES, MEM_MIB, type StandInConfig } from './firecracker-support.ts';
+import { Bench, differingPages, LOAD_PAGES, MEM_BYTES, MEM_MIB, type StandInConfig } from './firecracker-support.ts';
 
 const NONE = { sharedMemory: false, vmstateOnly: false, writeProtect: false };
 
@@ -48,7 +47,7 @@ const loadOf = (of: Bench, extra: Partial<SnapshotLoad> = {}): SnapshotLoad => (
   ...extra,
 });
 
-test('every call, from an empty process to a VM that was loaded from its snapshot', async () => {
+test('every call works, from an empty process to a VM that was loaded from its snapshot', async () => {
   const { bench: of, api, dir } = await open();
   expect(await api.version()).toBe('1.13.1');
   expect(await api.instance()).toMatchObject({ id: 'bare', state: 'Not started' });
@@ -84,7 +83,7 @@ async function paused(api: FirecrackerApi): Promise<FirecrackerApi> {
   return api;
 }
 
-test('what comes at the wrong time is refused in Firecracker’s words', async () => {
+test('a call at the wrong time is refused in Firecracker’s words', async () => {
   const { bench: of, api } = await open();
   const before = { code: 'vmm_refused', message: expect.stringContaining('not supported before starting') as string };
   const after = { code: 'vmm_refused', message: expect.stringContaining('not supported after starting') as string };
@@ -106,7 +105,7 @@ test('what comes at the wrong time is refused in Firecracker’s words', async (
   expect(await api.instance()).toMatchObject({ state: 'Running' });
 });
 
-test('bad values are refused, with the path of the request in the sentence', async () => {
+test('bad values are refused with the path of the request', async () => {
   const { bench: of, api } = await open();
   await expect(api.setMachineConfig({ vcpu_count: 0, mem_size_mib: 32 })).rejects.toThrow(
     'Firecracker refused PUT /machine-config: The vCPU number is invalid!',
@@ -119,7 +118,7 @@ test('bad values are refused, with the path of the request in the sentence', asy
   expect(await api.refusal('PUT', '/entropy', {})).toBe('');
 });
 
-test('a load that fails is the end of the process', async () => {
+test('a failed load ends the process', async () => {
   const { bench: of, api, started } = await open();
   await expect(api.loadSnapshot(loadOf(of), featuresOf('1.13.1', NONE))).rejects.toMatchObject({
     code: 'vmm_refused',
@@ -134,7 +133,7 @@ test.each([
   ['1.12.1', 'enable_diff_snapshots', true, false],
   ['1.13.1', 'track_dirty_pages', true, false],
   ['1.16.0', 'track_dirty_pages', true, true],
-])('version %s is asked in its own way, which it takes', async (version, trackField, network, vsock) => {
+])('version %s gets requests in the form that it takes', async (version, trackField, network, vsock) => {
   const { bench: of, api } = await open({ version });
   const features = featuresOf(await api.version(), await probeExtensions(api));
   expect(features).toEqual({ ...NONE, version, trackField, networkOverrides: network, vsockOverride: vsock });
@@ -159,10 +158,10 @@ test.each([
   const load = loadOf(of, { ...(network && { networkOverrides }), ...(vsock && { vsockOverride }) });
   await child.api.loadSnapshot(load, features);
   expect(existsSync(join(child.dir, vsock ? 'elsewhere.sock' : 'agent.sock'))).toBe(true);
-  // It keeps count, whatever that is called: a diff has what was written since, which is nothing.
+  // It keeps count, whatever that is called: a diff has what was written since, by the load itself.
   const diff = join(of.dir, 'diff');
   await child.api.createSnapshot({ snapshot_type: 'Diff', snapshot_path, mem_file_path: diff });
-  expect(statSync(diff).blocks).toBe(0);
+  expect(statSync(diff).blocks * 512).toBe(LOAD_PAGES.length * 4096);
 });
 
 test('fields of later versions are refused by earlier ones', async () => {
@@ -172,7 +171,7 @@ test('fields of later versions are refused by earlier ones', async () => {
   expect(await api.instance()).toMatchObject({ state: 'Not started' });
 });
 
-test('a diff without counting is refused before 1.13', async () => {
+test('a diff without dirty page tracking is refused before 1.13', async () => {
   const { bench: of, api } = await open({ version: '1.12.0' });
   await bootBare(of, api, false);
   await api.pause();
@@ -184,7 +183,7 @@ test('a version that is too old is refused', () => {
   expect(() => featuresOf('1.6.9', NONE)).toThrow('Firecracker 1.6.9 is older than 1.7.0.');
 });
 
-test('extensions are found by trying, and are off in a published build', async () => {
+test('extensions are found by a trial, and missing in a published build', async () => {
   const { bench: of, api } = await open();
   expect(await probeExtensions(api)).toEqual(NONE);
   await of.configure({ extensions: true });
@@ -195,7 +194,7 @@ test('extensions are found by trying, and are off in a published build', async (
   expect(() => loadBody(shared, featuresOf('1.13.1', NONE))).toThrow('cannot load a snapshot with shared memory');
 });
 
-test('a process that never answers: the caller’s signal ends the wait with its reason', async () => {
+test('the caller’s signal ends the wait for a silent process with its reason', async () => {
   const { api } = await open({ fault: 'never_answer' });
   const reason = new Error('enough');
   const waiting = new AbortController();
@@ -205,7 +204,7 @@ test('a process that never answers: the caller’s signal ends the wait with its
   await expect(api.version(AbortSignal.abort(reason))).rejects.toBe(reason);
 });
 
-test('nobody listens', async () => {
+test('a missing socket is reported', async () => {
   bench = await Bench.open();
   const api = new FirecrackerApi(join(bench.dir, 'nobody.sock'));
   await expect(api.version()).rejects.toMatchObject({ code: 'vm_gone' });

@@ -6,10 +6,11 @@ import { access, readdir, readFile, readlink, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-
 import { firecrackerCapabilities } from '../src/firecracker/capabilities.ts';
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
+import { PageWatch } from '../src/firecracker/pages.ts';
 import { startProcess } from '../src/firecracker/process.ts';
+import { FirecrackerVm } from '../src/firecracker/vm.ts';
 import { refuseMemoryLimit } from '../src/machine.ts';
 import type { Pager } from '../src/pager/client.ts';
 import { isRunning } from '../src/process.ts';
@@ -32,7 +33,7 @@ function bootSpec(timeoutMs = 20_000) {
   return { ...bench.spec(NO_PAGER), memMib: MEM_MIB, vcpus: 1, kernel: bench.kernel, timeoutMs };
 }
 
-test('what it is and what it can do', async () => {
+test('the engine reports its name, version and capabilities', async () => {
   await bench.configure({ version: '1.12.3' });
   const engine = await bench.engine();
   expect(engine).toMatchObject({ name: 'firecracker', version: '1.12.3', accelerator: 'kvm' });
@@ -51,7 +52,7 @@ test('what it is and what it can do', async () => {
   expect(await readdir(join(bench.dir, 'engine'))).toEqual(['memory']);
 });
 
-test('a build with the live extensions has live branches; of one with some of them the others are named', async () => {
+test('a build with the live extensions has live branches, and one with some of them names the others', async () => {
   await bench.configure({ extensions: true });
   expect((await bench.engine()).capabilities).toMatchObject({ live: true, floor: true });
   await bench.configure({ extensions: ['vmstate_only'] });
@@ -59,16 +60,20 @@ test('a build with the live extensions has live branches; of one with some of th
     'Firecracker 1.13.1 has no live branches: this build lacks mem_backend.shared and PUT /uffd/wp.',
   );
   const features = { version: '1.13.1', sharedMemory: true, vmstateOnly: true, writeProtect: true };
-  expect(firecrackerCapabilities({ features, limitUnavailable: null, jailed: false }).live).toBe(true);
-  expect(firecrackerCapabilities({ features, limitUnavailable: null, jailed: true }).live).toMatch(/^A jailed/);
+  const host = { features, handover: true, limitUnavailable: null, jailed: false } as const;
+  expect(firecrackerCapabilities(host).live).toBe(true);
+  expect(firecrackerCapabilities({ ...host, jailed: true }).live).toMatch(/^A jailed/);
+  expect(firecrackerCapabilities({ ...host, handover: 'it ended.' }).live).toBe(
+    'Firecracker 1.13.1 has no live branches: it ended.',
+  );
 });
 
-test('no firecracker on PATH', async () => {
+test('a missing firecracker program is reported', async () => {
   await rm(bench.program);
   await expect(bench.engine()).rejects.toMatchObject({ code: 'engine_missing', message: /no firecracker on PATH/ });
 });
 
-test('a VM boots, its socket leads to its guest, and it is gone when it is killed', async () => {
+test('a VM boots, connects its socket to the guest, and is gone after a kill', async () => {
   const engine = await bench.engine();
   const vm = await bench.boot(engine, NO_PAGER);
   expect(await isRunning(vm.record)).toBe(true);
@@ -102,7 +107,7 @@ test.each<[NonNullable<StandInConfig['fault']>, string, RegExp]>([
   expect(await processesIn(spec.dir)).toEqual([]);
 });
 
-test('a trial that fails says why', async () => {
+test('a failed trial gives its reason', async () => {
   await bench.configure({ fault: 'exit_early' });
   await expect(bench.engine()).rejects.toMatchObject({
     code: 'vm_start_failed',
@@ -111,7 +116,7 @@ test('a trial that fails says why', async () => {
   expect(await readdir(join(bench.dir, 'engine'))).toEqual([]);
 });
 
-test('the trial of an engine that was killed meanwhile is ended by the next', async () => {
+test('the trial of a killed engine is ended by the next engine', async () => {
   const dir = join(bench.dir, 'engine/probe-left');
   const left = await startProcess(bench.program, 'probe', dir);
   await bench.engine();
@@ -119,7 +124,7 @@ test('the trial of an engine that was killed meanwhile is ended by the next', as
   expect(await readdir(join(bench.dir, 'engine'))).toEqual(['memory']);
 });
 
-test('the caller gives a start up', async () => {
+test('a start ends when its caller aborts it', async () => {
   const engine = await bench.engine();
   await bench.configure({ fault: 'never_answer' });
   const spec = bootSpec();
@@ -132,7 +137,7 @@ test('the caller gives a start up', async () => {
   expect(await processesIn(spec.dir)).toEqual([]);
 });
 
-test('what Firecracker refuses reaches the caller in its own words', async () => {
+test('a refusal of Firecracker reaches the caller in its own words', async () => {
   const engine = await bench.engine();
   const spec = { ...bootSpec(), rootImage: join(bench.dir, 'nowhere') };
   await expect(engine.boot(spec)).rejects.toMatchObject({
@@ -148,7 +153,7 @@ test('a directory that is too deep for a socket is refused before anything is st
   await expect(engine.boot(spec)).rejects.toMatchObject({ code: 'path_too_long' });
 });
 
-test('what cannot be had is refused before anything is touched', async () => {
+test('an unavailable feature is refused before anything is touched', async () => {
   const engine = await bench.engine();
   const machine = engine.machine(MEM_MIB, 1);
   const spec = { ...bench.spec(NO_PAGER), stack: ['sha256:none'], deviceState: 'none', machine };
@@ -165,7 +170,33 @@ test('what cannot be had is refused before anything is touched', async () => {
   expect(await readdir(bench.dir)).not.toContain('vms');
 });
 
-test('another engine adopts a VM, as it was or as it is to be', async () => {
+test('a snapshot of another processor is refused with the difference, before anything is touched', async (context) => {
+  const engine = await bench.engine();
+  const machine = engine.machine(MEM_MIB, 1);
+  const { processor } = machine;
+  context.skip(processor === undefined, 'the kernel does not tell the processor here');
+  const spec = { ...bench.spec(NO_PAGER), stack: ['sha256:none'], deviceState: 'none' };
+  const there = { ...machine, processor: { ...processor!, stepping: processor!.stepping + 1 } };
+  await expect(engine.restore({ ...spec, machine: there })).rejects.toMatchObject({
+    code: 'machine_mismatch',
+    message: expect.stringContaining("the processor's stepping is") as string,
+  });
+  expect(await readdir(bench.dir)).not.toContain('vms');
+});
+
+test('the kill of a VM whose process does not end returns, and frees nothing that the process may use', async () => {
+  const vm = await bench.boot(await bench.engine(), NO_PAGER);
+  let given = 0;
+  const onKilled = async (): Promise<void> => void (given += 1);
+  const pages = new PageWatch(vm.record, NO_PAGER);
+  const home = { pager: NO_PAGER, vmRoot: vm.vmRoot, pages, capabilities: vm.capabilities, onKilled };
+  const stuck = new FirecrackerVm(vm.record, new Promise(() => undefined), home, null);
+  await expect(stuck.kill()).rejects.toMatchObject({ code: 'vmm_timeout' });
+  expect(given).toBe(0);
+  expect(await readdir(vm.record.dir)).toContain('agent.sock');
+});
+
+test('another engine adopts a VM, in the state it was in or is to be in', async () => {
   const vm = await bench.boot(await bench.engine(), NO_PAGER);
   const next = await bench.engine('next');
   const adopted = await next.adopt(vm.record, NO_PAGER, true);
@@ -181,7 +212,7 @@ test('another engine adopts a VM, as it was or as it is to be', async () => {
   expect(await next.adopt({ ...vm.record, pid: process.pid }, NO_PAGER, false)).toBeNull();
 });
 
-test('an adopted VM’s first difference is found by comparison, for nobody knows since when it is counted', async () => {
+test('the first diff of an adopted VM is found by comparison, since its dirty log has no known start', async () => {
   const pager = await bench.pager();
   const engine: FirecrackerEngine = await bench.engine();
   const parent = await bench.boot(engine, pager);
@@ -208,7 +239,7 @@ test('an adopted VM’s first difference is found by comparison, for nobody know
   await adopted.api.close();
 });
 
-test('a VM that writes more than its limit is ended, and why is known', async (context) => {
+test('a VM that writes more than its limit is ended with the reason', async (context) => {
   const pager = await bench.pager();
   const engine = await bench.engine();
   const why = engine.capabilities.memory_limit;

@@ -19,7 +19,6 @@ import {
 } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
@@ -45,7 +44,7 @@ afterEach(async () => {
 
 /** All of a paused VM's memory, written by its own process to where that can write. */
 async function memoryOf(vm: FirecrackerVm): Promise<Buffer> {
-  const dir = await vm.place.makeFiles('truth', ['state', 'memory']);
+  const dir = await vm.vmRoot.makeFiles('truth', ['state', 'memory']);
   await vm.api.createSnapshot({
     snapshot_type: 'Full',
     snapshot_path: 'truth/state',
@@ -84,7 +83,7 @@ async function identity(path: string): Promise<string> {
   return `${dev}:${ino}`;
 }
 
-test('each VM is a user of its own, without a capability, in a root with nothing but its own files', async () => {
+test('each VM has its own user, no capability, and a root with nothing but its own files', async () => {
   expect(Object.fromEntries(engine.isolation.map(({ id, ok }) => [id, ok]))).toMatchObject({
     seccomp: true,
     jailer: true,
@@ -99,13 +98,13 @@ test('each VM is a user of its own, without a capability, in a root with nothing
   for (const vm of vms) {
     const { pid } = vm.record;
     const status = await statusOf(pid);
-    const user = String(vm.place.user);
+    const user = String(vm.vmRoot.user);
     expect(status.get('Uid')).toBe(Array(4).fill(user).join('\t'));
     expect(status.get('Gid')).toBe(Array(4).fill(user).join('\t'));
     expect(status.get('Groups')?.trim()).toBe('');
     for (const set of ['CapInh', 'CapPrm', 'CapEff', 'CapAmb']) expect(status.get(set)).toMatch(/^0+$/);
     users.add(user);
-    expect(await identity(`/proc/${pid}/root/.`)).toBe(await identity(vm.place.root));
+    expect(await identity(`/proc/${pid}/root/.`)).toBe(await identity(vm.vmRoot.root));
     // By these a controller finds it again whose record of it is lost.
     expect(await readlink(`/proc/${pid}/fd/1`)).toBe(join(vm.record.dir, 'console.log'));
     expect((await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0')).toContain('--api-sock');
@@ -116,7 +115,7 @@ test('each VM is a user of its own, without a capability, in a root with nothing
         .toSorted(),
     );
     // It shares the root image with all others, and cannot write it.
-    expect(await identity(join(vm.place.root, 'root.img'))).toBe(await identity(bench.rootImage));
+    expect(await identity(join(vm.vmRoot.root, 'root.img'))).toBe(await identity(bench.rootImage));
     const written = spawnSync('cp', ['/dev/null', `/proc/${pid}/root/root.img`], as(vm));
     expect(String(written.stderr)).toContain('Permission denied');
   }
@@ -126,7 +125,7 @@ test('each VM is a user of its own, without a capability, in a root with nothing
 test('a VM cannot see or reach the files of another, nor those of the host', async () => {
   const [one, other] = [await bench.boot(engine, NO_PAGER), await bench.boot(engine, NO_PAGER)];
   for (const path of [
-    join(other.place.root, 'vmm.log'),
+    join(other.vmRoot.root, 'vmm.log'),
     join(other.record.dir, 'console.log'),
     `/proc/${other.record.pid}/root/vmm.log`,
     `/proc/${other.record.pid}/mem`,
@@ -141,7 +140,7 @@ test('a VM cannot see or reach the files of another, nor those of the host', asy
   expect(String(renamed.stderr)).toContain('Permission denied');
 });
 
-test('boot, branches and restores to depth three: every page of every image is right', async () => {
+test('every page of every image is right through boot, branches and restores to depth three', async () => {
   const pager = await bench.pager();
   let vm = await bench.boot(engine, pager);
   const family: [BranchDone, Buffer][] = [await branchAndTruth(vm, 'full')];
@@ -154,17 +153,17 @@ test('boot, branches and restores to depth three: every page of every image is r
     expect(done.stack).toHaveLength(index + 1);
     expect(differingPages(await bench.memoryIn(pager, digests(done)), truth)).toBe(0);
   }
-  expect((await readdir(vm.place.root)).filter((name) => name.startsWith('snapshot-'))).toEqual([]);
+  expect((await readdir(vm.vmRoot.root)).filter((name) => name.startsWith('snapshot-'))).toEqual([]);
 });
 
-test('children beside the first share one memory file, which goes with the last of them', async () => {
+test('children after the first share one memory file, which is removed with the last of them', async () => {
   const pager = await bench.pager();
   const [done] = await branchAndTruth(await bench.boot(engine, pager), 'full');
   // It is served page by page.
   const first = await restore(pager, done);
-  expect(await readdir(first.place.root)).not.toContain('memory');
+  expect(await readdir(first.vmRoot.root)).not.toContain('memory');
   const children = [await restore(pager, done), await restore(pager, done)] as const;
-  const [one, two] = await Promise.all(children.map(({ place }) => identity(join(place.root, 'memory'))));
+  const [one, two] = await Promise.all(children.map(({ vmRoot }) => identity(join(vmRoot.root, 'memory'))));
   expect(one).toBe(two);
   const kept = join(bench.dir, 'engine/memory');
   expect(await readdir(kept)).toHaveLength(1);
@@ -172,7 +171,7 @@ test('children beside the first share one memory file, which goes with the last 
   expect(await readdir(kept)).toEqual([]);
 });
 
-test('jailed and unjailed restore what the other has branched', async () => {
+test('jailed and unjailed VMs restore each other’s branches', async () => {
   const pager = await bench.pager();
   const [fromJail, inJail] = await branchAndTruth(await bench.boot(engine, pager), 'full');
   const jailer = join(bench.dir, 'bin/jailer');
@@ -181,12 +180,12 @@ test('jailed and unjailed restore what the other has branched', async () => {
   await rename(`${jailer}.away`, jailer);
   expect(plain.isolation.find(({ id }) => id === 'jailer')).toMatchObject({ ok: false });
   const outside = await restore(pager, fromJail, plain);
-  expect(outside.place.user).toBeNull();
+  expect(outside.vmRoot.user).toBeNull();
   const [fromOutside, truth] = await branchAndTruth(outside, 'diff');
   expect(digests(fromOutside)[0]).toBe(digests(fromJail)[0]);
   expect(differingPages(await bench.memoryIn(pager, digests(fromJail)), inJail)).toBe(0);
   const back = await restore(pager, fromOutside);
-  expect(back.place.user).not.toBeNull();
+  expect(back.vmRoot.user).not.toBeNull();
   expect(differingPages(await bench.memoryIn(pager, digests(fromOutside)), truth)).toBe(0);
   const [after, now] = await branchAndTruth(back, 'diff');
   expect(differingPages(await bench.memoryIn(pager, digests(after)), now)).toBe(0);
@@ -218,7 +217,7 @@ async function groups(): Promise<string[]> {
   return (await Promise.all(dirs.map((dir) => readdir(dir).catch(() => [])))).flat();
 }
 
-test('another engine adopts a jailed VM and branches it; of one that has ended it clears the root away', async () => {
+test('another engine adopts a jailed VM and branches it, and removes the root of one that has ended', async () => {
   const pager = await bench.pager();
   const parent = await bench.boot(engine, pager);
   const [done] = await branchAndTruth(parent, 'full');
@@ -226,7 +225,7 @@ test('another engine adopts a jailed VM and branches it; of one that has ended i
   const next = await bench.engine('next');
   const adopted = await next.adopt(vm.record, pager, false);
   if (!adopted) throw new Error('it runs');
-  expect(adopted.place).toMatchObject({ user: vm.place.user, root: vm.place.root });
+  expect(adopted.vmRoot).toMatchObject({ user: vm.vmRoot.user, root: vm.vmRoot.root });
   const [later, truth] = await branchAndTruth(adopted, 'diff');
   expect(differingPages(await bench.memoryIn(pager, digests(later)), truth)).toBe(0);
   await adopted.api.close();
@@ -236,7 +235,7 @@ test('another engine adopts a jailed VM and branches it; of one that has ended i
   expect((await readdir(vm.record.dir)).toSorted()).toEqual(['console.log', 'vmm.log']);
 });
 
-test('files of which only root may know are copied, and those on another file system too', async () => {
+test('files that only root may read and files on another file system are copied', async () => {
   await chmod(bench.rootImage, 0o600);
   const elsewhere = await mkdtemp('/dev/shm/fk-');
   try {
@@ -245,15 +244,15 @@ test('files of which only root may know are copied, and those on another file sy
     const kernel = { ...bench.kernel, initramfs };
     const spec = { ...bench.spec(NO_PAGER), memMib: MEM_MIB, vcpus: 1, kernel };
     const vm = await bench.keep(engine.boot(spec));
-    expect(await readFile(join(vm.place.root, 'initramfs'), 'utf8')).toBe('from another file system');
-    expect(await identity(join(vm.place.root, 'root.img'))).not.toBe(await identity(bench.rootImage));
-    expect((await stat(join(vm.place.root, 'root.img'))).mode & 0o777).toBe(0o444);
+    expect(await readFile(join(vm.vmRoot.root, 'initramfs'), 'utf8')).toBe('from another file system');
+    expect(await identity(join(vm.vmRoot.root, 'root.img'))).not.toBe(await identity(bench.rootImage));
+    expect((await stat(join(vm.vmRoot.root, 'root.img'))).mode & 0o777).toBe(0o444);
   } finally {
     await rm(elsewhere, { recursive: true });
   }
 });
 
-test('a jailer that fails is told in its own words, and leaves nothing', async () => {
+test('a failure of the jailer is reported in its own words, and leaves nothing', async () => {
   await rm(bench.program);
   const spec = { ...bench.spec(NO_PAGER), memMib: MEM_MIB, vcpus: 1, kernel: bench.kernel };
   await expect(engine.boot(spec)).rejects.toMatchObject({
@@ -264,7 +263,7 @@ test('a jailer that fails is told in its own words, and leaves nothing', async (
   expect((await readdir(spec.dir)).toSorted()).toEqual(['console.log', 'vmm.log']);
 });
 
-test('a file that is not there is refused by name', async () => {
+test('a missing file is refused by name', async () => {
   const nowhere = join(bench.dir, 'nowhere');
   const spec = { ...bench.spec(NO_PAGER), rootImage: nowhere, memMib: MEM_MIB, vcpus: 1, kernel: bench.kernel };
   await expect(engine.boot(spec)).rejects.toMatchObject({
@@ -274,7 +273,7 @@ test('a file that is not there is refused by name', async () => {
   await expect(access(join(spec.dir, 'jail'))).rejects.toThrow('ENOENT');
 });
 
-test('a jailer that does not work here is not used, and isolation says why', async () => {
+test('a jailer that does not work here is not used, and the isolation report says why', async () => {
   await writeFile(join(bench.dir, 'bin/jailer'), '#!/bin/sh\necho it is Tuesday >&2\nexit 3\n', { mode: 0o755 });
   const plain = await bench.engine('plain');
   for (const id of ['jailer', 'own_user', 'mount_namespace', 'no_capabilities']) {
@@ -302,7 +301,7 @@ test.each<[string[], RegExp]>([
   expect(stderr).toMatch(words);
 });
 
-test('the stand-in puts a program into a process namespace when it is told to', async () => {
+test('the stand-in puts a program into a process namespace on request', async () => {
   const limits = ['--resource-limit', 'no-file=64', '--resource-limit', 'fsize=4096'];
   expect(jail(['--new-pid-ns', '--daemonize', '--netns', '/proc/self/ns/net', ...limits])).toMatchObject({ status: 0 });
   const root = join(bench.dir, 'firecracker/direct/root');
@@ -331,7 +330,7 @@ function jail(more: string[]) {
 }
 
 /** For a program that is to be the user of a VM. */
-function as({ place }: FirecrackerVm): { uid: number; gid: number } {
-  if (place.user === null) throw new Error('it is not jailed');
-  return { uid: place.user, gid: place.user };
+function as({ vmRoot }: FirecrackerVm): { uid: number; gid: number } {
+  if (vmRoot.user === null) throw new Error('it is not jailed');
+  return { uid: vmRoot.user, gid: vmRoot.user };
 }

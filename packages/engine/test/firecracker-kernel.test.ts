@@ -9,7 +9,6 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gzipSync } from 'node:zlib';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-
 import { ensureElfKernel } from '../src/firecracker/kernel.ts';
 
 const SETUP_SECTORS = 2;
@@ -67,7 +66,7 @@ for (const [program, option] of [
   ['bzip2', '-9'],
   ['xz', '--format=lzma'],
 ] as const) {
-  test(`packed with ${program} ${option}`, async (context) => {
+  test(`a kernel packed with ${program} ${option} is unpacked`, async (context) => {
     const packed = spawnSync(program, [option, '-c'], { input: elf, maxBuffer: 1 << 24 });
     context.skip(packed.error !== undefined, `there is no ${program} here to pack a kernel with`);
     expect(packed.status).toBe(0);
@@ -76,7 +75,7 @@ for (const [program, option] of [
   });
 }
 
-test('packed with gzip, with the setup’s size left out; unpacked once', async () => {
+test('a kernel packed with gzip and without a setup size is unpacked once', async () => {
   const image = await bzImage(gzipSync(elf), { sectors: 0 });
   const path = await ensureElfKernel(image, dir);
   expect((await readFile(path)).equals(elf)).toBe(true);
@@ -105,7 +104,7 @@ test('an image that cannot be used is refused with the reason, and nothing is ke
   expect(await readdir(dir)).not.toContain('kernels');
 });
 
-test('a packer that is missing is named', async () => {
+test('a missing unpacker is named', async () => {
   const before = process.env['PATH'];
   const image = await bzImage(Buffer.from([0x28, 0xb5, 0x2f, 0xfd, ...randomBytes(100)]));
   process.env['PATH'] = dir;

@@ -1,7 +1,6 @@
 /** A Firecracker with the live extensions, in whose place the stand-in is, and what its tests do over and over. */
 import { readdir, readlink } from 'node:fs/promises';
 import { expect } from 'vitest';
-
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
@@ -23,8 +22,8 @@ export class LiveBench implements AsyncDisposable {
     this.pager = pager;
   }
 
-  static async open(): Promise<LiveBench> {
-    const bench = await Bench.open(EXTENDED);
+  static async open(config: StandInConfig = EXTENDED): Promise<LiveBench> {
+    const bench = await Bench.open(config);
     return new LiveBench(bench, await bench.engine(), await bench.pager());
   }
 

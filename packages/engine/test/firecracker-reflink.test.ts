@@ -8,7 +8,6 @@ import { mkdir, mkdtemp, open, readFile, rm, stat, symlink, writeFile } from 'no
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { expect, test } from 'vitest';
-
 import { Bench, differingPages, MEM_BYTES } from './firecracker-support.ts';
 
 const run = promisify(execFile);
@@ -20,7 +19,7 @@ const CHANGED_BYTES = 256 * 1024;
 /** The smallest that XFS is made with. */
 const DISK_BYTES = 320 * 2 ** 20;
 
-test.for(['xfs', 'btrfs'])('on %s the blocks of layers are those of the memory file too', async (kind, context) => {
+test.for(['xfs', 'btrfs'])('on %s a memory file shares its blocks with the layers', async (kind, context) => {
   const make = `mkfs.${kind}`;
   const there = await run(make, ['-V']).then(
     () => true,

@@ -5,12 +5,11 @@
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
 import type { BranchDone } from '../src/pager/wire.ts';
-import { Bench, differingPages, digests, MEM_BYTES } from './firecracker-support.ts';
+import { Bench, differingPages, digests, LOAD_PAGES, MEM_BYTES } from './firecracker-support.ts';
 
 let bench: Bench;
 let pager: Pager;
@@ -58,7 +57,7 @@ async function untilItWrites(vm: FirecrackerVm, before: Buffer): Promise<void> {
   }
 }
 
-test('boot, full, two differences, restore: every page of every image is right', async () => {
+test('every page of every image is right through boot, a full branch, two diffs and restores', async () => {
   const vm = await bench.boot(engine, pager);
   const [base, atBase] = await branchAndTruth(vm, 'full');
   expect(base.stack).toHaveLength(1);
@@ -85,7 +84,7 @@ test('boot, full, two differences, restore: every page of every image is right',
   const memory = { type: 'File', path } as const;
   const load = { snapshotPath: bench.blob(done.device_state.digest), memory, trackDirtyPages: true, resume: false };
   await child.api.loadSnapshot(load, engine.features);
-  expect(differingPages(await bench.memoryOf(child.api), truth)).toBe(0);
+  expect(differingPages(await bench.memoryOf(child.api), truth, LOAD_PAGES)).toBe(0);
 
   // And restored by the engine it runs, and its own difference lies over its parent's layers.
   const restored = await restore(done);
@@ -98,7 +97,7 @@ test('boot, full, two differences, restore: every page of every image is right',
   expect(differingPages(await bench.memoryIn(pager, digests(done)), truth)).toBe(0);
 });
 
-test('a branch leaves a VM that runs running, one that is paused paused, and no files', async () => {
+test('a branch keeps the VM running or paused as it was, and leaves no files', async () => {
   const vm = await bench.boot(engine, pager);
   const stages: string[] = [];
   await vm.branch({ mode: 'full', resume: true }, { onEvent: ({ stage }) => stages.push(stage) });
@@ -113,7 +112,7 @@ test('a branch leaves a VM that runs running, one that is paused paused, and no 
   expect((await readdir(vm.record.dir)).filter((name) => name.startsWith('snapshot-'))).toEqual([]);
 });
 
-test('children of one snapshot beside the first map one file, which goes with the last of them', async () => {
+test('children of one snapshot after the first map one file, which is removed with the last of them', async () => {
   const vm = await bench.boot(engine, pager);
   const done = await vm.branch({ mode: 'full', resume: true });
   const dir = join(bench.dir, 'engine/memory');
@@ -132,7 +131,7 @@ test('children of one snapshot beside the first map one file, which goes with th
   await three.kill();
 });
 
-test('a disk that is full fails the branch, and the next one misses nothing', async () => {
+test('a full disk fails the branch, and the next branch misses nothing', async () => {
   const vm = await bench.boot(engine, pager);
   const [base] = await branchAndTruth(vm, 'full');
   await bench.configure({ fault: 'disk_full' });
@@ -146,7 +145,7 @@ test('a disk that is full fails the branch, and the next one misses nothing', as
   expect((await readdir(child.record.dir)).filter((name) => name.startsWith('snapshot-'))).toEqual([]);
 });
 
-test('an import that fails does not lose what Firecracker has forgotten', async () => {
+test('a failed import keeps the pages that Firecracker no longer tracks', async () => {
   const vm = await bench.boot(engine, pager);
   const [base, atBase] = await branchAndTruth(vm, 'full');
   const child = await restore(base);
@@ -163,7 +162,20 @@ test('an import that fails does not lose what Firecracker has forgotten', async 
   expect(differingPages(truth, atBase)).toBeGreaterThan(0);
 });
 
-test('one branch at a time, and a signal that is late changes nothing that is done', async () => {
+test('a full branch that measures a diff is whole, and tells what the diff would have held', async () => {
+  const vm = await bench.boot(engine, pager);
+  let done;
+  do done = await vm.branch({ mode: 'full', resume: true, measureDiff: true });
+  while (done.stats.diff_pages === 0);
+  expect(done.stats.diff_us).toBeGreaterThan(0);
+  expect(done.stats.diff_us).toBeLessThan(done.stats.pause_us);
+  expect(done.stats.diff_pages).toBeLessThan(MEM_BYTES / 4096);
+  const last = await vm.branch({ mode: 'full', resume: false, measureDiff: true });
+  expect(last.stack).toHaveLength(1);
+  expect(differingPages(await bench.memoryIn(pager, digests(last)), await bench.memoryOf(vm.api))).toBe(0);
+});
+
+test('branches run one at a time, and a late signal changes nothing that is done', async () => {
   const vm = await bench.boot(engine, pager);
   const first = vm.branch({ mode: 'full', resume: true });
   await expect(vm.branch({ mode: 'diff', resume: true })).rejects.toMatchObject({ code: 'busy' });

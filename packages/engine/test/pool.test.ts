@@ -6,18 +6,17 @@ import { mkdtemp, readdir, readlink, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
-
 import { Pager } from '../src/pager/client.ts';
-import { type Idle, type PoolParts, VmmPool } from '../src/qemu/pool.ts';
 import { QemuEngine } from '../src/qemu/engine.ts';
 import { Jail } from '../src/qemu/jail.ts';
+import { type Idle, type PoolParts, VmmPool } from '../src/qemu/pool.ts';
 import type { Shape } from '../src/types.ts';
 
 const TARGET = join(import.meta.dirname, '../../../target/release');
 const SHIM = join(TARGET, 'libforkd_shim.so');
 const LAUNCHER = join(TARGET, 'forkd-jail');
 const PLENTY = 64 * 2 ** 30;
-const WAIT_MS = 20_000;
+const WAIT_MS = 60_000;
 
 let dir: string;
 let pager: Pager;
@@ -84,7 +83,7 @@ async function end(idle: Idle | undefined): Promise<void> {
   await idle.process.exited;
 }
 
-test('what is taken is replaced, up to the size and not beyond', async () => {
+test('a taken VMM is replaced, up to the size of the pool and not beyond', async () => {
   const pool = newPool(2);
   await pool.fill(small, pager, 5);
   expect(pool.count(small)).toBe(2);
@@ -96,7 +95,7 @@ test('what is taken is replaced, up to the size and not beyond', async () => {
   await end(idle);
 });
 
-test('while a VM is being started, none is started for later', async () => {
+test('no VMM is started for the pool while a VM is being started', async () => {
   const pool = newPool(2);
   const starts: string[] = [];
   await pool.fill(small, pager, 2);
@@ -110,7 +109,7 @@ test('while a VM is being started, none is started for later', async () => {
   await end(idle);
 });
 
-test('shapes share the pool; a VMM is given only to its own', async () => {
+test('shapes share the pool, but each VMM is given only to its own shape', async () => {
   const pool = newPool(4);
   await pool.fill(small, pager, 4);
   expect(pool.take(large, pager)).toBeUndefined();
@@ -119,7 +118,7 @@ test('shapes share the pool; a VMM is given only to its own', async () => {
   expect(await processes()).toHaveLength(4);
 });
 
-test('one that ends by itself is missed, and is not given away', async () => {
+test('a VMM that ends by itself is replaced, and not given away', async () => {
   const pool = newPool(1);
   await pool.fill(small, pager, 1);
   const [pid = 0] = await processes();
@@ -129,7 +128,7 @@ test('one that ends by itself is missed, and is not given away', async () => {
   await until('its directory is gone', async () => (await readdir(join(dir, 'pool'))).length === 0);
 });
 
-test('a host that is short of memory gets back what waits, and is asked for no more', async () => {
+test('a host short of memory ends the waiting VMMs and starts no more', async () => {
   let available = PLENTY;
   const pool = newPool(2, { availableBytes: async () => available });
   await pool.fill(small, pager, 2);
@@ -141,7 +140,7 @@ test('a host that is short of memory gets back what waits, and is asked for no m
   expect(await processes()).toEqual([]);
 });
 
-test('they end with their pager, and the next pager gets new ones', async () => {
+test('waiting VMMs end with their pager, and the next pager gets new ones', async () => {
   const pool = newPool(2);
   await pool.fill(small, pager, 2);
   process.kill(pager.pid, 'SIGKILL');
@@ -151,7 +150,7 @@ test('they end with their pager, and the next pager gets new ones', async () => 
   expect(pool.count(small)).toBe(2);
 });
 
-test('they end with the connection that announced them: a controller that is killed leaves none', async () => {
+test('waiting VMMs end with the connection of their controller, even when it is killed', async () => {
   const pool = newPool(2);
   await pool.fill(small, pager, 2);
   expect(await processes()).toHaveLength(2);
@@ -160,7 +159,7 @@ test('they end with the connection that announced them: a controller that is kil
   pager = await connect();
 });
 
-test('a pool that is closed has left nothing, and starts none any more', async () => {
+test('a closed pool leaves nothing, and starts no more VMMs', async () => {
   const pool = newPool(2);
   await pool.fill(small, pager, 2);
   await pool.close();
@@ -170,7 +169,7 @@ test('a pool that is closed has left nothing, and starts none any more', async (
   expect(pool.count(small)).toBe(0);
 });
 
-test('a VMM that cannot be started is told of, and leaves nothing', async () => {
+test('a VMM that cannot be started is reported, and leaves nothing', async () => {
   const pool = newPool(1, { program: 'false' });
   await expect(pool.fill(small, pager, 1)).rejects.toMatchObject({ code: 'vm_start_failed' });
   expect(await readdir(join(dir, 'pool'))).toEqual([]);

@@ -2,27 +2,29 @@ import { randomInt } from 'node:crypto';
 import { connect as connectSocket, type Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { setTimeout as sleep } from 'node:timers/promises';
-
 import { disconnected, GuestError } from './errors.ts';
 import { encodeFrame, FrameDecoder, frameKind, type Frame } from './frame.ts';
+import { Intake } from './intake.ts';
 import { framePayloadBytesMax, openRetryMsMax, openRetryMsMin, socketRetryMs } from './limits.ts';
+import { turns } from './turns.ts';
 
 /** DATA begins with a sequence number: a frame that got lost ends the connection instead of leaving a hole in it. */
 const sequenceBytes = 4;
 const newline = 0x0a;
-/** What a VMM answers to `CONNECT` is shorter. */
+/** Every reply of a VMM to `CONNECT` is shorter. */
 const lineBytesMax = 32;
 const dataBytesMax = framePayloadBytesMax - sequenceBytes;
 
 /**
- * One connection with the agent. Steps: 1. a lone delimiter, which ends whatever an earlier host left half-written; 2. OPEN with a new random
- * id, repeated until 3. OPEN_ACK; 4. numbered DATA both ways, all else being dropped; 5. CLOSE from either side, or the socket's end.
+ * Opens a connection to the agent. Steps: 1. a lone delimiter, which ends a message that an earlier host left unfinished; 2.
+ * OPEN with a new random id, repeated until 3. OPEN_ACK; 4. numbered DATA both ways, while all other frames are dropped; 5.
+ * CLOSE from either side, or the end of the socket.
  */
 export async function openChannel(
   socketPath: string,
   vsockPort: number | undefined,
   signal: AbortSignal,
-): Promise<Duplex> {
+): Promise<Channel> {
   const socket = await reach(socketPath, vsockPort, signal);
   const channel = new Channel(socket);
   try {
@@ -51,13 +53,15 @@ async function reach(socketPath: string, vsockPort: number | undefined, signal: 
       socket.destroy();
       const code = (error as NodeJS.ErrnoException).code;
       if (code !== 'ENOENT' && code !== 'ECONNREFUSED') {
-        throw new GuestError('guest_disconnected', `cannot connect to ${socketPath}`, { cause: error });
+        throw new GuestError('guest_disconnected', `The socket ${socketPath} refuses the connection.`, {
+          cause: error,
+        });
       }
     }
     await sleep(socketRetryMs);
   }
   const reason = signal.reason as GuestError;
-  throw new GuestError(reason.code, `${reason.message} (${socketPath} cannot be connected to)`, { cause: last });
+  throw new GuestError(reason.code, `${reason.message} No connection to ${socketPath} was possible.`, { cause: last });
 }
 
 /**
@@ -66,6 +70,8 @@ async function reach(socketPath: string, vsockPort: number | undefined, signal: 
  */
 async function askForPort(socket: Socket, port: number, signal: AbortSignal): Promise<boolean> {
   const abort = (): void => void socket.destroy();
+  // The caller may have given up while the connection was made: that is not told again.
+  if (signal.aborted) return false;
   signal.addEventListener('abort', abort, { once: true });
   try {
     socket.write(`CONNECT ${port}\n`);
@@ -75,7 +81,7 @@ async function askForPort(socket: Socket, port: number, signal: AbortSignal): Pr
   }
 }
 
-/** One line, and nothing that comes after it; empty when there is none. */
+/** Reads exactly one line. Resolves to an empty text if there is none. */
 function readLine(socket: Socket): Promise<string> {
   return new Promise((resolve) => {
     let line = '';
@@ -97,13 +103,19 @@ function readLine(socket: Socket): Promise<string> {
   });
 }
 
-class Channel extends Duplex {
+/** A connection with the agent, to which its user says what of it was asked for. */
+export class Channel extends Duplex {
+  readonly intake = new Intake();
   readonly #socket: Socket;
   readonly #id = randomInt(1, 2 ** 32);
   readonly #decoder = new FrameDecoder();
   #received = 0;
   #sent = 0;
   #onOpened: (() => void) | undefined;
+  /** The reader has taken what there was. */
+  #isWanted = true;
+  /** The guest has had its share for now. */
+  #isHeld = false;
 
   constructor(socket: Socket) {
     super();
@@ -129,7 +141,7 @@ class Channel extends Duplex {
         this.once('error', () => {});
         let wait = openRetryMsMin;
         const ask = (): void => {
-          // What the socket has not taken yet it will: nothing is added to it.
+          // The socket still has bytes to send, so nothing is added to them.
           if (this.#socket.writableLength === 0) {
             this.#socket.write(Buffer.concat([Buffer.of(0), encodeFrame(frameKind.open, this.#id)]));
           }
@@ -147,6 +159,14 @@ class Channel extends Duplex {
   }
 
   #take(bytes: Buffer): void {
+    if (this.destroyed) return;
+    const pauseMs = this.intake.take(bytes.length, turns.isCrowded);
+    if (this.intake.isFlooded) {
+      this.#socket.destroy();
+      this.destroy(disconnected(new Error('the guest sent more than was asked of it')));
+      return;
+    }
+    if (pauseMs !== undefined) void this.#hold(pauseMs);
     for (const frame of this.#decoder.push(bytes)) {
       if (this.destroyed) return;
       if (frame.connection === this.#id) this.#receive(frame);
@@ -175,11 +195,28 @@ class Channel extends Duplex {
       return;
     }
     this.#received = (this.#received + 1) >>> 0;
-    if (!this.push(payload.subarray(sequenceBytes))) this.#socket.pause();
+    if (this.push(payload.subarray(sequenceBytes))) return;
+    this.#isWanted = false;
+    this.#flow();
   }
 
   override _read(): void {
-    this.#socket.resume();
+    this.#isWanted = true;
+    this.#flow();
+  }
+
+  /** Reads nothing for a time; 0: until others have had their turn. */
+  async #hold(ms: number): Promise<void> {
+    this.#isHeld = true;
+    this.#flow();
+    await (ms === 0 ? turns.next() : sleep(ms));
+    this.#isHeld = false;
+    this.#flow();
+  }
+
+  #flow(): void {
+    if (this.destroyed || (this.#isWanted && !this.#isHeld)) this.#socket.resume();
+    else this.#socket.pause();
   }
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {

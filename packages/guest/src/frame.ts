@@ -1,5 +1,4 @@
 import { crc32 } from 'node:zlib';
-
 import { cobsDecode, cobsEncode, cobsLengthMax } from './cobs.ts';
 import { framePayloadBytesMax } from './limits.ts';
 
@@ -9,7 +8,7 @@ export type FrameKind = (typeof frameKind)[keyof typeof frameKind];
 
 export interface Frame {
   kind: FrameKind;
-  /** Which connection it belongs to: a random number of 32 bits. */
+  /** Id of the connection: a random number of 32 bits. */
   connection: number;
   payload: Uint8Array;
 }

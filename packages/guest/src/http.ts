@@ -6,11 +6,23 @@ import {
   type IncomingHttpHeaders,
   type IncomingHttpStatusHeader,
 } from 'node:http2';
-import type { Duplex } from 'node:stream';
-
-import { disconnected, GuestError } from './errors.ts';
-import { connectionWindowBytes, jsonBytesMax, requestTimeoutMsDefault, streamWindowBytes } from './limits.ts';
+import { encodeQueryValue } from '@forkd/api/constants';
+import type { Static, TSchema } from 'typebox';
+import type { Channel } from './channel.ts';
+import { disconnected, GuestError, toldByAgent } from './errors.ts';
+import type { Intake } from './intake.ts';
+import { parseJson } from './json.ts';
+import {
+  connectionWindowBytes,
+  http2,
+  intake,
+  requestTimeoutMsDefault,
+  streamWindowBytes,
+  transferStallMs,
+} from './limits.ts';
+import type { Budget } from './types.ts';
 import { Deadline, type WaitOptions } from './wait.ts';
+import { replies, type Reply } from './wire.ts';
 
 export type Bytes = Uint8Array | AsyncIterable<Uint8Array>;
 
@@ -19,8 +31,13 @@ export interface RequestOptions {
   json?: unknown;
   body?: Bytes | undefined;
   wait?: WaitOptions | undefined;
-  /** The answer is a stream of unknown length: no deadline unless the caller gives one. */
-  unbounded?: boolean;
+  /** Budget for the memory of the reply. */
+  budget?: Budget | undefined;
+  /**
+   * Scope of the default deadline: the whole `exchange`; only the `head` of a reply that is a stream; a `transfer`, as long as
+   * it makes no progress; or nothing (`open`), if the guest may take any time.
+   */
+  bounded?: 'exchange' | 'head' | 'transfer' | 'open';
 }
 
 export interface Answer {
@@ -28,26 +45,38 @@ export interface Answer {
   headers: IncomingHttpHeaders & IncomingHttpStatusHeader;
   /** The body. Leaving the loop early cancels it. Throws a GuestError where it breaks off. */
   chunks(): AsyncGenerator<Uint8Array>;
-  /** The whole body as JSON; an empty one is undefined. */
-  json(): Promise<unknown>;
+  /** Gives up a body that nobody will read. */
+  cancel(): void;
 }
 
 /** HTTP/2 with the agent, on a channel. */
 export class Http {
   readonly #session: ClientHttp2Session;
+  readonly #intake: Intake;
   /** Fulfilled when the connection has ended, however it did. */
   readonly closed: Promise<void>;
 
-  constructor(channel: Duplex) {
-    this.#session = connect('http://guest', {
+  constructor(channel: Channel) {
+    this.#intake = channel.intake;
+    const options = {
       createConnection: () => channel,
-      settings: { initialWindowSize: streamWindowBytes, enablePush: false },
-    });
+      settings: {
+        initialWindowSize: streamWindowBytes,
+        enablePush: false,
+        maxHeaderListSize: http2.headersBytesMax,
+      },
+      maxHeaderListPairs: http2.headersMax,
+      maxSettings: http2.settingsMax,
+      maxSessionMemory: http2.sessionMemoryMibMax,
+      maxSessionInvalidFrames: http2.invalidFramesMax,
+      maxSessionRejectedStreams: http2.rejectedStreamsMax,
+    };
+    this.#session = connect('http://guest', options);
     this.#session.on('connect', () => {
       // The channel may have closed before this event's turn came.
       if (!this.#session.destroyed) this.#session.setLocalWindowSize(connectionWindowBytes);
     });
-    // Whoever waits for something learns it there: the stream of each request fails.
+    // Every pending request learns of this error: its stream fails.
     this.#session.on('error', () => {});
     channel.on('error', () => {});
     this.closed = new Promise((resolve) => {
@@ -63,7 +92,8 @@ export class Http {
   /** Sends a request and gives its answer, or throws the error that the agent answered with. */
   async request(method: string, path: string, options: RequestOptions = {}): Promise<Answer> {
     if (this.#session.destroyed || this.#session.closed) throw disconnected();
-    const defaultMs = options.unbounded ? undefined : requestTimeoutMsDefault;
+    const { bounded = 'exchange' } = options;
+    const defaultMs = bounded === 'exchange' || bounded === 'head' ? requestTimeoutMsDefault : undefined;
     const deadline = new Deadline(`${method} ${path}`, options.wait, defaultMs);
     if (deadline.signal.aborted) {
       deadline.release();
@@ -81,30 +111,63 @@ export class Http {
       stream.destroy(deadline.signal.reason as Error);
     };
     deadline.signal.addEventListener('abort', onAbort);
-    stream.once('close', () => deadline.release());
+    stream.once('close', () => {
+      deadline.release();
+      this.#intake.asked(intake.callBytes);
+    });
     stream.on('error', () => {});
+    if (bounded === 'transfer') stream.setTimeout(transferStallMs, () => deadline.expire(transferStallMs));
     try {
       const sent = body === undefined ? undefined : send(body, stream);
       const headers = await answerTo(stream);
+      if (bounded === 'head' && options.wait?.timeoutMs === undefined) deadline.extend();
       const status = headers[':status'] ?? 0;
       const chunks = (): AsyncGenerator<Uint8Array> => this.#chunks(stream, deadline);
-      const answer = { status, headers, chunks, json: () => jsonOf(chunks()) };
-      if (status >= 400) throw await errorOf(answer);
+      if (status >= 400) throw await errorOf(status, chunks());
       await sent;
-      return answer;
+      const cancel = (): void => stream.close(constants.NGHTTP2_CANCEL);
+      return { status, headers, chunks, cancel };
     } catch (error) {
       throw this.#explain(error, stream, deadline);
     }
   }
 
   /** A request whose answer is JSON, or nothing. */
-  async json(method: string, path: string, options: RequestOptions = {}): Promise<unknown> {
-    return (await this.request(method, path, options)).json();
+  async json<Schema extends TSchema>(
+    method: string,
+    path: string,
+    reply: Reply<Schema>,
+    options: RequestOptions = {},
+  ): Promise<Static<Schema>> {
+    const answer = await this.request(method, path, options);
+    return reply.check(await parseJson(answer.chunks(), reply.bytesMax, { budget: options.budget }));
+  }
+
+  /** A request whose answer is a listing. `take` gets its items one by one. @throws GuestError `too_many_entries` */
+  async items<Schema extends TSchema>(
+    path: string,
+    reply: Reply<Schema>,
+    itemsMax: number,
+    take: (item: Static<Schema>) => void,
+    options: RequestOptions = {},
+  ): Promise<void> {
+    const answer = await this.request('GET', path, options);
+    let count = 0;
+    const onItem = (item: unknown): void => {
+      count += 1;
+      if (count > itemsMax) throw new GuestError('too_many_entries', `The listing has more than ${itemsMax} entries.`);
+      take(reply.check(item));
+    };
+    const list = await parseJson(answer.chunks(), reply.bytesMax, { onItem, budget: options.budget });
+    if (!Array.isArray(list)) throw new GuestError('bad_response', "The agent's answer is not a listing.");
   }
 
   async *#chunks(stream: ClientHttp2Stream, deadline: Deadline): AsyncGenerator<Uint8Array> {
     try {
-      for await (const chunk of stream) yield chunk as Uint8Array;
+      for await (const chunk of stream as AsyncIterable<Uint8Array>) {
+        this.#intake.asked(chunk.length);
+        yield chunk;
+      }
       // A stream that was cut off can look as if it had ended. Where the connection lives and the agent names no error, it
       // has only refused to read on.
       const isCut = stream.aborted && (this.#session.destroyed || this.#session.closed);
@@ -121,21 +184,20 @@ export class Http {
     if (error instanceof GuestError) return error;
     if (deadline.signal.aborted) return deadline.signal.reason;
     if (this.#session.destroyed || this.#session.closed) return disconnected(error);
-    if (stream.rstCode) {
-      return new GuestError('transfer_broken', `the agent broke the transfer off (HTTP/2 code ${stream.rstCode})`, {
-        cause: error,
-      });
+    const isOfHttp2 = error instanceof Error && 'code' in error && String(error.code).startsWith('ERR_HTTP2');
+    if (stream.rstCode || isOfHttp2) {
+      const message = `The agent broke the transfer off (HTTP/2 code ${stream.rstCode ?? 'unknown'}).`;
+      return new GuestError('transfer_broken', message, { cause: error });
     }
+    // The body of the request has failed, for a reason of the caller's.
     return error;
   }
 }
 
 function queryOf(query: RequestOptions['query']): string {
-  const parameters = new URLSearchParams();
-  for (const [name, value] of Object.entries(query ?? {})) {
-    if (value !== undefined) parameters.set(name, String(value));
-  }
-  return parameters.size === 0 ? '' : `?${parameters.toString()}`;
+  const given = Object.entries(query ?? {}).filter(([, value]) => value !== undefined);
+  const parameters = given.map(([name, value]) => `${name}=${encodeQueryValue(String(value))}`);
+  return parameters.length === 0 ? '' : `?${parameters.join('&')}`;
 }
 
 /**
@@ -177,31 +239,12 @@ function answerTo(stream: ClientHttp2Stream): Promise<IncomingHttpHeaders & Inco
   });
 }
 
-async function errorOf(answer: Answer): Promise<GuestError> {
-  const { status } = answer;
-  const body = (await answer.json()) as { error?: unknown; code?: unknown } | undefined;
-  if (typeof body?.error !== 'string' || typeof body.code !== 'string') {
-    return new GuestError('bad_response', `the agent answered ${status}`, { status });
-  }
-  return new GuestError(body.code, body.error, { status });
-}
-
-async function jsonOf(chunks: AsyncIterable<Uint8Array>): Promise<unknown> {
-  const text = await textOf(chunks);
+async function errorOf(status: number, chunks: AsyncIterable<Uint8Array>): Promise<GuestError> {
   try {
-    return text === '' ? undefined : JSON.parse(text);
+    const { error, code } = replies.error.check(await parseJson(chunks, replies.error.bytesMax));
+    return toldByAgent(status, code, error);
   } catch (cause) {
-    throw new GuestError('bad_response', "the agent's answer is no JSON", { cause });
+    if (cause instanceof GuestError && cause.code !== 'bad_response') return cause;
+    return new GuestError('bad_response', `The agent answered ${status} without a reason.`, { status, cause });
   }
-}
-
-async function textOf(chunks: AsyncIterable<Uint8Array>): Promise<string> {
-  const parts: Uint8Array[] = [];
-  let bytes = 0;
-  for await (const chunk of chunks) {
-    bytes += chunk.length;
-    if (bytes > jsonBytesMax) throw new GuestError('bad_response', `an answer is longer than ${jsonBytesMax} bytes`);
-    parts.push(chunk);
-  }
-  return Buffer.concat(parts).toString('utf8');
 }

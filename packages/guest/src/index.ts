@@ -1,8 +1,10 @@
 export { GuestAgent } from './agent.ts';
-export { GuestError, type GuestErrorCode } from './errors.ts';
+export { agentErrorCodes, GuestError, type GuestErrorCode } from './errors.ts';
 export type { Bytes } from './http.ts';
 export { CommandOutput, type CommandExit, type OutputChunk, type OutputEvent, type OutputGap } from './output.ts';
+export type { Refresh } from './refresh.ts';
 export type {
+  Budget,
   CommandInfo,
   CommandOptions,
   CurrentIdentity,
@@ -10,6 +12,7 @@ export type {
   EvalOptions,
   EvalResult,
   FileContents,
+  FileStat,
   GuestConfig,
   Identified,
   Identity,
@@ -19,4 +22,5 @@ export type {
   StartOptions,
   Started,
 } from './types.ts';
+export { turns } from './turns.ts';
 export type { WaitOptions } from './wait.ts';

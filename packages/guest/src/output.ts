@@ -1,5 +1,8 @@
-import { GuestError, disconnected } from './errors.ts';
-import { outputFrameBytesMax } from './limits.ts';
+import type { Static, TSchema } from 'typebox';
+import { disconnected, GuestError } from './errors.ts';
+import { outputEventsPerTurn, outputFrameBytesMax, outputPieceBytesMin } from './limits.ts';
+import { turns } from './turns.ts';
+import { replies, type Reply } from './wire.ts';
 
 /** Bytes of a command's output. `offset` counts the bytes of both streams, in the order in which the agent read them. */
 export interface OutputChunk {
@@ -32,53 +35,102 @@ const headerBytes = 5;
 const offsetBytes = 8;
 
 /**
- * A command's output as it comes: `for await (const event of output)`. It can be read once. While it is not read the command is held up when its
- * ring is full. Leaving the loop lets go of the command, which goes on; `exit` is there when the loop has ended by itself.
+ * The output of a command as it arrives: `for await (const event of output)`. It can be read once. While nothing reads it, a
+ * full ring holds the command up. Leaving the loop detaches from the command, which continues. `exit` is set when the loop has
+ * ended by itself.
  */
 export class CommandOutput implements AsyncIterable<OutputEvent> {
   readonly id: string;
   /** Absent where the program could not be started, and on `attach`. */
   readonly pid: number | undefined;
   exit: CommandExit | undefined;
-  readonly #frames: AsyncGenerator<RawFrame>;
+  readonly #frames: AsyncGenerator<RawFrame[]>;
+  /** Frames that came together with the first one. */
+  #early: RawFrame[];
+  /** Where the next event has to begin; undefined where the guest may say it. */
+  #position: number | undefined;
 
-  private constructor(frames: AsyncGenerator<RawFrame>, id: string, pid: number | undefined) {
+  private constructor(frames: AsyncGenerator<RawFrame[]>, early: RawFrame[], started: Started) {
     this.#frames = frames;
-    this.id = id;
-    this.pid = pid;
+    this.#early = early;
+    this.id = started.id;
+    this.pid = started.pid;
+    this.#position = started.position;
   }
 
   /** The output of a command just started: its first frame says which it is. */
   static async started(chunks: AsyncIterable<Uint8Array>): Promise<CommandOutput> {
     const frames = framesOf(chunks);
-    const first = await frames.next();
-    if (first.done || first.value.kind !== kinds.started) throw disconnected();
-    const { id, pid } = jsonOf(first.value) as { id: string; pid: number | null };
-    return new CommandOutput(frames, id, pid ?? undefined);
+    try {
+      for (;;) {
+        const next = await frames.next();
+        if (next.done) throw disconnected();
+        const [first, ...early] = next.value;
+        if (first === undefined) continue;
+        if (first.kind !== kinds.started) throw badFrame(first);
+        const { id, pid } = jsonOf(first, replies.started);
+        return new CommandOutput(frames, early, { id, pid: pid ?? undefined, position: 0 });
+      }
+    } catch (error) {
+      await frames.return(undefined);
+      throw error;
+    }
   }
 
   static attached(chunks: AsyncIterable<Uint8Array>, id: string): CommandOutput {
-    return new CommandOutput(framesOf(chunks), id, undefined);
+    return new CommandOutput(framesOf(chunks), [], { id, pid: undefined, position: undefined });
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<OutputEvent> {
-    for await (const frame of this.#frames) {
-      if (frame.kind === kinds.exit) this.exit = exitOf(frame);
-      else yield eventOf(frame);
+    let count = 0;
+    for await (const batch of this.batches()) {
+      for (const event of batch) {
+        yield event;
+        count += 1;
+        if (count % outputEventsPerTurn === 0) await turns.next();
+      }
     }
+  }
+
+  /** The events in the groups in which they have come, short ones put together. */
+  async *batches(): AsyncGenerator<OutputEvent[]> {
+    yield joined(this.#early.flatMap((frame) => this.#eventOf(frame)));
+    this.#early = [];
+    for await (const frames of this.#frames) yield joined(frames.flatMap((frame) => this.#eventOf(frame)));
   }
 
   /** Reads what is left of the output, without keeping it, up to the command's end. */
   async wait(): Promise<CommandExit> {
-    for await (const _ of this);
+    for await (const _ of this.batches());
     if (!this.exit) throw disconnected();
     return this.exit;
   }
 
-  /** Lets go of the command, which goes on. */
+  /** Detaches from the command, which continues. */
   async detach(): Promise<void> {
     await this.#frames.return(undefined);
   }
+
+  /** Each event begins where the one before it ended: there is no hole that no gap tells of. Nothing comes after the exit. */
+  #eventOf(frame: RawFrame): OutputEvent | [] {
+    if (this.exit !== undefined) throw badFrame(frame);
+    if (frame.kind === kinds.exit) {
+      this.exit = exitOf(frame);
+      return [];
+    }
+    const event = frame.kind === kinds.gap ? gapOf(frame) : chunkOf(frame);
+    const from = event.stream === 'gap' ? event.from : event.offset;
+    const to = event.stream === 'gap' ? event.to : from + event.data.length;
+    if ((this.#position ?? from) !== from || to <= from || !Number.isSafeInteger(to)) throw badFrame(frame);
+    this.#position = to;
+    return event;
+  }
+}
+
+interface Started {
+  id: string;
+  pid: number | undefined;
+  position: number | undefined;
 }
 
 interface RawFrame {
@@ -86,39 +138,96 @@ interface RawFrame {
   payload: Uint8Array;
 }
 
-async function* framesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<RawFrame> {
-  let buffer: Buffer = Buffer.alloc(0);
+/** The frames that each chunk completes. The one that is not complete yet is the only thing kept. */
+async function* framesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<RawFrame[]> {
+  const header = Buffer.alloc(headerBytes);
+  let headerFilled = 0;
+  let payload: Buffer | undefined;
+  let payloadFilled = 0;
   for await (const chunk of chunks) {
-    buffer =
-      buffer.length === 0 ? Buffer.from(chunk.buffer, chunk.byteOffset, chunk.length) : Buffer.concat([buffer, chunk]);
-    let from = 0;
-    while (buffer.length - from >= headerBytes) {
-      const length = buffer.readUInt32LE(from + 1);
-      if (length > outputFrameBytesMax) throw new GuestError('bad_response', `an output frame of ${length} bytes`);
-      if (buffer.length - from < headerBytes + length) break;
-      const start = from + headerBytes;
-      yield { kind: buffer[from]!, payload: buffer.subarray(start, start + length) };
-      from = start + length;
+    const frames: RawFrame[] = [];
+    let at = 0;
+    while (at < chunk.length) {
+      if (payload === undefined) {
+        const part = chunk.subarray(at, at + headerBytes - headerFilled);
+        header.set(part, headerFilled);
+        headerFilled += part.length;
+        at += part.length;
+        if (headerFilled < headerBytes) break;
+        const length = header.readUInt32LE(1);
+        if (length > outputFrameBytesMax)
+          throw new GuestError('bad_response', `An output frame has ${length} bytes, which is more than allowed.`);
+        headerFilled = 0;
+        if (chunk.length - at >= length) {
+          frames.push({ kind: header[0]!, payload: chunk.subarray(at, at + length) });
+          at += length;
+          continue;
+        }
+        payload = Buffer.allocUnsafe(length);
+        payloadFilled = 0;
+      }
+      const part = chunk.subarray(at, at + payload.length - payloadFilled);
+      payload.set(part, payloadFilled);
+      payloadFilled += part.length;
+      at += part.length;
+      if (payloadFilled < payload.length) continue;
+      frames.push({ kind: header[0]!, payload });
+      payload = undefined;
     }
-    buffer = buffer.subarray(from);
+    yield frames;
   }
-  if (buffer.length > 0) throw disconnected(new Error('the output ended inside a frame'));
+  if (headerFilled > 0 || payload !== undefined) throw disconnected(new Error('the output ended inside a frame'));
 }
 
-function jsonOf(frame: RawFrame): unknown {
+/** Puts events together that follow each other and are short; gaps always. */
+function joined(events: OutputEvent[]): OutputEvent[] {
+  const out: OutputEvent[] = [];
+  let run: OutputChunk[] = [];
+  const flush = (): void => {
+    const [first] = run;
+    if (first === undefined) return;
+    out.push(run.length === 1 ? first : { ...first, data: Buffer.concat(run.map(({ data }) => data)) });
+    run = [];
+  };
+  for (const event of events) {
+    if (event.stream === 'gap') {
+      flush();
+      const last = out.at(-1);
+      if (last?.stream === 'gap') last.to = event.to;
+      else out.push(event);
+      continue;
+    }
+    const isShort = event.data.length < outputPieceBytesMin;
+    if (!isShort || run[0]?.stream !== event.stream) flush();
+    run.push(event);
+    if (!isShort) flush();
+  }
+  flush();
+  return out;
+}
+
+function jsonOf<Schema extends TSchema>(frame: RawFrame, reply: Reply<Schema>): Static<Schema> {
+  if (frame.payload.length > reply.bytesMax) throw badFrame(frame);
   try {
-    return JSON.parse(Buffer.from(frame.payload).toString('utf8')) as unknown;
+    return reply.check(JSON.parse(Buffer.from(frame.payload).toString('utf8')));
   } catch (cause) {
-    throw new GuestError('bad_response', 'an output frame is no JSON', { cause });
+    throw badFrame(frame, cause);
   }
 }
 
-function eventOf(frame: RawFrame): OutputEvent {
+function badFrame({ kind, payload }: RawFrame, cause?: unknown): GuestError {
+  return new GuestError('bad_response', `An output frame of kind ${kind} with ${payload.length} bytes is wrong.`, {
+    cause,
+  });
+}
+
+function gapOf(frame: RawFrame): OutputGap {
+  return { stream: 'gap', ...jsonOf(frame, replies.gap) };
+}
+
+function chunkOf(frame: RawFrame): OutputChunk {
   const { kind, payload } = frame;
-  if (kind === kinds.gap) return { stream: 'gap', ...(jsonOf(frame) as { from: number; to: number }) };
-  if ((kind !== kinds.stdout && kind !== kinds.stderr) || payload.length < offsetBytes) {
-    throw new GuestError('bad_response', `an output frame of kind ${kind}`);
-  }
+  if ((kind !== kinds.stdout && kind !== kinds.stderr) || payload.length <= offsetBytes) throw badFrame(frame);
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   return {
     stream: kind === kinds.stdout ? 'stdout' : 'stderr',
@@ -128,7 +237,7 @@ function eventOf(frame: RawFrame): OutputEvent {
 }
 
 function exitOf(frame: RawFrame): CommandExit {
-  const exit = jsonOf(frame) as { exit_code: number; signal: string | null; timed_out: boolean; error_code?: string };
+  const exit = jsonOf(frame, replies.exit);
   return {
     exitCode: exit.exit_code,
     signal: exit.signal ?? undefined,

@@ -1,5 +1,6 @@
+import type { Image } from '@forkd/api';
 import type { Bytes } from './http.ts';
-import type { CommandExit, OutputGap } from './output.ts';
+import type { CommandExit } from './output.ts';
 import type { WaitOptions } from './wait.ts';
 
 export interface Ping {
@@ -11,13 +12,7 @@ export interface Ping {
 }
 
 /** The image's defaults for commands. What is absent is reset. */
-export interface GuestConfig {
-  env?: Record<string, string>;
-  workdir?: string;
-  user?: string;
-  entrypoint?: string[];
-  cmd?: string[];
-}
+export type GuestConfig = Partial<Image>;
 
 export interface Identity {
   /** 32 to 512 random bytes. */
@@ -58,17 +53,33 @@ export interface StartOptions extends CommandOptions {
 
 export interface RunOptions extends CommandOptions {
   stdin?: Bytes | string;
-  /** Bytes kept of each stream, the first ones; the rest is read and dropped. Unless given: 64 MiB. */
+  /** Bytes kept of each stream, the first ones; the rest is read, counted and dropped. Unless given: 8 MiB. */
   keepBytesMax?: number;
+  budget?: Budget;
+  /** Called with each piece of either stream as it arrives, kept or not. */
+  onOutput?: (data: Uint8Array) => void;
+}
+
+/** Memory that is shared with others who collect output. */
+export interface Budget {
+  /** Resolves once this caller may hold so many bytes in all. Until then the guest is not read from. Rejects to give the call up. */
+  hold(bytes: number): Promise<void>;
+}
+
+export interface ListOptions extends WaitOptions {
+  budget?: Budget | undefined;
 }
 
 export interface RunResult extends CommandExit {
   id: string;
   stdout: Uint8Array;
   stderr: Uint8Array;
-  /** More came than is kept here. */
+  /** More came than is given here: the numbers below say how much. */
   truncated: boolean;
-  gaps: OutputGap[];
+  stdoutDroppedBytes: number;
+  stderrDroppedBytes: number;
+  /** Bytes of either stream that the guest no longer had when they were read. */
+  lostBytes: number;
 }
 
 export interface Started {
@@ -105,22 +116,38 @@ export interface DirectoryEntry {
   mtimeUnix: number;
 }
 
+/** A file, a directory or a link. `target` is the path that a symbolic link holds. */
+export interface FileStat extends Omit<DirectoryEntry, 'name'> {
+  uid: number;
+  gid: number;
+  target: string | undefined;
+}
+
 export interface EvalOptions extends WaitOptions {
   /** `python` is what there is. */
   language?: string;
-  /** The evaluation's own time: at its end it is interrupted, and a second later its interpreter ended. */
+  /**
+   * The evaluation's own time, from the call on: at its end it is interrupted, and a second later its interpreter ended. An
+   * evaluation that still waits for an earlier one is given up instead (`interpreter_busy`).
+   */
   evalTimeoutMs?: number;
+  budget?: Budget | undefined;
 }
 
 export interface EvalResult {
   /** repr of the last expression; absent where the code ends in a statement. */
   result: string | undefined;
-  /** Traceback, or why there is no result. */
+  /** Why there is no result, in one line: the exception, or what ended the evaluation. */
   error: string | undefined;
+  traceback: string | undefined;
   exitCode: number;
   stdout: string;
   stderr: string;
+  /** More was printed, or the result was longer, than is given here. */
   truncated: boolean;
+  /** How much was printed beside what is given. Absent where the agent does not count it. */
+  stdoutDroppedBytes: number | undefined;
+  stderrDroppedBytes: number | undefined;
   timedOut: boolean;
   /** The interpreter ended: the next evaluation starts in a fresh one. */
   stateLost: boolean;

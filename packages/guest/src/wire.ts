@@ -1,60 +1,155 @@
-/** The agent's JSON, and what it becomes here. */
+/**
+ * The replies of the agent: a schema and a size limit for each route. The agent belongs to the guest, so no reply is used
+ * before it has been checked. Fields without a schema are ignored, because a newer agent may send more.
+ */
+import { limits, RefreshEntry, Nullable } from '@forkd/api';
+import { Type, type Static, type TSchema } from 'typebox';
+import { Compile, type Validator } from 'typebox/compile';
+import { GuestError } from './errors.ts';
+import { replyBytesMax } from './limits.ts';
 import type {
   CommandInfo,
   CurrentIdentity,
   DirectoryEntry,
   EvalResult,
+  FileStat,
   Identity,
   Ping,
   StartOptions,
 } from './types.ts';
 
-export interface WireCommand {
-  id: string;
-  pid: number | null;
-  args: string[];
-  running: boolean;
-  exit_code: number | null;
-  signal: string | null;
-  timed_out: boolean;
-  started_unix_ms: number;
-  output_start: number;
-  output_end: number;
+/** The reply of a route: its shape and its maximum size. */
+export class Reply<Schema extends TSchema> {
+  readonly bytesMax: number;
+  readonly #schema: Schema;
+  #validator: Validator | undefined;
+
+  constructor(bytesMax: number, schema: Schema) {
+    this.bytesMax = bytesMax;
+    this.#schema = schema;
+  }
+
+  /** The value, if it has the shape. @throws GuestError `bad_response` */
+  check(value: unknown): Static<Schema> {
+    this.#validator ??= Compile(this.#schema);
+    if (this.#validator.Check(value)) return value as Static<Schema>;
+    throw new GuestError('bad_response', "The agent's answer does not have the shape of its route.");
+  }
 }
 
-export interface WirePing {
-  pid: number;
-  version: string;
-  generation: number;
-  uptime_ms: number;
-}
+const Count = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
+const Int32 = Type.Integer({ minimum: -(2 ** 31), maximum: 2 ** 31 - 1 });
+const Pid = Nullable(Type.Integer({ minimum: 1, maximum: 2 ** 22 }));
+const CommandId = Type.String({ pattern: '^[A-Za-z0-9-]{1,64}$' });
+const SignalName = Type.String({ pattern: '^[A-Z0-9]{1,16}$' });
+/** A word without characters that control a terminal. */
+const Word = Type.String({ pattern: '^[!-~]{1,64}$' });
+/** Name of an entry: a single step down from its directory. */
+const EntryName = Type.String({ pattern: String.raw`^(?!\.{1,2}$)[^/\u0000]{1,255}$` });
+const Mode = Type.String({ pattern: '^[0-7]{3,4}$' });
 
-export interface WireIdentity {
-  generation: number;
-  hostname: string | null;
-  machine_id: string | null;
-}
+const Command = Type.Object({
+  id: CommandId,
+  pid: Pid,
+  args: Type.Array(Type.String()),
+  running: Type.Boolean(),
+  exit_code: Nullable(Int32),
+  signal: Nullable(SignalName),
+  timed_out: Type.Boolean(),
+  started_unix_ms: Count,
+  output_start: Count,
+  output_end: Count,
+});
 
-export interface WireEntry {
-  name: string;
-  type: DirectoryEntry['type'];
-  size: number;
-  mode: string;
-  mtime_unix: number;
-}
+const facts = {
+  type: Type.Union([Type.Literal('file'), Type.Literal('dir'), Type.Literal('symlink'), Type.Literal('other')]),
+  // The size and the time may exceed what a JavaScript number represents exactly.
+  size: Type.Number({ minimum: 0 }),
+  mode: Mode,
+  mtime_unix: Type.Number(),
+};
+const Entry = Type.Object({ name: EntryName, ...facts });
+const Id = Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 });
+const Stat = Type.Object({ ...facts, uid: Id, gid: Id, target: Nullable(Type.String({ maxLength: 4096 })) });
 
-export interface WireEval {
-  result: string | null;
-  error: string | null;
-  exit_code: number;
-  stdout: string;
-  stderr: string;
-  truncated: boolean;
-  timed_out: boolean;
-  state_lost: boolean;
-}
+const Evaluation = Type.Object({
+  result: Nullable(Type.String()),
+  error: Nullable(Type.String()),
+  exit_code: Int32,
+  stdout: Type.String(),
+  stderr: Type.String(),
+  truncated: Type.Boolean(),
+  timed_out: Type.Boolean(),
+  state_lost: Type.Boolean(),
+  /** Agents from before these say only that something was cut. */
+  stdout_dropped_bytes: Type.Optional(Count),
+  stderr_dropped_bytes: Type.Optional(Count),
+  /** Agents from before this one have the traceback in `error`. */
+  traceback: Type.Optional(Nullable(Type.String())),
+});
 
-export function pingOf(wire: WirePing): Ping {
+/** The reply of each route of the agent. */
+export const replies = {
+  nothing: new Reply(replyBytesMax.nothing, Type.Unknown()),
+  ping: new Reply(
+    replyBytesMax.ping,
+    Type.Object({
+      pid: Type.Integer({ minimum: 1, maximum: 2 ** 22 }),
+      version: Word,
+      generation: Count,
+      uptime_ms: Count,
+    }),
+  ),
+  identified: new Reply(
+    replyBytesMax.identity,
+    Type.Object({ generation: Count, reseeded: Type.Array(Word, { maxItems: 16 }) }),
+  ),
+  identity: new Reply(
+    replyBytesMax.identity,
+    Type.Object({
+      generation: Count,
+      hostname: Nullable(Type.String({ pattern: '^[A-Za-z0-9.-]{1,64}$' })),
+      machine_id: Nullable(Type.String({ pattern: '^[0-9a-f]{32}$' })),
+    }),
+  ),
+  refresh: new Reply(
+    replyBytesMax.refresh,
+    Type.Object({
+      entries: Type.Array(RefreshEntry, { maxItems: limits.refreshesMax }),
+      ram_above_4g: Count,
+      unavailable: Nullable(Type.String()),
+    }),
+  ),
+  thawed: new Reply(replyBytesMax.thawed, Type.Object({ was_frozen: Type.Boolean() })),
+  started: new Reply(replyBytesMax.started, Type.Object({ id: CommandId, pid: Pid })),
+  command: new Reply(replyBytesMax.command, Command),
+  /** An item of the listing; the bound is of all of it. */
+  commands: new Reply(replyBytesMax.commands, Command),
+  /** An item of the listing; the bound is of all of it. */
+  directory: new Reply(replyBytesMax.directory, Entry),
+  stat: new Reply(replyBytesMax.stat, Stat),
+  evaluation: new Reply(replyBytesMax.evaluation, Evaluation),
+  error: new Reply(replyBytesMax.error, Type.Object({ error: Type.String(), code: Type.String() })),
+  exit: new Reply(
+    replyBytesMax.started,
+    Type.Object({
+      exit_code: Int32,
+      signal: Nullable(SignalName),
+      timed_out: Type.Boolean(),
+      error_code: Type.Optional(Type.Union([Type.Literal('command_not_found'), Type.Literal('permission_denied')])),
+    }),
+  ),
+  gap: new Reply(replyBytesMax.started, Type.Object({ from: Count, to: Count })),
+  /** The headers of a file. */
+  file: new Reply(
+    replyBytesMax.started,
+    Type.Object({ 'x-mode': Mode, 'content-length': Type.Optional(Type.String({ pattern: '^[0-9]{1,15}$' })) }),
+  ),
+};
+
+export type ReplyOf<Name extends keyof typeof replies> = ReturnType<(typeof replies)[Name]['check']>;
+
+export function pingOf(wire: ReplyOf<'ping'>): Ping {
   return { pid: wire.pid, version: wire.version, generation: wire.generation, uptimeMs: wire.uptime_ms };
 }
 
@@ -67,7 +162,7 @@ export function identityRequest(identity: Identity): object {
   };
 }
 
-export function identityOf(wire: WireIdentity): CurrentIdentity {
+export function identityOf(wire: ReplyOf<'identity'>): CurrentIdentity {
   return {
     generation: wire.generation,
     hostname: wire.hostname ?? undefined,
@@ -87,7 +182,7 @@ export function commandRequest(args: readonly string[], options: Omit<StartOptio
   };
 }
 
-export function commandOf(wire: WireCommand): CommandInfo {
+export function commandOf(wire: ReplyOf<'command'>): CommandInfo {
   return {
     id: wire.id,
     pid: wire.pid ?? undefined,
@@ -102,25 +197,39 @@ export function commandOf(wire: WireCommand): CommandInfo {
   };
 }
 
-export function entryOf(wire: WireEntry): DirectoryEntry {
+export function entryOf(wire: ReplyOf<'directory'>): DirectoryEntry {
+  return { name: wire.name, ...factsOf(wire) };
+}
+
+export function statOf(wire: ReplyOf<'stat'>): FileStat {
+  return { ...factsOf(wire), uid: wire.uid, gid: wire.gid, target: wire.target ?? undefined };
+}
+
+function factsOf(wire: Omit<ReplyOf<'directory'>, 'name'>): Omit<DirectoryEntry, 'name'> {
   return {
-    name: wire.name,
     type: wire.type,
-    sizeBytes: wire.size,
+    sizeBytes: safeInteger(wire.size),
     mode: parseInt(wire.mode, 8),
-    mtimeUnix: wire.mtime_unix,
+    mtimeUnix: safeInteger(wire.mtime_unix),
   };
 }
 
-export function evalOf(wire: WireEval): EvalResult {
+export function evalOf(wire: ReplyOf<'evaluation'>): EvalResult {
   return {
     result: wire.result ?? undefined,
     error: wire.error ?? undefined,
+    traceback: wire.traceback ?? undefined,
     exitCode: wire.exit_code,
     stdout: wire.stdout,
     stderr: wire.stderr,
     truncated: wire.truncated,
+    stdoutDroppedBytes: wire.stdout_dropped_bytes,
+    stderrDroppedBytes: wire.stderr_dropped_bytes,
     timedOut: wire.timed_out,
     stateLost: wire.state_lost,
   };
+}
+
+function safeInteger(value: number): number {
+  return Math.min(Math.max(Math.trunc(value), Number.MIN_SAFE_INTEGER), Number.MAX_SAFE_INTEGER);
 }

@@ -1,11 +1,9 @@
 /** Proves, against the real agent, what a command's user relies on: its output whole and in order, its input, its end. */
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-
 import { afterAll, beforeAll, expect, test } from 'vitest';
-
 import { GuestAgent, GuestError } from '../src/index.ts';
-import { startAgent, text, type Harness } from './harness.ts';
+import { commands, startAgent, text, type Harness } from './harness.ts';
 
 let harness: Harness;
 let agent: GuestAgent;
@@ -24,17 +22,17 @@ function sh(script: string): string[] {
   return ['sh', '-c', script];
 }
 
-test('both streams and the exit code', async () => {
+test('a command returns both streams and its exit code', async () => {
   const result = await agent.run(sh('echo out; echo err >&2; exit 3'));
   expect([text(result.stdout), text(result.stderr), result.exitCode]).toEqual(['out\n', 'err\n', 3]);
 });
 
-test('binary output is what was written', async () => {
+test('binary output arrives unchanged', async () => {
   const result = await agent.run(['printf', '\\000\\001\\377\\n\\000']);
   expect([...result.stdout]).toEqual([0, 1, 255, 10, 0]);
 });
 
-test('a program that is not there ends with 127, one that may not run with 126', async () => {
+test('a missing program ends with 127, and one without execute permission with 126', async () => {
   const absent = await agent.run(['no-such-program']);
   expect([absent.exitCode, absent.errorCode]).toEqual([127, 'command_not_found']);
   expect(text(absent.stderr)).toContain('no-such-program');
@@ -42,18 +40,18 @@ test('a program that is not there ends with 127, one that may not run with 126',
   expect([forbidden.exitCode, forbidden.errorCode]).toEqual([126, 'permission_denied']);
 });
 
-test('input of many MiB comes back as it was', async () => {
+test('input of many MiB arrives unchanged', async () => {
   const data = randomBytes(8 * 1024 * 1024);
   const result = await agent.run(['cat'], { stdin: data });
   expect(Buffer.compare(result.stdout, data)).toBe(0);
 });
 
-test('a command that does not read its input ends all the same', async () => {
+test('a command that does not read its input still ends', async () => {
   const result = await agent.run(['true'], { stdin: Buffer.alloc(4 * 1024 * 1024) });
   expect(result.exitCode).toBe(0);
 });
 
-test('input in pieces, then closed', async () => {
+test('input can be sent in pieces and then closed', async () => {
   const output = await agent.exec(['cat'], { stdin: true });
   await agent.writeStdin(output.id, Buffer.from('one '));
   await agent.writeStdin(output.id, Buffer.from('two'), { close: true });
@@ -63,7 +61,7 @@ test('input in pieces, then closed', async () => {
   await expect(agent.writeStdin(output.id, Buffer.from('x'))).rejects.toMatchObject({ code: 'stdin_closed' });
 });
 
-test('a command that ends while it is fed is what the answer says, however far the body had come', async () => {
+test('the reply tells of a command that ended during its input, however much was sent', async () => {
   async function* endless(): AsyncGenerator<Uint8Array> {
     for (;;) {
       await new Promise((resolve) => setImmediate(resolve));
@@ -82,7 +80,7 @@ test('a command that ends while it is fed is what the answer says, however far t
   }
 });
 
-test('64 MiB arrive whole though the reader is slow at first', async () => {
+test('64 MiB arrive whole even if the reader is slow at first', async () => {
   const bytes = 64 * 1024 * 1024;
   const output = await agent.exec(sh(`head -c ${bytes} /dev/zero | tr '\\0' 'x'`));
   await sleep(300);
@@ -98,7 +96,7 @@ test('64 MiB arrive whole though the reader is slow at first', async () => {
   expect(hash.digest('hex')).toBe(createHash('sha256').update(Buffer.alloc(bytes, 'x')).digest('hex'));
 });
 
-test('with nobody attached the oldest output gives way, and the command is not held up', async () => {
+test('without a reader the oldest output is dropped, and the command is not blocked', async () => {
   const { id } = await agent.start(sh('seq 1 200000'), { outputLimitBytes: 64 * 1024 });
   await expect.poll(async () => (await agent.get(id)).running).toBe(false);
   const output = await agent.attach(id, { offset: 0 });
@@ -125,14 +123,13 @@ test('signals reach the group; an ended command takes none', async () => {
   await expect(agent.signal(output.id, 'NOPE')).rejects.toMatchObject({ code: 'bad_signal' });
 });
 
-test('a child that keeps the pipes open does not hold the end up', async () => {
-  const from = performance.now();
-  const result = await agent.run(sh('sleep 30 & echo done'));
+test('a child that keeps the pipes open does not delay the end', async () => {
+  // Far longer than this test may take.
+  const result = await agent.run(sh('sleep 1000 & echo done'));
   expect(text(result.stdout)).toBe('done\n');
-  expect(performance.now() - from).toBeLessThan(10_000);
 });
 
-test('environment, working directory and user come from the request, else from the configuration', async () => {
+test('environment, working directory and user come from the request, or else from the configuration', async () => {
   await agent.configure({ env: { A: 'image', B: 'image' }, workdir: '/usr', cmd: ['sh', '-c', 'echo $A $B $PWD'] });
   const result = await agent.run([], { env: { B: 'request' } });
   expect(text(result.stdout)).toBe('image request /usr\n');
@@ -142,14 +139,17 @@ test('environment, working directory and user come from the request, else from t
   await agent.configure({});
 });
 
-test.runIf(process.getuid?.() === 0)('a user by name and by numbers, with the groups of the guest', async () => {
-  expect(text((await agent.run(sh('id -u; echo $HOME'), { user: 'nobody' })).stdout)).toBe('65534\n/nonexistent\n');
-  expect(text((await agent.run(sh('id -u; id -g'), { user: '4242:77' })).stdout)).toBe('4242\n77\n');
-});
+test.runIf(process.getuid?.() === 0)(
+  'a user can be given by name or by numbers, and has the groups of the guest',
+  async () => {
+    expect(text((await agent.run(sh('id -u; echo $HOME'), { user: 'nobody' })).stdout)).toBe('65534\n/nonexistent\n');
+    expect(text((await agent.run(sh('id -u; id -g'), { user: '4242:77' })).stdout)).toBe('4242\n77\n');
+  },
+);
 
-test('list, get and forget', async () => {
+test('commands can be listed, read and forgotten', async () => {
   const { id } = await agent.start(['sleep', '60']);
-  expect((await agent.list()).find((command) => command.id === id)).toMatchObject({
+  expect((await commands(agent)).find((command) => command.id === id)).toMatchObject({
     running: true,
     args: ['sleep', '60'],
   });
@@ -163,7 +163,7 @@ test('an aborted run kills its command', async () => {
   setTimeout(() => abort.abort(), 200);
   const marker = `4${Math.floor(Math.random() * 1e6)}`;
   await expect(agent.run(['sleep', marker], { signal: abort.signal })).rejects.toMatchObject({ code: 'aborted' });
-  expect((await agent.list()).some((command) => command.args[1] === marker)).toBe(false);
+  expect((await commands(agent)).some((command) => command.args[1] === marker)).toBe(false);
 });
 
 test('fifty commands side by side keep their outputs apart', async () => {

@@ -1,11 +1,9 @@
 /** Proves that connections can break at any byte while commands and the agent go on, and that the next one finds everything. */
 import { connect } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
-
 import { afterEach, beforeEach, expect, test } from 'vitest';
-
 import { GuestAgent } from '../src/index.ts';
-import { startAgent, startProxy, text, type Harness } from './harness.ts';
+import { listed, startAgent, startProxy, text, type Harness } from './harness.ts';
 
 let harness: Harness;
 
@@ -17,7 +15,7 @@ afterEach(async () => {
   await harness?.stop();
 });
 
-test('a command goes on over a broken connection, and nothing of its output is lost', async () => {
+test('a command survives a broken connection without losing output', async () => {
   const proxy = await startProxy(harness);
   const lines = 300_000;
   const first = await GuestAgent.connect(proxy.socketPath);
@@ -64,7 +62,7 @@ test('a connection cut at every early byte leaves the agent ready for the next',
   await agent.close();
 });
 
-test('garbage before the first frame does not matter', async () => {
+test('garbage before the first frame is skipped', async () => {
   const socket = connect(harness.socketPath);
   await new Promise<void>((resolve) =>
     socket.write(Buffer.from('not a frame \xff\x00\x01\x02', 'latin1'), () => resolve()),
@@ -88,7 +86,7 @@ test('an upload that breaks off leaves no file', async () => {
   })();
   await expect(agent.writeFile(path, body)).rejects.toMatchObject({ code: 'guest_disconnected' });
   const next = await GuestAgent.connect(harness.socketPath);
-  await expect.poll(() => next.listDir(`${harness.folder}/upload`)).toEqual([]);
+  await expect.poll(() => listed(next, `${harness.folder}/upload`)).toEqual([]);
   await next.close();
   await proxy.close();
 });
@@ -104,7 +102,7 @@ test('everything pending fails when the agent dies', async () => {
   await agent.closed;
 });
 
-test('connecting has a deadline, and heeds its signal', async () => {
+test('connecting has a deadline and can be aborted', async () => {
   const path = `${harness.folder}/nobody.sock`;
   await expect(GuestAgent.connect(path, { timeoutMs: 100 })).rejects.toMatchObject({ code: 'guest_timeout' });
   const signal = AbortSignal.timeout(50);

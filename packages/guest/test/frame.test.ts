@@ -4,10 +4,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { crc32 } from 'node:zlib';
-
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-
 import { cobsDecode, cobsEncode, cobsLengthMax } from '../src/cobs.ts';
 import { encodeFrame, FrameDecoder, frameKind, type Frame, type FrameKind } from '../src/frame.ts';
 import { framePayloadBytesMax } from '../src/limits.ts';
@@ -65,7 +63,7 @@ test.each(vectors.streams)('vector: $name', ({ bytes, connections }) => {
   expect(found).toEqual(connections);
 });
 
-test('COBS gives back what it was given, and has no zero', () => {
+test('COBS decodes what it encoded, and contains no zero', () => {
   fc.assert(
     fc.property(anyBytes, (bytes) => {
       const data = Uint8Array.from(bytes);
@@ -77,7 +75,7 @@ test('COBS gives back what it was given, and has no zero', () => {
   );
 });
 
-test('good frames are found among garbage, however the bytes are cut', () => {
+test('valid frames are found among garbage, however the bytes are split', () => {
   const items = fc.array(fc.tuple(fc.uint8Array({ maxLength: 300 }), anyFrame), { minLength: 1, maxLength: 6 });
   fc.assert(
     fc.property(items, fc.integer({ min: 1, max: 700 }), (parts, length) => {
@@ -106,7 +104,7 @@ test('garbage alone is never a frame', () => {
   );
 });
 
-test('a run without delimiter is dropped, up to the next frame', () => {
+test('bytes without a delimiter are dropped up to the next frame', () => {
   const frame: Frame = { kind: frameKind.data, connection: 3, payload: new Uint8Array(framePayloadBytesMax) };
   const run = new Uint8Array(64 * 1024).fill(7);
   const found = decodeAll([run, run, run, delimiter, bytesOf(frame)]);

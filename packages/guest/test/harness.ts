@@ -7,6 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import type { CommandInfo, DirectoryEntry, GuestAgent, WaitOptions } from '../src/index.ts';
 
 const built = '../../../target/guest/x86_64-unknown-linux-gnu/release/forkd-agent';
 const agentPath = process.env['FORKD_AGENT_BIN'] ?? fileURLToPath(new URL(built, import.meta.url));
@@ -29,8 +30,20 @@ export async function startAgent(): Promise<Harness> {
     if (child.exitCode === null && child.kill('SIGKILL')) await once(child, 'exit');
     rmSync(folder, { recursive: true, force: true });
   };
-  while (!existsSync(socketPath) && child.exitCode === null) await sleep(5);
+  // The socket is there a moment before the agent listens on it.
+  while (child.exitCode === null && !(await isListening(socketPath))) await sleep(5);
   return { folder, socketPath, process: child, stop };
+}
+
+function isListening(path: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect(path);
+    socket.once('error', () => resolve(false));
+    socket.once('connect', () => {
+      socket.destroy();
+      resolve(true);
+    });
+  });
 }
 
 export interface Proxy {
@@ -81,4 +94,16 @@ export async function allOf(chunks: AsyncIterable<Uint8Array>): Promise<Buffer> 
   const parts: Uint8Array[] = [];
   for await (const chunk of chunks) parts.push(chunk);
   return Buffer.concat(parts);
+}
+
+export async function listed(agent: GuestAgent, path: string, wait?: WaitOptions): Promise<DirectoryEntry[]> {
+  const entries: DirectoryEntry[] = [];
+  await agent.listDir(path, (entry) => void entries.push(entry), wait);
+  return entries;
+}
+
+export async function commands(agent: GuestAgent, wait?: WaitOptions): Promise<CommandInfo[]> {
+  const found: CommandInfo[] = [];
+  await agent.list((command) => void found.push(command), wait);
+  return found;
 }

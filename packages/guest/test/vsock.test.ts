@@ -6,7 +6,8 @@ import { once } from 'node:events';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
-
+import { openChannel } from '../src/channel.ts';
+import { GuestError } from '../src/errors.ts';
 import { GuestAgent } from '../src/index.ts';
 import { type Harness, startAgent, text } from './harness.ts';
 
@@ -65,7 +66,7 @@ class Device {
   }
 }
 
-test('the port is asked for, and what follows is the agent', async () => {
+test('the client asks for the port, and then speaks to the agent', async () => {
   device = await Device.listen(() => 'OK 1073741824\n');
   await using agent = await GuestAgent.connect(device.path, { vsockPort: PORT });
   const { stdout } = await agent.run(['echo', 'over vsock']);
@@ -73,20 +74,28 @@ test('the port is asked for, and what follows is the agent', async () => {
   expect(device.asked).toEqual([`CONNECT ${PORT}\n`]);
 });
 
-test('a guest that does not listen yet is asked again', async () => {
+test('a guest that does not listen yet is retried', async () => {
   device = await Device.listen((attempt) => (attempt < 4 ? null : 'OK 7\n'));
   await using agent = await GuestAgent.connect(device.path, { vsockPort: PORT });
   expect(await agent.ping()).toBeDefined();
   expect(device.asked).toHaveLength(4);
 });
 
-test('one that never listens: the deadline names the port’s socket', async () => {
+test('the deadline for a guest that never listens names the socket of the port', async () => {
   device = await Device.listen(() => null);
   const connecting = GuestAgent.connect(device.path, { vsockPort: PORT, timeoutMs: 300 });
   await expect(connecting).rejects.toMatchObject({ code: 'guest_timeout' });
 });
 
-test('an answer that is none is not taken for the agent', async () => {
+test('an aborted connection is not waited for, even if a paused VM answers nothing', async () => {
+  device = await Device.listen(() => '');
+  const giving = new AbortController();
+  const opening = openChannel(device.path, PORT, giving.signal);
+  giving.abort(new GuestError('guest_timeout', 'enough'));
+  await expect(opening).rejects.toMatchObject({ code: 'guest_timeout' });
+});
+
+test('an invalid reply is not taken for the agent', async () => {
   device = await Device.listen(() => `${'x'.repeat(100)}\n`);
   const connecting = GuestAgent.connect(device.path, { vsockPort: PORT, timeoutMs: 300 });
   await expect(connecting).rejects.toMatchObject({ code: 'guest_timeout' });

@@ -1,12 +1,13 @@
 import { readFile, rm } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
+import type { Image } from '@forkd/api';
 import { ImageError, requireRoot } from './errors.ts';
 import { writeFileAtomic } from './files.ts';
 import type { DebianRecipe } from './recipe.ts';
-import type { RootConfig, RootSource } from './root-source.ts';
+import type { RootSource } from './root-source.ts';
 import { run } from './run.ts';
 
-/** What a sandbox has no reader for; leaving it out halves the number of files. */
+/** Files that no sandbox reads. Excluding them halves the number of files. */
 const EXCLUDED = ['/usr/share/man/*', '/usr/share/info/*', '/usr/share/locale/*', '/usr/share/doc/*/changelog*'];
 /** Debian copies them from the host, and they are nobody's business in a guest. */
 const HOST_FILES = ['etc/hostname', 'etc/resolv.conf'];
@@ -20,10 +21,10 @@ export function debianSource(name: string, { packages, config }: DebianRecipe): 
       const { id, codename } = await readRelease();
       return `debian ${id} ${codename} ${JSON.stringify({ packages, config })}`;
     },
-    async unpack(tree, dir, { signal, onProgress }): Promise<RootConfig> {
+    async unpack(tree, dir, { signal, onProgress }): Promise<Image> {
       requireRoot(`Building the recipe ${name}`);
       const { id, codename } = await readRelease();
-      const sources = path.join(dir, 'sources.list');
+      const sources = join(dir, 'sources.list');
       await writeFileAtomic(sources, await aptSources(id, signal));
       onProgress(`root: installing ${codename} with mmdebstrap (half a minute to two)`);
       await run('mmdebstrap', mmdebstrapArguments({ packages, codename, tree, sources }), {
@@ -31,7 +32,7 @@ export function debianSource(name: string, { packages, config }: DebianRecipe): 
         env: { TMPDIR: dir },
         onFailure: (failure) => recipeFailed(name, failure),
       });
-      for (const file of HOST_FILES) await rm(path.join(tree, file), { force: true });
+      for (const file of HOST_FILES) await rm(join(tree, file), { force: true });
       return config;
     },
   };
@@ -66,7 +67,8 @@ interface Release {
   readonly codename: string;
 }
 
-async function readRelease(): Promise<Release> {
+/** The release of this machine. */
+export async function readRelease(): Promise<Release> {
   const text = await readFile('/etc/os-release', 'utf8').catch(() => '');
   const field = (key: string) => new RegExp(`^${key}="?([^"\\n]+)"?$`, 'm').exec(text)?.[1];
   const [id, codename] = [field('ID'), field('VERSION_CODENAME')];
@@ -74,7 +76,7 @@ async function readRelease(): Promise<Release> {
   throw new ImageError(
     'image_unavailable',
     'The built-in recipes need Debian or a derivative, and /etc/os-release does not name such a release.',
-    'Use a container image instead: a registry reference, an OCI layout, or a tarball of docker save.',
+    { hint: 'Use a container image instead: a registry reference, an OCI layout, or a tarball of docker save.' },
   );
 }
 
@@ -82,7 +84,7 @@ async function readRelease(): Promise<Release> {
  * The distribution's own entries among this machine's apt sources; a third party's would only slow the build down, or
  * fail it. apt itself lists them, so whichever of its formats they are written in does not matter.
  */
-async function aptSources(id: string, signal: AbortSignal | undefined): Promise<string> {
+export async function aptSources(id: string, signal: AbortSignal | undefined): Promise<string> {
   const format = '$(ORIGIN)\t$(REPO_URI)\t$(RELEASE)\t$(COMPONENT)';
   const output = await run('apt-get', ['indextargets', '--format', format, 'Created-By: Packages'], { signal });
   const targets = output.toString().split('\n').filter(Boolean);
@@ -94,16 +96,14 @@ async function aptSources(id: string, signal: AbortSignal | undefined): Promise<
 function noSources(id: string): ImageError {
   return new ImageError(
     'image_unavailable',
-    `apt has no package lists of ${id} on this machine, so the recipe has nowhere to get its packages from.`,
-    'Run: apt-get update',
+    `This machine has no package lists of ${id}, so the recipe has nowhere to get its packages from.`,
+    { hint: 'Run `apt-get update`.' },
   );
 }
 
 function recipeFailed(name: string, failure: ImageError): ImageError {
-  return new ImageError(
-    'image_unavailable',
-    `The recipe ${name} could not be built: ${failure.message}`,
-    'See that this machine reaches its package mirror, run apt-get update, and try again.',
-    failure.cause,
-  );
+  return new ImageError('image_unavailable', `The recipe ${name} could not be built: ${failure.message}`, {
+    hint: 'See that this machine reaches its package mirror, run apt-get update, and try again.',
+    cause: failure.cause,
+  });
 }

@@ -1,8 +1,9 @@
 import { mkdir, realpath } from 'node:fs/promises';
-import path from 'node:path';
+import { dirname } from 'node:path';
 import { ImageError } from './errors.ts';
-import { run } from './run.ts';
 import type { RootSource } from './root-source.ts';
+import { requireRootTree } from './root-tree.ts';
+import { run } from './run.ts';
 
 /** A tree that the user made. It is copied, so that what is added to it is added to the copy only; and it is never cached. */
 export function directorySource(directory: string): RootSource {
@@ -11,15 +12,16 @@ export function directorySource(directory: string): RootSource {
     identify: async () => null,
     async unpack(tree, _dir, { signal }) {
       const from = await realpath(directory);
-      if ((await realpath(path.dirname(tree))).startsWith(`${from === '/' ? '' : from}/`)) {
+      if ((await realpath(dirname(tree))).startsWith(`${from === '/' ? '' : from}/`)) {
         throw new ImageError(
           'not_a_rootfs',
           `The directory ${directory} holds forkd's own cache, so it cannot be copied into it.`,
-          "Keep forkd's data outside of that directory: FORKD_DATA_DIR.",
+          { hint: "Keep forkd's data outside of that directory: FORKD_DATA_DIR." },
         );
       }
       await mkdir(tree);
       await run('cp', ['--archive', '--one-file-system', '--reflink=auto', `${from}/.`, tree], { signal });
+      await requireRootTree(tree, `directory ${directory}`);
       return { env: {}, workdir: '/', user: 'root', entrypoint: [], cmd: [] };
     },
   };

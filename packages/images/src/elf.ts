@@ -1,4 +1,4 @@
-/** What this package needs to know of x86-64 ELF files: whether one is static, and a kernel module's own description. */
+/** Reads x86-64 ELF files: whether a program is static, and the description in a kernel module. */
 
 const PROGRAM_INTERPRETER = 3;
 const EM_X86_64 = 62;

@@ -1,4 +1,6 @@
-/** What went wrong, for programs: these strings are part of the interface and do not change. */
+import { CodedError } from '@forkd/api/constants';
+
+/** Error codes for programs. These strings are part of the interface and do not change. */
 export type ImageErrorCode =
   | 'bad_agent'
   | 'bad_image'
@@ -14,16 +16,8 @@ export type ImageErrorCode =
   | 'unknown_recipe';
 
 /** A failure that the user or the system can mend: `message` says what happened, `hint` what to do. */
-export class ImageError extends Error {
-  readonly code: ImageErrorCode;
-  readonly hint: string;
-
-  constructor(code: ImageErrorCode, message: string, hint: string, cause?: unknown) {
-    super(message, cause === undefined ? undefined : { cause });
-    this.name = 'ImageError';
-    this.code = code;
-    this.hint = hint;
-  }
+export class ImageError extends CodedError<ImageErrorCode> {
+  override readonly name = 'ImageError';
 }
 
 /** True for an error of Node's file system functions with this code, such as `ENOENT`. */
@@ -32,19 +26,15 @@ export function isErrno(error: unknown, ...codes: string[]): boolean {
 }
 
 export function diskFull(place: string, cause?: unknown): ImageError {
-  return new ImageError(
-    'disk_full',
-    `The disk that holds ${place} is full.`,
-    "Free some space there, or keep forkd's data on another disk: FORKD_DATA_DIR.",
+  return new ImageError('disk_full', `The disk that holds ${place} is full.`, {
+    hint: "Free some space there, or keep forkd's data on another disk: FORKD_DATA_DIR.",
     cause,
-  );
+  });
 }
 
 export function requireRoot(what: string): void {
   if (process.getuid?.() === 0) return;
-  throw new ImageError(
-    'needs_root',
-    `${what} needs root, since its files belong to several users.`,
-    'Run the same command as root, for instance with sudo.',
-  );
+  throw new ImageError('needs_root', `${what} needs root, since its files belong to several users.`, {
+    hint: 'Run the same command as root, for instance with sudo.',
+  });
 }

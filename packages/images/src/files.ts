@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { mkdir, open, readFile, readdir, rename, rm, stat } from 'node:fs/promises';
-import path from 'node:path';
+import { dirname, join } from 'node:path';
 import { diskFull, ImageError, isErrno } from './errors.ts';
 import { run } from './run.ts';
 
@@ -12,8 +12,8 @@ const STALE_AFTER_MS = 24 * 60 * 60 * 1000;
  * whatever happens.
  */
 export async function withWorkDir<T>(cacheDir: string, body: (dir: string) => Promise<T>): Promise<T> {
-  const parent = path.join(cacheDir, 'tmp');
-  const dir = path.join(parent, `${process.pid}-${randomBytes(6).toString('hex')}`);
+  const parent = join(cacheDir, 'tmp');
+  const dir = join(parent, `${process.pid}-${randomBytes(6).toString('hex')}`);
   await mkdir(dir, { recursive: true });
   try {
     await sweepStale(parent);
@@ -30,7 +30,7 @@ export async function withWorkDir<T>(cacheDir: string, body: (dir: string) => Pr
 /** Removes what a killed process left behind: only old directories, since another machine may share the cache. */
 async function sweepStale(parent: string): Promise<void> {
   for (const name of await readdir(parent)) {
-    const dir = path.join(parent, name);
+    const dir = join(parent, name);
     const info = await stat(dir).catch(() => null);
     if (info !== null && Date.now() - info.mtimeMs > STALE_AFTER_MS) await removeTree(dir);
   }
@@ -51,7 +51,7 @@ async function removeTree(dir: string): Promise<void> {
 
 /** Writes a file so that another process sees all of it or nothing. */
 export async function writeFileAtomic(file: string, data: string | Uint8Array): Promise<void> {
-  await mkdir(path.dirname(file), { recursive: true });
+  await mkdir(dirname(file), { recursive: true });
   const temporary = `${file}.${process.pid}-${randomBytes(6).toString('hex')}`;
   try {
     const handle = await open(temporary, 'wx', 0o644);
@@ -62,19 +62,47 @@ export async function writeFileAtomic(file: string, data: string | Uint8Array): 
       await handle.close();
     }
     await rename(temporary, file);
+    await syncDirectory(dirname(file));
   } finally {
     await rm(temporary, { force: true });
   }
 }
 
-/** Moves a finished file or directory to its place; when another process was there first, its equal result stays. */
+/** Moves a finished file to its place, over what is there. It is on disk before it has its name, and so is the name after. */
+export async function publishFile(finished: string, place: string): Promise<void> {
+  await mkdir(dirname(place), { recursive: true });
+  const handle = await open(finished);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(finished, place);
+  await syncDirectory(dirname(place));
+}
+
+async function syncDirectory(dir: string): Promise<void> {
+  const handle = await open(dir);
+  try {
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+}
+
+/**
+ * Moves a finished directory to its place; when another process was there first, its equal result stays. All of it is on disk
+ * before it has its name.
+ */
 export async function publish(finished: string, place: string): Promise<void> {
-  await mkdir(path.dirname(place), { recursive: true });
+  await mkdir(dirname(place), { recursive: true });
+  await run('sync', ['--file-system', finished]);
   try {
     await rename(finished, place);
   } catch (error) {
     if (!isErrno(error, 'ENOTEMPTY', 'EEXIST')) throw error;
   }
+  await syncDirectory(dirname(place));
 }
 
 export async function exists(file: string): Promise<boolean> {

@@ -1,8 +1,8 @@
 export { buildRoot } from './root.ts';
 export type { BuildRootOptions, RootImage } from './root.ts';
-export type { RootConfig } from './root-source.ts';
 export { recipes } from './recipes.ts';
 export type { Recipe } from './recipe.ts';
+export { aptSources, readRelease } from './debian.ts';
 export { ensureKernel } from './kernel.ts';
 export type { EnsureKernelOptions, Kernel } from './kernel.ts';
 export { ensureInitramfs } from './initramfs.ts';

@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { isStaticExecutable } from './elf.ts';
 import { ImageError, isErrno } from './errors.ts';
-import { exists, sha256, writeFileAtomic } from './files.ts';
+import { sha256, writeFileAtomic } from './files.ts';
 import type { Kernel } from './kernel.ts';
 import { loadModules } from './modules.ts';
-import { writeNewc } from './newc.ts';
-import type { NewcEntry } from './newc.ts';
+import { writeNewc, type NewcEntry } from './newc.ts';
+import { holds } from './verified.ts';
 
 export interface EnsureInitramfsOptions {
   readonly cacheDir: string;
@@ -39,25 +39,24 @@ export async function ensureInitramfs(options: EnsureInitramfsOptions): Promise<
   ];
   // Not compressed: the emulated CPU takes longer to unpack than the host takes to copy a few megabytes.
   const archive = writeNewc(entries);
-  const file = path.join(cacheDir, 'initramfs', `${sha256(archive).replace(':', '-')}.cpio`);
-  if (!(await exists(file))) await writeFileAtomic(file, archive);
+  const digest = sha256(archive);
+  const file = join(cacheDir, 'initramfs', `${digest.replace(':', '-')}.cpio`);
+  if (!(await holds(file, digest, signal))) await writeFileAtomic(file, archive);
   return file;
 }
 
 async function readAgent(agentBinary: string, signal: AbortSignal | undefined): Promise<Buffer> {
   const agent = await readFile(agentBinary, { signal }).catch((error: unknown) => {
     if (!isErrno(error, 'ENOENT', 'EISDIR')) throw error;
-    throw new ImageError(
-      'bad_agent',
-      `The guest agent ${agentBinary} is not there.`,
-      'Build it: npm run quickstart builds everything, the agent too.',
-      error,
-    );
+    throw new ImageError('bad_agent', `The guest agent ${agentBinary} is not there.`, {
+      hint: 'Build it: npm run quickstart builds everything, the agent too.',
+      cause: error,
+    });
   });
   if (isStaticExecutable(agent)) return agent;
   throw new ImageError(
     'bad_agent',
     `The guest agent ${agentBinary} is not a static x86-64 executable, so it cannot be PID 1 of a guest.`,
-    "Build it with RUSTFLAGS='-C target-feature=+crt-static' and an explicit --target.",
+    { hint: "Build it with RUSTFLAGS='-C target-feature=+crt-static' and an explicit --target." },
   );
 }

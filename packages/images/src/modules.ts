@@ -1,17 +1,17 @@
 import { readFile, readdir } from 'node:fs/promises';
-import path from 'node:path';
+import { basename, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
 import { moduleInfo } from './elf.ts';
 import { ImageError } from './errors.ts';
 import { run } from './run.ts';
 
 export interface KernelModule {
-  /** As the kernel spells it: underscores, no extension. */
+  /** The kernel's spelling: underscores, no extension. */
   readonly name: string;
   readonly data: Buffer;
 }
 
-/** What the guest needs, in the order of loading; what each depends on is put before it. */
+/** Modules that the guest needs, in loading order. Their dependencies are loaded before them. */
 const WANTED: readonly { readonly name: string; readonly optional?: boolean }[] = [
   { name: 'virtio' },
   { name: 'virtio_ring' },
@@ -23,7 +23,6 @@ const WANTED: readonly { readonly name: string; readonly optional?: boolean }[] 
   { name: 'crc32c_generic', optional: true },
   { name: 'erofs' },
   { name: 'overlay' },
-  { name: 'vmgenid', optional: true },
 ];
 
 /** The device through which a guest of Firecracker's is reached. */
@@ -55,18 +54,18 @@ export async function loadModules(
 }
 
 async function moduleFiles(modulesDir: string): Promise<Map<string, string>> {
-  const names = await readdir(path.join(modulesDir, 'kernel'), { recursive: true });
+  const names = await readdir(join(modulesDir, 'kernel'), { recursive: true });
   const isModule = (name: string) => /\.ko(\.(gz|xz|zst))?$/.test(name);
-  return new Map(names.filter(isModule).map((name) => [nameOf(name), path.join(modulesDir, 'kernel', name)]));
+  return new Map(names.filter(isModule).map((name) => [nameOf(name), join(modulesDir, 'kernel', name)]));
 }
 
 async function builtInModules(modulesDir: string): Promise<Set<string>> {
-  const list = await readFile(path.join(modulesDir, 'modules.builtin'), 'utf8');
+  const list = await readFile(join(modulesDir, 'modules.builtin'), 'utf8');
   return new Set(list.split('\n').filter(Boolean).map(nameOf));
 }
 
 function nameOf(file: string): string {
-  return spell(path.basename(file).replace(/\.ko(\.\w+)?$/, ''));
+  return spell(basename(file).replace(/\.ko(\.\w+)?$/, ''));
 }
 
 /** Dashes and underscores are the same in a module's name. */
@@ -86,6 +85,8 @@ function missingModule(name: string, modulesDir: string): ImageError {
   return new ImageError(
     'bad_kernel',
     `The kernel whose modules are in ${modulesDir} has no ${name}, neither as a module nor built in.`,
-    "Use Debian's cloud kernel (the default), or a kernel of your own with virtio, erofs and overlayfs built in.",
+    {
+      hint: "Use Debian's cloud kernel (the default), or a kernel of your own with virtio, erofs and overlayfs built in.",
+    },
   );
 }

@@ -4,7 +4,7 @@
  *   "070701" | 13 fields of 8 hexadecimal digits | name NUL | pad to 4 | data | pad to 4     ... and "TRAILER!!!" at the end
  */
 export interface NewcEntry {
-  /** Without a leading slash. A directory comes before what is in it. */
+  /** Name without a leading slash. A directory comes before its entries. */
   readonly name: string;
   /** The file's bytes; a directory has none. */
   readonly data?: Uint8Array;

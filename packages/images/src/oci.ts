@@ -1,47 +1,89 @@
-import { symlink } from 'node:fs/promises';
-import path from 'node:path';
+import { createWriteStream } from 'node:fs';
+import { mkdir, symlink } from 'node:fs/promises';
+import { join } from 'node:path';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
+import type { Image } from '@forkd/api';
 import { ImageError, requireRoot } from './errors.ts';
-import { exists, readJson, sha256, sha256File } from './files.ts';
-import { blobPath, gzipLayers } from './layers.ts';
-import type { Descriptor } from './layers.ts';
+import { exists, sha256, sha256File } from './files.ts';
+import { imageOf } from './image-config.ts';
+import { PLATFORM, checkLayers, chooseImage, type Layout } from './layout.ts';
 import { recipeNames } from './recipes.ts';
-import type { RootConfig, RootSource, SourceContext } from './root-source.ts';
+import type { RootSource, SourceContext } from './root-source.ts';
+import { requireRootTree } from './root-tree.ts';
 import { run } from './run.ts';
+import { readMembers, unpackLayers, type Bad } from './unpack.ts';
 
-/** skopeo and umoci name an image in a layout by a tag; ours has one image. */
+/** skopeo names an image in a layout by a tag; ours has one image. */
 const TAG = 'root';
 const POLICY_FILES = ['/etc/containers/policy.json', `${process.env.HOME ?? ''}/.config/containers/policy.json`];
-const PLATFORM = ['--override-os=linux', '--override-arch=amd64'];
+const PLATFORM_OPTIONS = [`--override-os=${PLATFORM.os}`, `--override-arch=${PLATFORM.architecture}`];
 
 /** An OCI image layout; `ref` is needed only where it holds several images. */
 export function layoutSource(directory: string, ref: string | null): RootSource {
-  const description = `OCI layout ${directory}${ref === null ? '' : `, image ${ref}`}`;
-  const unusable = (failure: ImageError) => badImage(description, failure);
+  const description = `OCI layout ${directory}`;
+  const layout = { directory, description, source: `oci:${directory}` };
   return {
-    description,
-    identify: async () => `oci ${(await chooseImage(directory, ref)).digest}`,
+    description: ref === null ? description : `${description}, image ${ref}`,
+    identify: async () => `image ${(await chooseImage(layout, ref)).digest}`,
+    unpack: async (tree, _dir, context) => unpackLayout(layout, ref, tree, context),
+  };
+}
+
+/** The kinds of tarballs: the output of `docker save`, an OCI layout, the files of a root. */
+export type ArchiveKind = 'docker-archive' | 'oci-archive' | 'tar';
+
+/** A tarball, compressed or not. `kind` null: its members tell. */
+export function archiveSource(file: string, kind: ArchiveKind | null, ref: string | null = null): RootSource {
+  const description = `image archive ${file}`;
+  return {
+    description: ref === null ? description : `${description}, image ${ref}`,
+    identify: async ({ signal }) => `tarball ${kind ?? ''} ${ref ?? ''} ${await sha256File(file, signal)}`,
     async unpack(tree, dir, context) {
-      await chooseImage(directory, ref);
-      const place = `oci:${await withoutColons(directory, dir)}`;
-      const copied = await copyImage(ref === null ? place : `${place}:${ref}`, dir, context, unusable);
-      return unpackLayout(copied, tree, context, unusable);
+      requireRoot('Unpacking a container image');
+      const bad = (problem: string, cause: unknown) => badImage(description, problem, cause);
+      const unusable = (failure: ImageError) => bad(lastMessage(failure), failure.cause);
+      const { signal } = context;
+      const found = kind ?? (await kindOf(file, signal, bad));
+      if (found === 'tar') {
+        context.onProgress('root: unpacking');
+        await unpackLayers([{ file, name: file }], { tree, signal, bad });
+        await requireRootTree(tree, description);
+        return imageOf({});
+      }
+      const layout = { directory: join(dir, 'layout'), description, source: `oci-archive:${file}` };
+      if (found === 'oci-archive') await unpackOciArchive(file, layout.directory, signal, bad);
+      else await copyImage(`docker-archive:${await withoutColons(file, dir)}`, dir, context, unusable);
+      return unpackLayout(layout, ref, tree, context);
     },
   };
 }
 
-/** A tarball as `docker save` or `podman save` write it, compressed or not. */
-export function archiveSource(file: string): RootSource {
-  const description = `image archive ${file}`;
-  const unusable = (failure: ImageError) => badImage(description, failure);
-  return {
-    description,
-    identify: async ({ signal }) => `docker-archive ${await sha256File(file, signal)}`,
-    async unpack(tree, dir, context) {
-      const place = await withoutColons(file, dir);
-      const copied = await copyImage(`docker-archive:${place}`, dir, context, unusable);
-      return unpackLayout(copied, tree, context, unusable);
-    },
-  };
+async function kindOf(file: string, signal: AbortSignal | undefined, bad: Bad): Promise<ArchiveKind> {
+  const names = new Set<string>();
+  const isTelling = /^(manifest\.json|oci-layout|index\.json)$/;
+  for await (const { entry } of readMembers({ file, name: file }, signal, bad)) {
+    const name = entry.path.replace(/^(\.?\/)+/, '');
+    if (isTelling.test(name)) names.add(name);
+  }
+  // Docker writes both, of which the older one says more about the image's name.
+  if (names.has('manifest.json')) return 'docker-archive';
+  return names.has('oci-layout') || names.has('index.json') ? 'oci-archive' : 'tar';
+}
+
+/** Only the files that a layout has are taken, whatever else the archive holds. */
+async function unpackOciArchive(
+  file: string,
+  directory: string,
+  signal: AbortSignal | undefined,
+  bad: Bad,
+): Promise<void> {
+  await mkdir(join(directory, 'blobs/sha256'), { recursive: true });
+  for await (const { entry, content } of readMembers({ file, name: file }, signal, bad)) {
+    const name = entry.path.replace(/^(\.?\/)+/, '');
+    const isPart = entry.type === 'file' && /^(index\.json|blobs\/sha256\/[0-9a-f]{64})$/.test(name);
+    if (isPart) await pipeline(Readable.from(content), createWriteStream(join(directory, name)), { signal });
+  }
 }
 
 /** An image in a registry. Plain HTTP and unknown certificates are accepted from this machine's loopback only. */
@@ -49,29 +91,29 @@ export function registrySource(reference: string): RootSource {
   const description = `registry image ${reference}`;
   const unavailable = (failure: ImageError) => pullFailed(reference, failure);
   const insecure = isLoopback(reference);
-  // What was identified is what is pulled, though the tag may move in between.
+  // Pull the digest that was identified, because the tag may move in between.
   let pinned = reference;
   return {
     description,
     async identify({ signal }) {
       const tls = insecure ? ['--tls-verify=false'] : [];
-      const args = [...PLATFORM, ...(await policy()), 'inspect', '--raw', ...tls, `docker://${reference}`];
+      const args = [...PLATFORM_OPTIONS, ...(await policy()), 'inspect', '--raw', ...tls, `docker://${reference}`];
       const digest = sha256(await run('skopeo', args, { signal, onFailure: unavailable }));
       pinned = `${reference.replace(/@.*$/, '').replace(/:[^/:]+$/, '')}@${digest}`;
-      return `oci ${digest}`;
+      return `image ${digest}`;
     },
     async unpack(tree, dir, context) {
       context.onProgress('root: pulling');
       const tls = insecure ? ['--src-tls-verify=false'] : [];
-      const copied = await copyImage(`docker://${pinned}`, dir, context, unavailable, ['--retry-times=3', ...tls]);
-      return unpackLayout(copied, tree, context, (failure) => badImage(description, failure));
+      const directory = await copyImage(`docker://${pinned}`, dir, context, unavailable, ['--retry-times=3', ...tls]);
+      return unpackLayout({ directory, description, source: `docker://${reference}` }, null, tree, context);
     },
   };
 }
 
 type OnFailure = (failure: ImageError) => ImageError;
 
-/** Whatever the image came from, it becomes an OCI layout in the work directory. Returns the layout's path. */
+/** Copies an image into an OCI layout in the work directory. Returns the layout's path. */
 async function copyImage(
   from: string,
   dir: string,
@@ -80,91 +122,49 @@ async function copyImage(
   extra: readonly string[] = [],
 ): Promise<string> {
   requireRoot('Unpacking a container image');
-  const layout = path.join(dir, 'layout');
+  const layout = join(dir, 'layout');
   const options = ['--quiet', '--dest-compress-level=1', ...extra];
-  const args = [...PLATFORM, ...(await policy()), '--tmpdir', dir, 'copy', ...options, from, `oci:${layout}:${TAG}`];
+  const args = [
+    ...PLATFORM_OPTIONS,
+    ...(await policy()),
+    '--tmpdir',
+    dir,
+    'copy',
+    ...options,
+    from,
+    `oci:${layout}:${TAG}`,
+  ];
   await run('skopeo', args, { signal, onFailure });
   return layout;
 }
 
 async function unpackLayout(
-  layout: string,
+  layout: Layout,
+  ref: string | null,
   tree: string,
   { signal, onProgress }: SourceContext,
-  onFailure: OnFailure,
-): Promise<RootConfig> {
+): Promise<Image> {
+  requireRoot('Unpacking a container image');
   onProgress('root: unpacking');
-  await gzipLayers(layout, path.dirname(layout), signal);
-  await run('umoci', ['raw', 'unpack', '--image', `${layout}:${TAG}`, tree], { signal, onFailure });
-  const image = await chooseImage(layout, null);
-  const manifest = await readJson<{ config: Descriptor }>(blobPath(layout, image.digest));
-  return toConfig(await readJson<ImageConfig>(blobPath(layout, manifest.config.digest)));
-}
-
-interface ImageConfig {
-  readonly config?: {
-    readonly Env?: readonly string[] | null;
-    readonly WorkingDir?: string;
-    readonly User?: string;
-    readonly Entrypoint?: readonly string[] | null;
-    readonly Cmd?: readonly string[] | null;
-  };
-}
-
-function toConfig({ config = {} }: ImageConfig): RootConfig {
-  const pairs = (config.Env ?? []).map((entry): [string, string] => {
-    const at = entry.indexOf('=');
-    return at < 0 ? [entry, ''] : [entry.slice(0, at), entry.slice(at + 1)];
-  });
-  return {
-    env: Object.fromEntries(pairs),
-    workdir: path.posix.resolve('/', config.WorkingDir ?? ''),
-    user: config.User === undefined || config.User === '' ? 'root' : config.User,
-    entrypoint: config.Entrypoint ?? [],
-    cmd: config.Cmd ?? [],
-  };
-}
-
-/** The image that a reference names in a layout, or the only one. */
-async function chooseImage(layout: string, ref: string | null): Promise<Descriptor> {
-  const index = await readJson<{ manifests?: Descriptor[] }>(path.join(layout, 'index.json')).catch(
-    (error: unknown) => {
-      throw new ImageError(
-        'bad_image',
-        `${layout} is not an OCI layout: its index.json cannot be read.`,
-        LAYOUT_HINT,
-        error,
-      );
-    },
-  );
-  const images = index.manifests ?? [];
-  const chosen = ref === null ? images : images.filter((image) => nameOf(image) === ref);
-  if (chosen.length === 1) return chosen[0]!;
-  const names = images.map(nameOf).join(', ');
-  throw new ImageError(
-    'bad_image',
-    ref === null
-      ? `The OCI layout ${layout} holds ${images.length} images${names === '' ? '' : `: ${names}`}.`
-      : `The OCI layout ${layout} has no image '${ref}'; it has ${names === '' ? 'none' : names}.`,
-    images.length === 0 ? LAYOUT_HINT : `Name one of them: oci:${layout}:NAME`,
-  );
-}
-
-const LAYOUT_HINT = 'Make one with: skopeo copy docker://IMAGE oci:DIR:NAME';
-
-function nameOf(image: Descriptor): string {
-  return image.annotations?.['org.opencontainers.image.ref.name'] ?? '(no name)';
+  const { layers, config } = await chooseImage(layout, ref);
+  await checkLayers(layout, layers, signal);
+  const bad: Bad = (problem, cause) => badImage(layout.description, problem, cause);
+  await unpackLayers(layers, { tree, signal, bad });
+  return imageOf(config);
 }
 
 /** skopeo takes what follows a colon for a reference, and has no way to quote one: it gets a link instead. */
 async function withoutColons(file: string, dir: string): Promise<string> {
   if (!file.includes(':')) return file;
-  const link = path.join(dir, 'input');
+  const link = join(dir, 'input');
   await symlink(file, link);
   return link;
 }
 
-/** Without a policy file, which the package only recommends, skopeo refuses every image; with one, the user's holds. */
+/**
+ * Skopeo refuses every image if there is no policy file, which its package only recommends. A policy of the user has
+ * precedence.
+ */
 async function policy(): Promise<string[]> {
   for (const file of POLICY_FILES) {
     if (await exists(file)) return [];
@@ -177,33 +177,29 @@ function isLoopback(reference: string): boolean {
   return host === 'localhost' || host === '[::1]' || /^127(\.\d+){3}$/.test(host);
 }
 
-function badImage(description: string, failure: ImageError): ImageError {
-  return new ImageError(
-    'bad_image',
-    `The ${description} cannot be unpacked: ${lastMessage(failure)}`,
-    'Save or pull it again; skopeo inspect shows whether other tools can read it.',
-    failure.cause,
-  );
+function badImage(description: string, problem: string, cause: unknown): ImageError {
+  return new ImageError('bad_image', `The ${description} cannot be unpacked: ${problem}`, {
+    hint: 'Save or pull it again; skopeo inspect shows whether other tools can read it.',
+    cause,
+  });
 }
 
 function pullFailed(reference: string, failure: ImageError): ImageError {
   const isBareWord = /^[\w-]+$/.test(reference);
   const registry = /^[^/]*[.:][^/]*(?=\/)|^localhost(?=\/)/.exec(reference)?.[0];
   const login = `for a private image run: skopeo login ${registry ?? 'REGISTRY'}`;
-  return new ImageError(
-    'image_unavailable',
-    `The image ${reference} could not be pulled: ${lastMessage(failure)}`,
-    isBareWord
+  return new ImageError('image_unavailable', `The image ${reference} could not be pulled: ${lastMessage(failure)}`, {
+    hint: isBareWord
       ? `No path and no built-in recipe has this name, so a registry was asked. The recipes are: ${recipeNames()}.`
       : `Check its name and this machine's network; ${login}`,
-    failure.cause,
-  );
+    cause: failure.cause,
+  });
 }
 
-/** skopeo logs in logfmt, umoci for the eye: what a person wants is the last line's text. */
+/** skopeo logs in logfmt: what a person wants is the last line's text. */
 function lastMessage(failure: ImageError): string {
   const text = failure.cause instanceof Error ? failure.cause.message : failure.message;
   const line = text.trim().split('\n').at(-1) ?? '';
   const quoted = /\bmsg=("(?:[^"\\]|\\.)*")/.exec(line)?.[1];
-  return quoted === undefined ? line.replace(/^[\s⨯]+/, '') : (JSON.parse(quoted) as string);
+  return quoted === undefined ? line : (JSON.parse(quoted) as string);
 }

@@ -1,4 +1,4 @@
-import type { RootConfig } from './root-source.ts';
+import type { Image } from '@forkd/api';
 
 /** A root file system that forkd builds itself. */
 export type Recipe = DebianRecipe | BusyboxRecipe;
@@ -6,10 +6,10 @@ export type Recipe = DebianRecipe | BusyboxRecipe;
 export interface DebianRecipe {
   readonly base: 'debian';
   readonly packages: readonly string[];
-  readonly config: RootConfig;
+  readonly config: Image;
 }
 
 export interface BusyboxRecipe {
   readonly base: 'busybox';
-  readonly config: RootConfig;
+  readonly config: Image;
 }

@@ -1,4 +1,6 @@
-import { spawn } from 'node:child_process';
+import { spawn, type ChildProcess } from 'node:child_process';
+import { Readable } from 'node:stream';
+import { pipeline } from 'node:stream/promises';
 import { ImageError, diskFull, isErrno } from './errors.ts';
 
 export interface RunOptions {
@@ -6,11 +8,13 @@ export interface RunOptions {
   readonly cwd?: string;
   /** Added to this process's environment. */
   readonly env?: Readonly<Record<string, string>>;
+  /** The program's standard input. If it fails, the program is ended and `run` fails with the same error. */
+  readonly input?: AsyncIterable<Buffer>;
   /** Called with what went wrong, to say it in the words of the caller's operation. */
   readonly onFailure?: (failure: ImageError) => ImageError;
 }
 
-/** Enough to have what went wrong in it after dpkg has told of every package that it could not set up. */
+/** Enough for the cause of an error, even after dpkg has listed every package that it could not set up. */
 const STDERR_TAIL_CHARS = 64 * 1024;
 const KILL_AFTER_MS = 5_000;
 
@@ -20,6 +24,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   'apt-get': 'apt',
   busybox: 'busybox-static',
   cp: 'coreutils',
+  sync: 'coreutils',
   'mkfs.erofs': 'erofs-utils',
   xz: 'xz-utils',
 };
@@ -41,51 +46,105 @@ export async function run(file: string, args: readonly string[], options: RunOpt
   throw failure.code === 'program_failed' && options.onFailure ? options.onFailure(failure) : failure;
 }
 
+/**
+ * The standard output of a program as it arrives; `stdin` is the file that it reads. It fails at the end if the program has.
+ * A caller that stops reading ends the program.
+ */
+export async function* runStream(
+  file: string,
+  args: readonly string[],
+  { stdin, signal }: { stdin: number; signal: AbortSignal | undefined },
+): AsyncGenerator<Buffer> {
+  signal?.throwIfAborted();
+  const stopped = new AbortController();
+  const child = spawn(file, args, {
+    detached: true,
+    stdio: [stdin, 'pipe', 'pipe'],
+    env: { ...process.env, LC_ALL: 'C' },
+  });
+  const end = endOf(child, [signal, stopped.signal]);
+  // The error is read below, after the output.
+  end.catch(() => {});
+  try {
+    for await (const chunk of child.stdout!) yield chunk as Buffer;
+    const outcome = await end.catch((error: unknown) => {
+      throw isErrno(error, 'ENOENT') ? missingProgram(file) : error;
+    });
+    signal?.throwIfAborted();
+    if (outcome.status !== 0) throw failureOf(file, args, outcome);
+  } finally {
+    stopped.abort();
+    await end.catch(() => {});
+  }
+}
+
 export function missingProgram(file: string): ImageError {
   const name = PACKAGES[file] ?? file;
   return new ImageError(
     'missing_program',
     `The program ${file} is not on this machine; Debian has it in the package ${name}.`,
-    `Install it: apt-get install --no-install-recommends ${name}`,
+    { hint: `Install it: apt-get install --no-install-recommends ${name}` },
   );
 }
 
-interface Outcome {
+interface Ending {
   readonly status: number | string;
-  readonly stdout: Buffer;
   readonly stderr: string;
 }
 
-function runToEnd(file: string, args: readonly string[], { signal, cwd, env }: RunOptions): Promise<Outcome> {
+interface Outcome extends Ending {
+  readonly stdout: Buffer;
+}
+
+async function runToEnd(file: string, args: readonly string[], options: RunOptions): Promise<Outcome> {
+  const { signal, cwd, env, input } = options;
+  const failed = new AbortController();
+  // A process group of its own, so that an abort reaches the children too: mmdebstrap ignores a signal sent to it alone.
+  const child = spawn(file, args, {
+    detached: true,
+    stdio: [input === undefined ? 'ignore' : 'pipe', 'pipe', 'pipe'],
+    env: { ...process.env, LC_ALL: 'C', ...env },
+    ...(cwd === undefined ? {} : { cwd }),
+  });
+  const stdout: Buffer[] = [];
+  child.stdout!.on('data', (chunk: Buffer) => stdout.push(chunk));
+  const end = endOf(child, [signal, failed.signal]);
+  const fed = input === undefined ? Promise.resolve() : feed(child, input);
+  fed.catch((error: unknown) => failed.abort(error));
+  const ending = await end;
+  await fed;
+  return { ...ending, stdout: Buffer.concat(stdout) };
+}
+
+/** A program that reads no more has its reason, which its ending tells. */
+async function feed(child: ChildProcess, input: AsyncIterable<Buffer>): Promise<void> {
+  await pipeline(Readable.from(input), child.stdin!).catch((error: unknown) => {
+    if (!isErrno(error, 'EPIPE', 'ECONNRESET', 'ERR_STREAM_PREMATURE_CLOSE')) throw error;
+  });
+}
+
+/** Waits for the end of a program and of its output. Any of the signals hastens it. */
+function endOf(child: ChildProcess, signals: readonly (AbortSignal | undefined)[]): Promise<Ending> {
   return new Promise((resolve, reject) => {
-    // A process group of its own, so that an abort reaches the children too: mmdebstrap ignores a signal sent to it alone.
-    const child = spawn(file, args, {
-      detached: true,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      env: { ...process.env, LC_ALL: 'C', ...env },
-      ...(cwd === undefined ? {} : { cwd }),
-    });
-    const stdout: Buffer[] = [];
     let stderr = '';
-    child.stdout.on('data', (chunk: Buffer) => stdout.push(chunk));
-    child.stderr.on('data', (chunk: Buffer) => {
+    child.stderr!.on('data', (chunk: Buffer) => {
       stderr = (stderr + chunk.toString()).slice(-STDERR_TAIL_CHARS);
     });
-    const stopAbort = killGroupOnAbort(child.pid, signal);
+    const stopAbort = killGroupOnAbort(child.pid, signals);
     child.once('error', (error) => {
       stopAbort();
       reject(error);
     });
     child.once('close', (status, endedBy) => {
       stopAbort();
-      resolve({ status: status ?? endedBy ?? 'unknown', stdout: Buffer.concat(stdout), stderr });
+      resolve({ status: status ?? endedBy ?? 'unknown', stderr });
     });
   });
 }
 
 /** Asks the group to end, and makes it end when it has not done so in a few seconds. Returns how to call that off. */
-function killGroupOnAbort(pid: number | undefined, signal: AbortSignal | undefined): () => void {
-  if (pid === undefined || signal === undefined) return () => {};
+function killGroupOnAbort(pid: number | undefined, signals: readonly (AbortSignal | undefined)[]): () => void {
+  if (pid === undefined) return () => {};
   let timer: NodeJS.Timeout | undefined;
   const kill = (how: NodeJS.Signals) => {
     try {
@@ -96,16 +155,17 @@ function killGroupOnAbort(pid: number | undefined, signal: AbortSignal | undefin
   };
   const onAbort = () => {
     kill('SIGTERM');
+    clearTimeout(timer);
     timer = setTimeout(() => kill('SIGKILL'), KILL_AFTER_MS);
   };
-  signal.addEventListener('abort', onAbort, { once: true });
+  for (const signal of signals) signal?.addEventListener('abort', onAbort, { once: true });
   return () => {
-    signal.removeEventListener('abort', onAbort);
+    for (const signal of signals) signal?.removeEventListener('abort', onAbort);
     clearTimeout(timer);
   };
 }
 
-function failureOf(file: string, args: readonly string[], { status, stderr }: Outcome): ImageError {
+function failureOf(file: string, args: readonly string[], { status, stderr }: Ending): ImageError {
   const tail = stderr.trim();
   if (/no space left on device/i.test(tail)) return diskFull(`the output of ${file}`, new Error(tail));
   const command = [file, ...args].join(' ');
@@ -114,7 +174,9 @@ function failureOf(file: string, args: readonly string[], { status, stderr }: Ou
   return new ImageError(
     'program_failed',
     `'${command}' ended with ${ending}${lastLine === '' ? '.' : `: ${lastLine}`}`,
-    'Its full message is in the cause of this error; run the command by hand to see more.',
-    new Error(tail),
+    {
+      hint: 'Its full message is in the cause of this error; run the command by hand to see more.',
+      cause: new Error(tail),
+    },
   );
 }

@@ -1,11 +1,11 @@
 import { lstat, stat } from 'node:fs/promises';
-import path from 'node:path';
-import { debianSource } from './debian.ts';
+import { join, resolve } from 'node:path';
 import { busyboxSource } from './busybox.ts';
+import { debianSource } from './debian.ts';
+import { directorySource } from './directory.ts';
 import { ImageError } from './errors.ts';
 import { exists, isDirectory } from './files.ts';
-import { directorySource } from './directory.ts';
-import { archiveSource, layoutSource, registrySource } from './oci.ts';
+import { archiveSource, layoutSource, registrySource, type ArchiveKind } from './oci.ts';
 import { recipeNames, recipes } from './recipes.ts';
 import type { RootSource } from './root-source.ts';
 
@@ -14,7 +14,7 @@ import type { RootSource } from './root-source.ts';
  * reference. The result's description tells the user which it was.
  */
 export async function resolveSource(name: string): Promise<RootSource> {
-  const prefixed = /^(oci|docker-archive|docker|dir|recipe):(.+)$/s.exec(name);
+  const prefixed = /^(oci|docker-archive|oci-archive|tar|docker|dir|recipe):(.+)$/s.exec(name);
   if (prefixed !== null) return fromPrefix(prefixed[1]!, prefixed[2]!);
   if (await exists(name)) return fromPath(name);
   if ((await lstat(name).catch(() => null)) !== null) throw notFound(name, 'it is a link to nowhere');
@@ -26,15 +26,19 @@ export async function resolveSource(name: string): Promise<RootSource> {
 async function fromPrefix(prefix: string, rest: string): Promise<RootSource> {
   if (prefix === 'recipe') return fromRecipe(rest);
   if (prefix === 'docker') return registrySource(rest.replace(/^\/\//, ''));
-  if (prefix === 'oci') return layoutSource(...(await splitLayout(rest)));
+  if (prefix === 'oci') return layoutSource(...(await splitName(rest, isDirectory, 'there is no directory')));
+  if (prefix === 'oci-archive') {
+    const [file, ref] = await splitName(rest, exists, 'there is nothing');
+    return archiveSource(file, prefix, ref);
+  }
   if (!(await exists(rest))) throw notFound(rest, 'there is nothing');
-  return prefix === 'dir' ? directorySource(path.resolve(rest)) : archiveSource(path.resolve(rest));
+  return prefix === 'dir' ? directorySource(resolve(rest)) : archiveSource(resolve(rest), prefix as ArchiveKind);
 }
 
 async function fromPath(name: string): Promise<RootSource> {
-  const file = path.resolve(name);
-  if ((await stat(file)).isFile()) return archiveSource(file);
-  if (await exists(path.join(file, 'oci-layout'))) return layoutSource(file, null);
+  const file = resolve(name);
+  if ((await stat(file)).isFile()) return archiveSource(file, null);
+  if (await exists(join(file, 'oci-layout'))) return layoutSource(file, null);
   const source = directorySource(file);
   if (!Object.hasOwn(recipes, name)) return source;
   return { ...source, description: `${source.description} (for the recipe of that name say recipe:${name})` };
@@ -43,26 +47,34 @@ async function fromPath(name: string): Promise<RootSource> {
 function fromRecipe(name: string): RootSource {
   const recipe = Object.hasOwn(recipes, name) ? recipes[name] : undefined;
   if (recipe === undefined) {
-    throw new ImageError('unknown_recipe', `There is no built-in recipe '${name}'.`, `There are: ${recipeNames()}.`);
+    throw new ImageError('unknown_recipe', `There is no built-in recipe '${name}'.`, {
+      hint: `There are: ${recipeNames()}.`,
+    });
   }
   return recipe.base === 'busybox' ? busyboxSource(name, recipe.config) : debianSource(name, recipe);
 }
 
-/** `DIR` or `DIR:REF`: a reference may have colons itself, so the directory that exists decides where it begins. */
-async function splitLayout(rest: string): Promise<[string, string | null]> {
+/** `PATH` or `PATH:REF`: a reference may have colons itself, so the path that exists decides where it begins. */
+async function splitName(
+  rest: string,
+  isThere: (path: string) => Promise<boolean>,
+  problem: string,
+): Promise<[string, string | null]> {
   for (let at = rest.length; at > 0; at = rest.lastIndexOf(':', at - 1)) {
-    if (await isDirectory(rest.slice(0, at))) {
+    if (await isThere(rest.slice(0, at))) {
       const ref = rest.slice(at + 1);
-      return [path.resolve(rest.slice(0, at)), ref === '' ? null : ref];
+      return [resolve(rest.slice(0, at)), ref === '' ? null : ref];
     }
   }
-  throw notFound(rest, 'there is no directory');
+  throw notFound(rest, problem);
 }
 
 function notFound(name: string, what: string): ImageError {
   return new ImageError(
     'source_not_found',
-    `${name} is not the source of a root file system: ${what} at ${path.resolve(name)}.`,
-    `Give a directory, an OCI layout, a tarball of 'docker save', a registry reference, or a recipe (${recipeNames()}).`,
+    `${name} is not the source of a root file system: ${what} at ${resolve(name)}.`,
+    {
+      hint: `Give a directory, an OCI layout, a tarball of an image or of a root, a registry reference, or a recipe (${recipeNames()}).`,
+    },
   );
 }

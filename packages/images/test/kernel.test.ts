@@ -1,7 +1,9 @@
-// Proves that the kernel is fetched once, that its modules are complete and in an order that loads, and that the
-// initramfs follows the agent. Uses this machine's apt the first time; the result stays in the tests' cache.
-import { copyFile, readFile, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+/**
+ * Proves that the kernel is fetched once, that its modules are complete and in an order that loads, and that the initramfs
+ * follows the agent. Uses this machine's apt the first time; the result stays in the tests' cache.
+ */
+import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
+import { dirname, join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { moduleInfo } from '../src/elf.ts';
 import { ensureInitramfs, ensureKernel } from '../src/index.ts';
@@ -11,22 +13,36 @@ import { must, scratchDir, sharedCache } from './support.ts';
 const STATIC_PROGRAM = '/bin/busybox';
 
 describe('the distribution kernel', () => {
-  test('is fetched once and found at once afterwards', async () => {
+  test('is fetched once, and then taken from the cache', async () => {
     const first = await ensureKernel({ cacheDir: sharedCache });
-    const startedAt = performance.now();
     const lines: string[] = [];
     const second = await ensureKernel({ cacheDir: sharedCache, onProgress: (line) => lines.push(line) });
-    expect(performance.now() - startedAt).toBeLessThan(500);
     expect(second).toEqual(first);
     expect(lines).toEqual([]);
     const own = await ensureKernel({ cacheDir: sharedCache, kernelFile: first.vmlinuz });
     expect(own).toEqual({ vmlinuz: first.vmlinuz, version: first.version, modulesDir: null });
   });
 
-  test('has every module after those that it depends on', async () => {
+  test('is not served when it has changed on disk', async () => {
+    const { vmlinuz, version } = await ensureKernel({ cacheDir: sharedCache });
+    const cacheDir = await scratchDir();
+    const home = join(cacheDir, 'kernels', version);
+    await mkdir(home, { recursive: true });
+    must('cp', ['-r', dirname(vmlinuz), join(sharedCache, 'kernels/resolved.json'), dirname(home)]);
+    const found = await ensureKernel({ cacheDir });
+    expect(found.vmlinuz).toBe(join(home, 'vmlinuz'));
+    await writeFile(join(home, 'modules/modules.builtin'), 'ROT', { flag: 'a' });
+    const lines: string[] = [];
+    // Where apt cannot be reached there is none, rather than a damaged one.
+    const again = await ensureKernel({ cacheDir, onProgress: (line) => lines.push(line) }).catch(() => null);
+    expect(lines[0]).toMatch(/has changed on disk/);
+    if (again !== null) expect((await readFile(again.vmlinuz)).equals(await readFile(vmlinuz))).toBe(true);
+  }, 120_000);
+
+  test('lists every module after its dependencies', async () => {
     const { modulesDir } = await ensureKernel({ cacheDir: sharedCache });
     const modules = await loadModules(modulesDir!, { vsock: true });
-    const builtIn = await readFile(path.join(modulesDir!, 'modules.builtin'), 'utf8');
+    const builtIn = await readFile(join(modulesDir!, 'modules.builtin'), 'utf8');
     const loaded = new Set<string>();
     for (const { name, data } of modules) {
       const depends = moduleInfo(data, 'depends')
@@ -52,13 +68,13 @@ describe('the distribution kernel', () => {
     ['xz', ['-k', '--check=crc32']],
     ['zstd', ['-q', '-k']],
     ['gzip', ['-k']],
-  ])('may have modules compressed by %s', async (program, args) => {
+  ])('takes modules compressed by %s', async (program, args) => {
     const { modulesDir } = await ensureKernel({ cacheDir: sharedCache });
     const dir = await scratchDir();
     must('cp', ['-r', `${modulesDir!}/.`, dir]);
     for (const file of ['drivers/virtio/virtio.ko', 'fs/erofs/erofs.ko']) {
-      must(program, [...args, path.join(dir, 'kernel', file)]);
-      must('rm', [path.join(dir, 'kernel', file)]);
+      must(program, [...args, join(dir, 'kernel', file)]);
+      must('rm', [join(dir, 'kernel', file)]);
     }
     const [plain, unpacked] = [await loadModules(modulesDir!), await loadModules(dir)];
     expect(unpacked.map(({ name, data }) => [name, data.length])).toEqual(
@@ -83,16 +99,16 @@ describe('the initramfs', () => {
     const file = await ensureInitramfs({ cacheDir, kernel, agentBinary: STATIC_PROGRAM });
     const out = await scratchDir();
     must('cpio', ['-i', '--quiet'], { cwd: out, input: await readFile(file) });
-    expect(Buffer.compare(await readFile(path.join(out, 'init')), await readFile(STATIC_PROGRAM))).toBe(0);
-    const list = (await readFile(path.join(out, 'forkd/modules'), 'utf8')).trimEnd().split('\n');
+    expect(Buffer.compare(await readFile(join(out, 'init')), await readFile(STATIC_PROGRAM))).toBe(0);
+    const list = (await readFile(join(out, 'forkd/modules'), 'utf8')).trimEnd().split('\n');
     expect(list.length).toBeGreaterThan(5);
-    for (const module of list) expect((await readFile(path.join(out, module))).length).toBeGreaterThan(0);
+    for (const module of list) expect((await readFile(join(out, module))).length).toBeGreaterThan(0);
   });
 
-  test('stays while its inputs stay, and is another when the agent is', async () => {
+  test('is rebuilt only when its inputs change', async () => {
     const cacheDir = await scratchDir();
     const kernel = { vmlinuz: '/dev/null', version: 'own', modulesDir: null };
-    const agentBinary = path.join(cacheDir, 'agent');
+    const agentBinary = join(cacheDir, 'agent');
     await copyFile(STATIC_PROGRAM, agentBinary);
     const first = await ensureInitramfs({ cacheDir, kernel, agentBinary });
     expect(await ensureInitramfs({ cacheDir, kernel, agentBinary })).toBe(first);

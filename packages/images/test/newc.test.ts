@@ -1,13 +1,15 @@
-// Proves that the archives are what cpio reads: for the entries of an initramfs, and for any names and bytes.
-// Randomised by fast-check, which prints the seed of a failure.
+/**
+ * Proves that the archives are what cpio reads: for the entries of an initramfs, and for any names and bytes. Randomised by
+ * fast-check, which prints the seed of a failure.
+ */
 import { readFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { writeNewc } from '../src/newc.ts';
 import { must, scratchDir } from './support.ts';
 
-test('cpio lists names, sizes and modes as they were given', () => {
+test('cpio lists the given names, sizes and modes', () => {
   const archive = writeNewc([
     { name: 'init', data: Buffer.from('x'.repeat(5)), mode: 0o755 },
     { name: 'forkd' },
@@ -22,21 +24,21 @@ test('cpio lists names, sizes and modes as they were given', () => {
   ]);
 });
 
-test('any file comes out of cpio as it went in', async () => {
+test('any file comes out of cpio unchanged', async () => {
   const dir = await scratchDir();
   let round = 0;
   await fc.assert(
     fc.asyncProperty(fc.stringMatching(/^[\w. -]{1,120}$/), fc.uint8Array({ maxLength: 300 }), async (text, data) => {
       const name = `f${text}`;
-      const cwd = path.join(dir, String(round++));
+      const cwd = join(dir, String(round++));
       must('mkdir', [cwd]);
       must('cpio', ['-i', '--quiet'], { input: writeNewc([{ name, data }]), cwd });
-      expect(Buffer.compare(await readFile(path.join(cwd, name)), data)).toBe(0);
+      expect(Buffer.compare(await readFile(join(cwd, name)), data)).toBe(0);
     }),
     { numRuns: 50 },
   );
 });
 
-test.each(['', '/init', 'x'.repeat(5000)])('refuses a name that the kernel would not unpack: %.10s', (name) => {
+test.each(['', '/init', 'x'.repeat(5000)])('a name that the kernel would not unpack is refused: %.10s', (name) => {
   expect(() => writeNewc([{ name }])).toThrow(RangeError);
 });

@@ -1,23 +1,21 @@
 // Tools of these tests: a scratch directory, a tiny root, images made from it, and a real registry.
-import { spawn, spawnSync } from 'node:child_process';
-import type { ChildProcess } from 'node:child_process';
-import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
-import type { AddressInfo } from 'node:net';
+import { spawn, spawnSync, type ChildProcess } from 'node:child_process';
 import { existsSync } from 'node:fs';
+import { chmod, mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
-import path from 'node:path';
+import { basename, join } from 'node:path';
+import { freePort } from '@forkd/testing';
 import { onTestFinished } from 'vitest';
 
-const repoRoot = path.resolve(import.meta.dirname, '../../..');
+const repoRoot = join(import.meta.dirname, '../../..');
 
 /** Kept between runs: kernels and recipes, which take a network and half a minute to make. */
-export const sharedCache = process.env.FORKD_TEST_CACHE ?? path.join(repoRoot, '.cache/test');
+export const sharedCache = process.env.FORKD_TEST_CACHE ?? join(repoRoot, '.cache/test');
 
 const isRoot = process.getuid?.() === 0;
 
 export async function scratchDir(): Promise<string> {
-  const dir = await mkdtemp(path.join(os.tmpdir(), 'forkd-images-'));
+  const dir = await mkdtemp(join(os.tmpdir(), 'forkd-images-'));
   onTestFinished(async () => rm(dir, { recursive: true, force: true }));
   return dir;
 }
@@ -31,18 +29,18 @@ export function must(file: string, args: readonly string[], options: { cwd?: str
 
 /** A root file system of a few files: one executable, a link, a hard link, an owner that is not root. */
 export async function tinyRoot(dir: string): Promise<string> {
-  const root = path.join(dir, 'tiny');
-  await mkdir(path.join(root, 'bin'), { recursive: true });
-  await mkdir(path.join(root, 'etc'));
-  await mkdir(path.join(root, 'data/old'), { recursive: true });
-  await writeFile(path.join(root, 'bin/hello'), '#!/bin/sh\necho hello\n');
-  await chmod(path.join(root, 'bin/hello'), 0o4755);
-  await writeFile(path.join(root, 'etc/motd'), 'first\n');
-  await writeFile(path.join(root, 'data/old/a'), 'a'.repeat(10_000));
-  await writeFile(path.join(root, 'data/gone'), 'gone');
-  must('ln', ['-s', '../bin/hello', path.join(root, 'etc/link')]);
-  must('ln', [path.join(root, 'etc/motd'), path.join(root, 'etc/motd-again')]);
-  if (isRoot) must('chown', ['1234:1234', path.join(root, 'data/old/a')]);
+  const root = join(dir, 'tiny');
+  await mkdir(join(root, 'bin'), { recursive: true });
+  await mkdir(join(root, 'etc'));
+  await mkdir(join(root, 'data/old'), { recursive: true });
+  await writeFile(join(root, 'bin/hello'), '#!/bin/sh\necho hello\n');
+  await chmod(join(root, 'bin/hello'), 0o4755);
+  await writeFile(join(root, 'etc/motd'), 'first\n');
+  await writeFile(join(root, 'data/old/a'), 'a'.repeat(10_000));
+  await writeFile(join(root, 'data/gone'), 'gone');
+  must('ln', ['-s', '../bin/hello', join(root, 'etc/link')]);
+  must('ln', [join(root, 'etc/motd'), join(root, 'etc/motd-again')]);
+  if (isRoot) must('chown', ['1234:1234', join(root, 'data/old/a')]);
   return root;
 }
 
@@ -52,18 +50,18 @@ export async function tinyRoot(dir: string): Promise<string> {
  */
 export async function twoLayerImage(dir: string): Promise<string> {
   const root = await tinyRoot(dir);
-  const layout = path.join(dir, 'layout');
+  const layout = join(dir, 'layout');
   const image = `${layout}:tiny`;
   must('umoci', ['init', '--layout', layout]);
   must('umoci', ['new', '--image', image]);
   must('umoci', ['raw', 'add-layer', '--image', image, await tarOf(root, dir, 'one.tar')]);
-  const upper = path.join(dir, 'upper');
-  await mkdir(path.join(upper, 'data/old'), { recursive: true });
-  await mkdir(path.join(upper, 'etc'));
-  await writeFile(path.join(upper, 'data/.wh.gone'), '');
-  await writeFile(path.join(upper, 'data/old/.wh..wh..opq'), '');
-  await writeFile(path.join(upper, 'data/old/b'), 'b');
-  await writeFile(path.join(upper, 'etc/motd'), 'second\n');
+  const upper = join(dir, 'upper');
+  await mkdir(join(upper, 'data/old'), { recursive: true });
+  await mkdir(join(upper, 'etc'));
+  await writeFile(join(upper, 'data/.wh.gone'), '');
+  await writeFile(join(upper, 'data/old/.wh..wh..opq'), '');
+  await writeFile(join(upper, 'data/old/b'), 'b');
+  await writeFile(join(upper, 'etc/motd'), 'second\n');
   must('umoci', ['raw', 'add-layer', '--image', image, await tarOf(upper, dir, 'two.tar')]);
   const config = [
     '--config.env=GREETING=a=b',
@@ -86,7 +84,7 @@ export const twoLayerConfig = {
 };
 
 async function tarOf(root: string, dir: string, name: string): Promise<string> {
-  const file = path.join(dir, name);
+  const file = join(dir, name);
   must('tar', ['-cf', file, '-C', root, '--sort=name', ...(await readdir(root))]);
   return file;
 }
@@ -96,7 +94,7 @@ async function tarOf(root: string, dir: string, name: string): Promise<string> {
  * unpacked by the format's own tool, which loses set-user-id bits.
  */
 export function open(erofs: string, dir: string): { root: string; mounted: boolean } {
-  const root = path.join(dir, `content-${path.basename(erofs, '.erofs').slice(-8)}`);
+  const root = join(dir, `content-${basename(erofs, '.erofs').slice(-8)}`);
   must('mkdir', [root]);
   const mounted = spawnSync('mount', ['-t', 'erofs', '-o', 'ro,loop', erofs, root]).status === 0;
   if (mounted) onTestFinished(() => void must('umount', [root]));
@@ -109,13 +107,13 @@ export async function startRegistry(dir: string): Promise<string | null> {
   const program = findRegistry();
   if (program === null) return null;
   const port = await freePort();
-  const config = path.join(dir, 'registry.yml');
+  const config = join(dir, 'registry.yml');
   await writeFile(
     config,
     JSON.stringify({
       version: 0.1,
       log: { level: 'error' },
-      storage: { filesystem: { rootdirectory: path.join(dir, 'registry') } },
+      storage: { filesystem: { rootdirectory: join(dir, 'registry') } },
       http: { addr: `127.0.0.1:${port}` },
     }),
   );
@@ -131,20 +129,12 @@ export async function startRegistry(dir: string): Promise<string | null> {
 }
 
 function findRegistry(): string | null {
-  const unpacked = path.join(repoRoot, '.cache/tools/docker-registry/usr/bin');
+  const unpacked = join(repoRoot, '.cache/tools/docker-registry/usr/bin');
   const places = [...(process.env.PATH ?? '').split(':'), unpacked];
-  return places.map((place) => path.join(place, 'docker-registry')).find((file) => existsSync(file)) ?? null;
+  return places.map((place) => join(place, 'docker-registry')).find((file) => existsSync(file)) ?? null;
 }
 
 async function endProcess(child: ChildProcess): Promise<void> {
   const ended = new Promise((resolve) => child.once('close', resolve));
   if (child.exitCode === null && child.kill()) await ended;
-}
-
-async function freePort(): Promise<number> {
-  const server = createServer();
-  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
-  const { port } = server.address() as AddressInfo;
-  await new Promise((resolve) => server.close(resolve));
-  return port;
 }

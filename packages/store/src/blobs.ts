@@ -2,12 +2,13 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { chmod, copyFile, link, open, readdir, rename, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-
-import type { Blob, Digest } from './digest.ts';
-import { digestOfBytes, digestOfFile, hexOf, isDigest } from './digest.ts';
+import { type Blob, type Digest, digestOfBytes, digestOfFile, hexOf, isDigest } from './digest.ts';
 import { errnoOf, StoreError } from './errors.ts';
 import { readCapped, removeFile, syncDirectory } from './files.ts';
 import type { Paths } from './layout.ts';
+
+/** Prefix of the names of a pager's unfinished files. */
+const pagerPrefix = 'pager-';
 
 /** The blobs under `blobs/sha256`, each named by the digest of its bytes. */
 export class Blobs {
@@ -73,7 +74,7 @@ export class Blobs {
     await this.#remember(digest);
   }
 
-  /** As `verify`, but reads a file only once while it stays the same file, unchanged. */
+  /** Verifies a blob, and reads an unchanged file only once. */
   async verifyOnce(digest: Digest, signal?: AbortSignal): Promise<void> {
     const identity = await this.#identity(digest);
     if (identity === null) throw missing(digest);
@@ -97,9 +98,10 @@ export class Blobs {
   }
 
   /** Removes what writers left half-written, if it has not been touched for `ageMsMin`. */
-  async sweepIngest(ageMsMin: number): Promise<number> {
+  async sweepIngest(ageMsMin: number, { keepsPagers = false } = {}): Promise<number> {
     let freed = 0;
     for (const name of await readdir(this.#paths.ingest)) {
+      if (keepsPagers && name.startsWith(pagerPrefix)) continue;
       const path = join(this.#paths.ingest, name);
       const { size, mtimeMs } = await stat(path);
       if (Date.now() - mtimeMs < ageMsMin) continue;
@@ -111,7 +113,7 @@ export class Blobs {
   /** Hashes, syncs and renames a temporary file. What the store holds is what was hashed: not the caller's file. */
   async #publish(temporary: string, signal?: AbortSignal): Promise<Blob> {
     const blob = await digestOfFile(temporary, signal);
-    if (await this.#holds(blob)) return blob;
+    if (await this.#holds(blob, signal)) return blob;
     await chmod(temporary, 0o444);
     const file = await open(temporary, 'r');
     try {
@@ -125,9 +127,16 @@ export class Blobs {
     return blob;
   }
 
-  /** A blob of the right name but another size is what a crash without fsync left: it is written again. */
-  async #holds(blob: Blob): Promise<boolean> {
-    return (await this.#size(blob.digest)) === blob.size;
+  /** A blob of the right name but another size, or with other bytes, is what a crash or a disk has left: it is written again. */
+  async #holds(blob: Blob, signal?: AbortSignal): Promise<boolean> {
+    if ((await this.#size(blob.digest)) !== blob.size) return false;
+    try {
+      await this.verifyOnce(blob.digest, signal);
+      return true;
+    } catch (error) {
+      if (error instanceof StoreError) return false;
+      throw error;
+    }
   }
 
   async #size(digest: Digest): Promise<number | null> {
@@ -146,8 +155,8 @@ export class Blobs {
 
   async #identity(digest: Digest): Promise<string | null> {
     try {
-      const { dev, ino, size, mtimeMs } = await stat(this.path(digest));
-      return `${dev}:${ino}:${size}:${mtimeMs}`;
+      const { dev, ino, size, mtimeNs } = await stat(this.path(digest), { bigint: true });
+      return `${dev}:${ino}:${size}:${mtimeNs}`;
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') return null;
       throw error;

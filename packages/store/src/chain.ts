@@ -1,6 +1,6 @@
 import type { StoredSnapshot } from './snapshot.ts';
 
-/** What a snapshot's place among the others is computed from. */
+/** The fields of a snapshot that decide its place among the others. */
 export type Link = Pick<StoredSnapshot, 'tag' | 'manifest' | 'config'>;
 
 /**
@@ -20,17 +20,17 @@ export function ancestorsOf(tag: string, all: readonly Link[]): string[] {
   return chain;
 }
 
-/** The snapshots that descend from `tag` directly, by name. */
+/** The snapshots that descend from `tag` directly and keep it, by name. */
 export function dependentsOf(tag: string, all: readonly Link[]): string[] {
   const self = all.find((link) => link.tag === tag);
   if (self === undefined) return [];
   return all
-    .filter((link) => link.config.parent_digest === self.manifest.digest)
+    .filter(({ config }) => config.keeps_parent && config.parent_digest === self.manifest.digest)
     .map((link) => link.tag)
     .toSorted();
 }
 
-/** All that descends from `tag`, each before what it descends from. */
+/** All that descends from `tag` and keeps it, each before what it descends from. */
 export function descendantsOf(tag: string, all: readonly Link[]): string[] {
   const children = dependentsOf(tag, all);
   return children.flatMap((child) => [...descendantsOf(child, all), child]);

@@ -1,20 +1,15 @@
 import { createHash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
 import { pipeline } from 'node:stream/promises';
+import type { Blob, Digest } from '@forkd/api';
+import { DIGEST_PATTERN } from '@forkd/api/constants';
 
-/** The name of a blob: the SHA-256 of its bytes. */
-export type Digest = `sha256:${string}`;
+export type { Blob, Digest };
 
-/** A blob by digest, with its size in bytes. */
-export interface Blob {
-  digest: Digest;
-  size: number;
-}
-
-const pattern = /^sha256:[0-9a-f]{64}$/;
+export const digestPattern = new RegExp(DIGEST_PATTERN);
 
 export function isDigest(value: unknown): value is Digest {
-  return typeof value === 'string' && pattern.test(value);
+  return typeof value === 'string' && digestPattern.test(value);
 }
 
 /** Throws a `TypeError` unless `value` is a digest: for values that crossed a boundary already checked. */

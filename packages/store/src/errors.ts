@@ -1,3 +1,5 @@
+import { CodedError, messageOf } from '@forkd/api/constants';
+
 /** Stable codes of what can go wrong in the store. */
 export type StoreErrorCode =
   | 'unknown_snapshot'
@@ -12,16 +14,8 @@ export type StoreErrorCode =
   | 'io';
 
 /** A failure of the store: a stable code, one sentence, and what to do about it where that is known. */
-export class StoreError extends Error {
+export class StoreError extends CodedError<StoreErrorCode> {
   override readonly name = 'StoreError';
-  readonly code: StoreErrorCode;
-  readonly hint: string | undefined;
-
-  constructor(code: StoreErrorCode, message: string, options: { hint?: string; cause?: unknown } = {}) {
-    super(message, { cause: options.cause });
-    this.code = code;
-    this.hint = options.hint;
-  }
 }
 
 /** The `code` of a system call's failure, such as `ENOENT`. */
@@ -39,6 +33,6 @@ export function storeFailure(error: unknown, doing: string): StoreError {
       cause: error,
     });
   }
-  const reason = error instanceof Error ? error.message : String(error);
+  const reason = messageOf(error);
   return new StoreError('io', `The store failed while ${doing}: ${reason}`, { cause: error });
 }

@@ -2,12 +2,11 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { open, realpath, rename, rm, unlink } from 'node:fs/promises';
 import { basename, dirname, join, resolve, sep } from 'node:path';
-
 import { errnoOf, StoreError } from './errors.ts';
 
 /**
- * Writes a file so that a reader, and whoever looks after a crash, sees the old contents or the new, never a part:
- * a temporary file beside it, fsync, rename, fsync of the directory.
+ * Writes a file atomically: readers see the old content or the new content, even after a crash. Writes a temporary file beside
+ * it, syncs it, renames it, and syncs the directory.
  */
 export async function writeFileAtomic(
   path: string,

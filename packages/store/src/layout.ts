@@ -1,10 +1,8 @@
 import { mkdir, readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import type { Blob } from './digest.ts';
 import { StoreError, storeFailure } from './errors.ts';
-import type { Complain } from './fields.ts';
-import { Fields } from './fields.ts';
+import { type Complain, Fields } from './fields.ts';
 import { readCapped, removeFile, syncDirectory, writeFileAtomic } from './files.ts';
 import { limits } from './limits.ts';
 import { mediaTypes, parseJson, readDescriptor, tagPattern } from './manifest.ts';
@@ -84,6 +82,12 @@ export async function readIndex(paths: Paths): Promise<IndexEntry[]> {
     seen.add(tag);
     return { tag, manifest };
   });
+}
+
+/** Differs whenever the index has been written, which replaces its file. */
+export async function indexStamp({ index }: Paths): Promise<string> {
+  const found = await stat(index, { bigint: true }).catch(() => null);
+  return found === null ? 'gone' : `${found.ino}:${found.size}:${found.mtimeNs}:${found.ctimeNs}`;
 }
 
 export async function writeIndex(paths: Paths, entries: readonly IndexEntry[]): Promise<void> {

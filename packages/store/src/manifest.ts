@@ -1,10 +1,10 @@
-import type { Blob } from './digest.ts';
-import { isDigest } from './digest.ts';
+import type { Image, Processor, Refresh, RefreshEntry } from '@forkd/api';
+import { limits as apiLimits, messageOf, TAG_PATTERN } from '@forkd/api/constants';
+import { type Blob, digestPattern, isDigest } from './digest.ts';
 import { StoreError } from './errors.ts';
-import type { Complain } from './fields.ts';
-import { Fields } from './fields.ts';
+import { type Complain, Fields } from './fields.ts';
 import { limits } from './limits.ts';
-import type { ImageRecord, MachineRecord, SnapshotConfig, SnapshotDraft, StoredSnapshot } from './snapshot.ts';
+import type { MachineRecord, SnapshotConfig, SnapshotDraft, StoredSnapshot } from './snapshot.ts';
 
 export const mediaTypes = {
   index: 'application/vnd.oci.image.index.v1+json',
@@ -16,8 +16,7 @@ export const mediaTypes = {
   rootDisk: 'application/vnd.forkd.disk.erofs.v1',
 } as const;
 
-/** Tags and names, everywhere in forkd. */
-export const tagPattern = /^[A-Za-z0-9_-]{1,64}$/;
+export const tagPattern = new RegExp(TAG_PATTERN);
 
 const formatVersion = 1;
 
@@ -43,7 +42,7 @@ export function encodeManifest(draft: SnapshotDraft, config: Blob): Buffer {
   return Buffer.from(`${JSON.stringify(manifest, null, 2)}\n`);
 }
 
-/** What a manifest says, before its config blob is read. */
+/** A manifest whose config blob has not been read yet. */
 export interface ParsedManifest {
   config: Blob;
   memory: Blob[];
@@ -101,15 +100,20 @@ export function parseConfig(tag: string, manifest: Blob, parsed: ParsedManifest,
     image: readImage(fields.object('image')),
     source: fields.string('source'),
     python: fields.boolean('python'),
+    refresh: readRefresh(fields),
+    safety: readSafety(fields),
     parent_tag: fields.nullable('parent_tag', () => fields.string('parent_tag', { pattern: tagPattern })),
     parent_digest: fields.nullable('parent_digest', () => {
       const digest = fields.string('parent_digest');
       if (!isDigest(digest)) throw fields.fail('parent_digest', 'is not a sha256 digest');
       return digest;
     }),
+    // Snapshots of earlier versions have no such field, and all kept their parents.
+    keeps_parent: fields.has('keeps_parent') ? fields.boolean('keeps_parent') : true,
     branched_from: fields.nullable('branched_from', () => fields.string('branched_from', { bytesMax: 128 })),
     stats: readStats(fields.object('stats')),
   };
+  assertInMemory(config, fields);
   if (config.tag !== tag) throw fields.fail('tag', `is '${config.tag}', the index calls it '${tag}'`);
   const { config: configBlob, ...blobs } = parsed;
   return { tag, manifest, configBlob, config, ...blobs };
@@ -129,7 +133,7 @@ export function parseJson(bytes: Uint8Array, complain: Complain): unknown {
   try {
     return JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(bytes));
   } catch (error) {
-    throw complain('', `is not JSON: ${error instanceof Error ? error.message : String(error)}`);
+    throw complain('', `is not JSON: ${messageOf(error)}`);
   }
 }
 
@@ -151,10 +155,57 @@ function readMachine(fields: Fields): MachineRecord {
     cpu_model: fields.string('cpu_model', { bytesMax: 256 }),
     mem_mib: fields.integer('mem_mib', 1, 1024 * 1024 * 1024),
     vcpus: fields.integer('vcpus', 1, 4096),
+    ...(fields.has('processor') && { processor: readProcessor(fields.object('processor')) }),
   };
 }
 
-function readImage(fields: Fields): ImageRecord {
+function readProcessor(fields: Fields): Processor {
+  return {
+    vendor: fields.string('vendor', { bytesMax: 64 }),
+    family: fields.integer('family', 0, 0xffff),
+    model: fields.integer('model', 0, 0xffff),
+    stepping: fields.integer('stepping', 0, 0xffff),
+    flags: fields.string('flags', { bytesMax: 16 * 1024 }),
+    flags_digest: fields.string('flags_digest', { pattern: digestPattern }),
+  };
+}
+
+/** Snapshots of earlier versions do not have it. */
+function readSafety(fields: Fields): SnapshotConfig['safety'] {
+  if (!fields.has('safety')) return 'standard';
+  const safety = fields.string('safety');
+  if (safety !== 'standard' && safety !== 'strict') throw fields.fail('safety', `is '${safety}'`);
+  return safety;
+}
+
+/** Snapshots of earlier versions do not have it. */
+function readRefresh(fields: Fields): Refresh | null {
+  if (!fields.has('refresh')) return null;
+  return fields.nullable('refresh', () => {
+    const refresh = fields.object('refresh');
+    const { refreshReasonBytesMax: bytesMax, refreshesMax } = apiLimits;
+    return {
+      entries: refresh.objects('entries', refreshesMax).map(readRefreshEntry),
+      unavailable: refresh.nullable('unavailable', () => refresh.string('unavailable', { bytesMax })),
+    };
+  });
+}
+
+function readRefreshEntry(fields: Fields): RefreshEntry {
+  const op = fields.string('op');
+  if (op !== 'mix' && op !== 'count' && op !== 'page') throw fields.fail('op', `is '${op}'`);
+  const at = fields.integer('at', 0, Number.MAX_SAFE_INTEGER);
+  return { at, bytes: fields.integer('bytes', 1, apiLimits.refreshBytesMax), op };
+}
+
+/** A refresh must stay inside guest memory. Otherwise it would write to memory of the host. */
+function assertInMemory({ refresh, machine }: SnapshotConfig, fields: Fields): void {
+  const memBytes = machine.mem_mib * 1024 * 1024;
+  const index = refresh?.entries.findIndex(({ at, bytes }) => at + bytes > memBytes) ?? -1;
+  if (index >= 0) throw fields.fail(`refresh.entries[${index}]`, `is outside of ${machine.mem_mib} MiB of memory`);
+}
+
+function readImage(fields: Fields): Image {
   const list = (key: string) => fields.strings(key, limits.imageListMax, limits.textBytesMax);
   return {
     env: readEnv(fields.object('env')),

@@ -1,42 +1,35 @@
+import type { Image, Machine, Refresh, Safety } from '@forkd/api';
 import type { Blob, Digest } from './digest.ts';
 
-/** The machine that a snapshot was taken of. The store carries it; an engine says what it means. */
-export interface MachineRecord {
+/** The machine that a snapshot was taken of, as any version of forkd with any engine wrote it. */
+export interface MachineRecord extends Omit<Machine, 'engine' | 'accelerator'> {
   engine: string;
-  engine_version: string;
-  machine: string;
   accelerator: string;
-  cpu_model: string;
-  mem_mib: number;
-  vcpus: number;
 }
 
-/** What the image said of how its commands run. */
-export interface ImageRecord {
-  env: Record<string, string>;
-  workdir: string;
-  user: string;
-  entrypoint: string[];
-  cmd: string[];
-}
-
-/** What a snapshot is, apart from its blobs: the config blob of its manifest. */
+/** The config blob of a manifest: everything about a snapshot except its blobs. */
 export interface SnapshotConfig {
   format: 1;
   tag: string;
   created_at_unix: number;
   machine: MachineRecord;
-  image: ImageRecord;
-  /** What the image was made from, in words. */
+  image: Image;
+  /** Source of the image, in words. */
   source: string;
   /** Whether a Python interpreter was running in the guest, warmed. */
   python: boolean;
+  /** `null` for a snapshot of an earlier version, whose guest was never asked. */
+  refresh: Refresh | null;
+  /** `strict`: programs stand still in it, until a child has its identity. */
+  safety: Safety;
   /** The snapshot that the sandbox was started from, and the digest of its manifest: a tag can be given again. */
   parent_tag: string | null;
   parent_digest: Digest | null;
+  /** True if the parent cannot be removed without it. Layers are shared either way, and it runs without its parent. */
+  keeps_parent: boolean;
   /** The sandbox that it was branched from. `null` for a template. */
   branched_from: string | null;
-  /** What it cost, in numbers whose names carry their unit. */
+  /** Cost of the snapshot. Each name carries its unit. */
   stats: Record<string, number>;
 }
 

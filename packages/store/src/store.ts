@@ -1,15 +1,22 @@
 import { resolve } from 'node:path';
-
 import { Blobs } from './blobs.ts';
 import type { Blob, Digest } from './digest.ts';
 import { StoreError, storeFailure } from './errors.ts';
 import { Mutex, WriteGate } from './gate.ts';
-import type { IndexEntry, Paths } from './layout.ts';
-import { openLayout, pathsOf, readIndex, refillReserve, withReserve, writeIndex } from './layout.ts';
+import {
+  type IndexEntry,
+  type Paths,
+  indexStamp,
+  openLayout,
+  pathsOf,
+  readIndex,
+  refillReserve,
+  withReserve,
+  writeIndex,
+} from './layout.ts';
 import { limits } from './limits.ts';
 import { encodeConfig, encodeManifest, parseConfig, parseManifest } from './manifest.ts';
-import type { SnapshotDraft, StoredSnapshot } from './snapshot.ts';
-import { blobsOf } from './snapshot.ts';
+import { type SnapshotDraft, type StoredSnapshot, blobsOf } from './snapshot.ts';
 
 /** A snapshot of the list: one that cannot be read stays visible, with the reason, so that it can be removed. */
 export type Listed = { tag: string; snapshot: StoredSnapshot } | { tag: string; error: StoreError };
@@ -17,6 +24,8 @@ export type Listed = { tag: string; snapshot: StoredSnapshot } | { tag: string; 
 export interface GcOptions {
   /** The names that are needed although no snapshot may refer to them. Asked when the sweep's turn has come. */
   inUse: () => ReadonlySet<string>;
+  /** Nothing goes, since others need what is not known here. */
+  keepsAll?: boolean;
   afterSweep?: (keep: ReadonlySet<string>) => Promise<void>;
   signal?: AbortSignal;
 }
@@ -31,6 +40,8 @@ export class Store {
   readonly #blobs: Blobs;
   readonly #index = new Mutex();
   readonly #gate = new WriteGate();
+  /** The index as it was read last, and the identity of the file then: a large one takes long to parse. */
+  #read: { stamp: string; entries: IndexEntry[] } | null = null;
   /** Manifest digest → what it says: a manifest never changes. */
   readonly #parsed = new Map<Digest, StoredSnapshot>();
 
@@ -40,14 +51,17 @@ export class Store {
     this.#blobs = new Blobs(paths);
   }
 
-  /** Opens the store, making it where there is none, and removes what a crash left half-written. */
-  static async open(dir: string): Promise<Store> {
+  /**
+   * Opens the store, making it where there is none, and removes what a crash left half-written: what pagers write too,
+   * unless one of them lives.
+   */
+  static async open(dir: string, { pagerLives = false }: { pagerLives?: boolean } = {}): Promise<Store> {
     const paths = pathsOf(resolve(dir));
     return guarded(`opening ${paths.root}`, async () => {
       await openLayout(paths);
       const store = new Store(paths);
       await readIndex(paths);
-      await store.#blobs.sweepIngest(0);
+      await store.#blobs.sweepIngest(0, { keepsPagers: pagerLives });
       await refillReserve(paths);
       return store;
     });
@@ -58,8 +72,8 @@ export class Store {
   }
 
   /**
-   * To be held from before the first blob of a snapshot is written until the snapshot is, by whoever writes blobs into
-   * this directory: `gc` waits for it. Returns the release, which is idempotent.
+   * Keeps `gc` waiting while blobs are written. Call it before the first blob of a snapshot is written, and call the returned
+   * function after the snapshot is written. The returned function is idempotent.
    */
   beginWrite(): Promise<() => void> {
     return this.#gate.enter();
@@ -78,7 +92,7 @@ export class Store {
     return guarded(`verifying ${digest}`, () => this.#blobs.verify(digest, signal));
   }
 
-  /** As `verify`, but a file that stays unchanged is read only once in this process. */
+  /** Verifies a blob. This process reads an unchanged file only once. */
   verifyOnce(digest: Digest, signal?: AbortSignal): Promise<void> {
     return guarded(`verifying ${digest}`, () => this.#blobs.verifyOnce(digest, signal));
   }
@@ -98,7 +112,7 @@ export class Store {
       const manifest = await this.#blobs.putBytes(bytes);
       const snapshot = parseConfig(tag, manifest, parseManifest(tag, bytes), encodeConfig(draft.config));
       await this.#index.run(async () => {
-        const entries = await readIndex(this.#paths);
+        const entries = await this.#entries();
         if (entries.some((entry) => entry.tag === tag)) {
           throw new StoreError('snapshot_exists', `There is a snapshot '${tag}' already.`, {
             hint: `Choose another tag, or remove it with 'forkd rmi ${tag}'.`,
@@ -113,7 +127,7 @@ export class Store {
 
   async readSnapshot(tag: string): Promise<StoredSnapshot> {
     return guarded(`reading snapshot '${tag}'`, async () => {
-      const entry = (await readIndex(this.#paths)).find((candidate) => candidate.tag === tag);
+      const entry = (await this.#entries()).find((candidate) => candidate.tag === tag);
       if (entry === undefined) throw unknown(tag);
       return this.#load(entry);
     });
@@ -122,7 +136,7 @@ export class Store {
   async list(): Promise<Listed[]> {
     return guarded('listing snapshots', async () => {
       const listed: Listed[] = [];
-      for (const entry of await readIndex(this.#paths)) {
+      for (const entry of await this.#entries()) {
         try {
           listed.push({ tag: entry.tag, snapshot: await this.#load(entry) });
         } catch (error) {
@@ -137,7 +151,7 @@ export class Store {
   async remove(...tags: readonly string[]): Promise<void> {
     await guarded(`removing ${tags.join(', ')}`, () =>
       this.#index.run(async () => {
-        const entries = await readIndex(this.#paths);
+        const entries = await this.#entries();
         for (const tag of tags) if (!entries.some((entry) => entry.tag === tag)) throw unknown(tag);
         const kept = entries.filter((entry) => !tags.includes(entry.tag));
         await withReserve(this.#paths, () => writeIndex(this.#paths, kept));
@@ -155,15 +169,25 @@ export class Store {
     const sweep = async () => {
       // Read here, not by the caller: what is in use may have changed while the sweep waited for its turn.
       const keep = new Set<string>(options.inUse());
-      for (const entry of await readIndex(this.#paths)) {
+      for (const entry of await this.#entries()) {
         for (const blob of blobsOf(await this.#load(entry))) keep.add(blob.digest);
       }
-      const freed = (await this.#blobs.sweep(keep)) + (await this.#blobs.sweepIngest(limits.ingestAgeMsMax));
+      const blobs = options.keepsAll === true ? 0 : await this.#blobs.sweep(keep);
+      const freed = blobs + (await this.#blobs.sweepIngest(limits.ingestAgeMsMax));
       await refillReserve(this.#paths);
       await options.afterSweep?.(keep);
       return freed;
     };
     return guarded('collecting garbage', () => this.#gate.sweep(() => this.#index.run(sweep), options.signal));
+  }
+
+  async #entries(): Promise<readonly IndexEntry[]> {
+    const stamp = await indexStamp(this.#paths);
+    if (this.#read?.stamp === stamp) return this.#read.entries;
+    const entries = await readIndex(this.#paths);
+    // An index that is written meanwhile has another stamp, and is read again next time.
+    this.#read = { stamp, entries };
+    return entries;
   }
 
   async #load(entry: IndexEntry): Promise<StoredSnapshot> {

@@ -1,13 +1,13 @@
-// Proves that a damaged or foreign store is refused with an error that names what is wrong, that a file torn or flipped
-// at any byte is never read as something else, and that a full file system is an error with its own code.
+/**
+ * Proves that a damaged or foreign store is refused with an error that names what is wrong, that a file torn or flipped at any
+ * byte is never read as something else, and that a full file system is an error with its own code.
+ */
 import { execFile } from 'node:child_process';
-import { chmod, mkdir, readFile, symlink, truncate, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, readFile, rm, symlink, truncate, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-
 import fc from 'fast-check';
 import { expect, onTestFinished, test } from 'vitest';
-
 import { removeTree, Store, StoreError } from '../src/index.ts';
 import { parseConfig, parseManifest } from '../src/manifest.ts';
 import { scratch, writeSnapshot } from './support.ts';
@@ -44,7 +44,7 @@ test('an index that is torn or flipped is refused or reads as a valid one, never
   );
 });
 
-test('a manifest or config that is torn or flipped is refused by digest, named by tag', async () => {
+test('a torn or flipped manifest or config is refused by digest, with its tag', async () => {
   const dir = await scratch();
   const store = await Store.open(dir);
   const snapshot = await writeSnapshot(store, 'mine', ['base']);
@@ -73,7 +73,7 @@ test('a manifest or config that is torn or flipped is refused by digest, named b
   expect((await (await Store.open(dir)).readSnapshot('mine')).tag).toBe('mine');
 });
 
-test('a blob that is flipped or truncated is found by verify, and again after it changed', async () => {
+test('verify finds a flipped or truncated blob, even if it changed after an earlier check', async () => {
   const store = await Store.open(await scratch());
   const blob = await store.putBytes(Buffer.from('layer'));
   await store.verifyOnce(blob.digest);
@@ -128,7 +128,7 @@ test('each wrong field of a manifest or config is named with the tag', async () 
   );
 });
 
-test('a layout of another version, or of somebody else, is not touched', async () => {
+test('a layout of another version or another program is not touched', async () => {
   const dir = await scratch();
   await writeFile(join(dir, 'oci-layout'), '{"imageLayoutVersion":"2.0.0"}');
   await expect(Store.open(dir)).rejects.toMatchObject({ code: 'unsupported_format' });
@@ -137,7 +137,7 @@ test('a layout of another version, or of somebody else, is not touched', async (
   await expect(Store.open(foreign)).rejects.toMatchObject({ code: 'unsupported_format' });
 });
 
-test('a snapshot is refused whose blobs are not there', async () => {
+test('a snapshot with missing blobs is refused', async () => {
   const store = await Store.open(await scratch());
   const { memory, deviceState, rootDisk, config } = await writeSnapshot(store, 'one', ['base']);
   const absent = { digest: `sha256:${'1'.repeat(64)}` as const, size: 1 };
@@ -148,7 +148,7 @@ test('a snapshot is refused whose blobs are not there', async () => {
   expect(await store.list()).toHaveLength(1);
 });
 
-test('a full file system is disk_full, and what was there stays', async (context) => {
+test('a full file system fails with disk_full, and existing snapshots stay', async (context) => {
   if (process.getuid?.() !== 0) return context.skip('mounting a small tmpfs needs root');
   const dir = await scratch();
   await run('mount', ['-t', 'tmpfs', '-o', 'size=2m', 'forkd-store-test', dir]);
@@ -184,4 +184,23 @@ test('a recursive removal outside its root is refused', async () => {
   await removeTree(root, join(root, 'link'));
   await removeTree(root, join(root, 'absent', 'deeper'));
   expect(await readFile(join(outside, 'precious')).catch((error: NodeJS.ErrnoException) => error.code)).toBe('EISDIR');
+});
+
+test('a blob with wrong bytes is replaced when the right ones are written', async () => {
+  const dir = await scratch();
+  const store = await Store.open(join(dir, 'store'));
+  const file = join(dir, 'file');
+  await writeFile(file, 'the right bytes');
+  const blob = await store.putFile(file);
+  const path = store.blobPath(blob.digest);
+  await chmod(path, 0o600);
+  await writeFile(path, 'the wrong bytes');
+  const next = await Store.open(join(dir, 'store'));
+  expect(await next.putFile(file)).toEqual(blob);
+  expect(await readFile(path, 'utf8')).toBe('the right bytes');
+  await next.verify(blob.digest);
+  await rm(path);
+  await writeFile(path, 'the wrong bytes');
+  expect(await next.putBytes(Buffer.from('the right bytes'))).toEqual(blob);
+  expect(await readFile(path, 'utf8')).toBe('the right bytes');
 });

@@ -1,14 +1,13 @@
-// Proves that garbage collection never removes a blob that a snapshot or a digest in use refers to, removes all others,
-// waits for writers, and refuses when it cannot know. Random histories; fast-check prints the seed of a failure.
+/**
+ * Proves that garbage collection never removes a blob that a snapshot or a digest in use refers to, removes all others, waits
+ * for writers, and refuses when it cannot know. Random histories; fast-check prints the seed of a failure.
+ */
 import { readdir, rm, utimes, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-
+import { type Digest, Store } from '../src/index.ts';
 import { blobsOf } from '../src/snapshot.ts';
-import type { Digest } from '../src/index.ts';
-import { Store } from '../src/index.ts';
 import { scratch, writeSnapshot } from './support.ts';
 
 const nothing = () => new Set<Digest>();
@@ -28,7 +27,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
   fc.constant({ kind: 'gc' as const }),
 );
 
-test('after any history, exactly what is referred to remains', async () => {
+test('collection leaves exactly the referenced blobs after any history', async () => {
   const dir = await scratch();
   await fc.assert(
     fc.asyncProperty(fc.array(step, { maxLength: 25 }), fc.nat(), async (steps, unique) => {
@@ -57,7 +56,7 @@ test('after any history, exactly what is referred to remains', async () => {
   );
 });
 
-test('it waits for a writer, and counts what it freed', async () => {
+test('collection waits for a writer, and counts what it freed', async () => {
   const store = await Store.open(await scratch());
   const endWrite = await store.beginWrite();
   await store.putBytes(Buffer.alloc(5000));
@@ -77,7 +76,7 @@ test('it waits for a writer, and counts what it freed', async () => {
   for (const blob of blobsOf(snapshot)) await store.verify(blob.digest);
 });
 
-test('a wait can be aborted', async () => {
+test('collection that waits can be aborted', async () => {
   const store = await Store.open(await scratch());
   const endWrite = await store.beginWrite();
   const signal = AbortSignal.timeout(20);
@@ -86,7 +85,7 @@ test('a wait can be aborted', async () => {
   expect(await store.gc({ inUse: nothing })).toBe(0);
 });
 
-test('it refuses while a manifest cannot be read', async () => {
+test('collection is refused while a manifest cannot be read', async () => {
   const dir = await scratch();
   const store = await Store.open(dir);
   const { manifest } = await writeSnapshot(store, 'broken', ['precious']);
@@ -100,7 +99,7 @@ test('it refuses while a manifest cannot be read', async () => {
   expect(await present(reopened)).toEqual([]);
 });
 
-test('leftovers of dead writers go: all at the start, old ones later', async () => {
+test('collection removes leftovers of dead writers, all at the start and old ones later', async () => {
   const dir = await scratch();
   const store = await Store.open(dir);
   const ingest = join(dir, 'ingest');

@@ -1,15 +1,15 @@
-// Proves that what is written to the store is what is read, by this process and by the next one, that tools for OCI
-// layouts can read it, and that concurrent writers lose nothing. Random snapshots; fast-check prints the seed of a failure.
+/**
+ * Proves that what is written to the store is what is read, by this process and by the next one, that tools for OCI layouts
+ * can read it, and that concurrent writers lose nothing. Random snapshots; fast-check prints the seed of a failure.
+ */
 import { execFile } from 'node:child_process';
 import { readFile, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-
 import fc from 'fast-check';
-import { expect, test } from 'vitest';
-
-import { blobsOf } from '../src/snapshot.ts';
+import { expect, onTestFinished, test, vi } from 'vitest';
 import { ancestorsOf, dependentsOf, descendantsOf, Store } from '../src/index.ts';
+import { blobsOf } from '../src/snapshot.ts';
 import { draftOf, scratch, writeSnapshot } from './support.ts';
 
 const run = promisify(execFile);
@@ -17,15 +17,26 @@ const tagArbitrary = fc.stringMatching(/^[A-Za-z0-9_-]{1,64}$/);
 
 const configArbitrary = fc.record({
   created_at_unix: fc.nat(),
-  machine: fc.record({
-    engine: fc.constant('qemu'),
-    engine_version: fc.string({ maxLength: 20 }),
-    machine: fc.string({ maxLength: 80 }),
-    accelerator: fc.constantFrom('kvm', 'tcg'),
-    cpu_model: fc.string({ maxLength: 40 }),
-    mem_mib: fc.integer({ min: 1, max: 1 << 20 }),
-    vcpus: fc.integer({ min: 1, max: 64 }),
-  }),
+  machine: fc.record(
+    {
+      engine: fc.constant('qemu'),
+      engine_version: fc.string({ maxLength: 20 }),
+      machine: fc.string({ maxLength: 80 }),
+      accelerator: fc.constantFrom('kvm', 'tcg'),
+      cpu_model: fc.string({ maxLength: 40 }),
+      mem_mib: fc.integer({ min: 1, max: 1 << 20 }),
+      vcpus: fc.integer({ min: 1, max: 64 }),
+      processor: fc.record({
+        vendor: fc.string({ maxLength: 12 }),
+        family: fc.nat(0xff),
+        model: fc.nat(0xff),
+        stepping: fc.nat(0xf),
+        flags: fc.string({ maxLength: 200 }),
+        flags_digest: fc.constant(`sha256:${'0'.repeat(64)}`),
+      }),
+    },
+    { requiredKeys: ['engine', 'engine_version', 'machine', 'accelerator', 'cpu_model', 'mem_mib', 'vcpus'] },
+  ),
   image: fc.record({
     env: fc.dictionary(fc.string({ unit: 'grapheme' }), fc.string({ unit: 'binary' }), {
       maxKeys: 5,
@@ -45,7 +56,7 @@ const configArbitrary = fc.record({
   }),
 });
 
-test('a snapshot is read as it was written, also by another process', async () => {
+test('a snapshot is read as it was written, even by another process', async () => {
   const dir = await scratch();
   const store = await Store.open(dir);
   const written = new Set<string>();
@@ -70,7 +81,7 @@ test('a snapshot is read as it was written, also by another process', async () =
   expect((await store.list()).map(({ tag }) => tag).toSorted()).toEqual([...written].toSorted());
 });
 
-test('concurrent writers of one tag and of many: one wins, none is lost', async () => {
+test('concurrent writers of one tag leave one winner, and those of many tags lose none', async () => {
   const dir = await scratch();
   const store = await Store.open(dir);
   const tags = Array.from({ length: 24 }, (_, index) => `tag-${index}`);
@@ -86,7 +97,7 @@ test('concurrent writers of one tag and of many: one wins, none is lost', async 
   expect(listed.every((entry) => 'snapshot' in entry)).toBe(true);
 });
 
-test('a file is taken in by copy and by link, once, read-only', async () => {
+test('a file is stored once by copy or link, read-only', async () => {
   const dir = await scratch();
   const store = await Store.open(join(dir, 'store'));
   const file = join(dir, 'root.erofs');
@@ -107,18 +118,21 @@ test('a file is taken in by copy and by link, once, read-only', async () => {
 
 test('the chain is followed by digest, not by tag', async () => {
   const store = await Store.open(await scratch());
-  const child = async (tag: string, parent: string) => {
+  const child = async (tag: string, parent: string, keeps = true) => {
     const { manifest } = await store.readSnapshot(parent);
-    return writeSnapshot(store, tag, ['base', tag], { parent_tag: parent, parent_digest: manifest.digest });
+    const origin = { parent_tag: parent, parent_digest: manifest.digest, keeps_parent: keeps };
+    return writeSnapshot(store, tag, ['base', tag], origin);
   };
   await writeSnapshot(store, 'root', ['base']);
   await child('a', 'root');
   await child('b', 'a');
   await child('c', 'a');
+  await child('loose', 'a', false);
   const all = async () => (await store.list()).flatMap((entry) => ('snapshot' in entry ? [entry.snapshot] : []));
   expect(ancestorsOf('b', await all())).toEqual(['root', 'a']);
   expect(dependentsOf('a', await all())).toEqual(['b', 'c']);
   expect(descendantsOf('root', await all())).toEqual(['b', 'c', 'a']);
+  expect(ancestorsOf('loose', await all())).toEqual(['root', 'a']);
 
   await store.remove('a');
   await writeSnapshot(store, 'a', ['unrelated']);
@@ -139,4 +153,17 @@ test('skopeo reads the layout', async (context) => {
     throw error;
   }
   expect(raw).toBe(await readFile(store.blobPath(snapshot.manifest.digest), 'utf8'));
+});
+
+test('a store of many snapshots is parsed only after a change', async () => {
+  const store = await Store.open(await scratch());
+  for (let at = 0; at < 20; at += 1) await writeSnapshot(store, `snapshot-${at}`, ['base']);
+  const parse = vi.spyOn(JSON, 'parse');
+  onTestFinished(() => parse.mockRestore());
+  await store.list();
+  const before = parse.mock.calls.length;
+  for (let at = 0; at < 5; at += 1) expect((await store.list()).length).toBe(20);
+  expect(parse.mock.calls.length).toBe(before);
+  await store.remove('snapshot-7');
+  expect((await store.list()).map(({ tag }) => tag)).not.toContain('snapshot-7');
 });

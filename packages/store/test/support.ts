@@ -1,11 +1,8 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-
 import { onTestFinished } from 'vitest';
-
-import type { Blob, SnapshotConfig, SnapshotDraft } from '../src/index.ts';
-import { Store } from '../src/index.ts';
+import type { Blob, SnapshotConfig, SnapshotDraft, Store } from '../src/index.ts';
 
 /** A directory that is gone when the test is over. */
 export async function scratch(): Promise<string> {
@@ -31,8 +28,11 @@ export function configOf(tag: string, more: Partial<SnapshotConfig> = {}): Snaps
     image: { env: { PATH: '/bin' }, workdir: '/', user: 'root', entrypoint: [], cmd: [] },
     source: 'recipe python',
     python: true,
+    refresh: null,
+    safety: 'standard',
     parent_tag: null,
     parent_digest: null,
+    keeps_parent: false,
     branched_from: null,
     stats: {},
     ...more,

@@ -1,83 +1,151 @@
 import { Type, type Static } from 'typebox';
 import { limits } from '../limits.ts';
-import { Count, ErrorEvent, Nullable, Omittable } from './common.ts';
+import { Argument, Count, ErrorEvent, field, Nullable, Omittable } from './common.ts';
 import { commandFields } from './sandboxes.ts';
 
-/** `POST /v1/sandboxes/:id/commands`. Without a timeout the command runs until it ends or the sandbox does. */
-export const StartCommandRequest = Type.Object({
-  ...commandFields,
-  /** The command gets a pipe that `POST …/stdin` feeds; otherwise it reads end-of-file at once. */
-  stdin: Type.Optional(Type.Boolean({ default: false })),
-  timeout_secs: Omittable(Type.Number({ exclusiveMinimum: 0, maximum: limits.execTimeoutSecsMax })),
-  /** Reply with the stream of events, as the header `Accept: application/x-ndjson` asks for too. */
-  follow: Type.Optional(Type.Boolean({ default: false })),
-});
+export const StartCommandRequest = Type.Object(
+  {
+    ...commandFields,
+    args: field(
+      Type.Array(Argument, { maxItems: limits.commandArgsMax }),
+      "The program and its arguments. No shell is involved. Empty: the image's ENTRYPOINT and CMD.",
+    ),
+    stdin: field(
+      Type.Optional(Type.Boolean({ default: false })),
+      'True: standard input is a pipe that `POST …/stdin` writes to. False: the command reads end-of-file at once.',
+    ),
+    timeout_secs: field(
+      Omittable(Type.Number({ exclusiveMinimum: 0, maximum: limits.execTimeoutSecsMax })),
+      'Kill the command after this many seconds. Default: no timeout.',
+    ),
+    follow: field(
+      Type.Optional(Type.Boolean({ default: false })),
+      'True: reply with the stream of events. The header `Accept: application/x-ndjson` does the same.',
+    ),
+    on_disconnect: field(
+      Type.Optional(Type.Union([Type.Literal('continue'), Type.Literal('kill')], { default: 'continue' })),
+      'With `follow`: what happens to the command if the stream ends before it. `kill` also deletes its output.',
+    ),
+  },
+  {
+    description: 'A command to start, which keeps running after the reply.',
+    examples: [{ args: ['python3', '-m', 'http.server'], cwd: '/srv' }],
+  },
+);
 export type StartCommandRequest = Static<typeof StartCommandRequest>;
 
-/** Output offsets count the bytes of stdout and stderr together, in the order in which the agent read them. */
-export const CommandInfo = Type.Object({
-  id: Type.String(),
-  pid: Type.Integer(),
-  args: Type.Array(Type.String()),
-  running: Type.Boolean(),
-  /** null while it runs; 128 + the signal where one ended it, as shells count. */
-  exit_code: Nullable(Type.Integer()),
-  /** The signal's name without SIG. */
-  signal: Nullable(Type.String()),
-  timed_out: Type.Boolean(),
-  /** The ring holds the bytes from `output_start` up to, not including, `output_end`. */
-  output_start: Count,
-  output_end: Count,
-  started_unix_ms: Count,
-});
+const commandId = field(Type.String(), 'Id of the command within its sandbox.');
+const pid = field(Type.Integer(), 'Process id in the guest.');
+const exitCode = field(
+  Nullable(Type.Integer()),
+  'Exit code. 128 plus the number of the signal that ended the command, as shells report it. Null while it runs.',
+);
+const signalName = field(
+  Nullable(Type.String()),
+  'Name of the signal that ended the command, without `SIG`. Null if it exited by itself.',
+);
+const timedOut = field(Type.Boolean(), 'True if the command was killed because its time was over.');
+
+export const CommandInfo = Type.Object(
+  {
+    id: commandId,
+    pid,
+    args: field(Type.Array(Type.String()), 'The program and its arguments.'),
+    running: field(Type.Boolean(), 'True until the command has ended.'),
+    exit_code: exitCode,
+    signal: signalName,
+    timed_out: timedOut,
+    output_start: field(
+      Count,
+      'Offset of the oldest byte of output that is still kept. Offsets count stdout and stderr together, in the order in ' +
+        'which the agent read them.',
+    ),
+    output_end: field(Count, 'Offset after the newest byte of output.'),
+    started_unix_ms: field(Count, 'Start time, in milliseconds since 1970.'),
+  },
+  {
+    description: 'A command of a sandbox.',
+    examples: [
+      {
+        id: 'c-5d0e7a91b24c38f6',
+        pid: 214,
+        args: ['python3', '-m', 'http.server'],
+        running: true,
+        exit_code: null,
+        signal: null,
+        timed_out: false,
+        output_start: 0,
+        output_end: 52,
+        started_unix_ms: 1_767_225_600_000,
+      },
+    ],
+  },
+);
 export type CommandInfo = Static<typeof CommandInfo>;
 
 export const CommandList = Type.Array(CommandInfo);
 
 export const CommandOutputQuery = Type.Object({
-  offset: Type.Optional(Type.Integer({ default: 0, minimum: 0 })),
-  follow: Type.Optional(Type.Boolean({ default: false })),
+  offset: field(Type.Optional(Type.Integer({ default: 0, minimum: 0 })), 'Offset of the first byte to return.'),
+  follow: field(
+    Type.Optional(Type.Boolean({ default: false })),
+    'True: keep the stream open until the command ends. False: end the stream after the output so far.',
+  ),
 });
 export type CommandOutputQuery = Static<typeof CommandOutputQuery>;
 
 export const CommandStdinQuery = Type.Object({
-  close: Type.Optional(Type.Boolean({ default: false })),
+  close: field(Type.Optional(Type.Boolean({ default: false })), 'True: close standard input after these bytes.'),
 });
 export type CommandStdinQuery = Static<typeof CommandStdinQuery>;
 
-/** A number, or a name with or without `SIG`. */
-export const SignalRequest = Type.Object({
-  signal: Type.Union([Type.Integer({ minimum: 1, maximum: 64 }), Type.String({ minLength: 1, maxLength: 16 })]),
-});
+export const SignalRequest = Type.Object(
+  {
+    signal: field(
+      Type.Union([Type.Integer({ minimum: 1, maximum: 64 }), Type.String({ minLength: 1, maxLength: 16 })]),
+      'The signal, by its number or by its name with or without `SIG`.',
+    ),
+  },
+  { description: 'A signal to send to a command.', examples: [{ signal: 'TERM' }] },
+);
 export type SignalRequest = Static<typeof SignalRequest>;
 
-export const CommandStartedEvent = Type.Object({
-  type: Type.Literal('started'),
-  id: Type.String(),
-  pid: Type.Integer(),
+export const CommandStartedEvent = Type.Object(
+  { type: field(Type.Literal('started'), 'The command has started.'), id: commandId, pid },
+  { examples: [{ type: 'started', id: 'c-5d0e7a91b24c38f6', pid: 214 }] },
+);
+export const CommandOutputEvent = Type.Object(
+  {
+    type: field(Type.Union([Type.Literal('stdout'), Type.Literal('stderr')]), 'The stream that the command wrote to.'),
+    offset: field(Count, 'Offset of the first byte of `data`.'),
+    data: field(Type.String(), 'The bytes, in base64.'),
+  },
+  { examples: [{ type: 'stdout', offset: 0, data: 'aGVsbG8K' }] },
+);
+export const CommandGapEvent = Type.Object({
+  type: field(
+    Type.Literal('gap'),
+    'Output was dropped before it could be read: the reader was too slow or started too late.',
+  ),
+  from: field(Count, 'Offset of the first byte that was dropped.'),
+  to: field(Count, 'Offset after the last byte that was dropped.'),
 });
-export const CommandOutputEvent = Type.Object({
-  type: Type.Union([Type.Literal('stdout'), Type.Literal('stderr')]),
-  /** Of the first byte of `data`. */
-  offset: Count,
-  /** Base64: output is bytes. */
-  data: Type.String(),
-});
-/** Bytes that the ring no longer holds: the reader was slower than the command, or came late. */
-export const CommandGapEvent = Type.Object({ type: Type.Literal('gap'), from: Count, to: Count });
-export const CommandExitEvent = Type.Object({
-  type: Type.Literal('exit'),
-  exit_code: Nullable(Type.Integer()),
-  signal: Nullable(Type.String()),
-  timed_out: Type.Boolean(),
-});
+export const CommandExitEvent = Type.Object(
+  {
+    type: field(Type.Literal('exit'), 'The command has ended.'),
+    exit_code: exitCode,
+    signal: signalName,
+    timed_out: timedOut,
+  },
+  { examples: [{ type: 'exit', exit_code: 0, signal: null, timed_out: false }] },
+);
 
-/** One line of a followed command. `exit` or `error` is the last; a stream without either was cut, and can be taken up at its offset. */
-export const CommandEvent = Type.Union([
-  CommandStartedEvent,
-  CommandOutputEvent,
-  CommandGapEvent,
-  CommandExitEvent,
-  ErrorEvent,
-]);
+export const CommandEvent = Type.Union(
+  [CommandStartedEvent, CommandOutputEvent, CommandGapEvent, CommandExitEvent, ErrorEvent],
+  {
+    description:
+      'One line of the output of a command. The last line is `exit` or `error`. A stream that ends without either was cut ' +
+      'off; read on from the next offset.',
+  },
+);
 export type CommandEvent = Static<typeof CommandEvent>;

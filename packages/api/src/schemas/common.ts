@@ -1,63 +1,98 @@
 import { Type, type Static, type TSchema, type TString } from 'typebox';
 import { LABEL_KEY_PATTERN, TAG_PATTERN, limits } from '../limits.ts';
 
-/** A field that is always there and may be null: forkd's clients read it without asking whether it exists. */
+/** The schema with a description for the API reference, and example values where callers have to supply one. */
+export const field = <Schema extends TSchema>(schema: Schema, description: string, ...examples: unknown[]) =>
+  Type.With(schema, { description, ...(examples.length > 0 && { examples }) });
+
+/** A field that is always present and may be null. Clients read such a field without checking that it exists. */
 export const Nullable = <Schema extends TSchema>(schema: Schema) => Type.Union([schema, Type.Null()]);
 
-/** A field of a request that forkd's clients leave out or send as null, with one meaning. */
+/** A field of a request that a client may omit or send as null. Both mean the same. */
 export const Omittable = <Schema extends TSchema>(schema: Schema) => Type.Optional(Type.Union([schema, Type.Null()]));
 
 export const Count = Type.Integer({ minimum: 0 });
-/** A duration or another measure that may be fractional. */
+/** A duration or another quantity that may be fractional. */
 export const Measure = Type.Number({ minimum: 0 });
 export const Tag = Type.String({ pattern: TAG_PATTERN });
-/** No path and no argument of a program can have a zero byte in it. */
+/** Paths and program arguments cannot contain a zero byte. */
 const noZero = '^[^\\u0000]*$';
 export const GuestPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: noZero });
-/** On the controller's host. */
+/** A path on the controller's host. */
 export const HostPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: noZero });
 export const Argument = Type.String({ maxLength: limits.commandArgBytesMax, pattern: noZero });
 
-/** Keys that do not match a record's own pattern would be passed over as fields that nobody knows are. */
+/** The pattern is checked through `propertyNames`: a record would ignore keys that do not match its own pattern. */
 export const textsByKey = (keyPattern: string, value: TString, maxProperties: number) =>
   Type.Record(Type.String(), value, { propertyNames: { pattern: keyPattern }, maxProperties });
 
-/** What callers note on a sandbox to find it again by: at most 64 of them. */
-export const Labels = textsByKey(LABEL_KEY_PATTERN, Type.String({ maxLength: limits.labelBytesMax }), limits.labelsMax);
+export const Labels = Type.With(
+  textsByKey(LABEL_KEY_PATTERN, Type.String({ maxLength: limits.labelCharsMax }), limits.labelsMax),
+  { description: 'Keys and values that a caller attaches to a sandbox to find it by.', examples: [{ team: 'search' }] },
+);
 export type Labels = Static<typeof Labels>;
 
-export const TagParams = Type.Object({ tag: Type.String() });
+export const TagParams = Type.Object({ tag: field(Type.String(), 'Tag of the snapshot.', 'python') });
 export type TagParams = Static<typeof TagParams>;
-export const SandboxParams = Type.Object({ id: Type.String() });
+
+const sandboxId = field(Type.String(), 'Id or name of the sandbox.', 'sb-3f9a1c0b7e');
+export const SandboxParams = Type.Object({ id: sandboxId });
 export type SandboxParams = Static<typeof SandboxParams>;
-export const CommandParams = Type.Object({ id: Type.String(), cid: Type.String() });
+export const CommandParams = Type.Object({
+  id: sandboxId,
+  cid: field(Type.String(), 'Id of the command.', 'c-5d0e7a91b24c38f6'),
+});
 export type CommandParams = Static<typeof CommandParams>;
 
-/** The body of every error, the framework's own included. Some codes add fields of their own (`dependents`, `stdout`). */
-export const ErrorBody = Type.Object(
-  {
-    error: Type.String(),
-    code: Type.String(),
-    hint: Type.Optional(Type.String()),
-    /** The request's id in the logs of the controller; also in the header `x-request-id`. */
-    request_id: Type.Optional(Type.String()),
-  },
-  { additionalProperties: true },
-);
+/** Fields that every error has, in a reply and in a stream. */
+const errorFields = {
+  error: field(Type.String(), 'What went wrong, in one sentence that names the values of the request.'),
+  code: field(Type.String(), 'Stable error code. Its meaning never changes.'),
+  hint: field(Type.Optional(Type.String()), 'What to do about the error.'),
+  request_id: field(
+    Type.Optional(Type.String()),
+    "Id of the request in the controller's log. The header `x-request-id` carries the same id.",
+  ),
+};
+
+export const ErrorBody = Type.Object(errorFields, {
+  additionalProperties: true,
+  description: 'The body of every error. Some codes add fields of their own, such as `dependents` or `stdout`.',
+  examples: [
+    {
+      error: "Snapshot 'pyhton' does not exist.",
+      code: 'not_found_snapshot',
+      hint: '`forkd images` lists the snapshots.',
+      request_id: '1b7e0a52-6f0d-4c3e-9f5b-0e7a91b24c38',
+    },
+  ],
+});
 export type ErrorBody = Static<typeof ErrorBody>;
 
-export const Health = Type.Object({ ok: Type.Literal(true) });
+export const Health = Type.Object(
+  { ok: field(Type.Literal(true), 'Always true: a controller that is not up does not answer.') },
+  { description: 'The controller is up.', examples: [{ ok: true }] },
+);
 export type Health = Static<typeof Health>;
 
-export const VersionInfo = Type.Object({ version: Type.String(), api: Type.Literal('v1') });
+export const VersionInfo = Type.Object(
+  {
+    version: field(Type.String(), 'Version of the controller.'),
+    api: field(Type.Literal('v1'), 'Version of the API.'),
+  },
+  { description: 'The versions of the controller and of its API.', examples: [{ version: '0.1.0', api: 'v1' }] },
+);
 export type VersionInfo = Static<typeof VersionInfo>;
 
-/** The last event of a streamed reply that went wrong after its status line was sent. */
-export const ErrorEvent = Type.Object({
-  type: Type.Literal('error'),
-  error: Type.String(),
-  code: Type.String(),
-  hint: Type.Optional(Type.String()),
-  request_id: Type.Optional(Type.String()),
-});
+export const ErrorEvent = Type.Object(
+  { type: field(Type.Literal('error'), 'The request has failed.'), ...errorFields },
+  { description: 'The last event of a streamed reply whose request failed after the status line was sent.' },
+);
 export type ErrorEvent = Static<typeof ErrorEvent>;
+
+/**
+ * `strict`: the programs of a sandbox are frozen while it is branched, and continue in a child only after the child has its
+ * own identity and clock.
+ */
+export const Safety = Type.Union([Type.Literal('standard'), Type.Literal('strict')]);
+export type Safety = Static<typeof Safety>;

@@ -1,5 +1,5 @@
 import { Type, type Static } from 'typebox';
-import { Count } from './common.ts';
+import { Count, field } from './common.ts';
 
 export const eventTypes = [
   'sandbox.created',
@@ -17,31 +17,49 @@ export const eventTypes = [
   'workspace.resumed',
   'workspace.stale',
   'workspace.removed',
-  /** Events between the one that the reader had last and the next are lost: read the lists anew. */
+  /** Events between the last one that the reader received and the next one are lost. The reader must read the lists again. */
   'events.gap',
 ] as const;
 
 export const EventType = Type.Enum([...eventTypes]);
 export type EventType = (typeof eventTypes)[number];
 
-/** What happened to a sandbox, a snapshot or a workspace. */
-export const ControllerEvent = Type.Object({
-  /** Unique; later events of one controller have a greater number behind the dash. */
-  id: Type.String(),
-  type: EventType,
-  time_unix_ms: Count,
-  sandbox: Type.Optional(Type.String()),
-  snapshot: Type.Optional(Type.String()),
-  workspace: Type.Optional(Type.String()),
-  /** Why, in a sentence, where it was not asked for. */
-  reason: Type.Optional(Type.String()),
-});
+export const ControllerEvent = Type.Object(
+  {
+    id: field(
+      Type.String(),
+      'Unique id of the event. The number after the dash grows with each event of one controller process.',
+    ),
+    type: field(
+      EventType,
+      'What happened. `events.gap` means that earlier events are lost, so the lists have to be read again.',
+    ),
+    time_unix_ms: field(Count, 'Time of the event, in milliseconds since 1970.'),
+    sandbox: field(Type.Optional(Type.String()), 'Id of the sandbox.'),
+    snapshot: field(Type.Optional(Type.String()), 'Tag of the snapshot.'),
+    workspace: field(Type.Optional(Type.String()), 'Name of the workspace.'),
+    reason: field(Type.Optional(Type.String()), 'Why it happened, in a sentence, if no caller asked for it.'),
+  },
+  {
+    description: 'Something that happened to a sandbox, a snapshot or a workspace.',
+    examples: [
+      {
+        id: '5c1f09d2-17',
+        type: 'sandbox.ended',
+        time_unix_ms: 1_767_225_600_000,
+        sandbox: 'sb-3f9a1c0b7e',
+        reason: 'The time to live is over.',
+      },
+    ],
+  },
+);
 export type ControllerEvent = Static<typeof ControllerEvent>;
 
-/** `GET /v1/events`: server-sent events. The header `Last-Event-ID`, or `after`, takes up where a reader was cut off. */
 export const EventsQuery = Type.Object({
-  after: Type.Optional(Type.String({ maxLength: 64 })),
-  /** Only of this sandbox, by its id. */
-  sandbox: Type.Optional(Type.String()),
+  after: field(
+    Type.Optional(Type.String({ maxLength: 64 })),
+    'Id of the last event that was received; the stream continues after it. Default: only new events.',
+  ),
+  sandbox: field(Type.Optional(Type.String()), 'Only events of the sandbox with this id.'),
 });
 export type EventsQuery = Static<typeof EventsQuery>;

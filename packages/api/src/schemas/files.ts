@@ -1,34 +1,101 @@
 import { Type, type Static } from 'typebox';
-import { Count, GuestPath } from './common.ts';
+import { Count, field, GuestPath, Nullable } from './common.ts';
+
+const Mode = Type.String({ pattern: '^[0-7]{3,4}$' });
+
+const path = field(
+  GuestPath,
+  "Path in the guest. A relative path starts at the image's working directory.",
+  '/tmp/hello.txt',
+);
 
 export const FileQuery = Type.Object({
-  /** A relative one is taken from the image's working directory. */
-  path: GuestPath,
-  /** For PUT: permission bits in octal, such as `0755`; 0644 when left out. Folders that are missing are made. */
-  mode: Type.Optional(Type.String({ pattern: '^[0-7]{3,4}$' })),
+  path,
+  mode: field(
+    Type.Optional(Mode),
+    'For PUT: permission bits of a new file, in octal. Default: `0644`. A file that is replaced keeps its own.',
+  ),
 });
 export type FileQuery = Static<typeof FileQuery>;
 
 export const DeleteFileQuery = Type.Object({
-  path: GuestPath,
-  /** A directory with all that is in it. */
-  recursive: Type.Optional(Type.Boolean({ default: false })),
+  path,
+  recursive: field(
+    Type.Optional(Type.Boolean({ default: false })),
+    'True: remove a directory together with everything in it.',
+  ),
 });
 export type DeleteFileQuery = Static<typeof DeleteFileQuery>;
 
-export const DirQuery = Type.Object({ path: GuestPath });
+const directory = field(
+  GuestPath,
+  "Path of the directory. A relative path starts at the image's working directory.",
+  '/tmp',
+);
+
+export const DirQuery = Type.Object({ path: directory });
 export type DirQuery = Static<typeof DirQuery>;
 
-export const DirEntry = Type.Object({
-  name: Type.String(),
-  /** Of the entry itself: a link is a link, whatever it points to. */
-  type: Type.Union([Type.Literal('file'), Type.Literal('dir'), Type.Literal('symlink'), Type.Literal('other')]),
-  /** In bytes. */
-  size: Count,
-  /** Permission bits in octal, four digits. */
-  mode: Type.String(),
-  mtime_unix: Type.Integer(),
-});
+export const DirEntry = Type.Object(
+  {
+    name: field(
+      Type.String(),
+      'Name of the entry, without its directory. A name that is not UTF-8 has U+DC00 plus the byte for each byte that is not, ' +
+        "as in Python's surrogateescape. In a query such a byte is percent-encoded.",
+    ),
+    type: field(
+      Type.Union([Type.Literal('file'), Type.Literal('dir'), Type.Literal('symlink'), Type.Literal('other')]),
+      'Type of the entry. Symbolic links are not followed.',
+    ),
+    size: field(Count, 'Size in bytes.'),
+    mode: field(Type.String(), 'Permission bits, as four octal digits.'),
+    mtime_unix: field(Type.Integer(), 'Time of the last change, in seconds since 1970.'),
+  },
+  {
+    description: 'An entry of a directory.',
+    examples: [{ name: 'hello.txt', type: 'file', size: 6, mode: '0644', mtime_unix: 1_767_225_600 }],
+  },
+);
 export type DirEntry = Static<typeof DirEntry>;
 
 export const DirList = Type.Array(DirEntry);
+
+export const StatQuery = Type.Object({
+  path,
+  follow: field(
+    Type.Optional(Type.Boolean({ default: false })),
+    'True: describe what is behind symbolic links, instead of the link itself.',
+  ),
+});
+export type StatQuery = Static<typeof StatQuery>;
+
+const { name: _name, ...entryFacts } = DirEntry.properties;
+
+export const FileStat = Type.Object(
+  {
+    ...entryFacts,
+    uid: field(Count, 'User id of the owner.'),
+    gid: field(Count, 'Group id of the owner.'),
+    target: field(
+      Nullable(Type.String()),
+      'Where a symbolic link leads, as the link says it. Null for everything else.',
+    ),
+  },
+  {
+    description: 'What is at a path.',
+    examples: [{ type: 'file', size: 6, mode: '0644', mtime_unix: 1_767_225_600, uid: 0, gid: 0, target: null }],
+  },
+);
+export type FileStat = Static<typeof FileStat>;
+
+export const MakeDirQuery = Type.Object({
+  path: directory,
+  mode: field(Type.Optional(Mode), 'Permission bits of a new directory, in octal. Default: `0755`.'),
+});
+export type MakeDirQuery = Static<typeof MakeDirQuery>;
+
+export const RenameFileRequest = Type.Object(
+  { from: path, to: field(GuestPath, 'New path. A file that is there is replaced.', '/tmp/new.txt') },
+  { description: 'A file or directory to rename.', examples: [{ from: '/tmp/hello.txt', to: '/tmp/new.txt' }] },
+);
+export type RenameFileRequest = Static<typeof RenameFileRequest>;

@@ -1,192 +1,398 @@
 import { Type, type Static } from 'typebox';
 import { limits } from '../limits.ts';
-import { Argument, Count, ErrorEvent, HostPath, Measure, Omittable, Tag } from './common.ts';
+import { Argument, Count, ErrorEvent, field, HostPath, Measure, Omittable, Safety, Tag } from './common.ts';
 
 export const SnapshotStatus = Type.Union([Type.Literal('writing'), Type.Literal('ready'), Type.Literal('failed')]);
 export type SnapshotStatus = Static<typeof SnapshotStatus>;
 
-/** A snapshot as every route returns it. What is optional is absent when empty, never null. */
-export const SnapshotInfo = Type.Object({
-  tag: Type.String(),
-  dir: Type.String(),
-  created_at_unix: Count,
-  status: SnapshotStatus,
-  bootable: Type.Boolean(),
+export const RandomNumbers = Type.Union([Type.Literal('from_start'), Type.Literal('after_identity')]);
 
-  branched_from: Type.Optional(Type.String()),
-  /** The snapshot that its source was started from. */
-  parent_tag: Type.Optional(Type.String()),
-  pause_ms: Type.Optional(Measure),
-  diff_ms: Type.Optional(Measure),
-  diff_physical_bytes: Type.Optional(Count),
-  diff_logical_bytes: Type.Optional(Count),
-  warning: Type.Optional(Type.String()),
+const randomNumbers = field(
+  Type.Optional(RandomNumbers),
+  'When a child starts to draw random numbers that no sibling draws: from its first instruction, or only after it has its ' +
+    'own identity. In the second case `warning` says why.',
+);
+const parentTag = field(Type.Optional(Type.String()), 'Snapshot that its source was started from.');
+const warning = field(Type.Optional(Type.String()), 'A restriction of this snapshot, in a sentence.');
 
-  /** Why `status` is failed. */
-  error: Type.Optional(Type.String()),
-  /** On disk and synced; a snapshot that is only ready lives in the pager's memory. */
-  durable: Type.Optional(Type.Boolean()),
-  /** The image source that a template was built from. */
-  source: Type.Optional(Type.String()),
-  mem_mib: Type.Optional(Count),
-  accelerator: Type.Optional(Type.String()),
+const dirText =
+  'Directory of the store on the host. It has no `memory.bin` and no `vmstate`: a snapshot is a manifest and layers that ' +
+  'snapshots share. An export writes such files.';
 
-  /** vCPUs stopped until vCPUs running again; `device_state_us` is the part that saved the devices. */
-  pause_us: Type.Optional(Measure),
-  device_state_us: Type.Optional(Measure),
-  arm_us: Type.Optional(Measure),
-  touched_pages: Type.Optional(Count),
-  captured_pages: Type.Optional(Count),
-  captured_bytes: Type.Optional(Count),
-  capture_ms: Type.Optional(Measure),
-  faults: Type.Optional(Count),
-  /** Of the writes that met the protection after the pause: seen until released. */
-  fault_wait_us_p50: Type.Optional(Measure),
-  fault_wait_us_p99: Type.Optional(Measure),
-  fault_wait_us_max: Type.Optional(Measure),
-  /** Request received until ready, and until durable. */
-  ready_ms: Type.Optional(Measure),
-  durable_ms: Type.Optional(Measure),
-});
+const snapshotExample = {
+  tag: 'after-import',
+  dir: '/var/lib/forkd/store',
+  created_at_unix: 1_767_225_600,
+  status: 'ready',
+  bootable: true,
+  branched_from: 'sb-3f9a1c0b7e',
+  parent_tag: 'python',
+  random_numbers: 'from_start',
+  durable: true,
+  mem_mib: 512,
+  accelerator: 'kvm',
+  pause_us: 1780,
+  pause_ms: 2,
+  device_state_us: 930,
+  captured_pages: 1204,
+  captured_bytes: 4_931_584,
+  ready_ms: 21.5,
+  durable_ms: 38.1,
+};
+
+export const SnapshotInfo = Type.Object(
+  {
+    tag: field(Type.String(), 'Tag of the snapshot.'),
+    dir: field(Type.String(), dirText),
+    created_at_unix: field(Count, 'Time of creation, in seconds since 1970.'),
+    status: field(
+      SnapshotStatus,
+      '`writing`: not forkable yet. `ready`: can be forked. `failed`: cannot be forked; `error` says why.',
+    ),
+    bootable: field(Type.Boolean(), 'True if the snapshot can be forked.'),
+
+    branched_from: field(Type.Optional(Type.String()), 'Id of the sandbox that was branched. Absent for templates.'),
+    parent_tag: parentTag,
+    pause_ms: field(Type.Optional(Count), '`pause_us` in whole milliseconds, rounded up.'),
+    diff_ms: field(
+      Type.Optional(Count),
+      'Time to copy the changed pages, in whole milliseconds, rounded up: inside the pause for `diff` and `measure_diff`, ' +
+        'after it for `live`.',
+    ),
+    diff_physical_bytes: field(
+      Type.Optional(Count),
+      'Size of the changed pages, which are all that a `diff` or `live` branch stores.',
+    ),
+    diff_logical_bytes: field(Type.Optional(Count), 'Guest memory size in bytes. Present with `diff_ms`.'),
+    warning,
+    random_numbers: randomNumbers,
+    safety: field(
+      Type.Optional(Safety),
+      '`strict`: its programs stay frozen in each child until the child has its own identity.',
+    ),
+
+    error: field(Type.Optional(Type.String()), 'Why the snapshot failed, in a sentence.'),
+    durable: field(
+      Type.Optional(Type.Boolean()),
+      'True if the snapshot is on disk and synced. A snapshot that is only ready is held in the memory of the pager.',
+    ),
+    source: field(Type.Optional(Type.String()), 'Image that a template was built from.'),
+    mem_mib: field(Type.Optional(Count), 'Guest memory size in MiB.'),
+    accelerator: field(Type.Optional(Type.String()), 'What runs the guest: `kvm`, or `tcg` for emulation.'),
+
+    pause_us: field(Type.Optional(Measure), 'Time from stopping the processors until they ran again, in microseconds.'),
+    device_state_us: field(Type.Optional(Measure), 'Part of the pause that saved the device state, in microseconds.'),
+    arm_us: field(
+      Type.Optional(Measure),
+      'Time to write-protect guest memory before the pause, in microseconds. The guest runs meanwhile.',
+    ),
+    touched_pages: field(
+      Type.Optional(Count),
+      'Pages that were written between write protection and the pause, and were protected again inside the pause.',
+    ),
+    captured_pages: field(Type.Optional(Count), 'Pages that the new layer holds.'),
+    captured_bytes: field(Type.Optional(Count), 'Bytes that the new layer holds.'),
+    capture_ms: field(
+      Type.Optional(Measure),
+      'Time from the end of the pause until the last page was copied, in milliseconds.',
+    ),
+    faults: field(
+      Type.Optional(Count),
+      'Number of writes of the guest that had to wait for a page to be copied first.',
+    ),
+    fault_wait_us_p50: field(Type.Optional(Measure), 'Median wait of such a write, in microseconds.'),
+    fault_wait_us_p99: field(Type.Optional(Measure), '99th percentile of the wait of such a write, in microseconds.'),
+    fault_wait_us_max: field(Type.Optional(Measure), 'Longest wait of such a write, in microseconds.'),
+    ready_ms: field(
+      Type.Optional(Measure),
+      'Time from the request until the snapshot could be forked, in milliseconds.',
+    ),
+    durable_ms: field(Type.Optional(Measure), 'Time from the request until the snapshot was on disk, in milliseconds.'),
+    audited_pages: field(Type.Optional(Count), 'Number of pages that the audit of the branch compared.'),
+    differing_pages: field(
+      Type.Optional(Count),
+      'Number of pages that differed in the audit. Always 0, because a page that differs fails the branch.',
+    ),
+  },
+  {
+    description: 'A snapshot. An optional field is absent if it has no value, and never null.',
+    examples: [snapshotExample],
+  },
+);
 export type SnapshotInfo = Static<typeof SnapshotInfo>;
 
 export const SnapshotList = Type.Array(SnapshotInfo);
 
-/** `GET /v1/snapshots/:tag/info`. */
-export const SnapshotInfoDetail = Type.Object({
-  tag: Type.String(),
-  dir: Type.String(),
-  created_at_unix: Type.Optional(Count),
-  memory_logical_bytes: Count,
-  memory_physical_bytes: Count,
-  vmstate_bytes: Count,
-  parent_tag: Type.Optional(Type.String()),
-  parent_content_hash: Type.Optional(Type.String()),
-  chain_depth: Count,
-  dependents: Type.Array(Type.String()),
-  /** Root first. */
-  ancestors: Type.Array(Type.String()),
-});
+export const SnapshotInfoDetail = Type.Object(
+  {
+    tag: field(Type.String(), 'Tag of the snapshot.'),
+    dir: field(Type.String(), dirText),
+    created_at_unix: field(Type.Optional(Count), 'Time of creation, in seconds since 1970.'),
+    memory_logical_bytes: field(Count, 'Guest memory size in bytes.'),
+    memory_physical_bytes: field(
+      Count,
+      'Size of the layers of the snapshot on disk, in bytes. Layers that other snapshots share are included.',
+    ),
+    vmstate_bytes: field(Count, 'Size of the device state on disk, in bytes.'),
+    random_numbers: randomNumbers,
+    warning,
+    parent_tag: parentTag,
+    parent_content_hash: field(Type.Optional(Type.String()), 'Digest of the manifest of the parent.'),
+    chain_depth: field(Count, 'Number of ancestors.'),
+    dependents: field(
+      Type.Array(Type.String()),
+      'Tags of the branches that name this snapshot as their `parent_tag`, and keep it.',
+    ),
+    ancestors: field(Type.Array(Type.String()), 'Tags of the ancestors, from the root to the parent.'),
+  },
+  {
+    description: 'The sizes of a snapshot, its ancestors and its dependents.',
+    examples: [
+      {
+        tag: 'after-import',
+        dir: '/var/lib/forkd/store',
+        created_at_unix: 1_767_225_600,
+        memory_logical_bytes: 536_870_912,
+        memory_physical_bytes: 61_865_984,
+        vmstate_bytes: 37_120,
+        parent_tag: 'python',
+        chain_depth: 1,
+        dependents: [],
+        ancestors: ['python'],
+      },
+    ],
+  },
+);
 export type SnapshotInfoDetail = Static<typeof SnapshotInfoDetail>;
 
-/** `POST /v1/snapshots`: boot, warm, snapshot. Exactly one of `source` and `rootfs`; `createSnapshotProblem` says so in words. */
-export const CreateSnapshotRequest = Type.Object({
-  tag: Tag,
-  /** A kernel on the controller's host; the distribution's own when left out. */
-  kernel: Omittable(HostPath),
-  /** A root file system image on the controller's host. */
-  rootfs: Omittable(HostPath),
-  /** Accepted: guests can always write to their root, each to an overlay of its own. */
-  rw: Type.Optional(Type.Boolean({ default: false })),
-  /** Accepted; guests have no network yet, and a warning says so. */
-  tap: Omittable(Type.String()),
-  boot_wait_secs: Type.Optional(
-    Type.Number({ default: limits.bootWaitSecsDefault, minimum: 0, maximum: limits.bootWaitSecsMax }),
-  ),
-  /** A recipe's name, an OCI layout, a docker-archive tarball, a registry reference or a directory. */
-  source: Omittable(HostPath),
-  /** Python, evaluated in the interpreter that every child will inherit. */
-  warm: Omittable(Type.String({ maxLength: limits.codeBytesMax })),
-  /** A command that is run to its end before the snapshot is taken. */
-  warm_command: Omittable(Type.Array(Argument, { minItems: 1, maxItems: limits.commandArgsMax })),
-  mem_mib: Type.Optional(
-    Type.Integer({ default: limits.memMibDefault, minimum: limits.memMibMin, maximum: limits.memMibMax }),
-  ),
-  vcpus: Type.Optional(
-    Type.Integer({ default: limits.vcpusDefault, minimum: limits.vcpusMin, maximum: limits.vcpusMax }),
-  ),
-});
+/** `limits.cpuModels` as a schema. */
+const CpuModel = Type.Union([Type.Literal('host'), Type.Literal('x86-64-v2')]);
+
+export const CreateSnapshotRequest = Type.Object(
+  {
+    tag: field(Tag, 'Tag of the new template.'),
+    kernel: field(
+      Omittable(HostPath),
+      "Kernel on the controller's host: an x86 bzImage. Default: the kernel of the host's distribution.",
+    ),
+    rootfs: field(
+      Omittable(HostPath),
+      "Root on the controller's host: an EROFS image or a directory. Exclusive with `source`.",
+    ),
+    rw: field(
+      Type.Optional(Type.Boolean({ default: false })),
+      'Accepted for older clients. A guest can always write to its root; each guest has its own overlay.',
+    ),
+    tap: field(
+      Omittable(Type.String()),
+      'Accepted for older clients. Guests have no network yet, and a warning says so.',
+    ),
+    boot_wait_secs: field(
+      Type.Optional(Type.Number({ default: limits.bootWaitSecsDefault, minimum: 0, maximum: limits.bootWaitSecsMax })),
+      'With `rootfs`: how long to wait for the agent of the guest, in seconds.',
+    ),
+    source: field(
+      Omittable(HostPath),
+      'Image to build from: the name of a recipe, an OCI layout, a docker-archive tarball, a registry reference or a ' +
+        'directory. Exclusive with `rootfs`.',
+    ),
+    warm: field(
+      Omittable(Type.String({ maxLength: limits.codeBytesMax })),
+      'Python code, evaluated before the snapshot in the interpreter that every child inherits.',
+    ),
+    warm_command: field(
+      Omittable(Type.Array(Argument, { minItems: 1, maxItems: limits.commandArgsMax })),
+      'Command that is run to its end before the snapshot.',
+    ),
+    mem_mib: field(
+      Type.Optional(
+        Type.Integer({ default: limits.memMibDefault, minimum: limits.memMibMin, maximum: limits.memMibMax }),
+      ),
+      'Guest memory size in MiB.',
+    ),
+    vcpus: field(
+      Type.Optional(Type.Integer({ default: limits.vcpusDefault, minimum: limits.vcpusMin, maximum: limits.vcpusMax })),
+      'Number of processors of the guest.',
+    ),
+    cpu_model: field(
+      Omittable(CpuModel),
+      "`host` gives the guest all features of the host's processor; its snapshots restore only on hosts with the same " +
+        'processor. Snapshots of `x86-64-v2` restore on every processor of the same vendor and of at least that level. QEMU ' +
+        'only. Default: `host`.',
+    ),
+  },
+  {
+    description:
+      'A template to build: boot an image, warm it up, take a snapshot. Exactly one of `source` and `rootfs`.',
+    examples: [{ tag: 'python', source: 'python:3.12-slim', warm: 'import json, math', mem_mib: 512 }],
+  },
+);
 export type CreateSnapshotRequest = Static<typeof CreateSnapshotRequest>;
 
-/** What is wrong with the request beyond the schema, as a sentence; undefined when nothing is. */
+/** The mistake in a request that its schema cannot express, as a sentence. Undefined if nothing is wrong. */
 export function createSnapshotProblem(request: CreateSnapshotRequest): string | undefined {
   const hasSource = typeof request.source === 'string';
   const hasRootfs = typeof request.rootfs === 'string';
-  if (hasSource && hasRootfs) return `snapshot "${request.tag}": give either source or rootfs, not both`;
-  if (!hasSource && !hasRootfs) return `snapshot "${request.tag}": one of source and rootfs is needed`;
+  if (hasSource && hasRootfs) return `Snapshot "${request.tag}": give either source or rootfs, not both.`;
+  if (!hasSource && !hasRootfs) return `Snapshot "${request.tag}": source or rootfs is required.`;
   return undefined;
 }
 
 export const DeleteSnapshotQuery = Type.Object({
-  cascade: Type.Optional(Type.Boolean()),
-  force: Type.Optional(Type.Boolean()),
+  cascade: field(Type.Optional(Type.Boolean()), 'True: remove the snapshots that keep it, too.'),
+  force: field(
+    Type.Optional(Type.Boolean()),
+    'True: remove only this snapshot, even if others keep it. They stay usable.',
+  ),
 });
 export type DeleteSnapshotQuery = Static<typeof DeleteSnapshotQuery>;
 
-export const CompactSnapshotRequest = Type.Object({ to: Tag });
+export const CompactSnapshotRequest = Type.Object(
+  { to: field(Tag, 'Tag of the new snapshot.') },
+  { description: 'How to compact a snapshot.', examples: [{ to: 'after-import-flat' }] },
+);
 export type CompactSnapshotRequest = Static<typeof CompactSnapshotRequest>;
 
-/** Whose files a snapshot is written as, or read from. */
 const SnapshotFormat = Type.Literal('firecracker');
+const format = field(SnapshotFormat, 'File format: that of Firecracker.');
 
-/** `POST /v1/snapshots/:tag/export`, on the unix socket only. */
-export const ExportSnapshotRequest = Type.Object({
-  format: SnapshotFormat,
-  /** A directory of the controller's host that is not there yet; the one that it is in is. */
-  dir: HostPath,
-});
+export const ExportSnapshotRequest = Type.Object(
+  {
+    format,
+    dir: field(
+      HostPath,
+      "Directory to create on the controller's host. It must not exist; its parent directory must exist.",
+    ),
+  },
+  { description: 'Where to export a snapshot to.', examples: [{ format: 'firecracker', dir: '/srv/export/python' }] },
+);
 export type ExportSnapshotRequest = Static<typeof ExportSnapshotRequest>;
 
-export const ExportSnapshotResponse = Type.Object({
-  tag: Type.String(),
-  format: SnapshotFormat,
-  dir: Type.String(),
-  memory_logical_bytes: Count,
-  /** What the memory file has that is no hole; blocks that it shares with the store are counted. */
-  memory_physical_bytes: Count,
-  vmstate_bytes: Count,
-});
+export const ExportSnapshotResponse = Type.Object(
+  {
+    tag: field(Type.String(), 'Tag of the snapshot.'),
+    format,
+    dir: field(Type.String(), 'Directory that was created.'),
+    memory_logical_bytes: field(Count, 'Length of the memory file in bytes: the guest memory size.'),
+    memory_physical_bytes: field(
+      Count,
+      'Bytes that the memory file occupies on disk, without its holes. Blocks that it shares with the store are included.',
+    ),
+    vmstate_bytes: field(Count, 'Size of the device state in bytes.'),
+  },
+  {
+    description: 'An exported snapshot.',
+    examples: [
+      {
+        tag: 'python',
+        format: 'firecracker',
+        dir: '/srv/export/python',
+        memory_logical_bytes: 536_870_912,
+        memory_physical_bytes: 61_865_984,
+        vmstate_bytes: 37_120,
+      },
+    ],
+  },
+);
 export type ExportSnapshotResponse = Static<typeof ExportSnapshotResponse>;
 
-/** `POST /v1/snapshots/:tag/import`, on the unix socket only. */
-export const ImportSnapshotRequest = Type.Object({
-  format: SnapshotFormat,
-  /** A directory of the controller's host with `vmstate` and `memory.bin` in it. */
-  dir: HostPath,
-  /** The root image, where the directory has none. */
-  rootfs: Omittable(HostPath),
-  /** Processors of the VM, where the directory was not written by an export. */
-  vcpus: Omittable(Type.Integer({ minimum: limits.vcpusMin, maximum: limits.vcpusMax })),
-});
+export const ImportSnapshotRequest = Type.Object(
+  {
+    format,
+    dir: field(HostPath, "Directory on the controller's host with the files `vmstate` and `memory.bin`."),
+    rootfs: field(Omittable(HostPath), 'Root image. Needed if the directory has none.'),
+    vcpus: field(
+      Omittable(Type.Integer({ minimum: limits.vcpusMin, maximum: limits.vcpusMax })),
+      'Number of processors of the VM. Needed if the directory was not written by an export.',
+    ),
+  },
+  { description: 'Files to import as a snapshot.', examples: [{ format: 'firecracker', dir: '/srv/export/python' }] },
+);
 export type ImportSnapshotRequest = Static<typeof ImportSnapshotRequest>;
 
-/** `POST /v1/snapshots/prune`: removes branches that are old or many. Templates, and what others need, stay. */
-export const PruneSnapshotsRequest = Type.Object({
-  older_than_secs: Omittable(Type.Integer({ minimum: 0 })),
-  /** Of the branches of each template, this many of the newest stay. */
-  keep: Omittable(Type.Integer({ minimum: 0 })),
-  /** Only say what would be removed. */
-  dry_run: Type.Optional(Type.Boolean({ default: false })),
-});
+export const PruneSnapshotsRequest = Type.Object(
+  {
+    older_than_secs: field(
+      Omittable(Type.Integer({ minimum: 0 })),
+      'Remove branches that are older than this, in seconds.',
+    ),
+    keep: field(Omittable(Type.Integer({ minimum: 0 })), 'Keep this many of the newest branches of each template.'),
+    dry_run: field(
+      Type.Optional(Type.Boolean({ default: false })),
+      'True: remove nothing, and only report what would be removed.',
+    ),
+  },
+  { description: 'Which branches to remove.', examples: [{ older_than_secs: 604_800, keep: 5, dry_run: true }] },
+);
 export type PruneSnapshotsRequest = Static<typeof PruneSnapshotsRequest>;
 
-export const PruneSnapshotsResponse = Type.Object({
-  removed: Type.Array(Type.String()),
-  /** Those that are due, and why they stay all the same. */
-  kept: Type.Array(Type.Object({ tag: Type.String(), reason: Type.String() })),
-});
+export const PruneSnapshotsResponse = Type.Object(
+  {
+    removed: field(Type.Array(Type.String()), 'Tags that were removed, or would be with `dry_run`.'),
+    kept: field(
+      Type.Array(
+        Type.Object({
+          tag: field(Type.String(), 'Tag of the branch.'),
+          reason: field(Type.String(), 'Why the branch is kept, in a sentence.'),
+        }),
+      ),
+      'Branches that are due and are kept all the same.',
+    ),
+  },
+  {
+    description: 'The outcome of a prune.',
+    examples: [
+      { removed: ['try-1', 'try-2'], kept: [{ tag: 'try-3', reason: 'Sandbox sb-3f9a1c0b7e was started from it.' }] },
+    ],
+  },
+);
 export type PruneSnapshotsResponse = Static<typeof PruneSnapshotsResponse>;
 
-export const SnapshotProgressEvent = Type.Object({
-  type: Type.Literal('progress'),
-  /** A stable word, such as `image`, `boot`, `warm`, `snapshot`. */
-  stage: Type.String(),
-  message: Type.String(),
-  /** Since the request was received. */
-  elapsed_ms: Measure,
-});
+export const SnapshotProgressEvent = Type.Object(
+  {
+    type: field(Type.Literal('progress'), 'The build has made progress.'),
+    stage: field(
+      Type.String(),
+      'A stable word, such as `image`, `boot`, `warm` or `snapshot`. `output`: a line that the warm-up command printed.',
+    ),
+    message: field(Type.String(), 'What is being done, in words.'),
+    elapsed_ms: field(Measure, 'Time since the request, in milliseconds.'),
+  },
+  { examples: [{ type: 'progress', stage: 'boot', message: 'The guest is booting.', elapsed_ms: 812.4 }] },
+);
 export type SnapshotProgressEvent = Static<typeof SnapshotProgressEvent>;
 
-export const SnapshotResultEvent = Type.Object({
-  type: Type.Literal('result'),
-  snapshot: SnapshotInfo,
-  build_ms: Measure,
-  boot_ms: Measure,
-  warm_ms: Measure,
-  snapshot_ms: Measure,
-});
+export const SnapshotResultEvent = Type.Object(
+  {
+    type: field(Type.Literal('result'), 'The template is on disk.'),
+    snapshot: field(SnapshotInfo, 'The template.'),
+    build_ms: field(Measure, 'Time to build the root image, in milliseconds.'),
+    boot_ms: field(Measure, 'Time to boot the guest, in milliseconds.'),
+    warm_ms: field(Measure, 'Time to warm the guest up, in milliseconds.'),
+    snapshot_ms: field(Measure, 'Time to take the snapshot, in milliseconds.'),
+  },
+  {
+    examples: [
+      {
+        type: 'result',
+        snapshot: {
+          tag: 'python',
+          dir: '/var/lib/forkd/store',
+          created_at_unix: 1_767_225_600,
+          status: 'ready',
+          bootable: true,
+        },
+        build_ms: 0,
+        boot_ms: 1320,
+        warm_ms: 410,
+        snapshot_ms: 95,
+      },
+    ],
+  },
+);
 export type SnapshotResultEvent = Static<typeof SnapshotResultEvent>;
 
-/** One line of the streamed reply of `POST /v1/snapshots`; the last one is a result or an error. */
-export const SnapshotEvent = Type.Union([SnapshotProgressEvent, SnapshotResultEvent, ErrorEvent]);
+export const SnapshotEvent = Type.Union([SnapshotProgressEvent, SnapshotResultEvent, ErrorEvent], {
+  description: 'One line of the streamed reply of a build. The last line is a result or an error.',
+});
 export type SnapshotEvent = Static<typeof SnapshotEvent>;

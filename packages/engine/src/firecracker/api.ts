@@ -1,5 +1,8 @@
+import { messageOf } from '@forkd/api/constants';
 import { Client } from 'undici';
 import { EngineError } from '../errors.ts';
+import { anySignal } from '../signals.ts';
+import { faultIn, instanceIn, machineIn, versionIn } from './answers.ts';
 import { type Features, loadBody } from './features.ts';
 import type {
   BootSource,
@@ -17,7 +20,7 @@ const QUICK_MS = 10_000;
 /** How long one may that reads or writes all of it. */
 const MEMORY_MS = 300_000;
 /** No answer of Firecracker's is longer. */
-const ANSWER_BYTES_MAX = 1 << 20;
+const ANSWER_BYTES_MAX = 64 << 10;
 
 interface Wait {
   timeoutMs: number;
@@ -47,17 +50,16 @@ export class FirecrackerApi {
     await this.#client.destroy();
   }
 
-  async version(signal?: AbortSignal): Promise<string> {
-    const { firecracker_version: version } = await this.#get<{ firecracker_version: string }>('/version', signal);
-    return version;
+  version(signal?: AbortSignal): Promise<string> {
+    return this.#get('/version', versionIn, signal);
   }
 
   instance(signal?: AbortSignal): Promise<Instance> {
-    return this.#get('/', signal);
+    return this.#get('/', instanceIn, signal);
   }
 
   machineConfig(signal?: AbortSignal): Promise<MachineConfig> {
-    return this.#get('/machine-config', signal);
+    return this.#get('/machine-config', machineIn, signal);
   }
 
   setBootSource(source: BootSource, signal?: AbortSignal): Promise<void> {
@@ -96,33 +98,37 @@ export class FirecrackerApi {
     return this.#send('PATCH', '/vm', { state: 'Resumed' }, { timeoutMs: QUICK_MS, signal });
   }
 
-  /** Of a VM that is paused. */
+  /** Creates a snapshot. The VM must be paused. */
   createSnapshot(snapshot: SnapshotCreate, signal?: AbortSignal): Promise<void> {
     return this.#send('PUT', '/snapshot/create', snapshot, { timeoutMs: MEMORY_MS, signal });
   }
 
-  /** In a process that has nothing yet, which ends when this fails. */
+  /** Loads a snapshot into a fresh process. Firecracker exits if this fails. */
   loadSnapshot(load: SnapshotLoad, features: Features, signal?: AbortSignal): Promise<void> {
     return this.#send('PUT', '/snapshot/load', loadBody(load, features), { timeoutMs: MEMORY_MS, signal });
   }
 
-  /** What Firecracker says against a request; empty when it had nothing against it. */
+  /** Sends a request and returns the reason why Firecracker refuses it. Empty if Firecracker accepts it. */
   async refusal(method: 'PUT', path: string, body: object, signal?: AbortSignal): Promise<string> {
     const { status, text } = await this.#exchange(method, path, body, { timeoutMs: QUICK_MS, signal });
-    return status < 300 ? '' : faultOf(text);
+    return status < 300 ? '' : faultIn(text);
   }
 
   #put(path: string, body: object, signal: AbortSignal | undefined): Promise<void> {
     return this.#send('PUT', path, body, { timeoutMs: QUICK_MS, signal });
   }
 
-  async #get<T>(path: string, signal: AbortSignal | undefined): Promise<T> {
+  async #get<T>(path: string, read: (value: unknown) => T | null, signal: AbortSignal | undefined): Promise<T> {
     const text = await this.#ask('GET', path, undefined, { timeoutMs: QUICK_MS, signal });
+    let value: unknown;
     try {
-      return JSON.parse(text) as T;
+      value = JSON.parse(text);
     } catch (cause) {
       throw new EngineError('vmm_refused', `Firecracker's answer to GET ${path} is no JSON.`, { cause });
     }
+    const answer = read(value);
+    if (answer !== null) return answer;
+    throw new EngineError('vmm_refused', `Firecracker's answer to GET ${path} is not what it should be.`);
   }
 
   async #send(method: 'PUT' | 'PATCH', path: string, body: object, wait: Wait): Promise<void> {
@@ -132,13 +138,13 @@ export class FirecrackerApi {
   async #ask(method: Method, path: string, body: object | undefined, wait: Wait): Promise<string> {
     const { status, text } = await this.#exchange(method, path, body, wait);
     if (status < 300) return text;
-    throw new EngineError('vmm_refused', `Firecracker refused ${method} ${path}: ${faultOf(text)}`);
+    throw new EngineError('vmm_refused', `Firecracker refused ${method} ${path}: ${faultIn(text)}`);
   }
 
   async #exchange(method: Method, path: string, body: object | undefined, wait: Wait): Promise<Reply> {
     wait.signal?.throwIfAborted();
     const deadline = AbortSignal.timeout(wait.timeoutMs);
-    const signal = wait.signal ? AbortSignal.any([deadline, wait.signal]) : deadline;
+    const signal = anySignal(deadline, wait.signal);
     try {
       const response = await this.#client.request({
         method,
@@ -146,21 +152,14 @@ export class FirecrackerApi {
         signal,
         ...(body && { body: JSON.stringify(body), headers: { 'content-type': 'application/json' } }),
       });
-      const parts: Buffer[] = [];
-      let length = 0;
-      for await (const part of response.body as AsyncIterable<Buffer>) {
-        length += part.length;
-        if (length > ANSWER_BYTES_MAX) throw new Error('the answer is too long');
-        parts.push(part);
-      }
-      return { status: response.statusCode, text: Buffer.concat(parts).toString('utf8') };
+      return { status: response.statusCode, text: await textOf(response.body as AsyncIterable<Buffer>) };
     } catch (cause) {
       wait.signal?.throwIfAborted();
       if (deadline.aborted) {
         const sentence = `Firecracker did not answer ${method} ${path} within ${wait.timeoutMs} ms.`;
         throw new EngineError('vmm_timeout', sentence, { cause });
       }
-      const why = cause instanceof Error ? cause.message : String(cause);
+      const why = messageOf(cause);
       throw new EngineError('vm_gone', `Firecracker at ${this.socket} gave no answer to ${method} ${path}: ${why}.`, {
         cause,
       });
@@ -170,13 +169,13 @@ export class FirecrackerApi {
 
 type Method = 'GET' | 'PUT' | 'PATCH';
 
-/** What an error says: its `fault_message`, or whatever else there is. */
-function faultOf(text: string): string {
-  try {
-    const { fault_message: fault } = JSON.parse(text) as { fault_message?: unknown };
-    if (typeof fault === 'string') return /[.!?]$/.test(fault) ? fault : `${fault}.`;
-  } catch {
-    // Not in the shape that it should have: shown as it is.
+async function textOf(body: AsyncIterable<Buffer>): Promise<string> {
+  const parts: Buffer[] = [];
+  let length = 0;
+  for await (const part of body) {
+    length += part.length;
+    if (length > ANSWER_BYTES_MAX) throw new Error('the answer is too long');
+    parts.push(part);
   }
-  return text === '' ? 'no reason given.' : text.slice(0, 500);
+  return Buffer.concat(parts).toString('utf8');
 }

@@ -2,9 +2,11 @@ import type { Capabilities } from '../types.ts';
 import type { Features } from './features.ts';
 import { withoutLive } from './live.ts';
 
-/** What Firecracker's abilities depend on. */
+/** Facts that decide Firecracker's capabilities. */
 export interface FirecrackerHost {
   features: Pick<Features, 'version' | 'sharedMemory' | 'vmstateOnly' | 'writeProtect'>;
+  /** The result of asking a VM for its memory before it runs: `true`, or a sentence. */
+  handover: true | string;
   /** Why memory cannot be limited; `null` where it can. */
   limitUnavailable: string | null;
   /** Whether VMMs are started by the jailer. */
@@ -25,7 +27,7 @@ export function firecrackerCapabilities(host: FirecrackerHost): Capabilities {
 }
 
 /** Why there are no live branches; `null` where there are. */
-function liveUnavailable({ features, jailed }: FirecrackerHost): string | null {
+function liveUnavailable({ features, handover, jailed }: FirecrackerHost): string | null {
   const needed: [string, boolean][] = [
     ['mem_backend.shared', features.sharedMemory],
     ['VmstateOnly', features.vmstateOnly],
@@ -36,6 +38,6 @@ function liveUnavailable({ features, jailed }: FirecrackerHost): string | null {
     const names = [missing.slice(0, -1).join(', '), missing.at(-1)].filter(Boolean).join(' and ');
     return `Firecracker ${features.version} has no live branches: this build lacks ${names}.`;
   }
-  if (!jailed) return null;
+  if (!jailed) return handover === true ? null : `Firecracker ${features.version} has no live branches: ${handover}`;
   return 'A jailed Firecracker has no live branches: in its root there is no memory to share with the pager. Without a jailer on PATH it has.';
 }

@@ -2,10 +2,10 @@ import { EngineError } from '../errors.ts';
 import type { FirecrackerApi } from './api.ts';
 import type { SnapshotLoad } from './requests.ts';
 
-/** Of the versions of Firecracker, the first that has what we build on. */
+/** The first version of Firecracker with everything that forkd needs. */
 const VERSION_MIN = '1.7.0';
 
-/** What a build can do beyond the published ones. Found by trying, never taken from a version. */
+/** Extensions of a build, found by trying and never derived from a version. */
 export interface Extensions {
   /** `mem_backend.shared`: memory that is mapped so that others see it. */
   sharedMemory: boolean;
@@ -27,7 +27,7 @@ export interface Features extends Extensions {
 export function featuresOf(version: string, extensions: Extensions): Features {
   if (isBefore(version, VERSION_MIN)) {
     throw new EngineError('engine_missing', `Firecracker ${version} is older than ${VERSION_MIN}.`, {
-      hint: 'Install a newer release from https://github.com/firecracker-microvm/firecracker/releases',
+      hint: 'Install a newer release from https://github.com/firecracker-microvm/firecracker/releases.',
     });
   }
   return {

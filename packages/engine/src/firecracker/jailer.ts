@@ -1,8 +1,8 @@
 import { randomInt } from 'node:crypto';
 import { open, realpath } from 'node:fs/promises';
 import { basename, join } from 'node:path';
-import { Place } from './place.ts';
 import { type Command, idOf } from './process.ts';
+import { VmRoot } from './vm-root.ts';
 
 /** The users of jailed VMMs, beyond those that QEMU's have. */
 export const USER_BASE = 0x7100_0000;
@@ -12,7 +12,7 @@ const USERS = 2 ** 27;
 export class Jailer {
   readonly path: string;
   readonly #firecracker: string;
-  /** Under which it puts Firecracker into a root. */
+  /** Name under which the jailer puts Firecracker into a root. */
   readonly #name: string;
   readonly #users = new Set<number>();
 
@@ -26,12 +26,12 @@ export class Jailer {
     return new Jailer(path, firecracker, basename(await realpath(firecracker)));
   }
 
-  /** Where a VM's process is to be. To be given back with {@link release} when that has ended. */
-  async place(dir: string, id: string): Promise<Place> {
+  /** Prepares the root of a VM's process. Call {@link release} when the process has ended. */
+  async vmRoot(dir: string, id: string): Promise<VmRoot> {
     const user = this.#freeUser();
     this.#users.add(user);
     try {
-      return await Place.jailed(dir, idOf(id), this.#name, user);
+      return await VmRoot.jailed(dir, idOf(id), this.#name, user);
     } catch (error) {
       this.#users.delete(user);
       throw error;
@@ -39,22 +39,23 @@ export class Jailer {
   }
 
   /** No other VM is given the user of one that runs. */
-  keep({ user }: Place): void {
+  keep({ user }: VmRoot): void {
     if (user !== null) this.#users.add(user);
   }
 
-  release({ user }: Place): void {
+  release({ user }: VmRoot): void {
     if (user !== null) this.#users.delete(user);
   }
 
   /**
-   * What starts a Firecracker there with these arguments. Neither `--daemonize` nor `--new-pid-ns`: the process is to be our
-   * child. No `--cgroup`: a memory limit is a cgroup that is found by the VM's directory, whoever looks for it.
+   * The command that starts a Firecracker there with these arguments. It has no `--daemonize` and no `--new-pid-ns`, because
+   * the process must be a child of this one. It has no `--cgroup`, because a memory limit is a cgroup that any process can find
+   * by the directory of the VM.
    */
-  command(id: string, args: readonly string[], place: Place): Command {
-    const user = String(place.user);
+  command(id: string, args: readonly string[], vmRoot: VmRoot): Command {
+    const user = String(vmRoot.user);
     const own = ['--id', idOf(id), '--exec-file', this.#firecracker, '--uid', user, '--gid', user];
-    return { program: this.path, args: [...own, '--chroot-base-dir', place.base, '--', ...args] };
+    return { program: this.path, args: [...own, '--chroot-base-dir', vmRoot.base, '--', ...args] };
   }
 
   #freeUser(): number {
@@ -66,13 +67,13 @@ export class Jailer {
 }
 
 /** Why a process in `place` could not open KVM; `null` if nothing speaks against it. The trial's process has been started. */
-export async function kvmRefused(place: Place): Promise<string | null> {
+export async function kvmRefused(vmRoot: VmRoot): Promise<string | null> {
   try {
-    await (await open(join(place.root, 'dev/kvm'), 'r+')).close();
+    await (await open(join(vmRoot.root, 'dev/kvm'), 'r+')).close();
     return null;
   } catch (error) {
     // A host without KVM has no VMs of Firecracker's, jailed or not.
     if ((error as NodeJS.ErrnoException).code !== 'EACCES') return null;
-    return `devices cannot be used in ${place.root}, whose file system is mounted with nodev`;
+    return `devices cannot be used in ${vmRoot.root}, whose file system is mounted with nodev`;
   }
 }

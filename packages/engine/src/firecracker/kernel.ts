@@ -3,14 +3,14 @@ import { createHash, randomBytes } from 'node:crypto';
 import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
-import { exists } from '../files.ts';
 import { EngineError } from '../errors.ts';
+import { exists } from '../files.ts';
 
 const ELF_MAGIC = Buffer.from('\x7fELF', 'latin1');
 /** The first version of the boot protocol whose header says where the payload is. */
 const PROTOCOL_WITH_PAYLOAD = 0x208;
 const SECTOR_BYTES = 512;
-/** What the kernel's build puts behind a payload: its size, unpacked. */
+/** Length of the number that the kernel's build appends to a payload: its unpacked size. */
 const SIZE_BYTES = 4;
 const KERNEL_BYTES_MAX = 1 << 30;
 
@@ -51,7 +51,7 @@ export async function ensureElfKernel(kernel: string, cacheDir: string, signal?:
   return path;
 }
 
-/** What the setup header of a bzImage points at (the kernel's Documentation/arch/x86/boot.rst). */
+/** Finds the payload by the setup header of a bzImage (the kernel's Documentation/arch/x86/boot.rst). */
 function payloadOf(kernel: string, image: Buffer): Buffer {
   if (image.length < 0x250 || image.toString('latin1', 0x202, 0x206) !== 'HdrS') {
     throw unusable(kernel, 'it is neither an ELF file nor a bzImage');
@@ -83,7 +83,7 @@ async function unpack(kernel: string, payload: Buffer, signal: AbortSignal | und
   }
 }
 
-/** What a program makes of `input`. */
+/** Pipes `input` through a program. */
 function through(
   [program, ...args]: readonly [string, ...string[]],
   input: Buffer,
@@ -105,7 +105,7 @@ function through(
       if (status === 0) resolve(Buffer.concat(parts));
       else reject(new Error(said.trim() || `it ended with ${ended ?? `status ${status}`}`));
     });
-    // One that stops reading says why by itself.
+    // A program that stops reading reports the reason itself.
     child.stdin.on('error', () => undefined).end(input);
   });
 }

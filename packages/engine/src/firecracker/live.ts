@@ -12,10 +12,10 @@ import { FILES } from './process.ts';
  * their API inside a pause, and has the guest's channel pass through its gate.
  */
 
-/** Of what a file takes up, whatever its file system's are. */
+/** Unit in which `stat` counts the blocks of a file, on any file system. */
 const BLOCK_BYTES = 512;
 
-/** What is open to one VM of an engine that has live branches. */
+/** The capabilities of one VM of an engine that has live branches. */
 export function capabilitiesOfVm(of: Capabilities, pager: Pager, memoryLimitMib: number | undefined): Capabilities {
   if (of.live !== true) return of;
   if (memoryLimitMib !== undefined) {
@@ -28,12 +28,12 @@ export function capabilitiesOfVm(of: Capabilities, pager: Pager, memoryLimitMib:
   return why === null ? of : { ...of, ...withoutLive(`Live branches cannot be had here: ${why}.`) };
 }
 
-/** What there is not where there are no live branches. */
+/** Marks everything that needs live branches as unavailable. */
 export function withoutLive(why: string): Pick<Capabilities, 'live' | 'floor'> {
   return { live: why, floor: 'Firecracker saves no device state without the memory.' };
 }
 
-/** What the pager is told of a VM whose process has been started. */
+/** Announces a VM whose process has been started to the pager. */
 export function announcement({ id, dir, pid, machine, stack }: Omit<VmRecord, 'startTicks'>): Announce {
   return {
     sandbox: id,
@@ -52,15 +52,21 @@ export async function readLentMemoryUse(pid: number): Promise<MemoryUse> {
   const use = await readMemoryUse(pid);
   const maps = await readFile(`/proc/${pid}/maps`, 'latin1');
   const range = /^([0-9a-f]+-[0-9a-f]+) rw-s .*\/memfd:forkd-memory/m.exec(maps)?.[1];
-  // One that was booted has no such file.
+  // A VM that was booted has no such file.
   if (range === undefined) return use;
   const { blocks } = await stat(`/proc/${pid}/map_files/${range}`);
   const lent = blocks * BLOCK_BYTES;
   return {
     private_bytes: use.private_bytes + lent,
-    // What the VM has touched of the file is among what it shares, as the kernel counts.
+    // The kernel counts the pages of the file that the VM has touched as shared.
     shared_bytes: Math.max(0, use.shared_bytes - lent),
   };
+}
+
+/** Whether a pager has a VM's memory. */
+export async function isAttached(pager: Pager, id: string): Promise<boolean> {
+  const { sandboxes } = await pager.inventory();
+  return sandboxes.some(({ sandbox, attached }) => sandbox === id && attached);
 }
 
 /** Whether a VM that another process has started is one that the pager branches: its channel is there as long as it is. */

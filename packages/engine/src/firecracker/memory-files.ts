@@ -29,7 +29,7 @@ export class MemoryFiles {
     return new MemoryFiles(dir);
   }
 
-  /** The file of a stack, to be given back with {@link release}. */
+  /** Gets the memory file of a stack. Call {@link release} when it is no longer needed. */
   async acquire(pager: Pager, memBytes: number, stack: readonly string[], signal?: AbortSignal): Promise<string> {
     const key = keyOf(memBytes, stack);
     let held = this.#held.get(key);

@@ -3,14 +3,16 @@ import { EngineError } from '../errors.ts';
 import type { Machine, RestoreSpec } from '../types.ts';
 import { announcement } from './live.ts';
 import type { MemoryFiles } from './memory-files.ts';
-import type { Place } from './place.ts';
 import { FILES } from './process.ts';
 import type { SnapshotLoad } from './requests.ts';
+import type { VmRoot } from './vm-root.ts';
 
 /** The memory of one VM that is restored. */
 export interface VmMemory {
-  /** What Firecracker's process `pid` is told of it, which finds it in its place. */
-  backend: (pid: number, place: Place, signal: AbortSignal) => Promise<SnapshotLoad['memory']>;
+  /** The memory backend for Firecracker's process `pid`, with paths as that process sees them. */
+  backend: (pid: number, vmRoot: VmRoot, signal: AbortSignal) => Promise<SnapshotLoad['memory']>;
+  /** Makes the loaded memory the VM's own where it must not be its siblings', before the VM runs. */
+  refresh: (pid: number) => Promise<void>;
   /** Called once the process has ended. Idempotent. */
   release: () => Promise<void>;
 }
@@ -32,7 +34,7 @@ export class MemorySources {
     this.#files = files;
   }
 
-  /** To be released also when nothing comes of the VM. */
+  /** Acquires the memory of a VM. Release it even if the VM does not start. */
   async acquire(spec: RestoreSpec, live: boolean): Promise<VmMemory> {
     if (live) return lent(spec);
     const key = JSON.stringify([spec.machine.mem_mib, spec.stack]);
@@ -44,13 +46,19 @@ export class MemorySources {
     let released: Promise<void> | undefined;
     const release = () => (released ??= unwind(undo));
     if (alone && !this.#filesOnly) {
-      const backend: VmMemory['backend'] = async (pid, place, signal) =>
-        (await this.#serve(spec, pid, place, undo)) ?? showFile(await file(signal), place);
-      return { backend, release };
+      let path: string | undefined;
+      const backend: VmMemory['backend'] = async (pid, vmRoot, signal) => {
+        const served = await this.#serve(spec, pid, vmRoot, undo);
+        return served ?? showFile((path = await file(signal)), vmRoot);
+      };
+      // Memory that is served page by page is refreshed while it is served.
+      const refresh = async (pid: number) => (path === undefined ? undefined : refreshFile(spec, pid, path));
+      return { backend, refresh, release };
     }
     try {
       const path = await file(spec.signal);
-      return { backend: async (_, place) => showFile(path, place), release };
+      const refresh = (pid: number) => refreshFile(spec, pid, path);
+      return { backend: async (_, vmRoot) => showFile(path, vmRoot), refresh, release };
     } catch (error) {
       await release();
       throw error;
@@ -65,11 +73,12 @@ export class MemorySources {
   }
 
   /** `null` where the host gives out no userfaultfd. */
-  async #serve({ id, dir, pager, stack, machine }: RestoreSpec, pid: number, place: Place, undo: Undo) {
-    if (!(await place.hasUserfaultfd())) return null;
+  async #serve({ id, dir, pager, stack, machine, refresh = [] }: RestoreSpec, pid: number, vmRoot: VmRoot, undo: Undo) {
+    if (!(await vmRoot.hasUserfaultfd())) return null;
     const socket = resolve(join(dir, FILES.pages));
     try {
-      await pager.servePages({ sandbox: id, pid, mem_bytes: memBytesOf(machine), stack: [...stack], socket });
+      const memory = { mem_bytes: memBytesOf(machine), stack: [...stack], refresh: [...refresh] };
+      await pager.servePages({ sandbox: id, pid, socket, ...memory });
     } catch (error) {
       if (!(error instanceof EngineError) || error.code !== 'unsupported') throw error;
       this.#filesOnly = true;
@@ -77,7 +86,7 @@ export class MemorySources {
     }
     // A pager that has gone holds nothing any more.
     undo.push(() => pager.release(id).catch(() => undefined));
-    return { type: 'Uffd', path: await place.lend(socket, FILES.pages) } as const;
+    return { type: 'Uffd', path: await vmRoot.lend(socket, FILES.pages) } as const;
   }
 
   #leave(key: string): void {
@@ -88,24 +97,33 @@ export class MemorySources {
 }
 
 /** Memory that the pager shares with the VM, and branches live. */
-function lent({ id, dir, machine, stack, pager }: RestoreSpec): VmMemory {
+function lent({ id, dir, machine, stack, pager, refresh = [] }: RestoreSpec): VmMemory {
   const backend: VmMemory['backend'] = async (pid) => {
-    await pager.announce(announcement({ id, dir, pid, machine, stack }));
+    await pager.announce({ ...announcement({ id, dir, pid, machine, stack }), refresh: [...refresh] });
     return { type: 'File', path: await pager.lendMemory(id), shared: true };
   };
   // A pager that has gone holds nothing any more.
-  return { backend, release: () => pager.release(id).catch(() => undefined) };
+  const release = () => pager.release(id).catch(() => undefined);
+  // The pager has refreshed what it lends.
+  return { backend, refresh: async () => {}, release };
 }
 
-async function showFile(path: string, place: Place): Promise<SnapshotLoad['memory']> {
-  return { type: 'File', path: await place.lend(path, 'memory') };
+/** A file that siblings map too: what the VM has mapped of it becomes its own. */
+async function refreshFile(spec: RestoreSpec, pid: number, path: string): Promise<void> {
+  const { pager, machine, refresh = [] } = spec;
+  if (refresh.length === 0) return;
+  await pager.refreshMapped({ pid, path, mem_bytes: memBytesOf(machine), refresh: [...refresh] });
+}
+
+async function showFile(path: string, vmRoot: VmRoot): Promise<SnapshotLoad['memory']> {
+  return { type: 'File', path: await vmRoot.lend(path, 'memory') };
 }
 
 function memBytesOf({ mem_mib: mib }: Machine): number {
   return mib * 2 ** 20;
 }
 
-/** What was acquired, to be given back in reverse. */
+/** Releases of what was acquired, called in reverse order. */
 type Undo = (() => Promise<void>)[];
 
 async function unwind(undo: Undo): Promise<void> {

@@ -7,13 +7,14 @@ import type { VmExit, VmRecord } from '../types.ts';
 import { FILES } from './process.ts';
 
 /** How often a VM that is being given its memory is looked at: seconds later it has all of it. */
-const WATCH_MS = 100;
+const WATCH_MS = 25;
 
 const LOST = 'the pager ended before it had given the VM all of its memory';
 
 /**
- * What becomes of a VM that gets its memory page by page. Its socket is in its directory for as long as it needs the pager. Firecracker holds
- * its own userfaultfd: without the pager a VM would wait for its next page for ever, and so it is ended.
+ * Watches a VM that gets its memory page by page. The socket is in the VM's directory as long as the VM needs the pager.
+ * Firecracker holds its own userfaultfd, so without the pager the VM would wait for its next page for ever, and is ended
+ * instead.
  */
 export class PageWatch {
   readonly #record: VmRecord;
@@ -38,7 +39,7 @@ export class PageWatch {
     const startTicks = await readStartTicks(pid);
     while ((await this.#needsPages()) && (await isRunning(this.#record))) {
       const pagerLives = startTicks !== null && (await isRunning({ pid, startTicks }));
-      // It may have removed the socket just before it ended.
+      // The pager may have removed the socket just before it ended.
       if (!pagerLives && (await this.#needsPages())) return this.#end();
       await delay(WATCH_MS, undefined, { ref: false });
     }

@@ -4,18 +4,24 @@ import { delimiter, dirname, join, resolve } from 'node:path';
 import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
 import { killProcess, readStartTicks } from '../process.ts';
-import { inTime } from '../supervise.ts';
+import { anySignal } from '../signals.ts';
+import { endProcess, inTime } from '../supervise.ts';
 import { FirecrackerApi } from './api.ts';
 import { type Features, featuresOf, probeExtensions } from './features.ts';
+import { filtersOf } from './filters.ts';
+import { type Handover, rememberedHandover, tryHandover, type WithProcess } from './handover.ts';
 import { Jailer, kvmRefused } from './jailer.ts';
-import { Place } from './place.ts';
-import { FILES, startProcess } from './process.ts';
+import { FILES, type Started, startProcess } from './process.ts';
+import { VmRoot } from './vm-root.ts';
 
-/** What the directories of trials begin with. */
+/** Prefix of the directories of trials. */
 const TRIAL = 'probe-';
 
 /** An empty Firecracker listens within milliseconds. */
 const TRIAL_MS = 10_000;
+
+/** Result for builds that lack the request, and for jailed VMs: {@link firecrackerCapabilities} gives the reason. */
+const NOT_TRIED: Handover = { loaded: 'it was not tried.', running: 'it was not tried.' };
 
 /** The path of a program on PATH; `null` when it is nowhere there. */
 export async function findProgram(name: string): Promise<string | null> {
@@ -30,10 +36,14 @@ export async function findProgram(name: string): Promise<string | null> {
   return null;
 }
 
-/** What was found out before the first VM. */
+/** Facts that were found out before the first VM. */
 export interface Trial {
   features: Features;
-  /** What starts VMMs; `null` where they are started without. */
+  /** The result of asking a VM for its memory, for a build that knows the request. */
+  handover: Handover;
+  /** Whether Firecracker filters its system calls, or why it is known that it does not. */
+  filtered: true | string;
+  /** The jailer that starts VMMs, or `null` if they are started without one. */
   jailer: Jailer | null;
   /** Why they are started without, as a sentence; empty where they are not. */
   unjailed: string;
@@ -41,19 +51,22 @@ export interface Trial {
 
 /**
  * Asks a Firecracker without a VM what it is and what it can do. It is started by the jailer, if there is one and we are root:
- * where that works, VMMs are. `root` is a directory of the caller's.
+ * where that works, VMMs are. One that says that it has live branches is asked for them with VMs that nobody needs. `root` is
+ * a directory of the caller's.
  */
 export async function tryOut(program: string, root: string, signal?: AbortSignal): Promise<Trial> {
   await endTrials(root);
   const path = await findProgram('jailer');
   const plain = async (unjailed: string): Promise<Trial> => {
-    return { features: await probeFeatures(program, root, null, signal), jailer: null, unjailed };
+    const found = await probeEmpty({ program, root, jailer: null, signal });
+    return { ...found, handover: await probeHandover(program, root, found.features, signal), jailer: null, unjailed };
   };
   if (path === null) return plain('The jailer is not on PATH.');
   if (process.geteuid?.() !== 0) return plain(`The jailer, which is at ${path}, needs root.`);
   const jailer = await Jailer.open(path, program);
   try {
-    return { features: await probeFeatures(program, root, jailer, signal), jailer, unjailed: '' };
+    const found = await probeEmpty({ program, root, jailer, signal });
+    return { ...found, handover: NOT_TRIED, jailer, unjailed: '' };
   } catch (error) {
     signal?.throwIfAborted();
     const { message, hint = '' } = error as EngineError;
@@ -76,39 +89,76 @@ async function endTrials(root: string): Promise<void> {
   for (const dir of left) await rm(dir, { recursive: true, force: true });
 }
 
-async function probeFeatures(
+/** The question to a process, and where to ask it. */
+interface Probe {
+  program: string;
+  root: string;
+  jailer: Jailer | null;
+  signal: AbortSignal | undefined;
+}
+
+async function probeEmpty(probe: Probe): Promise<Pick<Trial, 'features' | 'filtered'>> {
+  const { jailer, signal } = probe;
+  return inProcess(probe, async ({ started, vmRoot, api, dir }) => {
+    const { exited } = started;
+    let found: Pick<Trial, 'features' | 'filtered'> | undefined;
+    const starting = { id: 'the probe', exited, log: join(dir, FILES.log), signal, timeoutMs: TRIAL_MS };
+    await inTime(starting, async (inTrial) => {
+      (await dial(api.socket, inTrial)).destroy();
+      const why = jailer && (await kvmRefused(vmRoot));
+      if (why) throw new EngineError('unsupported', `${why}.`);
+      const features = featuresOf(await api.version(inTrial), await probeExtensions(api, inTrial));
+      found = { features, filtered: await filtersOf(started.pid) };
+    });
+    if (found) return found;
+    throw new EngineError('engine_missing', `${probe.program} did not say what it can do.`);
+  });
+}
+
+async function probeHandover(
   program: string,
   root: string,
-  jailer: Jailer | null,
-  signal?: AbortSignal,
-): Promise<Features> {
+  features: Features,
+  signal: AbortSignal | undefined,
+): Promise<Handover> {
+  if (!features.sharedMemory || !features.vmstateOnly || !features.writeProtect) return NOT_TRIED;
+  const withProcess: WithProcess = (use) =>
+    inProcess({ program, root, jailer: null, signal }, async ({ started, api, dir }) => {
+      const inTrial = anySignal(signal, AbortSignal.timeout(TRIAL_MS));
+      (await dial(api.socket, inTrial)).destroy();
+      return use({ api, dir, exited: started.exited, signal: inTrial });
+    });
+  const found = await rememberedHandover(program, root, () => tryHandover(withProcess, features));
+  signal?.throwIfAborted();
+  return found;
+}
+
+/** A process without a VM. */
+interface Empty {
+  started: Started;
+  vmRoot: VmRoot;
+  api: FirecrackerApi;
+  dir: string;
+}
+
+/** Starts a process in a directory of its own, and leaves nothing of it once `use` is done. */
+async function inProcess<T>({ program, root, jailer }: Probe, use: (empty: Empty) => Promise<T>): Promise<T> {
   const dir = await mkdtemp(join(root, TRIAL));
-  const place = jailer ? await jailer.place(dir, 'probe') : Place.plain(dir);
-  const started = await startProcess(program, 'probe', dir, jailer ? { jailer, place } : undefined).catch(
+  const vmRoot = jailer ? await jailer.vmRoot(dir, 'probe') : VmRoot.plain(dir);
+  const started = await startProcess(program, 'probe', dir, jailer ? { jailer, vmRoot } : undefined).catch(
     async (error: unknown) => {
-      jailer?.release(place);
+      jailer?.release(vmRoot);
       await rm(dir, { recursive: true, force: true });
       throw error;
     },
   );
   const api = new FirecrackerApi(join(dir, FILES.api));
-  let features: Features | undefined;
   try {
-    const { exited } = started;
-    const log = join(dir, FILES.log);
-    await inTime({ id: 'the probe', exited, log, signal, timeoutMs: TRIAL_MS }, async (inTrial) => {
-      (await dial(api.socket, inTrial)).destroy();
-      const why = jailer && (await kvmRefused(place));
-      if (why) throw new EngineError('unsupported', `${why}.`);
-      features = featuresOf(await api.version(inTrial), await probeExtensions(api, inTrial));
-    });
+    return await use({ started, vmRoot, api, dir });
   } finally {
     await api.close();
-    await killProcess(started);
-    await started.exited;
-    jailer?.release(place);
+    await endProcess(started, started.exited);
+    jailer?.release(vmRoot);
     await rm(dir, { recursive: true, force: true });
   }
-  if (features) return features;
-  throw new EngineError('engine_missing', `${program} did not say what it can do.`);
 }

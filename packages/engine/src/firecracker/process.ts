@@ -5,12 +5,12 @@ import { readStartTicks } from '../process.ts';
 import { checkSocketPath, endOfChild, spawned } from '../supervise.ts';
 import type { VmExit } from '../types.ts';
 import type { Jailer } from './jailer.ts';
-import type { Place } from './place.ts';
+import type { VmRoot } from './vm-root.ts';
 
 /** Names of the files in a VM's directory, where its process is started: what a snapshot remembers of them is relative. */
 export const FILES = {
   api: 'api.sock',
-  /** Of the vsock device, where the agent's client connects. */
+  /** Socket of the vsock device, to which the agent's client connects. */
   agent: 'agent.sock',
   /** Where the pager lets the agent's client through to that, if it branches the VM live. */
   channel: 'channel.sock',
@@ -18,7 +18,7 @@ export const FILES = {
   pages: 'pages.sock',
   /** A link to the root file system. */
   root: 'root.img',
-  /** What the guest writes to its serial line, which is the process' standard output. */
+  /** The guest's serial output, which is the standard output of the process. */
   console: 'console.log',
   log: 'vmm.log',
 } as const;
@@ -44,7 +44,7 @@ export async function startProcess(
   program: string,
   id: string,
   dir: string,
-  jail?: { jailer: Jailer; place: Place },
+  jail?: { jailer: Jailer; vmRoot: VmRoot },
 ): Promise<Started> {
   // The longest of them.
   checkSocketPath(join(dir, FILES.channel));
@@ -53,10 +53,10 @@ export async function startProcess(
   try {
     for (const name of [FILES.console, FILES.log]) files.push(await open(join(dir, name), 'a', 0o600));
     const args = ['--api-sock', FILES.api, '--log-path', FILES.log, '--level', 'Warning'];
-    const command = jail?.jailer.command(id, args, jail.place) ?? { program, args: ['--id', idOf(id), ...args] };
+    const command = jail?.jailer.command(id, args, jail.vmRoot) ?? { program, args: ['--id', idOf(id), ...args] };
     const child = spawn(command.program, command.args, {
       cwd: dir,
-      // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
+      // The VMM gets a session of its own, because signals of a terminal are for the command that was typed, not for VMs.
       detached: true,
       env: { PATH: process.env['PATH'] },
       stdio: ['ignore', ...files.map((file) => file.fd)],
@@ -75,7 +75,7 @@ export async function startProcess(
   }
 }
 
-/** As Firecracker may be told it. */
+/** Converts an id to the form that Firecracker accepts. */
 export function idOf(id: string): string {
   return id.replaceAll(/[^A-Za-z0-9-]/g, '-').slice(0, ID_CHARS_MAX);
 }

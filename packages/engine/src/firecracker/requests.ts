@@ -29,7 +29,7 @@ export interface NetworkInterface {
 }
 
 export interface VsockDevice {
-  /** From 3 on. */
+  /** Context id of the guest, at least 3. */
   guest_cid: number;
   /** Relative to the directory that the process was started in. */
   uds_path: string;

@@ -1,3 +1,4 @@
+import { setTimeout as delay } from 'node:timers/promises';
 import { EngineError } from '../errors.ts';
 import { type BranchOptions, dial, expect, type Hello, Link } from './link.ts';
 import { startPager, type PagerOptions } from './start.ts';
@@ -10,9 +11,11 @@ import type {
   HeldLayer,
   HeldSandbox,
   ImportMemory,
+  LayerMemory,
   MemoryUse,
   PageInventory,
   Prepare,
+  RefreshMapped,
   ServePages,
   Wake,
 } from './wire.ts';
@@ -20,9 +23,15 @@ import type {
 /** How often a pager is looked for or started when the one that was found ends. */
 const CONNECT_ATTEMPTS = 5;
 
+/** Time that a pager may take to release a VM, or to end. A pager that hangs must delay nobody. */
+const END_TIMEOUT_MS = 10_000;
+
 type Floor = Omit<Extract<Answer, { answer: 'floor' }>, 'answer'>;
 type Imported = Omit<Extract<Answer, { answer: 'imported' }>, 'answer'>;
-type Inventory = { layers: HeldLayer[]; sandboxes: HeldSandbox[] };
+interface Inventory {
+  layers: HeldLayer[];
+  sandboxes: HeldSandbox[];
+}
 
 /** A connection to `forkd-pager`. Requests run side by side. */
 export class Pager {
@@ -60,7 +69,7 @@ export class Pager {
         return new Pager(link, hello, options.runDir);
       } catch (error) {
         link.close();
-        // One that was killed a moment ago may still take a connection, and drops it.
+        // A pager that was killed a moment ago may still accept a connection, and then drops it.
         const gone = error instanceof EngineError && error.code === 'pager_gone';
         if (!gone || attempt >= CONNECT_ATTEMPTS) throw error;
       }
@@ -88,7 +97,7 @@ export class Pager {
     await this.#link.request({ op: 'pause', sandbox }, signal ? { signal } : {});
   }
 
-  /** Lets a VM go on that was paused. */
+  /** Resumes a VM that was paused. */
   async resume(sandbox: string, signal?: AbortSignal): Promise<void> {
     await this.#link.request({ op: 'resume', sandbox }, signal ? { signal } : {});
   }
@@ -108,8 +117,9 @@ export class Pager {
     await this.#link.request({ op: 'wake', ...wake }, signal ? { signal } : {});
   }
 
+  /** Releases everything that the pager holds for a VM. Throws `cancelled` if the pager does not answer in time. */
   async release(sandbox: string): Promise<void> {
-    await this.#link.request({ op: 'release', sandbox });
+    await this.#link.request({ op: 'release', sandbox }, { signal: AbortSignal.timeout(END_TIMEOUT_MS) });
   }
 
   /** Takes a snapshot of a running VM, and resolves when it is durable. */
@@ -118,7 +128,7 @@ export class Pager {
     return expect(answer, 'branch');
   }
 
-  /** What a pause costs that does nothing but save the device state. */
+  /** Measures a pause that only saves the device state. */
   async floor(sandbox: string): Promise<Floor> {
     const { pause_us, device_state_us } = expect(await this.#link.request({ op: 'floor', sandbox }), 'floor');
     return { pause_us, device_state_us };
@@ -146,6 +156,15 @@ export class Pager {
     return expect(await this.#link.request({ op: 'lend_memory', sandbox }), 'lent').path;
   }
 
+  /**
+   * Takes over the memory of a VM that a Firecracker has loaded and that does not run yet, to branch it live. Whether the pager
+   * has it for good: otherwise it asks again at each branch.
+   */
+  async takeMemory(sandbox: string, signal?: AbortSignal): Promise<boolean> {
+    const answer = await this.#link.request({ op: 'take_memory', sandbox }, signal ? { signal } : {});
+    return expect(answer, 'taken').kept;
+  }
+
   /** Makes a layer of what a memory file has that the stack has not. Resolves when all layers are durable. */
   async importMemory(file: ImportMemory): Promise<Imported> {
     const answer = await this.#link.request({ op: 'import_memory', ...file });
@@ -159,12 +178,17 @@ export class Pager {
     return { digest, size };
   }
 
+  /** Changes the memory of a VM that has loaded a memory file and does not run yet. */
+  async refreshMapped(request: RefreshMapped): Promise<void> {
+    await this.#link.request({ op: 'refresh_mapped', ...request });
+  }
+
   /** Serves the memory of a VM that is about to be restored, page by page. Resolves when its VMM can connect. */
   async servePages(request: ServePages): Promise<void> {
     await this.#link.request({ op: 'serve_pages', ...request });
   }
 
-  /** What is served page by page. */
+  /** Lists the memory that is served page by page. */
   async pages(): Promise<PageInventory> {
     const { served, total } = expect(await this.#link.request({ op: 'pages' }), 'pages');
     return { served, total };
@@ -175,18 +199,38 @@ export class Pager {
     return { layers, sandboxes };
   }
 
-  /** Lets go of a layer held in memory. VMs that map it keep it. */
+  /** Lets these layers go from memory as soon as nobody maps them: they will not be needed soon. Their names stay valid. */
+  async letGo(layers: readonly string[]): Promise<void> {
+    await this.#link.request({ op: 'let_go', layers: [...layers] });
+  }
+
+  /** How much memory layers may take that nobody maps. `null`: what the pager makes of the host's memory. */
+  async limitLayers(unmappedBytes: number | null): Promise<void> {
+    await this.#link.request({ op: 'limit_layers', unmapped_bytes: unmappedBytes });
+  }
+
+  /** How much memory layers take. */
+  async layerMemory(): Promise<LayerMemory> {
+    const { answer: _, ...memory } = expect(await this.#link.request({ op: 'layer_memory' }), 'layer_memory');
+    return memory;
+  }
+
+  /** Forgets a layer. VMs that map it keep it. */
   async dropLayer(layer: string): Promise<void> {
     await this.#link.request({ op: 'drop_layer', layer });
   }
 
-  /** Ends the pager. VMs run on. */
+  /** Ends the pager. VMs keep running. Throws `cancelled` if the pager does not end in time. */
   async shutdown(): Promise<void> {
-    await this.#link.request({ op: 'shutdown' });
-    await this.gone;
+    await this.#link.request({ op: 'shutdown' }, { signal: AbortSignal.timeout(END_TIMEOUT_MS) });
+    const over = new AbortController();
+    const late = delay(END_TIMEOUT_MS, true, { signal: over.signal }).catch(() => false);
+    const isLate = await Promise.race([this.gone.then(() => false), late]);
+    over.abort();
+    if (isLate) throw new EngineError('cancelled', `The pager ${this.pid} has not ended within ${END_TIMEOUT_MS} ms.`);
   }
 
-  /** Hangs up. The pager goes on; branches of this connection are cancelled. */
+  /** Closes the connection. The pager continues; branches of this connection are cancelled. */
   close(): void {
     this.#link.close();
   }

@@ -4,13 +4,13 @@ import { onLine } from '../lines.ts';
 import type { Answer, BranchEvent, Op, Reply } from './wire.ts';
 
 /** The protocol's version that this client speaks; the pager's `PROTOCOL_VERSION`. */
-const PROTOCOL_VERSION = 5;
+const PROTOCOL_VERSION = 6;
 
 /** How long a pager may take to answer its first request. */
 const HELLO_TIMEOUT_MS = 5_000;
 
 export interface BranchOptions {
-  /** Gives the branch up; the source runs on. */
+  /** Cancels the branch. The source keeps running. */
   signal?: AbortSignal;
   /** Called at each stage that the branch reaches, in order. */
   onEvent?: (event: BranchEvent) => void;
@@ -75,15 +75,13 @@ export class Link {
       this.#pending.get(id)?.reject(cancelled(signal));
       return;
     }
-    // It may have finished in this instant: then there is nothing to cancel.
+    // The request may have finished in this instant. Then there is nothing to cancel.
     this.request({ op: 'cancel', request: id }).catch(() => undefined);
   }
 
   #receive(line: string): void {
-    let reply: Reply;
-    try {
-      reply = JSON.parse(line) as Reply;
-    } catch {
+    const reply = replyOf(line);
+    if (reply === null) {
       this.#socket.destroy();
       return;
     }
@@ -96,6 +94,19 @@ export class Link {
   #lost(): void {
     this.#open = false;
     for (const pending of this.#pending.values()) pending.reject(lost());
+  }
+}
+
+/** Parses a reply. Returns `null` for anything else: the sender does not speak the protocol. */
+function replyOf(line: string): Reply | null {
+  try {
+    const reply = JSON.parse(line) as Reply | null;
+    if (typeof reply?.id !== 'number') return null;
+    if (reply.kind === 'err') return typeof reply.error.message === 'string' ? reply : null;
+    const body = reply.kind === 'event' ? reply.event : reply.result;
+    return typeof body === 'object' && body !== null ? reply : null;
+  } catch {
+    return null;
   }
 }
 

@@ -2,7 +2,7 @@ import { spawn } from 'node:child_process';
 import { mkdir, open } from 'node:fs/promises';
 import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
-import { EngineError } from '../errors.ts';
+import { EngineError, REINSTALL_HINT } from '../errors.ts';
 import { readTail } from '../files.ts';
 
 /** How long a pager may take until it listens. */
@@ -21,8 +21,8 @@ export interface PagerOptions {
   signal?: AbortSignal;
 }
 
-/** How a pager exits that found another at work; `ANOTHER_SERVES` in its source. */
-const ANOTHER_SERVES = 75;
+/** The exit status of a pager that found another at work: `EX_TEMPFAIL` of `sysexits.h`. */
+const EX_TEMPFAIL = 75;
 
 /** A pager that was started: what became of it, once that is known. */
 interface Attempt {
@@ -43,7 +43,7 @@ export async function startPager(options: PagerOptions, dial: () => Promise<Sock
     const socket = await dial();
     if (socket) return socket;
     const { ended } = attempt;
-    if (Date.now() > deadline || (ended && ended.status !== ANOTHER_SERVES)) {
+    if (Date.now() > deadline || (ended && ended.status !== EX_TEMPFAIL)) {
       throw await startFailure(options.bin, ended?.why ?? 'it never listened', logPath);
     }
     // The other one may be about to listen, or about to end.
@@ -74,6 +74,6 @@ async function spawnPager(options: PagerOptions, logPath: string): Promise<Attem
 async function startFailure(bin: string, why: string, logPath: string): Promise<EngineError> {
   const log = await readTail(logPath);
   return new EngineError('pager_missing', `The pager ${bin} did not start: ${why}.`, {
-    hint: log === '' ? 'Build it with: cargo build --release' : `It said: ${log}`,
+    hint: log === '' ? REINSTALL_HINT : `It said: ${log}`,
   });
 }

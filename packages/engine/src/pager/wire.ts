@@ -33,7 +33,11 @@ vmm?: VmmKind,
 /**
  * Which process may call under this name. A name alone is no proof: any VMM could give another's.
  */
-caller: Caller, };
+caller: Caller, 
+/**
+ * What is changed in its memory before it runs. Left out: nothing.
+ */
+refresh?: Array<Refresh>, };
 
 export type Answer = { "answer": "hello", protocol: number, version: string, pid: number, 
 /**
@@ -47,7 +51,11 @@ tsc_khz: number, } | { "answer": "done" } | { "answer": "branch" } & BranchDone 
 /**
  * What the VMM can open for reading and writing.
  */
-path: string, } | { "answer": "imported", 
+path: string, } | { "answer": "taken", 
+/**
+ * Whether the pager has it until the VM ends. Otherwise it asks again at each branch.
+ */
+kept: boolean, } | { "answer": "imported", 
 /**
  * All layers by digest, bottom first. One that holds no page is left out.
  */
@@ -55,14 +63,14 @@ stack: Array<Blob>,
 /**
  * Pages that the new layer holds: unlike those below.
  */
-captured_pages: number, } | { "answer": "pages" } & PageInventory | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
+captured_pages: number, } | { "answer": "pages" } & PageInventory | { "answer": "layer_memory" } & LayerMemory | { "answer": "inventory", layers: Array<HeldLayer>, sandboxes: Array<HeldSandbox>, };
 
 /**
  * The comparison of a captured layer with a copy taken inside the pause.
  */
 export type Audit = { checked_pages: number, 
 /**
- * Must be zero.
+ * Zero: a branch of which a page differs fails with `audit_failed`.
  */
 differing_pages: number, 
 /**
@@ -86,9 +94,13 @@ export type Branch = { sandbox: string, mode: BranchMode,
 resume: boolean, 
 /**
  * Also copy all of guest RAM inside the pause (which makes it long) and compare it, byte for byte, with what the
- * captured layer over its stack says.
+ * captured layer over its stack says. A page that differs fails the branch before it is ready.
  */
-audit: boolean, };
+audit: boolean, 
+/**
+ * Also copies the private pages in a `full` branch, first and inside the same pause, to tell what `diff` would have cost.
+ */
+measure_diff?: boolean, };
 
 /**
  * The outcome of a branch that is durable.
@@ -102,7 +114,7 @@ stack: Array<Blob>, device_state: Blob, stats: BranchStats, audit: Audit | null,
 /**
  * A stage that a branch has reached.
  */
-export type BranchEvent = { "stage": "resumed", stats: BranchStats, } | { "stage": "ready", stack: Array<string>, device_state: Blob, stats: BranchStats, };
+export type BranchEvent = { "stage": "resumed", stats: BranchStats, } | { "stage": "ready", stack: Array<string>, device_state: Blob, stats: BranchStats, audit: Audit | null, };
 
 export type BranchMode = "full" | "diff" | "live";
 
@@ -143,6 +155,14 @@ captured_pages: number, captured_bytes: number,
  */
 capture_us: number, 
 /**
+ * Listing and copying the private pages inside the pause: of a `diff`, or of the measurement in a `full`.
+ */
+diff_us: number, 
+/**
+ * Pages that the layer of that `diff` holds.
+ */
+diff_pages: number, 
+/**
  * Of the private pages: copied in bulk, and for a write of the guest that waited for it.
  */
 pages_by_copy: number, pages_by_fault: number, 
@@ -162,17 +182,21 @@ export type Caller = { "key": string } | { "pid": number };
  */
 export type Fault = { code: FaultCode, 
 /**
- * One sentence with the caller's own values.
+ * The sentence for the caller, with the caller's own values.
  */
 message: string, };
 
-export type FaultCode = "bad_request" | "unknown_sandbox" | "unknown_layer" | "corrupt_layer" | "busy" | "vm_gone" | "cancelled" | "disk_full" | "out_of_memory" | "unsupported" | "io" | "internal";
+export type FaultCode = "bad_request" | "unknown_sandbox" | "unknown_layer" | "corrupt_layer" | "busy" | "vm_gone" | "cancelled" | "disk_full" | "out_of_memory" | "unsupported" | "io" | "audit_failed" | "internal";
 
 export type HeldLayer = { layer: string, 
 /**
- * Its digest once durable.
+ * The digest of the layer, once it is durable.
  */
-digest: string | null, pages: number, extents: number, };
+digest: string | null, pages: number, extents: number, 
+/**
+ * False if it was let go: it is read from the store when it is needed.
+ */
+in_memory: boolean, };
 
 export type HeldSandbox = { sandbox: string, 
 /**
@@ -186,7 +210,7 @@ export type ImportMemory = {
  */
 mem_bytes: number, 
 /**
- * What the layer is a difference to, bottom first. Empty: the layer is a base.
+ * The layers below, bottom first. Empty: the layer is a base.
  */
 stack: Array<string>, path: string, 
 /**
@@ -195,9 +219,50 @@ stack: Array<string>, path: string,
  */
 tracked: boolean, };
 
+/**
+ * The memory of the layers that are held.
+ */
+export type LayerMemory = { 
+/**
+ * The bytes that layers without a mapping may take.
+ */
+budget_bytes: number, 
+/**
+ * Of layers that VMs map, or that a branch, an export or a page server uses.
+ */
+mapped_bytes: number, 
+/**
+ * Of layers that nobody uses and that are on disk.
+ */
+unmapped_bytes: number, 
+/**
+ * Of layers that nobody uses and that are not on disk.
+ */
+pending_bytes: number, 
+/**
+ * Of merged views, which are among the mapped and the unmapped.
+ */
+view_bytes: number, 
+/**
+ * Layers and views in RAM.
+ */
+layers: number, 
+/**
+ * How many layers were let go, and how many of them were read again, since the pager was started.
+ */
+let_go: number, loaded_again: number, 
+/**
+ * Merged views that were made in the background.
+ */
+merged: number, 
+/**
+ * Merged views that forks had to wait for, and how long those took.
+ */
+merged_in_forks: number, merged_in_forks_us: number, };
+
 export type MemoryUse = { 
 /**
- * Pages that the VM has written: its own.
+ * Pages that the VM has written, swapped out or not: its own.
  */
 private_bytes: number, 
 /**
@@ -208,7 +273,7 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" };
 
 /**
  * All whose memory is served page by page at this moment, and what has been done since the pager was started.
@@ -255,6 +320,31 @@ chardev_socket: string,
 key: string, };
 
 /**
+ * One place in guest memory, and what is done there.
+ */
+export type Refresh = { 
+/**
+ * Offset in guest memory as the host maps it. (Above 3 GiB this is not the guest's address.)
+ */
+at: number, bytes: number, op: RefreshOp, };
+
+export type RefreshMapped = { 
+/**
+ * The VMM.
+ */
+pid: number, 
+/**
+ * Guest RAM in bytes, which is also the file's size.
+ */
+mem_bytes: number, 
+/**
+ * The memory file.
+ */
+path: string, refresh: Array<Refresh>, };
+
+export type RefreshOp = "mix" | "count" | "page";
+
+/**
  * One line to the controller.
  */
 export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "kind": "ok", id: number, result: Answer, } | { "kind": "err", id: number, error: Fault, };
@@ -262,7 +352,7 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" });
 
 export type ServePages = { sandbox: string, 
 /**
@@ -277,6 +367,10 @@ mem_bytes: number,
  * Bottom layer first.
  */
 stack: Array<string>, 
+/**
+ * What is changed in the VM's own pages before it gets them. Left out: nothing.
+ */
+refresh?: Array<Refresh>, 
 /**
  * Where to listen. The socket is there for as long as the VM needs the pager.
  */

@@ -33,7 +33,7 @@ export const FILES = {
   log: 'vmm.log',
 } as const;
 
-/** What the guest writes to its console, in the directory of its VM. */
+/** The file with the guest's console output, in the directory of its VM. */
 export const consoleFile = FILES.console;
 
 /**
@@ -42,14 +42,15 @@ export const consoleFile = FILES.console;
  */
 export const MACHINE = 'microvm,acpi=on,rtc=on,pit=off,suppress-vmdesc=on,mem-merge=off,dump-guest-core=off';
 
-/** x86-64-v2 under emulation, so that common images run; the host's own processor under KVM. */
-export function cpuModel(accelerator: Accelerator): string {
-  return accelerator === 'kvm' ? 'host' : 'Nehalem-v1,+rdrand,+arat';
-}
+/** The processor under emulation: x86-64-v2, so that common images run. */
+export const EMULATED_MODEL = 'Nehalem-v1,+rdrand,+arat';
 
-/** What of its host a VMM works with, as its command line says it. */
+/** The same level under KVM, the same on every host: QEMU starts no VM where the host lacks any of it. */
+export const BASELINE_MODEL = `${EMULATED_MODEL},enforce`;
+
+/** The files and sockets of the host that a VMM uses, as its command line names them. */
 export interface Host {
-  /** Of guest memory. */
+  /** Path of the guest memory. */
   memoryPath: string;
   rootImagePath: string;
   consolePath: string;
@@ -61,7 +62,7 @@ export interface Host {
   descriptors: readonly number[];
 }
 
-/** One that was started by the launcher: it has descriptors, and no files. */
+/** A VMM that the jail has started: it has descriptors instead of files. */
 const CONFINED: Host = {
   memoryPath: `/proc/self/fd/${MEMORY_FD}`,
   rootImagePath: `/dev/fdset/${ROOT_IMAGE_FD}`,
@@ -72,7 +73,7 @@ const CONFINED: Host = {
   descriptors: [ROOT_IMAGE_FD, CONSOLE_FD],
 };
 
-/** What both a boot and a restore are given. The devices and their order are part of a snapshot: change neither lightly. */
+/** Arguments of both boot and restore. The devices and their order are part of a snapshot, so change neither lightly. */
 function commonArguments(machine: Machine, host: Host = CONFINED): string[] {
   const memory = `memory-backend-file,id=ram,size=${machine.mem_mib}M,mem-path=${host.memoryPath},share=off`;
   const root = {
@@ -104,6 +105,7 @@ function commonArguments(machine: Machine, host: Host = CONFINED): string[] {
     ['-device', 'virtio-blk-device,drive=root'],
     ['-object', 'rng-random,id=rng,filename=/dev/urandom'],
     ['-device', 'virtio-rng-device,rng=rng'],
+    // No guest sees it: microvm has no ACPI table for it. Snapshots have its state, and would not load without it.
     ['-device', 'vmgenid,guid=auto'],
     ['-device', 'virtio-serial-device'],
     ['-chardev', `socket,id=agent,${host.channel},server=on,wait=off`],
@@ -111,7 +113,7 @@ function commonArguments(machine: Machine, host: Host = CONFINED): string[] {
   ].flat();
 }
 
-/** One translator thread a processor, and a translation buffer that suits a sandbox rather than QEMU's gigabyte. */
+/** Uses one translator thread per processor, and a translation buffer that suits a sandbox, instead of QEMU's gigabyte. */
 function acceleration(machine: Machine): string {
   if (machine.accelerator === 'kvm') return 'kvm';
   return `tcg,thread=${machine.vcpus > 1 ? 'multi' : 'single'},tb-size=64`;
@@ -127,7 +129,7 @@ export function bootArguments(machine: Machine, tscKhz: number): string[] {
   ].flat();
 }
 
-/** What {@link bootArguments} names, in order. */
+/** The files that {@link bootArguments} names, in order. */
 export function bootFiles({ vmlinuz, initramfs }: KernelFiles): string[] {
   return [vmlinuz, initramfs];
 }
@@ -143,9 +145,9 @@ export function waitArguments(machine: Machine): string[] {
 }
 
 /**
- * Under emulation the kernel is told the counter's frequency: it would measure it against timers that a busy host delivers
- * late, and hang or get it wrong. And that its processor has none of the flaws of the model's hardware: what it does against
- * those costs most of a system call.
+ * Emulated kernels get two hints. The first is the frequency of the counter: the kernel would measure it with timers that a
+ * busy host delivers late, and hang or get it wrong. The second is that the processor has none of the hardware flaws of its
+ * model, because mitigations take most of the time of a system call.
  */
 function kernelCommandLine(accelerator: Accelerator, tscKhz: number): string {
   const clock = [`tsc_early_khz=${tscKhz}`, 'tsc=reliable', 'no_timer_check'];

@@ -1,6 +1,6 @@
 import type { Capabilities } from '../types.ts';
 
-/** What QEMU's abilities depend on. */
+/** Facts that decide QEMU's capabilities. */
 export interface QemuHost {
   /** Why the pager cannot branch live; `null` where it can. */
   liveUnavailable: string | null;

@@ -1,31 +1,32 @@
 import { compareMachines, refuseMemoryLimit } from '../machine.ts';
+import { isolationOfLimits, MemoryLimits } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
 import type {
   Accelerator,
   BootSpec,
   Capabilities,
+  CpuModel,
   Engine,
   Isolation,
   KernelFiles,
   Machine,
+  Processor,
   RestoreSpec,
   Shape,
   Vm,
   VmRecord,
 } from '../types.ts';
-import { bootArguments, bootFiles, cpuModel, MACHINE, restoreArguments } from './arguments.ts';
+import { BASELINE_MODEL, bootArguments, bootFiles, EMULATED_MODEL, MACHINE, restoreArguments } from './arguments.ts';
 import { qemuCapabilities } from './capabilities.ts';
 import { Jail } from './jail.ts';
-import { isolationOfLimits, MemoryLimits } from '../memory-limit.ts';
-import { chooseAccelerator, readVersion } from './probe.ts';
 import { type Idle, type PoolOptions, VmmPool } from './pool.ts';
+import { type Acceleration, chooseAcceleration, PROGRAM, readVersion, requireKvm } from './probe.ts';
+import { readProcessors } from './processor.ts';
+import type { RunStateWatch } from './run-state.ts';
 import { adopt, launch, type Launch, wake } from './vm.ts';
 
-/** The full build; it has every accelerator. */
-const PROGRAM = 'qemu-system-x86_64';
-
 export interface QemuOptions {
-  /** Where the outcome of the accelerator's trial is kept until the host is booted again. */
+  /** A directory where it is noted, until the host is booted again, that KVM runs a kernel. */
   cacheDir: string;
   /** The shim's shared library. */
   shim: string;
@@ -49,16 +50,22 @@ export class QemuEngine implements Engine {
   readonly acceleratorReason: string;
   readonly isolation: readonly Isolation[];
   readonly capabilities: Capabilities;
+  readonly #cpuModel: string;
+  /** Processors of guests, by the name of the model. Empty under emulation. */
+  readonly #processors: ReadonlyMap<string, Processor>;
   readonly #shim: string;
   readonly #jail: Jail;
   readonly #memoryLimits: MemoryLimits;
   readonly #pool: VmmPool | undefined;
+  readonly #watches = new Map<string, RunStateWatch>();
 
   private constructor(parts: Parts, options: QemuOptions) {
-    const { version, choice, jail, memoryLimits } = parts;
+    const { version, acceleration, jail, memoryLimits } = parts;
     this.version = version;
-    this.accelerator = choice.accelerator;
-    this.acceleratorReason = choice.reason;
+    this.accelerator = acceleration.accelerator;
+    this.acceleratorReason = acceleration.reason;
+    this.#cpuModel = acceleration.cpuModel;
+    this.#processors = parts.processors;
     const { pool, shim } = options;
     const pooled = pool !== undefined && pool.sizeMax > 0;
     this.capabilities = qemuCapabilities({
@@ -76,34 +83,42 @@ export class QemuEngine implements Engine {
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
   static async create(options: QemuOptions): Promise<QemuEngine> {
     const version = await readVersion(PROGRAM, options.signal);
-    const choice = options.accelerator
-      ? { accelerator: options.accelerator, reason: 'It was asked for.' }
-      : await chooseAccelerator({ ...options, program: PROGRAM, version });
-    const [jail, memoryLimits] = await Promise.all([
+    const acceleration = await accelerate(options, version);
+    const models = acceleration.accelerator === 'kvm' ? [acceleration.cpuModel, BASELINE_MODEL] : [];
+    const [processors, jail, memoryLimits] = await Promise.all([
+      models.length > 0 ? readProcessors(PROGRAM, models, options.signal) : new Map<string, Processor>(),
       Jail.open(options.jail, PROGRAM, options.cacheDir, options.signal),
       MemoryLimits.probe(),
     ]);
-    return new QemuEngine({ version, choice, jail, memoryLimits }, options);
+    return new QemuEngine({ version, acceleration, processors, jail, memoryLimits }, options);
   }
 
-  machine(memMib: number, vcpus: number): Machine {
+  machine(memMib: number, vcpus: number, cpuModel: CpuModel = 'host'): Machine {
+    const travels = cpuModel === 'x86-64-v2' && this.accelerator === 'kvm';
+    return this.#machine(memMib, vcpus, travels ? BASELINE_MODEL : this.#cpuModel);
+  }
+
+  checkMachine(machine: Machine): void {
+    const model = machine.cpu_model === BASELINE_MODEL ? BASELINE_MODEL : this.#cpuModel;
+    compareMachines(this.#machine(machine.mem_mib, machine.vcpus, model), machine);
+  }
+
+  #machine(memMib: number, vcpus: number, cpuModel: string): Machine {
+    const processor = this.#processors.get(cpuModel);
     return {
       engine: 'qemu',
       engine_version: this.version,
       machine: MACHINE,
       accelerator: this.accelerator,
-      cpu_model: cpuModel(this.accelerator),
+      cpu_model: cpuModel,
       mem_mib: memMib,
       vcpus,
+      ...(processor && { processor }),
     };
   }
 
-  checkMachine(machine: Machine): void {
-    compareMachines(this.machine(machine.mem_mib, machine.vcpus), machine);
-  }
-
   boot(spec: BootSpec): Promise<Vm> {
-    const machine = this.machine(spec.memMib, spec.vcpus);
+    const machine = this.machine(spec.memMib, spec.vcpus, spec.cpuModel);
     const args = bootArguments(machine, spec.pager.tscKhz);
     const files = bootFiles(spec.kernel);
     return this.#yield(() => launch({ ...this.#common(spec, machine), args, files, stack: [] }));
@@ -111,10 +126,10 @@ export class QemuEngine implements Engine {
 
   async restore(spec: RestoreSpec): Promise<Vm> {
     this.checkMachine(spec.machine);
-    const { machine, rootImage, pager, stack, deviceState, memoryLimitMib } = spec;
+    const { machine, rootImage, pager, stack, deviceState, refresh, memoryLimitMib } = spec;
     refuseMemoryLimit(spec, this.capabilities);
     const args = restoreArguments(machine);
-    const options = { ...this.#common(spec, machine), args, stack, deviceState, memoryLimitMib };
+    const options = { ...this.#common(spec, machine), args, stack, deviceState, refresh, memoryLimitMib };
     return this.#yield(async () => {
       const idle = this.#pool?.take({ machine, rootImage }, pager);
       const woken = idle && (await this.#wake(idle, options));
@@ -127,11 +142,12 @@ export class QemuEngine implements Engine {
   }
 
   async close(): Promise<void> {
+    for (const watch of this.#watches.values()) watch.close();
     await this.#pool?.close();
   }
 
   adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null> {
-    return adopt(record, { pager, capabilities: this.capabilities }, paused);
+    return adopt(record, { pager, capabilities: this.capabilities, watches: this.#watches }, paused);
   }
 
   /** `undefined` when the VMM was lost: another is started for this VM, which tells what is wrong if anything is. */
@@ -156,6 +172,7 @@ export class QemuEngine implements Engine {
       jail: this.#jail,
       memoryLimits: this.#memoryLimits,
       capabilities,
+      watches: this.#watches,
     };
     return { id, dir, rootImage, pager, signal, timeoutMs, machine, ...own };
   }
@@ -163,7 +180,16 @@ export class QemuEngine implements Engine {
 
 interface Parts {
   version: string;
-  choice: { accelerator: Accelerator; reason: string };
+  acceleration: Acceleration;
+  processors: ReadonlyMap<string, Processor>;
   jail: Jail;
   memoryLimits: MemoryLimits;
+}
+
+function accelerate(options: QemuOptions, version: string): Acceleration | Promise<Acceleration> {
+  if (options.accelerator === 'kvm') return requireKvm(PROGRAM, options.signal);
+  if (options.accelerator === 'tcg') {
+    return { accelerator: 'tcg', cpuModel: EMULATED_MODEL, reason: 'It was asked for.' };
+  }
+  return chooseAcceleration({ ...options, program: PROGRAM, version });
 }

@@ -1,15 +1,18 @@
 import { execFile } from 'node:child_process';
 import { access, constants, mkdir } from 'node:fs/promises';
 import { promisify } from 'node:util';
-import { EngineError } from '../errors.ts';
+import { EngineError, REINSTALL_HINT } from '../errors.ts';
 import type { Isolation } from '../types.ts';
 
-/** What QEMU takes from itself once it is set up: calls that no VM needs. */
+/** System calls that QEMU gives up once it is set up, because no VM needs them. */
 const SECCOMP = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny';
+
+/** The launcher and QEMU say within this time what they can do. */
+const PROBE_TIMEOUT_MS = 20_000;
 
 const seccompMeaning = 'A VMM starts no programs, and changes neither its user nor its priorities.';
 
-/** What a VMM is started with through the launcher. */
+/** How to start a VMM in its jail. */
 export interface Confined {
   /** The directory of its sockets and logs. */
   dir: string;
@@ -28,7 +31,7 @@ export interface Confined {
 
 /** The launcher of VMMs, `forkd-jail`, with what it can take from them on this host. */
 export class Jail {
-  /** Of each thing that a VMM can be kept from, whether it is. */
+  /** The isolation measures, and whether each is in force. */
   readonly isolation: readonly Isolation[];
   readonly launcher: string;
   readonly #steps: string;
@@ -60,15 +63,19 @@ export class Jail {
   }
 }
 
+function inProbe(signal: AbortSignal | undefined) {
+  return { timeout: PROBE_TIMEOUT_MS, killSignal: 'SIGKILL', ...(signal && { signal }) } as const;
+}
+
 async function probe(launcher: string, dir: string, signal: AbortSignal | undefined): Promise<Isolation[]> {
   try {
     await access(launcher, constants.X_OK);
-    const { stdout } = await promisify(execFile)(launcher, ['probe', dir], signal ? { signal } : {});
+    const { stdout } = await promisify(execFile)(launcher, ['probe', dir], inProbe(signal));
     return JSON.parse(stdout) as Isolation[];
   } catch (cause) {
     signal?.throwIfAborted();
     throw new EngineError('engine_missing', `The launcher ${launcher} does not say what this host allows.`, {
-      hint: 'Build it with: cargo build --release',
+      hint: REINSTALL_HINT,
       cause,
     });
   }
@@ -78,7 +85,7 @@ async function probe(launcher: string, dir: string, signal: AbortSignal | undefi
 async function probeSeccomp(program: string, signal: AbortSignal | undefined): Promise<Isolation> {
   const args = ['-sandbox', SECCOMP, '-M', 'none', '-display', 'none', '-device', 'help'];
   try {
-    await promisify(execFile)(program, args, signal ? { signal } : {});
+    await promisify(execFile)(program, args, inProbe(signal));
     return { id: 'seccomp', ok: true, detail: seccompMeaning };
   } catch (error) {
     signal?.throwIfAborted();

@@ -2,6 +2,9 @@ import type { Socket } from 'node:net';
 import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
 import { onLine } from '../lines.ts';
+import { whyLost } from './run-state.ts';
+
+const LINE_CHARS_MAX = 64 * 1024;
 
 interface Message {
   return?: { status?: string };
@@ -22,16 +25,31 @@ export async function waitUntilRunning(path: string, signal: AbortSignal): Promi
   }
 }
 
+/** A line that is no message is ignored. A VMM that sends nothing else reaches the deadline. */
+function parse(line: string): Message {
+  try {
+    return (JSON.parse(line) as Message | null) ?? {};
+  } catch {
+    return {};
+  }
+}
+
 function running(socket: Socket): Promise<void> {
   return new Promise((resolve, reject) => {
     const fail = (why: string): void => reject(new EngineError('vm_start_failed', why));
     socket.once('close', () => fail('The VMM closed its monitor before the VM ran.'));
-    onLine(socket, (line) => {
-      const message = JSON.parse(line) as Message;
-      // A VM that is still loading answers "inmigrate", and says RESUME when it has started.
-      if (message.event === 'RESUME' || message.return?.status === 'running') resolve();
-      if (message.error) fail(`The VMM refused: ${message.error.desc ?? 'no reason'}.`);
-    });
+    onLine(
+      socket,
+      (line) => {
+        const message = parse(line);
+        // A VM that is still loading answers "inmigrate", and says RESUME when it has started.
+        if (message.event === 'RESUME' || message.return?.status === 'running') resolve();
+        const lost = whyLost(message.return?.status);
+        if (lost !== null) fail(`The VM stopped for good: ${lost}.`);
+        if (message.error) fail(`The VMM refused: ${message.error.desc ?? 'no reason'}.`);
+      },
+      LINE_CHARS_MAX,
+    );
     socket.write('{"execute":"qmp_capabilities"}\n{"execute":"query-status"}\n');
   });
 }

@@ -3,8 +3,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { availableMemoryBytes } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
-import { killProcess } from '../process.ts';
-import { explain } from '../supervise.ts';
+import { endProcess, explain } from '../supervise.ts';
 import type { Machine, Shape } from '../types.ts';
 import { FILES, waitArguments } from './arguments.ts';
 import type { Jail } from './jail.ts';
@@ -29,7 +28,7 @@ export interface PoolOptions {
   onError?: (error: unknown) => void;
 }
 
-/** What a pool needs of its host and its engine. */
+/** The parts of the host and the engine that a pool needs. */
 export interface PoolParts extends PoolOptions {
   program: string;
   shim: string;
@@ -143,7 +142,7 @@ export class VmmPool {
     }
   }
 
-  /** One of a shape that has more than its share. */
+  /** Finds a VMM whose shape has more than its share of the pool. */
   #surplus(share: number): Waiting | undefined {
     return this.#waiting.find(({ key }) => this.#waiting.filter((other) => other.key === key).length > share);
   }
@@ -187,8 +186,7 @@ export class VmmPool {
 
   async #end(idle: Waiting): Promise<void> {
     this.#forget(idle);
-    await killProcess(idle.process);
-    await idle.process.exited;
+    await endProcess(idle.process, idle.process.exited).catch((error: unknown) => this.#parts.onError?.(error));
     await discard(idle.name, idle.process.dir, idle.pager);
   }
 
@@ -211,7 +209,7 @@ export class VmmPool {
   }
 }
 
-/** Its sockets are there before it is: that it ended may be seen by the pager first, and is told by its exit. */
+/** The sockets exist before QEMU runs, so the pager may notice its death first. The exit has the reason. */
 async function untilIdle({ name, process, pager }: Waiting): Promise<void> {
   const ended = process.exited.then(() => {
     throw new Error(`${name} has ended`);

@@ -1,17 +1,18 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { joinGroup, withLimitKill, type MemoryLimits, removeMemoryLimit } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
 import type { BranchOptions } from '../pager/link.ts';
-import type { BranchDone, Caller, MemoryUse } from '../pager/wire.ts';
+import type { BranchDone, Caller, MemoryUse, Refresh } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
-import { checkSocketPath, endOfProcess, inTime } from '../supervise.ts';
+import { checkSocketPath, endOfProcess, endProcess, inTime } from '../supervise.ts';
 import type { Capabilities, Machine, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
-import { joinGroup, withLimitKill, type MemoryLimits, removeMemoryLimit } from '../memory-limit.ts';
 import { waitUntilRunning } from './monitor.ts';
 import type { Idle } from './pool.ts';
+import { RunStateWatch } from './run-state.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 /** Bytes of what a VMM shows its pager. */
@@ -26,14 +27,17 @@ export interface Launch {
   machine: Machine;
   rootImage: string;
   stack: readonly string[];
+  refresh?: readonly Refresh[] | undefined;
   /** The file that the VMM finds as its fourth descriptor. */
   deviceState?: string;
   /** Files that it gets a copy of. */
   files?: readonly string[];
   memoryLimitMib?: number | undefined;
   memoryLimits: MemoryLimits;
-  /** What is open to the VM. */
+  /** Capabilities of the VM. */
   capabilities: Capabilities;
+  /** The watches of the engine's VMs, by the VM's id: a monitor has one client. */
+  watches: Map<string, RunStateWatch>;
   shim: string;
   jail: Jail;
   pager: Pager;
@@ -51,12 +55,13 @@ export async function launch(options: Launch): Promise<Vm> {
   const { pager, id } = options;
   const key = newKey();
   await pager.announce(announcement(options, { key }));
-  let vm: Vm | undefined;
+  let vm: QemuVm | undefined;
   try {
     const cgroup = await makeLimit(options);
     vm = vmOf(await VmmProcess.start({ ...options, name: id, key, cgroup }), options);
     await running(vm, options, (signal) => waitUntilRunning(join(options.dir, FILES.monitor), signal));
     await pager.open(id);
+    vm.watch();
     return vm;
   } catch (error) {
     await (vm ? vm.kill() : pager.release(id).catch(() => undefined));
@@ -65,7 +70,7 @@ export async function launch(options: Launch): Promise<Vm> {
   }
 }
 
-/** What a VMM shows when it calls the pager. */
+/** Makes the key that a VMM shows when it calls the pager. */
 export function newKey(): string {
   return randomBytes(KEY_BYTES).toString('hex');
 }
@@ -88,7 +93,7 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
     await pager.release(idle.name).catch(() => undefined);
     throw error;
   }
-  // Its sockets go by the names that they have in the directory, wherever that is.
+  // The sockets have fixed names in the directory of the VM, which may move.
   vmm.dir = dir;
   const vm = vmOf(vmm, options);
   try {
@@ -96,6 +101,7 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
     if (cgroup !== undefined) await joinGroup(cgroup, vmm.pid);
     const announce = announcement(options, { pid: vmm.pid });
     await running(vm, options, (signal) => pager.wake({ vmm: idle.name, announce, device_state: deviceState }, signal));
+    vm.watch();
     return vm;
   } catch (error) {
     await vm.kill();
@@ -104,19 +110,18 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
 }
 
 /** Finds a VM that another process started, and makes it known to the pager if it is not. `null` when it has ended. */
-export async function adopt(record: VmRecord, home: Home, paused: boolean): Promise<Vm | null> {
-  const { pager } = home;
+export async function adopt(record: VmRecord, parts: VmParts, paused: boolean): Promise<Vm | null> {
+  const { pager } = parts;
   if (!(await isRunning(record))) return null;
   await pager.adopt(announcement(record, { pid: record.pid }), paused);
-  return new QemuVm(
-    record,
-    home,
-    withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir),
-  );
+  const exited = withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir);
+  const vm = new QemuVm(record, parts, exited);
+  vm.watch();
+  return vm;
 }
 
 /** The VM that a process runs. */
-function vmOf(vmm: VmmProcess, options: Launch): Vm {
+function vmOf(vmm: VmmProcess, options: Launch): QemuVm {
   const { id, machine, stack } = options;
   const { dir, pid, startTicks, exited } = vmm;
   return new QemuVm(
@@ -126,12 +131,15 @@ function vmOf(vmm: VmmProcess, options: Launch): Vm {
   );
 }
 
-function announcement({ id, dir, machine, stack }: Pick<Launch, 'id' | 'dir' | 'machine' | 'stack'>, caller: Caller) {
+type Announced = Pick<Launch, 'id' | 'dir' | 'machine' | 'stack' | 'refresh'>;
+
+function announcement({ id, dir, machine, stack, refresh = [] }: Announced, caller: Caller) {
   return {
     sandbox: id,
     caller,
     mem_bytes: machine.mem_mib * 2 ** 20,
     stack: [...stack],
+    refresh: [...refresh],
     monitor_socket: join(dir, FILES.pagerMonitor),
     chardev_socket: join(dir, FILES.chardev),
     agent_socket: join(dir, FILES.agent),
@@ -144,8 +152,8 @@ function running(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promis
   return inTime({ id, exited: vm.exited, log: join(options.dir, FILES.log), signal, timeoutMs }, start);
 }
 
-/** What a VM needs of its engine. */
-type Home = Pick<Launch, 'pager' | 'capabilities'>;
+/** The parts of its engine that a VM needs. */
+type VmParts = Pick<Launch, 'pager' | 'capabilities' | 'watches'>;
 
 class QemuVm implements Vm {
   readonly record: VmRecord;
@@ -153,17 +161,39 @@ class QemuVm implements Vm {
   readonly agentSocket: string;
   readonly agentPort = null;
   readonly exited: Promise<VmExit>;
-  /** What it has written is known of itself: its branches are built on what it was started from. */
+  /** Branches of this VM are built on the stack that it was started from, because its own pages are known. */
   readonly builtOn = [];
   readonly #pager: Pager;
+  readonly #watches: Map<string, RunStateWatch>;
+  /** Why the VM was ended by us, where it stopped for good. */
+  #lost: string | null = null;
   #killed: Promise<void> | undefined;
 
-  constructor(record: VmRecord, { pager, capabilities }: Home, exited: Promise<VmExit>) {
+  constructor(record: VmRecord, { pager, capabilities, watches }: VmParts, exited: Promise<VmExit>) {
     this.record = record;
     this.capabilities = capabilities;
     this.agentSocket = join(record.dir, FILES.agent);
-    this.exited = exited;
+    this.#watches = watches;
+    this.exited = exited.then((exit) => {
+      this.#unwatch();
+      return this.#lost === null ? exit : { ...exit, why: this.#lost };
+    });
     this.#pager = pager;
+  }
+
+  /** Ends the VM when it stops for good, from now on. It runs. */
+  watch(): void {
+    this.#unwatch();
+    const watch = new RunStateWatch(join(this.record.dir, FILES.monitor), (why) => {
+      this.#lost = why;
+      void killProcess(this.record);
+    });
+    this.#watches.set(this.record.id, watch);
+  }
+
+  #unwatch(): void {
+    this.#watches.get(this.record.id)?.close();
+    this.#watches.delete(this.record.id);
   }
 
   pause(signal?: AbortSignal): Promise<void> {
@@ -174,8 +204,9 @@ class QemuVm implements Vm {
     return this.#pager.resume(this.record.id, signal);
   }
 
-  branch({ mode, resume, audit = false }: VmBranch, options?: BranchOptions): Promise<BranchDone> {
-    return this.#pager.branch({ sandbox: this.record.id, mode, resume, audit }, options);
+  branch({ mode, resume, audit = false, measureDiff = false }: VmBranch, options?: BranchOptions): Promise<BranchDone> {
+    const branch = { sandbox: this.record.id, mode, resume, audit, measure_diff: measureDiff };
+    return this.#pager.branch(branch, options);
   }
 
   floor(): Promise<PauseFloor> {
@@ -192,12 +223,15 @@ class QemuVm implements Vm {
   }
 
   async #end(): Promise<void> {
-    await killProcess(this.record);
-    await this.exited;
-    await removeMemoryLimit(this.record.dir);
-    // A pager that has gone holds nothing that would need to be released.
-    await this.#pager.release(this.record.id).catch(() => undefined);
+    const { id, dir } = this.record;
+    const stuck = await endProcess(this.record, this.exited).catch((error: unknown) => error);
+    const rest = this.exited.then(() => removeMemoryLimit(dir));
+    if (stuck !== undefined) rest.catch(() => undefined);
+    else await rest;
+    // A pager that has gone holds nothing that would need to be released, and one that stands still is not waited for.
+    await this.#pager.release(id).catch(() => undefined);
     const sockets = [FILES.monitor, FILES.pagerMonitor, FILES.chardev, FILES.agent];
-    await Promise.all(sockets.map((name) => rm(join(this.record.dir, name), { force: true })));
+    await Promise.all(sockets.map((name) => rm(join(dir, name), { force: true })));
+    if (stuck !== undefined) throw stuck;
   }
 }

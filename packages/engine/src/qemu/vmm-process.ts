@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
+import { REINSTALL_HINT } from '../errors.ts';
 import type { Pager } from '../pager/client.ts';
 import { readStartTicks } from '../process.ts';
 import { endOfChild, spawned } from '../supervise.ts';
@@ -12,7 +13,7 @@ import type { Jail } from './jail.ts';
 export interface ProcessOptions {
   /** The name under which its shim calls the pager. */
   name: string;
-  /** What proves to the pager that it is that one. */
+  /** Key that proves its identity to the pager. */
   key: string;
   /** The directory of its sockets and logs, which exists. */
   dir: string;
@@ -61,7 +62,7 @@ export class VmmProcess {
       const [pagerSocket, memBytes] = [pager.shimSocket, machine.mem_mib * 2 ** 20];
       const args = jail.arguments({ files: [], ...options, pagerSocket, memBytes });
       const child = spawn(jail.launcher, args, {
-        // Its own session: a terminal's signals are for the command that was typed, not for the VMs.
+        // The VMM gets a session of its own, because signals of a terminal are for the command that was typed, not for VMs.
         detached: true,
         env: environment(options),
         stdio: ['ignore', log.fd, log.fd, ...(state ? [state.fd] : [])],
@@ -70,8 +71,8 @@ export class VmmProcess {
       // Listened for at once: a process that is killed in its first milliseconds must not end unnoticed.
       let started: VmmProcess | undefined;
       const exited = endOfChild(child, () => join(started?.dir ?? options.dir, FILES.log));
-      await spawned(child, jail.launcher, 'Build it with: cargo build --release');
-      // One that has ended already has no start to be read; its end is reported in its place.
+      await spawned(child, jail.launcher, REINSTALL_HINT);
+      // A process that has already ended has no start time to read. Its end is reported instead.
       started = new VmmProcess(child, options.dir, exited, (await readStartTicks(child.pid ?? 0)) ?? 0);
       return started;
     } finally {
@@ -80,7 +81,7 @@ export class VmmProcess {
   }
 }
 
-/** What the launcher hands on; it adds where the shim and the pager are, as the VMM sees them. */
+/** Environment that the jail passes on. The jail adds where the VMM finds the shim and the pager. */
 function environment({ name, key, machine, waits = false }: ProcessOptions): NodeJS.ProcessEnv {
   return {
     PATH: process.env['PATH'],

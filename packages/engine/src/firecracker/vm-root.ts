@@ -1,28 +1,30 @@
 import { constants } from 'node:fs';
 import { chmod, chown, copyFile, link, mkdir, open, readlink, realpath, rm, stat, symlink } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
-import { exists } from '../files.ts';
+import { messageOf } from '@forkd/api/constants';
 import { EngineError } from '../errors.ts';
+import { exists } from '../files.ts';
 import { FILES } from './process.ts';
 
-/** In a VM's directory, where the jailer makes the root of the VM's process. */
+/** Name of the directory inside a VM's directory in which the jailer makes the root of the process. */
 const JAIL = 'jail';
 
-/** Of the sockets that a process makes for us in its root: links in the VM's directory lead to them. */
+/** Sockets that the process makes in its root. Links in the VM's directory lead to them. */
 const SOCKETS = [FILES.api, FILES.agent];
 
 /** Every user may read it. */
 const READABLE = 0o004;
 
 /**
- * What the process of a VM sees of the host: the VM's directory, where it is started, or a root of its own inside that. A file
- * is named to Firecracker as it sees it, and what a snapshot remembers is the same in both: `root.img`, `agent.sock`.
+ * The file system of a VM's process: the VM's directory, in which it is started, or a root of its own inside that. Firecracker
+ * gets the names of files as it sees them. A snapshot remembers the same names in both cases: `root.img`, `agent.sock`.
  *
- * A root holds links and copies and never a mount, so that whoever removes the VM's directory has removed all of it. What we
- * open there by name is in directories of ours: before a restored guest runs, {@link seal} takes the root from its user.
+ * A root holds links and copies and never a mount, so removing the VM's directory removes all of it. Files that forkd opens
+ * there by name are in directories of its own user: before a restored guest runs, {@link seal} takes the root from the user of
+ * the VM.
  */
-export class Place {
-  /** As the host sees it. */
+export class VmRoot {
+  /** The root, as the host sees it. */
   readonly root: string;
   readonly #dir: string;
   /** The user of the process that has a root of its own; `null` where it is ours. */
@@ -34,31 +36,31 @@ export class Place {
     this.user = user;
   }
 
-  /** For a process that is not jailed. The directory is there. */
-  static plain(dir: string): Place {
-    return new Place(dir, dir, null);
+  /** A place for a process without a jail. The directory must exist. */
+  static plain(dir: string): VmRoot {
+    return new VmRoot(dir, dir, null);
   }
 
   /** Makes what the jailer fills. `program` is the name under which it puts Firecracker there. */
-  static async jailed(dir: string, id: string, program: string, user: number): Promise<Place> {
+  static async jailed(dir: string, id: string, program: string, user: number): Promise<VmRoot> {
     const within = join(JAIL, program, id, 'root');
-    const place = new Place(dir, join(dir, within), user);
-    await mkdir(place.root, { recursive: true, mode: 0o700 });
+    const vmRoot = new VmRoot(dir, join(dir, within), user);
+    await mkdir(vmRoot.root, { recursive: true, mode: 0o700 });
     // A link's path may be longer than a socket's.
     for (const name of SOCKETS) await symlink(join(within, name), join(dir, name));
-    // One file with two names: ours is the one that is read.
+    // The log has two names, and forkd reads the one in the VM's directory.
     await (await open(join(dir, FILES.log), 'a', 0o600)).close();
-    await link(join(dir, FILES.log), join(place.root, FILES.log));
+    await link(join(dir, FILES.log), join(vmRoot.root, FILES.log));
     await chown(join(dir, FILES.log), user, user);
-    return place;
+    return vmRoot;
   }
 
-  /** That of a VM which another process has started. */
-  static async find(dir: string): Promise<Place> {
+  /** Finds the root of a VM that another process has started. */
+  static async find(dir: string): Promise<VmRoot> {
     const within = await readlink(join(dir, FILES.api)).catch(() => null);
-    if (within === null) return Place.plain(dir);
+    if (within === null) return VmRoot.plain(dir);
     const { uid } = await stat(join(dir, FILES.log));
-    return new Place(dir, join(dir, dirname(within)), uid);
+    return new VmRoot(dir, join(dir, dirname(within)), uid);
   }
 
   /** Where the jailer is told to make roots, of which this is one. */
@@ -73,7 +75,7 @@ export class Place {
     return name;
   }
 
-  /** As {@link lend}, but under that very name, which a snapshot remembers. */
+  /** Lends a file under exactly this name, which a snapshot remembers. See {@link lend}. */
   async lendAs(path: string, name: string): Promise<void> {
     if (this.user === null) await symlink(resolve(path), join(this.root, name));
     else await this.#show(path, name);
@@ -96,7 +98,7 @@ export class Place {
     return dir;
   }
 
-  /** From here on the process cannot put one file in the place of another. It has made its sockets. */
+  /** Keeps the process from replacing files from now on. The process must have made its sockets. */
   async seal(): Promise<void> {
     if (this.user === null) return;
     await chown(this.root, 0, 0);
@@ -119,7 +121,7 @@ export class Place {
       await copyFile(source, target, constants.COPYFILE_FICLONE | constants.COPYFILE_EXCL);
       await chmod(target, 0o444);
     } catch (cause) {
-      const why = cause instanceof Error ? cause.message : String(cause);
+      const why = messageOf(cause);
       throw new EngineError('vm_start_failed', `The file ${path} cannot be shown to a jailed VMM: ${why}.`, { cause });
     }
   }

@@ -1,0 +1,118 @@
+/**
+ * What ends a VM beside its own end: a run state that it never leaves, told by monitors that are honest, hostile or silent; and a
+ * kill, which is over in bounded time even if the process is not.
+ */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { createServer, type Server, type Socket } from 'node:net';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, type Mock, test, vi } from 'vitest';
+import { readStartTicks } from '../src/process.ts';
+import { waitUntilRunning } from '../src/qemu/monitor.ts';
+import { RunStateWatch } from '../src/qemu/run-state.ts';
+import { endProcess } from '../src/supervise.ts';
+
+let dir: string;
+let path: string;
+let server: Server;
+/** What the watch has written, line by line. */
+let asked: string[];
+let onLost: Mock<(why: string) => void>;
+
+beforeEach(async () => {
+  dir = await mkdtemp('/tmp/fk-state-');
+  path = join(dir, 'monitor.sock');
+  server = createServer();
+  await once(server.listen(path), 'listening');
+  asked = [];
+  onLost = vi.fn<(why: string) => void>();
+});
+
+afterEach(async () => {
+  server.close();
+  await rm(dir, { recursive: true, force: true });
+});
+
+/** The monitor's end of the connection of a new watch. */
+async function connected(): Promise<{ monitor: Socket; watch: RunStateWatch }> {
+  const accepted = once(server, 'connection') as Promise<[Socket]>;
+  const watch = new RunStateWatch(path, onLost);
+  const [monitor] = await accepted;
+  monitor.on('error', () => undefined).on('data', (text) => asked.push(...String(text).trim().split('\n')));
+  await vi.waitFor(() => expect(asked).toHaveLength(2));
+  return { monitor, watch };
+}
+
+const status = (name: string) => `{"return":{"status":"${name}"}}\n`;
+
+test.each(['internal-error', 'guest-panicked', 'io-error'])('a VM in the state %s counts as lost', async (state) => {
+  const { monitor } = await connected();
+  monitor.write('{"QMP":{}}\n{"return":{}}\n');
+  monitor.write(status('running'));
+  monitor.write('{"event":"STOP"}\n');
+  // The event alone does not say why it has stopped.
+  await vi.waitFor(() => expect(asked).toHaveLength(3));
+  expect(onLost).not.toHaveBeenCalled();
+  monitor.write(status(state));
+  await vi.waitFor(() => expect(onLost).toHaveBeenCalledExactlyOnceWith(expect.stringContaining(`(${state})`)));
+  if (!monitor.closed) await once(monitor, 'close');
+});
+
+test('a VM that resumes after a stop is not asked, and a paused one is not lost', async () => {
+  const { monitor, watch } = await connected();
+  monitor.write('{"event":"STOP"}\n{"event":"RESUME"}\n{"event":"STOP"}\n');
+  await vi.waitFor(() => expect(asked).toHaveLength(3));
+  monitor.write(status('paused'));
+  monitor.write('{"event":"RESUME"}\n{"event":"STOP"}\n');
+  await vi.waitFor(() => expect(asked).toHaveLength(4));
+  expect(onLost).not.toHaveBeenCalled();
+  watch.close();
+});
+
+test.each([
+  ['a line without an end', 'x'.repeat(1 << 20)],
+  ['what is no JSON', 'hello\n'],
+])('the connection to a monitor that sends %s is closed', async (_, text) => {
+  const { monitor } = await connected();
+  const closed = new Promise((resolve) => monitor.once('close', resolve));
+  monitor.write(text);
+  await closed;
+  expect(onLost).not.toHaveBeenCalled();
+});
+
+test('a flooding monitor is read one buffer at a time, and its unknown messages are ignored', async () => {
+  const { monitor, watch } = await connected();
+  const odd = 'null\n0\n[]\n""\n{"event":7}\n{"return":null}\n{"return":{"status":{}}}\n'.repeat(40_000);
+  monitor.write(odd);
+  // Whatever is sent, other work of this process goes on in between.
+  let turns = 0;
+  const timer = setInterval(() => (turns += 1), 1);
+  await vi.waitFor(() => expect(monitor.writableLength).toBe(0), { timeout: 20_000 });
+  clearInterval(timer);
+  expect(turns).toBeGreaterThan(20);
+  expect(onLost).not.toHaveBeenCalled();
+  watch.close();
+});
+
+test('a VM that is lost before it runs is not waited for', async () => {
+  server.on('connection', (monitor: Socket) => void monitor.write(status('internal-error')));
+  await expect(waitUntilRunning(path, AbortSignal.timeout(10_000))).rejects.toMatchObject({
+    code: 'vm_start_failed',
+    message: expect.stringContaining('internal-error'),
+  });
+});
+
+test('a process that does not end after a kill is reported, and not waited for', async () => {
+  const child = spawn('sleep', ['60']);
+  const pid = child.pid ?? 0;
+  const exited = once(child, 'exit');
+  const id = { pid, startTicks: (await readStartTicks(pid)) ?? 0 };
+  // As with a process that the kernel holds.
+  await expect(endProcess(id, new Promise(() => undefined), 50)).rejects.toMatchObject({
+    code: 'vmm_timeout',
+    message: `Process ${pid} has not ended within 50 ms of SIGKILL.`,
+  });
+  await exited;
+  await endProcess(id, exited, 50);
+});
