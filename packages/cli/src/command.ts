@@ -1,20 +1,20 @@
 import type { Context } from './context.ts';
 
-/** What a shell can offer in the place of a word: the names that a running controller knows, or files of this host. */
+/** Kinds of completion for a word: names that a running controller knows, or files of this host. */
 export type Completes = 'sandbox' | 'snapshot' | 'workspace' | 'file' | 'directory';
 
-/** A positional argument. `variadic` takes all that follow; it can only be the last. */
-export type ArgumentSpec = {
+/** A positional argument. A `variadic` one takes all that follow and must be the last. */
+export interface ArgumentSpec {
   name: string;
   summary: string;
   optional?: boolean;
   variadic?: boolean;
   choices?: readonly string[];
   completes?: Completes;
-};
+}
 
-export type OptionSpec = {
-  /** As commander reads them: `-n, --count <n>`. */
+export interface OptionSpec {
+  /** The flags in commander's notation: `-n, --count <n>`. */
   flags: string;
   summary: string;
   parse?: (text: string, previous: unknown) => unknown;
@@ -24,15 +24,18 @@ export type OptionSpec = {
   /** Names of the options that exclude this one. */
   conflicts?: readonly string[];
   completes?: Completes;
-  /** Accepted since scripts written for forkd pass it; not shown, since it changes nothing here. */
+  /** Accepted because scripts written for forkd pass it. Not shown, because it changes nothing. */
   hidden?: boolean;
-};
+}
 
-/** A command line that runs, and what it does in words. */
-export type Example = { line: string; summary: string };
+/** A command line that runs, and what it does. */
+export interface Example {
+  line: string;
+  summary: string;
+}
 
-/** A verb as data. Parsing, help, completion and the reference are derived from it; `run` is all that it does. */
-export type Command<Options = Record<string, unknown>> = {
+/** A command as data. Parsing, help, completion and the reference are derived from it; `run` does the work. */
+export interface Command<Options = Record<string, unknown>> {
   name: string;
   aliases?: readonly string[];
   summary: string;
@@ -42,18 +45,27 @@ export type Command<Options = Record<string, unknown>> = {
   examples: readonly Example[];
   /** Everything after the first positional argument belongs to the command in the guest. */
   passThrough?: boolean;
-  /** For a shell, not for a person: in no help. */
+  /** Left out of the help: the command is for shells, not for people. */
   hidden?: boolean;
-  /** Verbs of its own, such as `forkd bench fork`. A verb that does nothing by itself has no `run`. */
+  /** Subcommands, such as `forkd bench fork`. A command that does nothing by itself has no `run`. */
   subcommands?: readonly Command[];
-  /** @returns the exit code; nothing is 0. */
+  /** Returns the exit code; nothing means 0. */
   run?(call: Call<Options>): Promise<number | void>;
-};
+}
 
-/** Verbs that help and the reference show together. */
-export type CommandGroup = { title: string; commands: readonly Command[] };
+/** Commands that help and the reference show together. */
+export interface CommandGroup {
+  title: string;
+  commands: readonly Command[];
+}
 
-export type Call<Options> = { context: Context; args: string[]; options: Options };
+export interface Call<Options> {
+  context: Context;
+  args: string[];
+  options: Options;
+  /** Loads every command: completion is made from all of them. */
+  loadGroups: () => Promise<readonly CommandGroup[]>;
+}
 
 /** Ties `run` to the type of its options, which the specs describe to commander. */
 export function defineCommand<Options>(command: Command<Options>): Command {

@@ -1,18 +1,18 @@
 import { ForkdClient } from '@forkd/sdk';
-import { ensureController, type LocalController } from '@forkd/sdk/local';
+import { ensureController, localClient, type LocalController } from '@forkd/sdk/local';
 import type { Interrupts } from './lib/interrupts.ts';
-import type { Output } from './lib/output.ts';
+import type { Output } from './output/output.ts';
 
-/** The options that every verb has. */
-export type GlobalOptions = {
+/** The options that every command has. */
+export interface GlobalOptions {
   json?: boolean | string;
   daemonUrl?: string;
   daemonToken?: string;
   dataDir?: string;
   quiet?: boolean;
-};
+}
 
-/** What a verb has to work with: where the controller is, where to write, and when to stop. */
+/** The context of a command: the controller, the output, and the signal to stop. */
 export class Context {
   readonly out: Output;
   readonly env: NodeJS.ProcessEnv;
@@ -31,26 +31,30 @@ export class Context {
     return this.interrupts.signal;
   }
 
-  /** The controller that was named, if one was: it is somebody else's to start and stop. */
+  /** The controller that the user named, if any. This process neither starts nor stops it. */
   get remoteUrl(): string | undefined {
     return this.globals.daemonUrl ?? (this.env['FORKD_URL'] || undefined);
   }
 
-  /** A client of the named controller, or of this data directory's own, which is started when none runs. */
+  /** A client of the named controller, or of this data directory's own. The first request starts the latter if none runs. */
   async client(): Promise<ForkdClient> {
-    if (this.remoteUrl !== undefined) return new ForkdClient({ url: this.remoteUrl, token: this.globals.daemonToken });
-    return (await this.local()).client;
+    return this.#remote() ?? localClient({ ...this.#place(), autostart: true });
   }
 
+  /** The controller of this data directory, started if none runs. */
   local(): Promise<LocalController> {
     this.#local ??= ensureController({ ...this.#place(), autostart: true });
     return this.#local;
   }
 
-  /** A client of a controller that runs already; nothing is started. */
+  /** A client of a controller that already runs. None is started. */
   async runningClient(signal = this.signal): Promise<ForkdClient> {
-    if (this.remoteUrl !== undefined) return this.client();
-    return (await ensureController({ ...this.#place(), signal, autostart: false })).client;
+    return this.#remote() ?? (await ensureController({ ...this.#place(), signal, autostart: false })).client;
+  }
+
+  #remote(): ForkdClient | undefined {
+    const { remoteUrl: url } = this;
+    return url === undefined ? undefined : new ForkdClient({ url, token: this.globals.daemonToken });
   }
 
   #place() {
@@ -59,6 +63,7 @@ export class Context {
       socket: this.env['FORKD_SOCKET'] || undefined,
       token: this.globals.daemonToken,
       signal: this.signal,
+      onStart: (dataDir: string) => this.out.note(`Starting the controller of ${dataDir}.`),
     };
   }
 }

@@ -3,13 +3,13 @@
 // real server. A shell that is not on this host is skipped, and the skip names its Debian package.
 import { spawn, spawnSync } from 'node:child_process';
 import { chmod, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
-import { beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { fake, forkd, here, ID } from './support/forkd.ts';
 
-const MAIN = fileURLToPath(new URL('../dist/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../bundle/forkd.js', import.meta.url));
 const scripts = fileURLToPath(new URL('../../../packaging/completion/', import.meta.url));
 const shells = ['bash', 'zsh', 'fish'] as const;
 type Shell = (typeof shells)[number];
@@ -86,7 +86,7 @@ async function onTerminal(shell: 'bash' | 'zsh', line: string, env: NodeJS.Proce
 }
 
 beforeAll(async () => {
-  const program = path.join(here, 'forkd');
+  const program = join(here, 'forkd');
   await writeFile(program, `#!/bin/sh\nexec ${process.execPath} ${MAIN} "$@"\n`);
   await chmod(program, 0o755);
 });
@@ -116,13 +116,13 @@ describe.each(shells)('in %s', (shell) => {
   ];
 
   // A host that is too busy to answer in time offers nothing, and whoever has pressed Tab presses it again.
-  it.for(cases)('completes "%s"', { retry: 2 }, async ([line, expected], { skip }) => {
+  test.for(cases)('completes "%s"', { retry: 2 }, async ([line, expected], { skip }) => {
     if (isMissing(shell)) skip(`${shell} is not on this host (Debian package ${shell})`);
     const env = { SETUP: shell === 'fish' ? '' : setUp[shell] };
     expect((await candidates(shell, line, env)).toSorted()).toEqual(expected);
   });
 
-  it('asks the controller that the line names, and is silent where none answers', async ({ skip }) => {
+  test('asks the controller that the line names, and is silent where none answers', async ({ skip }) => {
     if (isMissing(shell)) skip(`${shell} is not on this host (Debian package ${shell})`);
     const env = { SETUP: shell === 'fish' ? '' : setUp[shell], FORKD_URL: 'http://127.0.0.1:9' };
     const noneAnswers = await candidates(shell, 'forkd kill w', env);
@@ -135,7 +135,7 @@ describe.each(shells)('in %s', (shell) => {
 });
 
 describe('__complete', () => {
-  it('prints names with what they are, and nothing where it fails', async () => {
+  test('prints names with what they are, and nothing where it fails', async () => {
     const names = await forkd(['__complete', 'sandbox']);
     expect(names.stdout.toString()).toBe(
       `${ID}\tpython\nsb-00000000ab\tpython\nweb\tsb-00000000b0\nsb-00000000b0\tpy\n`,
@@ -144,8 +144,8 @@ describe('__complete', () => {
     expect(await forkd(['__complete', 'snapshot'])).toMatchObject({ code: 0, stderr: '', stdout: Buffer.alloc(0) });
   });
 
-  it('starts no controller, and waits for none that hangs', async () => {
-    const env = { FORKD_URL: '', FORKD_DATA_DIR: path.join(here, 'nothing') };
+  test('starts no controller, and waits for none that hangs', async () => {
+    const env = { FORKD_URL: '', FORKD_DATA_DIR: join(here, 'nothing') };
     expect(await forkd(['__complete', 'sandbox'], { env })).toMatchObject({ code: 0, stderr: '' });
     fake.overrides.set('GET /v1/sandboxes', () => {});
     expect(await forkd(['__complete', 'sandbox'])).toMatchObject({ code: 0, stderr: '', stdout: Buffer.alloc(0) });

@@ -4,9 +4,9 @@
 // kernel.
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { beforeAll, describe, expect, test } from 'vitest';
 import { after, MAIN, pathWith, whyNoMounts } from './support/doctor.ts';
 import { forkd, here } from './support/forkd.ts';
 
@@ -16,7 +16,11 @@ const PROMPT = /(\w+): run (.+) \? \[y\/N\] $/;
 let noMounts: string | undefined;
 beforeAll(() => (noMounts = whyNoMounts()));
 
-type Asked = { code: number | null; output: string; asked: string[] };
+interface Asked {
+  code: number | null;
+  output: string;
+  asked: string[];
+}
 
 /** Answers y to the rows in `wanted`, and to others with what is given. */
 async function fixOnTerminal(
@@ -24,7 +28,7 @@ async function fixOnTerminal(
   host: { through?: readonly string[]; env?: NodeJS.ProcessEnv; otherwise?: string } = {},
 ): Promise<Asked> {
   const { through = [], otherwise = 'n\n' } = host;
-  const line = `exec "${process.execPath}" "${MAIN}" doctor --fix --data-dir "${path.join(here, 'data')}"`;
+  const line = `exec "${process.execPath}" "${MAIN}" doctor --fix --data-dir "${join(here, 'data')}"`;
   const [program, ...args] = [...through, 'script', '-qec', line, '/dev/null'];
   const env = { ...process.env, FORKD_URL: '', FORKD_SOCKET: '', SHELL: '/bin/sh', NO_COLOR: '1', ...host.env };
   const child = spawn(program, args, { env, cwd: here, stdio: ['pipe', 'pipe', 'inherit'] });
@@ -43,23 +47,23 @@ async function fixOnTerminal(
 }
 
 describe('without a terminal', () => {
-  it('asks and runs nothing, and says why', async () => {
+  test('asks and runs nothing, and says why', async () => {
     const { code, stderr, stdout } = await forkd(['doctor', '--fix'], { stdin: 'y\ny\n' });
     expect({ code, stdout: stdout.toString() }).toEqual({ code: 2, stdout: '' });
-    expect(stderr).toContain('--fix asks before each command, and stdin is no terminal');
+    expect(stderr).toContain('--fix asks before each command, and stdin is not a terminal');
   });
 
-  it('cannot be asked for as JSON', async () => {
+  test('cannot be asked for as JSON', async () => {
     const { code, stderr } = await forkd(['doctor', '--fix', '--json']);
     expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining('--json') });
   });
 });
 
 describe('on a terminal', () => {
-  it('runs what was answered with y, shows its output, and looks again', async ({ skip }) => {
+  test('runs what was answered with y, shows its output, and looks again', async ({ skip }) => {
     skip(noMounts !== undefined, noMounts);
-    const files = await mkdtemp(path.join(here, 'kernel-'));
-    const [mapCount, ksm] = [path.join(files, 'max_map_count'), path.join(files, 'ksm')];
+    const files = await mkdtemp(join(here, 'kernel-'));
+    const [mapCount, ksm] = [join(files, 'max_map_count'), join(files, 'ksm')];
     await writeFile(mapCount, '1000\n');
     await writeFile(ksm, '1\n');
     const through = after(
@@ -82,13 +86,13 @@ describe('on a terminal', () => {
     expect(await readFile(ksm, 'utf8')).toBe('2\n');
   });
 
-  it('ends as the last look says; a row that another command has mended is not offered', async () => {
+  test('ends as the last look says; a row that another command has mended is not offered', async () => {
     const missing = [QEMU, 'mkfs.erofs'];
     const PATH = await pathWith({}, ...missing, 'apt-get');
     // What installing does, as far as rows see it; this one brings more than it was asked for.
     const links = missing.map((name) => `ln -s "$(command -v ${name})" ${PATH}/${name}`);
     const install = ['#!/bin/sh', 'echo "got: $*"', `PATH=${process.env['PATH']}`, ...links, ''].join('\n');
-    await writeFile(path.join(PATH, 'apt-get'), install, { mode: 0o755 });
+    await writeFile(join(PATH, 'apt-get'), install, { mode: 0o755 });
     const env = { PATH };
     const refused = await fixOnTerminal([], { env });
     expect(refused.asked).toEqual(expect.arrayContaining(['engine_binary', 'image_tools']));
@@ -101,7 +105,7 @@ describe('on a terminal', () => {
     expect(accepted.code).toBe(0);
   });
 
-  it('says when a command has failed, and takes the end of the input for a no', async () => {
+  test('says when a command has failed, and takes the end of the input for a no', async () => {
     const PATH = await pathWith({ 'apt-get': '#!/bin/sh\necho no mirror\nexit 100\n' }, 'skopeo', QEMU);
     const failed = await fixOnTerminal(['engine_binary'], { env: { PATH }, otherwise: '\u0004' });
     expect(failed.output).toContain('no mirror');

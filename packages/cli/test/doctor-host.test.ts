@@ -4,8 +4,8 @@
 import { spawnSync } from 'node:child_process';
 import { chmodSync } from 'node:fs';
 import { access, constants, mkdir, readFile } from 'node:fs/promises';
-import path from 'node:path';
-import { beforeAll, describe, expect, it } from 'vitest';
+import { join } from 'node:path';
+import { beforeAll, describe, expect, test } from 'vitest';
 import type { Row } from '../src/commands/doctor/row.ts';
 import { after, covering, doctorOn, MAIN, pathWith, rowWith, whyNoMounts, without } from './support/doctor.ts';
 import { here } from './support/forkd.ts';
@@ -38,7 +38,7 @@ function rowsAfter(lines: readonly string[], skip: Skip, env: NodeJS.ProcessEnv 
 }
 
 describe('what the kernel gives, as it is found by trying', () => {
-  it('is there', () => {
+  test('is there', () => {
     const rows = doctorOn({ env: noQemu });
     expect(rows.get('uffd_wp')).toMatchObject({ status: 'pass', detail: 'a memfd was write-protected' });
     expect(rows.get('page_server')).toMatchObject({ status: 'pass', detail: expect.stringContaining('was served') });
@@ -50,7 +50,7 @@ describe('what the kernel gives, as it is found by trying', () => {
     });
   });
 
-  it('lacks userfaultfd and PAGEMAP_SCAN, as old ones do: live branches are lost, lists take longer', () => {
+  test('lacks userfaultfd and PAGEMAP_SCAN, as old ones do: live branches are lost, lists take longer', () => {
     const rows = doctorOn({ env: noQemu, through: without('userfaultfd', 'pagemap-scan') });
     expect(rows.get('uffd_wp')).toMatchObject({
       status: 'warn',
@@ -61,7 +61,7 @@ describe('what the kernel gives, as it is found by trying', () => {
     expect(rows.get('page_server')).toMatchObject({
       status: 'warn',
       detail: expect.stringContaining('userfaultfd: Function not implemented'),
-      hint: expect.stringContaining('serve can serve no VM'),
+      hint: expect.stringContaining('forkd-page-server can serve no VM'),
     });
     expect(rows.get('pagemap_scan')).toMatchObject({
       status: 'warn',
@@ -70,7 +70,7 @@ describe('what the kernel gives, as it is found by trying', () => {
     });
   });
 
-  it('gives userfaultfd to root alone: the sysctl mends it', async ({ skip }) => {
+  test('gives userfaultfd to root alone: the sysctl mends it', async ({ skip }) => {
     const sysctl = '/proc/sys/vm/unprivileged_userfaultfd';
     const denied = without('userfaultfd:EPERM', 'userfaultfd-device:EPERM');
     for (const [value, lost] of [
@@ -83,7 +83,7 @@ describe('what the kernel gives, as it is found by trying', () => {
       const pageServer = { status: 'warn', detail: expect.stringContaining('not permitted'), ...lost };
       expect(rows.get('page_server')).toMatchObject({
         ...pageServer,
-        hint: expect.stringContaining('serve can serve'),
+        hint: expect.stringContaining('forkd-page-server can serve'),
       });
       const row = rows.get('uffd_wp');
       expect(row).toMatchObject({ status: 'warn', detail: expect.stringContaining('not permitted'), ...lost });
@@ -91,7 +91,7 @@ describe('what the kernel gives, as it is found by trying', () => {
     }
   });
 
-  it('serves pages and maps none of a memfd, as one before Linux 5.13: forks share no memory', () => {
+  test('serves pages and maps none of a memfd, as one before Linux 5.13: forks share no memory', () => {
     const rows = doctorOn({ env: noQemu, through: without('userfaultfd-continue') });
     expect(rows.get('uffd_wp')?.status).toBe('pass');
     expect(rows.get('page_server')).toMatchObject({
@@ -101,7 +101,7 @@ describe('what the kernel gives, as it is found by trying', () => {
     });
   });
 
-  it('lacks memfds, or the page map tells nothing: that is the end of it', () => {
+  test('lacks memfds, or the page map tells nothing: that is the end of it', () => {
     const rows = doctorOn({ env: noQemu, through: without('memfd_create', 'pagemap-scan:EIO') });
     expect(rows.get('memfd_create')).toMatchObject({
       status: 'fail',
@@ -111,8 +111,8 @@ describe('what the kernel gives, as it is found by trying', () => {
     expect(rows.get('pagemap_scan')).toMatchObject({ status: 'fail', detail: expect.stringContaining('os error 5') });
   });
 
-  it('is not known without the pager, which is not built', async () => {
-    const gone = path.join(here, 'no-pager');
+  test('is not known without the pager, which is not built', async () => {
+    const gone = join(here, 'no-pager');
     const env = { FORKD_PAGER_BIN: gone };
     for (const id of ['uffd_wp', 'page_server', 'memfd_create', 'pagemap_scan']) {
       expect(await rowWith(id, { env })).toMatchObject({ status: 'skip', detail: expect.stringContaining(gone) });
@@ -125,13 +125,13 @@ describe('what the kernel gives, as it is found by trying', () => {
 });
 
 describe('the machine', () => {
-  it('is an older kernel', async () => {
+  test('is an older kernel', async () => {
     const rows = doctorOn({ env: noQemu, through: ['setarch', 'x86_64', '--uname-2.6'] });
     expect(rows.get('kernel_version')).toMatchObject({ status: 'warn', hint: expect.stringContaining('5.19') });
     expect((await rowWith('kernel_version')).status).toBe('pass');
   });
 
-  it('is of another kind, or its Node is too old', () => {
+  test('is of another kind, or its Node is too old', () => {
     const other = doctorOn({ env: noQemu, through: ['setarch', 'i686'] });
     expect(other.get('platform')).toMatchObject({ status: 'fail', detail: expect.stringContaining('i686') });
     const versions = `Object.defineProperty(process.versions, 'node', { value: '20.9.0' })`;
@@ -140,9 +140,9 @@ describe('the machine', () => {
     expect(old.get('platform')).toMatchObject({ status: 'fail', hint: expect.stringContaining('20.19.0') });
   });
 
-  it('is used by another than root, who may open less', async ({ skip }) => {
+  test('is used by another than root, who may open less', async ({ skip }) => {
     skip(noMounts !== undefined, noMounts);
-    const dataDir = path.join(here, 'closed');
+    const dataDir = join(here, 'closed');
     await mkdir(dataDir, { mode: 0o700 });
     chmodSync(here, 0o755);
     const nobody = ['setpriv', '--reuid', '65534', '--regid', '65534', '--clear-groups'] as const;
@@ -157,7 +157,9 @@ describe('the machine', () => {
     expect(await rowWith('platform')).toMatchObject({ status: 'pass' });
   });
 
-  it('offers no virtualization, little memory and few mappings, merges pages and has no cgroups', async ({ skip }) => {
+  test('offers no virtualization, little memory and few mappings, merges pages and has no cgroups', async ({
+    skip,
+  }) => {
     const rows = rowsAfter(
       [
         await covering('/proc/cpuinfo', CPU('')),
@@ -175,7 +177,7 @@ describe('the machine', () => {
     expect(rows.get('kvm')).not.toHaveProperty('fix');
     expect(rows.get('accelerator')).toMatchObject({
       status: 'warn',
-      detail: 'tcg: it ran a guest, and /dev/kvm cannot be opened',
+      detail: 'tcg: /dev/kvm cannot be opened, so guests are emulated.',
     });
     expect(rows.get('memory')).toMatchObject({
       status: 'warn',
@@ -194,7 +196,7 @@ describe('the machine', () => {
     expect(rows.get('tap_device')).toMatchObject({ status: 'skip', detail: expect.stringContaining('is not there') });
   });
 
-  it('offers virtualization with its module not loaded, and enough of all', async ({ skip }) => {
+  test('offers virtualization with its module not loaded, and enough of all', async ({ skip }) => {
     const lines = [
       await covering('/proc/cpuinfo', CPU('svm')),
       await covering('/proc/meminfo', meminfo(2 * GIB_IN_KIB, 0)),
@@ -217,7 +219,7 @@ describe('the machine', () => {
     expect(rows.get('tap_device')).toMatchObject({ status: 'skip', detail: expect.stringContaining('is there') });
   });
 
-  it('has too little memory for any sandbox, a /dev/kvm that is none, cgroups without memory', async ({ skip }) => {
+  test('has too little memory for any sandbox, a /dev/kvm that is none, cgroups without memory', async ({ skip }) => {
     const lines = [
       await covering('/proc/cpuinfo', CPU('vmx')),
       await covering('/proc/meminfo', meminfo(150 * 1024, 0)),
@@ -235,7 +237,7 @@ describe('the machine', () => {
     expect(cgroups).not.toHaveProperty('fix');
   });
 
-  it('hides what a row looks at: that row is skipped, and the others are not', async ({ skip }) => {
+  test('hides what a row looks at: that row is skipped, and the others are not', async ({ skip }) => {
     const lines = [
       await covering('/proc/meminfo', 'MemTotal: 1 kB\n'),
       'mount -t tmpfs none /proc/sys/vm',
@@ -252,7 +254,7 @@ describe('the machine', () => {
     expect(rows.get('kvm')).toMatchObject({ status: 'warn', detail: expect.stringContaining('cannot be opened: E') });
   });
 
-  it('has a network of its own, which no row judges yet', async ({ skip }) => {
+  test('has a network of its own, which no row judges yet', async ({ skip }) => {
     skip(noMounts !== undefined, noMounts);
     const script = 'echo 1 > /proc/sys/net/ipv4/ip_forward; exec "$@"';
     const rows = doctorOn({ env: noQemu, through: ['unshare', '--net', 'sh', '-euc', script, 'sh'] });
@@ -263,7 +265,7 @@ describe('the machine', () => {
     expect(rows.get('per_child_netns')).toMatchObject({ status: 'skip', detail: expect.stringContaining('are there') });
   });
 
-  it('has the KVM that it has', async () => {
+  test('has the KVM that it has', async () => {
     const openable = await access('/dev/kvm', constants.R_OK | constants.W_OK).then(
       () => true,
       () => false,

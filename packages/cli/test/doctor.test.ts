@@ -2,10 +2,10 @@
 // as the JSON; nothing on the host is changed; and what a controller that runs tells goes before what is tried here. The
 // controller is a real HTTP server.
 import { readdir, readFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { ForkdClient } from '@forkd/sdk';
-import { afterEach, describe, expect, it } from 'vitest';
+import { afterEach, describe, expect, test } from 'vitest';
 import { checks } from '../src/commands/doctor/checks.ts';
 import type { Row } from '../src/commands/doctor/row.ts';
 import { pathWith, rowWith } from './support/doctor.ts';
@@ -15,14 +15,14 @@ const page = fileURLToPath(new URL('../../../docs/operate/doctor.md', import.met
 const url = () => ({ FORKD_URL: `unix:${fake.socket}` });
 
 describe('the rows', () => {
-  it('are those of the page, in its order', async () => {
+  test('are those of the page, in its order', async () => {
     const documented = [...(await readFile(page, 'utf8')).matchAll(/^\| `(\w+)`/gm)].map((match) => match[1]);
     expect(documented).toEqual(checks.map(({ id }) => id));
   });
 
-  it('are printed for people with what is lost and the command below those that are not well', async () => {
+  test('are printed for people with what is lost and the command below those that are not well', async () => {
     const env = { FORKD_URL: '', FORKD_SOCKET: '', PATH: await pathWith({}, 'qemu-system-x86_64') };
-    const dataDir = path.join(here, 'untouched');
+    const dataDir = join(here, 'untouched');
     const [table, json] = await Promise.all([
       forkd(['doctor', '--data-dir', dataDir], { env }),
       forkd(['doctor', '--json', '--data-dir', dataDir], { env }),
@@ -44,7 +44,7 @@ describe('the rows', () => {
 describe('a controller that runs', () => {
   afterEach(() => (fake.token = undefined));
 
-  it('is told of, and what it has found goes before what is tried here', async () => {
+  test('is told of, and what it has found goes before what is tried here', async () => {
     expect(await rowWith('daemon', { env: url() })).toMatchObject({
       status: 'pass',
       detail: expect.stringContaining(`version 9.9.9, pid ${process.pid}, at `),
@@ -60,7 +60,7 @@ describe('a controller that runs', () => {
     });
   });
 
-  it('has KVM, confines its VMMs, and has no userfaultfd', async () => {
+  test('has KVM, confines its VMMs, and has no userfaultfd', async () => {
     const host = await new ForkdClient({ url: url().FORKD_URL }).host();
     const isolation = ['own_user', 'seccomp'].map((id) => ({ id, ok: true, detail: 'It is so.' }));
     const capabilities = ['live', 'pool'].map((id) => ({ id, ok: true, why: null }));
@@ -76,7 +76,46 @@ describe('a controller that runs', () => {
     expect(await rowWith('uffd_wp', { env: url() })).toMatchObject({ status: 'warn', detail: 'no userfaultfd' });
   });
 
-  it('runs Firecracker: what that cannot do says nothing of the kernel', async () => {
+  test('has layers in memory: what is not on disk and beyond the budget is a warning', async () => {
+    const host = await new ForkdClient({ url: url().FORKD_URL }).host();
+    const serve = (pendingBytes: number) =>
+      fake.overrides.set('GET /v1/host', (_, response) => {
+        response.end(JSON.stringify({ ...host, layers: { ...host.layers, pending_bytes: pendingBytes } }));
+      });
+    serve(0);
+    expect(await rowWith('layer_memory', { env: url() })).toMatchObject({
+      status: 'pass',
+      detail: '100 MiB mapped, 20.0 MiB of 512 MiB unmapped, 2 let go, 1 read again',
+    });
+    serve(513 * 1024 ** 2);
+    expect(await rowWith('layer_memory', { env: url() })).toMatchObject({
+      status: 'warn',
+      detail: expect.stringContaining('513 MiB not on disk'),
+    });
+  });
+
+  test('has snapshots whose children draw the same random numbers for a while: that is a warning with the reason', async () => {
+    const [snapshot] = await new ForkdClient({ url: url().FORKD_URL }).listSnapshots();
+    const serve = (...snapshots: object[]) =>
+      fake.overrides.set('GET /v1/snapshots', (_, response) => {
+        response.end(JSON.stringify(snapshots));
+      });
+    const own = { ...snapshot, random_numbers: 'from_start' };
+    const late = { ...snapshot, tag: 'old', random_numbers: 'after_identity', warning: 'no /proc/kcore' };
+    serve(own);
+    expect(await rowWith('random_numbers', { env: url() })).toMatchObject({ status: 'pass' });
+    serve(own, late);
+    const found = {
+      status: 'warn',
+      detail: 'late in children of old',
+      hint: expect.stringContaining('no /proc/kcore'),
+    };
+    expect(await rowWith('random_numbers', { env: url() })).toMatchObject(found);
+    serve();
+    expect(await rowWith('random_numbers', { env: url() })).toMatchObject({ status: 'skip' });
+  });
+
+  test('runs Firecracker: what that cannot do says nothing of the kernel', async () => {
     const host = await new ForkdClient({ url: url().FORKD_URL }).host();
     const engine = { ...host.engine, name: 'firecracker', version: '1.13.1', live_unavailable: 'It has none.' };
     fake.overrides.set('GET /v1/host', (_, response) => {
@@ -89,7 +128,7 @@ describe('a controller that runs', () => {
     });
   });
 
-  it('refuses, or fails: that is a fault, and is told with its reason', async () => {
+  test('refuses, or fails: that is a fault, and is told with its reason', async () => {
     fake.token = 'secret';
     const refused = { status: 'fail', detail: expect.stringContaining('token is missing') };
     expect(await rowWith('daemon', { env: url() })).toMatchObject(refused);
@@ -98,8 +137,8 @@ describe('a controller that runs', () => {
     }
   });
 
-  it('is not there: that is no fault', async () => {
-    const env = { FORKD_URL: '', FORKD_SOCKET: path.join(here, 'nobody.sock') };
+  test('is not there: that is no fault', async () => {
+    const env = { FORKD_URL: '', FORKD_SOCKET: join(here, 'nobody.sock') };
     expect(await rowWith('daemon', { env })).toMatchObject({ status: 'skip', detail: 'does not run' });
     expect(await rowWith('isolation', { env })).toMatchObject({
       status: 'skip',

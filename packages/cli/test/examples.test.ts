@@ -3,21 +3,21 @@
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import os from 'node:os';
-import path from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { commands, parseLine, type Command } from '../src/index.ts';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { loadCommandGroups, parseLine, type Command } from '../src/index.ts';
 
 let here: string;
 
 beforeAll(async () => {
-  here = await mkdtemp(path.join(os.tmpdir(), 'forkd-examples-'));
-  await writeFile(path.join(here, 'step.py'), '1 + 1\n');
+  here = await mkdtemp(join(os.tmpdir(), 'forkd-examples-'));
+  await writeFile(join(here, 'step.py'), '1 + 1\n');
 });
 afterAll(() => rm(here, { recursive: true, force: true }));
 
 /** Each list of arguments that the line gives to `forkd`. Redirections to absolute places are none of ours to try. */
 async function forkdCalls(line: string): Promise<string[][]> {
-  const log = path.join(here, 'calls');
+  const log = join(here, 'calls');
   await writeFile(log, '');
   const script = `forkd() { printf '%s\\0' "$@" >> "$LOG"; printf '\\1' >> "$LOG"; }\n${line.replace(/ > \S+$/, '')}\n`;
   const env = { PATH: process.env['PATH'], LOG: log };
@@ -32,10 +32,11 @@ function withInner(command: Command, above: string[] = []): { path: string[]; co
   return [{ path: own, command }, ...(command.subcommands ?? []).flatMap((inner) => withInner(inner, own))];
 }
 
+const commands = (await loadCommandGroups()).flatMap((group) => group.commands);
 const shown = commands.filter((command) => command.hidden !== true).flatMap((command) => withInner(command));
 
 describe('examples', () => {
-  it.each(shown)('of $path parse, and are of that verb', async ({ path: verbPath, command }) => {
+  test.each(shown)('of $path parse, and are of that verb', async ({ path: verbPath, command }) => {
     expect(command.examples.length).toBeGreaterThan(0);
     for (const { line } of command.examples) {
       const calls = await forkdCalls(line);
@@ -46,7 +47,7 @@ describe('examples', () => {
     }
   });
 
-  it('sees one that does not parse', async () => {
+  test('sees one that does not parse', async () => {
     await expect(parseLine(['fork', 'py', '-n', 'many'], process)).rejects.toThrow('-n');
     expect(await forkdCalls('A=$(forkd a "b c") # d')).toEqual([['a', 'b c']]);
   });

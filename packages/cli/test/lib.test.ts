@@ -1,41 +1,41 @@
 // Proves the parts of the command line that need no controller: prefixes, numbers, places, tables, and the checks of the
 // quickstart, which have to find every line that is missing or wrong.
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { parsePlace } from '../src/commands/cp.ts';
 import { CounterReader, counterStart } from '../src/commands/quickstart/counter.ts';
 import { countDistinct, parseAnswer, sharedNames, type ChildAnswer } from '../src/commands/quickstart/warm.ts';
-import { checkName } from '../src/lib/copy.ts';
-import { environment, integer, label, labelFilter, seconds, wholeSeconds } from '../src/lib/parse.ts';
-import { pickCommand, pickSandbox } from '../src/lib/resolve.ts';
-import { absoluteSource } from '../src/lib/source.ts';
-import { formatAge, formatBytes, formatMs, formatTable, formatUntil } from '../src/lib/text.ts';
-import { buildTree, drawTree } from '../src/lib/tree.ts';
+import { checkName } from '../src/files/copy.ts';
+import { formatAge, formatBytes, formatMs, formatTable, formatUntil } from '../src/output/text.ts';
+import { buildTree, drawTree } from '../src/output/tree.ts';
+import { environment, integer, label, labelFilter, seconds, wholeSeconds } from '../src/parse/parse.ts';
+import { pickCommand, pickSandbox } from '../src/parse/resolve.ts';
+import { absoluteSource } from '../src/parse/source.ts';
 
 describe('prefixes', () => {
   const ids = ['sb-1f', 'sb-1fa0', 'sb-2c00'].map((id) => ({ id }));
 
-  it('takes the exact one first, then a beginning that no other has', () => {
+  test('takes the exact one first, then a beginning that no other has', () => {
     expect(pickSandbox(ids, 'sb-1f')).toBe('sb-1f');
     expect(pickSandbox(ids, 'sb-1fa')).toBe('sb-1fa0');
     expect(pickSandbox(ids, '2c')).toBe('sb-2c00');
   });
 
-  it('names the candidates where there are several, and finds nothing in nothing', () => {
+  test('names the candidates where there are several, and finds nothing in nothing', () => {
     expect(() => pickSandbox(ids, 'sb-')).toThrow('sb-1f, sb-1fa0, sb-2c00');
-    expect(() => pickSandbox(ids, 'sb-9')).toThrow('there is no sandbox "sb-9"');
-    expect(() => pickSandbox(ids, '')).toThrow('there is no sandbox');
+    expect(() => pickSandbox(ids, 'sb-9')).toThrow('There is no sandbox "sb-9"');
+    expect(() => pickSandbox(ids, '')).toThrow('There is no sandbox');
   });
 
-  it('takes a name, or that of a workspace, before a beginning of an id', () => {
+  test('takes a name, or that of a workspace, before a beginning of an id', () => {
     const named = [{ id: 'sb-1f' }, { id: 'sb-2c', name: '1f' }, { id: 'sb-3d', workspace: 'dev' }];
     expect(pickSandbox(named, '1f')).toBe('sb-2c');
     expect(pickSandbox(named, 'sb-1f')).toBe('sb-1f');
     expect(pickSandbox(named, 'dev')).toBe('sb-3d');
-    expect(() => pickSandbox(named, 'de')).toThrow('there is no sandbox');
+    expect(() => pickSandbox(named, 'de')).toThrow('There is no sandbox');
   });
 
-  it('means the command that runs, or the only one', () => {
+  test('means the command that runs, or the only one', () => {
     const command = (id: string, running: boolean) => ({
       id,
       running,
@@ -52,12 +52,12 @@ describe('prefixes', () => {
     expect(pickCommand([command('1', false)], undefined)?.id).toBe('1');
     expect(pickCommand([command('1', true), command('2', true)], undefined)).toBeUndefined();
     expect(pickCommand([command('10', true), command('1', true)], '1')?.id).toBe('1');
-    expect(() => pickCommand([command('1', true)], '7')).toThrow('there is no command "7"');
+    expect(() => pickCommand([command('1', true)], '7')).toThrow('There is no command "7"');
   });
 });
 
 describe('arguments', () => {
-  it('takes numbers within their limits and nothing else', () => {
+  test('takes numbers within their limits and nothing else', () => {
     expect(integer('-n', 1, 1000)('1000')).toBe(1000);
     for (const text of ['0', '1001', '1.5', '', 'x', '1e2', ' 1'])
       expect(() => integer('-n', 1, 1000)(text)).toThrow('-n');
@@ -65,7 +65,7 @@ describe('arguments', () => {
     for (const text of ['0', '-1', '61', '', 'NaN']) expect(() => seconds('--timeout', 60)(text)).toThrow('--timeout');
   });
 
-  it('takes times in words of one kind, and says what it takes', () => {
+  test('takes times in words of one kind, and says what it takes', () => {
     const ttl = wholeSeconds('--ttl', 1, 86_400);
     expect(['90', '90s', '15m', '2h', '1d', '1.5m'].map(ttl)).toEqual([90, 90, 900, 7200, 86_400, 90]);
     for (const text of ['', '0', '1.5', '2d', '-1', '1 h', '1h30m', 'h', '1w', '0x10'])
@@ -73,7 +73,7 @@ describe('arguments', () => {
     expect(seconds('--timeout', 7200)('2h')).toBe(7200);
   });
 
-  it('takes labels, each key once, and filters by key or by both', () => {
+  test('takes labels, each key once, and filters by key or by both', () => {
     expect(label('b=', label('a=x=y', undefined))).toEqual({ a: 'x=y', b: '' });
     expect(() => label('a=2', { a: '1' })).toThrow('given twice');
     for (const text of ['a', '=1', '-a=1', 'a b=1', `a=${'x'.repeat(257)}`]) {
@@ -82,7 +82,7 @@ describe('arguments', () => {
     expect(labelFilter('a=1', ['b'])).toEqual(['b', 'a=1']);
   });
 
-  it('takes variables as Docker does', () => {
+  test('takes variables as Docker does', () => {
     const env = { HOME: '/root', EMPTY: '' };
     expect(environment(['A=1', 'B=x=y', 'HOME', 'EMPTY', 'MISSING', 'C='], env)).toEqual({
       A: '1',
@@ -94,7 +94,7 @@ describe('arguments', () => {
     expect(() => environment(['=1'], env)).toThrow('no name');
   });
 
-  it('tells a place in a sandbox from a local file', () => {
+  test('tells a place in a sandbox from a local file', () => {
     expect(parsePlace('-')).toEqual({ kind: 'stdio' });
     expect(parsePlace('sb-1:/etc')).toEqual({ kind: 'guest', sandbox: 'sb-1', path: '/etc' });
     expect(parsePlace('./a:b')).toEqual({ kind: 'local', path: './a:b' });
@@ -102,12 +102,12 @@ describe('arguments', () => {
     expect(() => parsePlace('sb-1:')).toThrow('no path');
   });
 
-  it('never follows a name of the guest out of the target', () => {
-    for (const name of ['..', '.', '', 'a/b', '../x', 'a\0']) expect(() => checkName(name)).toThrow('the guest lists');
+  test('never follows a name of the guest out of the target', () => {
+    for (const name of ['..', '.', '', 'a/b', '../x', 'a\0']) expect(() => checkName(name)).toThrow('The guest lists');
     expect(checkName('..a')).toBe('..a');
   });
 
-  it('makes the paths of a source absolute, and leaves names alone', () => {
+  test('makes the paths of a source absolute, and leaves names alone', () => {
     expect(absoluteSource('./x', '/here')).toBe('/here/x');
     expect(absoluteSource('x.tar', '/here')).toBe('/here/x.tar');
     expect(absoluteSource('oci:a/b:latest', '/here')).toBe('oci:/here/a/b:latest');
@@ -118,7 +118,7 @@ describe('arguments', () => {
 });
 
 describe('text', () => {
-  it('formats sizes, times and ages', () => {
+  test('formats sizes, times and ages', () => {
     expect([0, 1023, 1536, 150 * 1024, 3 * 1024 ** 3].map(formatBytes)).toEqual([
       '0 B',
       '1023 B',
@@ -132,7 +132,7 @@ describe('text', () => {
     expect(formatAge(200, 100_000)).toBe('0 seconds ago');
   });
 
-  it('aligns columns whatever their colours', () => {
+  test('aligns columns whatever their colours', () => {
     expect(
       formatTable(
         ['A', 'B'],
@@ -144,7 +144,7 @@ describe('text', () => {
     ).toBe('A     B\n\u001b[32mlong\u001b[39m  1\nx     2');
   });
 
-  it('lets the widest columns give way, and an id none of itself', () => {
+  test('lets the widest columns give way, and an id none of itself', () => {
     const id = 'sb-0123456789';
     const text = formatTable(['ID', 'A', 'B'], [[id, 'a'.repeat(40), 'b'.repeat(60)]], 60);
     expect(text.split('\n').every((line) => line.length <= 60)).toBe(true);
@@ -153,7 +153,17 @@ describe('text', () => {
     expect(narrow).toContain(`${id}  ${'a'.repeat(13)}…`);
   });
 
-  it('says until when in the unit that tells most', () => {
+  test('leaves out the last columns of a table that is still too wide, and says so in the heading', () => {
+    const header = ['SANDBOX', 'NAME', 'STATE', 'SNAPSHOT', 'CREATED', 'EXPIRES', 'PID', 'BRANCHES', 'LABELS'];
+    const row = ['sb-0123456789', 'web', 'running', 'python-3.11', '12 minutes ago', 'in 2 hours', '12345', '0', 'a=b'];
+    const lines = formatTable(header, [row], 80).split('\n');
+    expect(lines.every((line) => line.length <= 80)).toBe(true);
+    expect(lines[0]).toMatch(/^SANDBOX .* EXPIRES +PID +…$/);
+    expect(lines[1]).toMatch(/^sb-0123456789 .* 12345$/);
+    expect(formatTable(header, [row], 120)).not.toContain('…');
+  });
+
+  test('says until when in the unit that tells most', () => {
     expect([7195, 90, 3 * 86_400, 0].map((secs) => formatUntil(1000 + secs, 1_000_000))).toEqual([
       'in 119 minutes',
       'in 90 seconds',
@@ -172,7 +182,7 @@ describe('the tree', () => {
     return { ...info, memory_limit_mib: null, has_branched: false, last_branch_memory_path: null, branch_count: 0 };
   };
 
-  it('has a branch below its sandbox, below the snapshot when that has ended, and loses none', () => {
+  test('has a branch below its sandbox, below the snapshot when that has ended, and loses none', () => {
     const nodes = buildTree({
       snapshots: [
         snapshot('base'),
@@ -206,7 +216,7 @@ describe('the counter of the quickstart', () => {
     return Buffer.from(text);
   }
 
-  it('reads the same however it is cut up, and can be taken up at any line', () => {
+  test('reads the same however it is cut up, and can be taken up at any line', () => {
     const whole = output(50);
     fc.assert(
       fc.property(fc.array(fc.nat(whole.length), { maxLength: 20 }), fc.nat(40), (places, stopAt) => {
@@ -225,7 +235,7 @@ describe('the counter of the quickstart', () => {
     );
   });
 
-  it('sees a byte that is missing, changed or doubled, and a hole that is told', () => {
+  test('sees a byte that is missing, changed or doubled, and a hole that is told', () => {
     const whole = output(20);
     fc.assert(
       fc.property(fc.nat(whole.length - 2), fc.constantFrom('missing', 'changed', 'doubled'), (at, kind) => {
@@ -251,7 +261,7 @@ describe('the counter of the quickstart', () => {
 describe('the answers of the quickstart', () => {
   const child = (own: (string | number)[]): ChildAnswer => ({ nonce: 'n', secret: 's', intact: true, own });
 
-  it('reads the repr of a Python string', () => {
+  test('reads the repr of a Python string', () => {
     expect(parseAnswer(`'{"nonce": "a", "secret": "b", "intact": true, "own": [1]}'`)).toEqual({
       nonce: 'a',
       secret: 'b',
@@ -260,7 +270,7 @@ describe('the answers of the quickstart', () => {
     });
   });
 
-  it('counts no child that has one value in common with another', () => {
+  test('counts no child that has one value in common with another', () => {
     expect(countDistinct([child(['a', 'x']), child(['b', 'y']), child(['c', 'z'])])).toBe(3);
     expect(countDistinct([child(['a', 'x']), child(['b', 'x']), child(['c', 'z'])])).toBe(1);
     expect(sharedNames([child(['a', 'x']), child(['b', 'x'])])).toContain('machine-id');

@@ -2,16 +2,16 @@
 // is started, that what is missing is named, and that a program of ours gets its arguments and gives its output and exit code.
 // The guests themselves are in tests/e2e/bench.test.ts.
 import { chmod, readdir, writeFile } from 'node:fs/promises';
-import path from 'node:path';
-import { describe, expect, it } from 'vitest';
-import { choice, integer, list } from '../src/lib/parse.ts';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import { choice, integer, list } from '../src/parse/parse.ts';
 import { forkd, here } from './support/forkd.ts';
 
 describe('bench', () => {
-  it.each([
-    [['bench'], 'a verb is missing'],
-    [['bench', 'nonsense'], "unknown command 'nonsense'"],
-    [['bench', 'branch', 'extra'], 'too many arguments'],
+  test.each([
+    [['bench'], 'A command is missing'],
+    [['bench', 'nonsense'], "Unknown command 'nonsense'"],
+    [['bench', 'branch', 'extra'], 'Too many arguments'],
     [['bench', 'branch', '--modes', 'live'], '"live" is not one of live-sync, live-async, diff, full'],
     [['bench', 'branch', '--modes', 'diff,diff'], 'names something twice'],
     [['bench', 'branch', '--modes', ''], '"" is not one of'],
@@ -32,7 +32,7 @@ describe('bench', () => {
     expect(stdout).toHaveLength(0);
   });
 
-  it('lists what can be measured, each with examples', async () => {
+  test('lists what can be measured, each with examples', async () => {
     const { stdout, code } = await forkd(['bench', '--help']);
     expect(code).toBe(0);
     for (const name of ['branch', 'fork', 'chain', 'exec', 'load']) {
@@ -44,7 +44,7 @@ describe('bench', () => {
     }
   });
 
-  it('takes lists whose parts are what they should be', () => {
+  test('takes lists whose parts are what they should be', () => {
     expect(list('-n', integer('-n', 1, 100))('1,10,100')).toEqual([1, 10, 100]);
     expect(list('--modes', choice('--modes', ['a', 'b']))('b,a')).toEqual(['b', 'a']);
     for (const text of ['1,', '1 ,2', '101', '1,1'])
@@ -56,15 +56,15 @@ describe('wp-bench', () => {
   const wpBench = (program: string, ...args: string[]) =>
     forkd(['wp-bench', ...args], { env: { FORKD_WP_BENCH_BIN: program } });
 
-  it('says what is missing, and how it is built', async () => {
-    const program = path.join(here, 'not-there');
+  test('says what is missing, and how it is built', async () => {
+    const program = join(here, 'not-there');
     const { code, stderr } = await wpBench(program, '--region-mib', '64');
-    expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining(`${program} is not there`) });
+    expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining(`${program} has not been built`) });
     expect(stderr).toContain('cargo build --release');
   });
 
-  it('hands the arguments on, and gives back output and exit code as they are', async () => {
-    const program = path.join(here, 'wp-bench');
+  test('hands the arguments on, and gives back output and exit code as they are', async () => {
+    const program = join(here, 'wp-bench');
     await writeFile(program, '#!/bin/sh\necho "{\\"args\\": \\"$*\\"}"\nexit 3\n');
     await chmod(program, 0o755);
     const plain = await wpBench(program, '--region-mib', '64');

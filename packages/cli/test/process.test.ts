@@ -1,10 +1,12 @@
 // Proves of the command as users run it: help, usage errors, and what it says of the host.
-import { describe, expect, it } from 'vitest';
-import { commands, helpText } from '../src/index.ts';
+import { describe, expect, test } from 'vitest';
+import { helpText, loadCommandGroups } from '../src/index.ts';
 import { forkd, ID } from './support/forkd.ts';
 
+const commands = (await loadCommandGroups()).flatMap((group) => group.commands);
+
 describe('help and usage', () => {
-  it('has an example and a summary for every verb, and no verb that is not there', async () => {
+  test('has an example and a summary for every verb, and no verb that is not there', async () => {
     const { stdout, code } = await forkd(['--help']);
     expect(code).toBe(0);
     const listed = [...stdout.toString().matchAll(/^  ([a-z][a-z-]*)[| ]/gm)].map((match) => match[1]);
@@ -13,24 +15,24 @@ describe('help and usage', () => {
     for (const command of shown) {
       expect(command.examples.length).toBeGreaterThan(0);
       for (const example of command.examples) expect(example.line).toContain('forkd ');
-      expect(helpText(command.name, process)).toContain(command.summary);
+      expect(await helpText(command.name, process)).toContain(command.summary);
     }
   });
 
-  it('shows the examples of a verb', async () => {
+  test('shows the examples of a verb', async () => {
     const { stdout, code } = await forkd(['fork', '--help']);
     expect(code).toBe(0);
     expect(stdout.toString()).toContain('forkd fork py -n 10');
     expect(stdout.toString()).not.toContain('--live-fork');
   });
 
-  it.each([
+  test.each([
     [['bogus']],
     [[]],
     [['fork']],
     [['fork', '--tag', 'x', '-n', '1001']],
     [['fork', '--tag', 'x', '--nonsense']],
-    [['exec', ID]],
+    [['exec']],
     [['kill']],
     [['kill', '--all', ID]],
     [['rmi', '--cascade', '--force', 'python']],
@@ -44,7 +46,22 @@ describe('help and usage', () => {
     expect({ code, stderr }).toEqual({ code: 2, stderr: expect.stringContaining('error: ') });
   });
 
-  it('prints an error as one object with --json', async () => {
+  test.each([
+    ['rm web', 'forkd kill'],
+    ['pull python', 'forkd from-image'],
+    ['stop web', 'forkd stop` ends the controller'],
+    ['run -it python sh', '-i forwards stdin'],
+    ['run --rm python sh', 'always removes'],
+    ['frok python', 'Did you mean fork?'],
+    // A suggestion must not lead to a command that removes something.
+    ['kil web', 'forkd COMMAND --help'],
+    ['workspace delet dev', 'forkd COMMAND --help'],
+  ])('explains what to use for `forkd %s`', async (line, hint) => {
+    const { code, stderr } = await forkd(line.split(' '));
+    expect({ code, hint: stderr.split('\n')[1] }).toEqual({ code: 2, hint: expect.stringContaining(hint) });
+  });
+
+  test('prints an error as one object with --json', async () => {
     const { code, stderr, stdout } = await forkd(['ping', 'sb-nope', '--json']);
     expect(code).toBe(1);
     expect(stdout).toHaveLength(0);
@@ -53,7 +70,7 @@ describe('help and usage', () => {
 });
 
 describe('host', () => {
-  it('prints the rows of the doctor', async () => {
+  test('prints the rows of the doctor', async () => {
     const result = await forkd(['doctor', '--json']);
     const { rows } = JSON.parse(result.stdout.toString()) as { rows: { id: string; status: string }[] };
     expect(rows.find((row) => row.id === 'daemon')?.status).toBe('pass');
@@ -70,11 +87,11 @@ describe('host', () => {
     expect(result.code).toBe(rows.some((row) => row.status === 'fail') ? 1 : 0);
   });
 
-  it('prints both versions', async () => {
+  test('prints both versions', async () => {
     expect((await forkd(['version'])).stdout.toString()).toMatch(/^forkd \S+\ncontroller 9\.9\.9\n$/);
   });
 
-  it('says where nobody answers', async () => {
+  test('says where nobody answers', async () => {
     const result = await forkd(['ls', '--daemon-url', 'http://127.0.0.1:9999']);
     expect(result).toMatchObject({ code: 1, stderr: expect.stringContaining('http://127.0.0.1:9999') });
   });

@@ -1,35 +1,37 @@
 // Proves that what is checked in beside the code is what its verbs say now: the reference, the manual page and the completion
 // scripts; and that man and mandoc read the page without a warning. `npx vitest run packages/cli/test/reference.test.ts -u` writes them anew: the path first, since -u would take it for its own.
 import { spawnSync } from 'node:child_process';
-import path from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import { describe, expect, it } from 'vitest';
-import { cliVersion, commandGroups, commands, completionScript, manPage, markdownReference } from '../src/index.ts';
+import { describe, expect, test } from 'vitest';
+import { cliVersion, completionScript, loadCommandGroups, manPage, markdownReference } from '../src/index.ts';
 
 const repo = fileURLToPath(new URL('../../../', import.meta.url));
-const page = path.join(repo, 'packaging/man/forkd.1');
+const page = join(repo, 'packaging/man/forkd.1');
+const commandGroups = await loadCommandGroups();
+const commands = commandGroups.flatMap((group) => group.commands);
 
 describe('what is made from the verbs', () => {
-  it('is current: the reference', async () => {
-    await expect(markdownReference(commandGroups)).toMatchFileSnapshot(path.join(repo, 'docs/reference/cli.md'));
+  test('is current: the reference', async () => {
+    await expect(markdownReference(commandGroups)).toMatchFileSnapshot(join(repo, 'docs/reference/cli.md'));
   });
 
-  it('is current: the manual page', async () => {
+  test('is current: the manual page', async () => {
     await expect(manPage(commandGroups, cliVersion())).toMatchFileSnapshot(page);
   });
 
-  it.each([
+  test.each([
     ['bash', 'forkd.bash'],
     ['zsh', '_forkd'],
     ['fish', 'forkd.fish'],
   ] as const)('is current: completion for %s', async (shell, file) => {
     const script = completionScript(shell, commandGroups);
-    await expect(script).toMatchFileSnapshot(path.join(repo, 'packaging/completion', file));
+    await expect(script).toMatchFileSnapshot(join(repo, 'packaging/completion', file));
   });
 });
 
 describe('the manual page', () => {
-  it('is read by man without a warning, with every verb and every option', ({ skip }) => {
+  test('is read by man without a warning, with every verb and every option', ({ skip }) => {
     const options = ['--warnings=w', '-l', page];
     const env = { ...process.env, MANWIDTH: '200', LC_ALL: 'C.UTF-8', MANPAGER: 'cat' };
     const { error, status, stdout, stderr } = spawnSync('man', options, { env, encoding: 'utf8' });
@@ -41,7 +43,7 @@ describe('the manual page', () => {
     }
   });
 
-  it('has nothing that mandoc warns of', ({ skip }) => {
+  test('has nothing that mandoc warns of', ({ skip }) => {
     const { error, stdout } = spawnSync('mandoc', ['-Tlint', '-W', 'warning', page], { encoding: 'utf8' });
     if (error) skip(`mandoc is not on this host (Debian package mandoc): ${error.message}`);
     expect(stdout).toBe('');

@@ -1,10 +1,10 @@
+import { existsSync } from 'node:fs';
 import { access, constants } from 'node:fs/promises';
-import { dirname, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
-
 import { ApiError } from '@forkd/api';
 
-/** The native programs that the controller drives. */
+/** Paths of the native programs that the controller drives. */
 export interface Binaries {
   pager: string;
   shim: string;
@@ -12,18 +12,48 @@ export interface Binaries {
   agent: string;
 }
 
-const built = {
-  pager: { env: 'FORKD_PAGER_BIN', path: 'target/release/forkd-pager' },
-  shim: { env: 'FORKD_SHIM', path: 'target/release/libforkd_shim.so' },
-  jail: { env: 'FORKD_JAIL_BIN', path: 'target/release/forkd-jail' },
-  agent: { env: 'FORKD_AGENT_BIN', path: 'target/guest/x86_64-unknown-linux-gnu/release/forkd-agent' },
-} as const;
+const HOST_BUILD = 'target/release';
+const GUEST_BUILD = 'target/guest/x86_64-unknown-linux-gnu/release';
 
-/** Where they are: an environment variable each, else where the build of this workspace puts them. */
+/** Each program: the variable that names another file, the name of its own file, and the directory of its build. */
+const programs = {
+  pager: { variable: 'FORKD_PAGER_BIN', name: 'forkd-pager', build: HOST_BUILD },
+  shim: { variable: 'FORKD_SHIM', name: 'libforkd_shim.so', build: HOST_BUILD },
+  jail: { variable: 'FORKD_JAIL_BIN', name: 'forkd-jail', build: HOST_BUILD },
+  agent: { variable: 'FORKD_AGENT_BIN', name: 'forkd-agent', build: GUEST_BUILD },
+} as const satisfies Record<keyof Binaries, object>;
+
+/** A native program, as `forkd-controller probe programs` prints it. */
+export interface NativeProgram {
+  file: string;
+  /** The environment variable that names another file. */
+  variable: string;
+  /** The checkout that builds the file; null for an installed file, and for a file that the variable names. */
+  checkout: string | null;
+}
+
+/** Bundled or not, this module runs from a directory directly below its package. */
+const PACKAGE = resolve(dirname(fileURLToPath(import.meta.url)), '..');
+/** An installed package carries the programs. In a checkout, the build directory has them. */
+const INSTALLED = join(PACKAGE, 'native');
+const CHECKOUT = resolve(PACKAGE, '../..');
+
+/** The place of each program: as its environment variable says, else as installed, else as built in this checkout. */
+export function describeBinaries(env: NodeJS.ProcessEnv = process.env): Record<keyof Binaries, NativeProgram> {
+  const isInstalled = existsSync(INSTALLED);
+  const find = ({ variable, name, build }: (typeof programs)[keyof Binaries]): NativeProgram => {
+    const named = env[variable];
+    if (named) return { file: resolve(CHECKOUT, named), variable, checkout: null };
+    if (isInstalled) return { file: join(INSTALLED, name), variable, checkout: null };
+    return { file: join(CHECKOUT, build, name), variable, checkout: CHECKOUT };
+  };
+  const { pager, shim, jail, agent } = programs;
+  return { pager: find(pager), shim: find(shim), jail: find(jail), agent: find(agent) };
+}
+
 export function locateBinaries(env: NodeJS.ProcessEnv = process.env): Binaries {
-  const workspace = resolve(dirname(fileURLToPath(import.meta.url)), '../../..');
-  const find = ({ env: name, path }: { env: string; path: string }) => resolve(workspace, env[name] || path);
-  return { pager: find(built.pager), shim: find(built.shim), jail: find(built.jail), agent: find(built.agent) };
+  const { pager, shim, jail, agent } = describeBinaries(env);
+  return { pager: pager.file, shim: shim.file, jail: jail.file, agent: agent.file };
 }
 
 /** Throws `engine_missing` unless the program is there. */
@@ -33,8 +63,9 @@ export async function requireBinary(binaries: Binaries, which: keyof Binaries): 
     await access(path, constants.R_OK);
     return path;
   } catch (error) {
-    throw new ApiError('engine_missing', `${path} is not there: it has not been built.`, {
-      hint: `'npm run quickstart' builds it, or name another with ${built[which].env}.`,
+    const { variable } = programs[which];
+    throw new ApiError('engine_missing', `The program ${path} is missing.`, {
+      hint: `Install forkd again (in a checkout: \`npm run build\`), or name another file with ${variable}.`,
       cause: error,
     });
   }

@@ -1,63 +1,57 @@
-import { availableParallelism, hostname, release, totalmem } from 'node:os';
-
-import type { HostInfo, ShutdownResponse } from '@forkd/api';
+import { anySignal } from '@forkd/engine';
 import { Store } from '@forkd/store';
 import type { Logger } from 'pino';
-
-import type { Binaries } from './binaries.ts';
+import { requireBinary, type Binaries } from './binaries.ts';
 import { raceAbort, sleep } from './deadline.ts';
-import { EventLog } from './events.ts';
-import { openEdge, reloadEdge } from './http/edge.ts';
+import { messageOf } from './errors.ts';
+import { openIngress, reloadIngress } from './http/ingress.ts';
 import { HttpServers } from './http/servers.ts';
-import type { Services } from './http/services.ts';
 import { limits } from './limits.ts';
 import { GaugeReader } from './observe/gauges.ts';
+import type { Metrics } from './observe/metrics.ts';
+import { Expiry } from './operations/expire.ts';
+import type { Host } from './operations/host.ts';
+import { pruneEvery } from './operations/prune.ts';
+import { readopt, recover } from './operations/recover.ts';
+import { removeUnseen } from './operations/remove.ts';
+import { recoverWorkspaces } from './operations/workspaces.ts';
 import type { Options } from './options.ts';
 import { dataPaths, makeDataPaths } from './paths.ts';
 import { lockDataDir } from './process/lock.ts';
-import { Replies } from './replies.ts';
+import { StorePagers } from './process/pagers.ts';
 import type { ServiceManager } from './process/service-manager.ts';
 import { GuestBoot } from './runtime/guest-boot.ts';
 import { Vmm } from './runtime/vmm.ts';
-import { BranchService } from './sandboxes/branch.ts';
-import { Expiry } from './sandboxes/expiry.ts';
-import { ForkService } from './sandboxes/fork.ts';
-import { Guests } from './sandboxes/guests.ts';
-import { Lifecycle } from './sandboxes/lifecycle.ts';
-import { Recovery } from './sandboxes/recovery.ts';
-import { Registry } from './sandboxes/registry.ts';
-import { Sandboxes } from './sandboxes/sandboxes.ts';
 import { Scope } from './scope.ts';
-import { Catalog } from './snapshots/catalog.ts';
-import { Compaction } from './snapshots/compaction.ts';
-import { FirecrackerExport } from './snapshots/firecracker-export.ts';
-import { FirecrackerImport } from './snapshots/firecracker-import.ts';
-import { Housekeeping } from './snapshots/housekeeping.ts';
-import { Pins } from './snapshots/pins.ts';
-import { Pruning } from './snapshots/pruning.ts';
-import { Removal } from './snapshots/removal.ts';
-import { TemplateService } from './snapshots/templates.ts';
-import { version } from './version.ts';
-import { Workspaces } from './workspaces/workspaces.ts';
+import { BranchSlots } from './state/branch-slots.ts';
+import { BytePool } from './state/byte-pool.ts';
+import { Catalog } from './state/catalog.ts';
+import { EventLog } from './state/events.ts';
+import { Housekeeping } from './state/housekeeping.ts';
+import { Pins } from './state/pins.ts';
+import { Registry } from './state/registry.ts';
+import { Replies } from './state/replies.ts';
+import { Workspaces } from './state/workspaces.ts';
+import { UsageError } from './usage-error.ts';
 
-/** Who tells the controller what to do, and whom it tells how it goes. */
-export interface Outside {
-  /** Fires when it is to end, with why. */
+/** Signals by which the controller is told to stop or reload, and the service manager to which it reports. */
+export interface ProcessControl {
+  /** Fires when the controller is to end, with the reason. */
   stop: AbortSignal;
-  /** Has a `reload` event when files that it has open have been changed or moved away. */
+  /** Has a `reload` event when open files were changed or moved away. */
   reload: EventTarget;
   manager: ServiceManager | null;
 }
 
-/** The controller of one data directory. It owns nothing that runs: sandboxes outlive it unless they are told otherwise. */
+/** The controller of one data directory. Sandboxes outlive it unless they are ended explicitly. */
 export class Daemon {
   readonly #options: Options;
   readonly #log: Logger;
   readonly #scope: Scope;
   readonly #stop = new AbortController();
-  /** What runs is known: until then none of it may be taken for gone. */
+  /** True once the running sandboxes are known. Until then the pager must stay: it may serve some of them. */
   #recovered = false;
-  /** Why it ends, once it does. */
+  /** The reason of the end, once the controller ends. */
   #ending: string | null = null;
 
   private constructor(options: Options, log: Logger) {
@@ -66,181 +60,140 @@ export class Daemon {
     this.#scope = new Scope(log);
   }
 
-  /** Runs until it is told to end: by `signal`, by a request, or by being idle. */
-  static async run(options: Options, binaries: Binaries, log: Logger, outside: Outside): Promise<void> {
+  /** Runs until the controller is told to end: by `control.stop`, by a request, or by being idle. */
+  static async run(options: Options, binaries: Binaries, log: Logger, control: ProcessControl): Promise<void> {
     const daemon = new Daemon(options, log);
     try {
-      await daemon.#serve(binaries, outside);
+      await daemon.#serve(binaries, control);
     } finally {
       await daemon.#scope.close();
     }
   }
 
-  async #serve(binaries: Binaries, outside: Outside): Promise<void> {
+  async #serve(binaries: Binaries, control: ProcessControl): Promise<void> {
     const options = this.#options;
     const paths = dataPaths(options.dataDir, options.snapshotRoot);
-    await makeDataPaths(paths);
-    this.#scope.defer('the lock', await lockDataDir(paths, options.socket));
+    await makeDataPaths(paths).catch((error: unknown) => {
+      throw new UsageError(`--data-dir '${paths.root}' cannot be used: ${messageOf(error)}.`, { cause: error });
+    });
+    const launcher = await requireBinary(binaries, 'jail');
+    this.#scope.defer('the lock', await lockDataDir(launcher, paths, options.socket));
 
-    // It may be elsewhere, and another data directory's too: what one controller does not need the other would free.
-    const storeLock = await lockDataDir({ root: paths.store, run: paths.store }, options.socket);
+    // Two data directories may share one store. Without this lock each controller would delete the blobs of the other.
+    const storeLock = await lockDataDir(launcher, { root: paths.store, run: paths.store }, options.socket);
     this.#scope.defer('the lock of the store', storeLock);
 
+    const ingress = await openIngress(options, this.#log, this.#scope);
+    const { metrics, audit } = ingress;
+    control.reload.addEventListener('reload', () => void reloadIngress(ingress));
+    const { host, vmm } = await this.#openHost(binaries, launcher, metrics);
+    const { registry, catalog, replies } = host;
+
+    await this.#recover(host, vmm);
+    host.housekeeping.request();
+    const expiry = new Expiry(host);
+    this.#scope.defer('the expiry timer', () => expiry.close());
+    this.#pruneEvery(host);
+    const gauges = new GaugeReader({ ...host, audit });
+    metrics.readFrom(() => gauges.read());
+    this.#scope.defer('requests that no caller waits for', () => replies.close());
+    const servers = new HttpServers({ run: (operation, ...args) => operation(host, ...args), replies }, ingress);
+    this.#scope.defer('the listeners', () => servers.close());
+    await servers.listen(options);
+    await control.manager?.ready((signal) => this.#health(vmm, registry, signal));
+    await this.#untilTold(control.stop, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
+    this.#log.info({ reason: this.#ending, running: registry.size }, 'ending');
+    await control.manager?.stopping(this.#ending ?? '');
+  }
+
+  async #openHost(binaries: Binaries, launcher: string, metrics: Metrics): Promise<{ host: Host; vmm: Vmm }> {
+    const options = this.#options;
     const log = this.#log;
-    const edge = await openEdge(options, log, this.#scope);
-    const { metrics } = edge;
-    outside.reload.addEventListener('reload', () => void reloadEdge(edge));
-    const store = await Store.open(paths.store);
+    const scope = this.#scope;
+    const paths = dataPaths(options.dataDir, options.snapshotRoot);
+    const pagers = await StorePagers.of(launcher, paths);
+    const store = await Store.open(paths.store, { pagerLives: await pagers.anyLives() });
     const replies = await Replies.open(paths.replies);
     const events = new EventLog();
     const pins = new Pins();
     const boot = new GuestBoot(paths.cache, binaries, { vsock: options.engine === 'firecracker' });
-    const vmm = new Vmm({ name: options.engine, paths, binaries, boot, poolSizeMax: options.vmmPool, log });
-    const housekeeping = new Housekeeping(store, pins, vmm, log);
-    const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, log });
-    // The guests run on; an open connection to one would keep this process from ending.
-    this.#scope.defer('the connections to guests', () => registry.all().forEach(({ guest }) => guest.close()));
-    // Sandboxes that run on need their pager; without any it has nothing to keep.
-    this.#scope.defer('the pager', () => vmm.close({ endPager: this.#recovered && registry.size === 0 }));
-    this.#scope.defer('housekeeping', () => housekeeping.close());
-    const catalog = new Catalog(store, events);
-    const shared = { catalog, registry, store, pins, housekeeping, vmm, boot, paths, replies, events, log, metrics };
-    const branches = new BranchService({ ...shared, cap: options.branchConcurrency });
-    this.#scope.defer('branches', () => branches.close(AbortSignal.timeout(limits.branchDrainMs)));
-    const forks = new ForkService(shared);
-    const reservedBy = (tag: string) => workspaces.reservedBy(tag);
-    const removal = new Removal({ ...shared, reservedBy });
-    const workspaces = new Workspaces({ ...shared, dir: paths.workspaces, forks, branches, removal });
-
-    await this.#recover(new Recovery({ ...shared, root: paths.sandboxes, engine: options.engine }), {
-      vmm,
-      replies,
-      workspaces,
-      removal,
+    const vmm = new Vmm({
+      name: options.engine,
+      paths,
+      binaries,
+      boot,
+      poolSizeMax: options.vmmPool,
+      layerCacheBytes: options.layerCacheMib === null ? null : options.layerCacheMib * 1024 ** 2,
+      log,
     });
-    housekeeping.request();
-
-    const lifecycle = new Lifecycle(shared);
-    const expiry = new Expiry({ ...shared, lifecycle });
-    this.#scope.defer('the expiry timer', () => expiry.close());
-    const templates = new TemplateService(shared);
-    const compaction = new Compaction(shared);
-    const exports = new FirecrackerExport(shared);
-    const imports = new FirecrackerImport(shared);
-    const pruning = new Pruning({ catalog, removal, reservedBy });
-    this.#pruneEvery(pruning);
-    const services: Services = {
-      snapshots: {
-        list: () => catalog.list(),
-        info: (tag) => catalog.info(tag),
-        detail: (tag) => catalog.detail(tag),
-        create: (request, outer, onProgress, requestKey) =>
-          templates.create(request, outer, onProgress, (tag) => replies.noteSnapshot(requestKey, tag)),
-        remove: (tag, query) => removal.remove(tag, query),
-        compact: (tag, to, outer) => compaction.compact(tag, to, outer),
-        export: (tag, request, outer) => exports.write(tag, request, outer),
-        import: (tag, request, outer) => imports.read(tag, request, outer),
-        prune: (request) => pruning.prune(request),
-      },
-      sandboxes: new Sandboxes({ registry, forks, branches, lifecycle, replies, vmm }),
-      guests: new Guests(registry, metrics),
-      workspaces,
-      events: (query, outer) => events.follow(query, outer),
+    const housekeeping = new Housekeeping({ store, pins, vmm, pagers, log });
+    const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, metrics, log });
+    // The guests keep running. An open connection to one would keep this process from ending.
+    scope.defer('the connections to guests', () => registry.all().forEach(({ guest }) => guest.close()));
+    // Sandboxes that keep running need their pager. Without sandboxes it has nothing to keep.
+    scope.defer('the pager', () => vmm.close({ endPager: this.#recovered && registry.size === 0 }));
+    scope.defer('housekeeping', () => housekeeping.close());
+    const branches = new BranchSlots(options.branchConcurrency);
+    scope.defer('branches', () => branches.close(AbortSignal.timeout(limits.branchDrainMs)));
+    const host: Host = {
+      catalog: new Catalog({ store, events, housekeeping }),
+      registry,
+      workspaces: new Workspaces({ dir: paths.workspaces, registry, log }),
+      branches,
+      store,
+      pins,
+      housekeeping,
+      vmm,
+      boot,
       replies,
-      host: {
-        info: () => this.#hostInfo(vmm),
-        shutdown: (endSandboxes) => this.#shutdown(registry, endSandboxes),
-      },
+      events,
+      output: new BytePool(limits.output),
+      metrics,
+      paths,
+      log,
+      end: (reason) => this.#end(reason),
     };
-    const gauges = new GaugeReader({ ...shared, cap: options.branchConcurrency, audit: edge.audit });
-    metrics.readFrom(() => gauges.read());
-    const servers = new HttpServers(services, edge);
-    this.#scope.defer('the listeners', () => servers.close());
-    await servers.listen(options);
-    const health = (signal: AbortSignal) => this.#health(vmm, registry, signal);
-    await outside.manager?.ready(health);
-    await this.#untilTold(outside.stop, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
-    log.info({ reason: this.#ending, running: registry.size }, 'ending');
-    await outside.manager?.stopping(this.#ending ?? '');
+    return { host, vmm };
   }
 
-  #pruneEvery(pruning: Pruning): void {
+  #pruneEvery(host: Host): void {
     const { pruneOlderThanSecs, pruneKeep } = this.#options;
     if (pruneOlderThanSecs === null && pruneKeep === null) return;
     const request = { older_than_secs: pruneOlderThanSecs, keep: pruneKeep };
-    this.#scope.defer('pruning', pruning.every(limits.pruneIntervalMs, request, this.#log));
+    this.#scope.defer('pruning', pruneEvery(host, limits.pruneIntervalMs, request));
   }
 
-  /** Before any request: what earlier controllers left either is there afterwards, or is gone. */
-  async #recover(
-    recovery: Recovery,
-    parts: { vmm: Vmm; replies: Replies; workspaces: Workspaces; removal: Removal },
-  ): Promise<void> {
-    const { vmm, replies, workspaces, removal } = parts;
-    const found = await recovery.recover();
+  /** Takes over or clears away what earlier controllers left, before any request. */
+  async #recover(host: Host, vmm: Vmm): Promise<void> {
+    const { dataDir, engine } = this.#options;
+    const found = await recover(host, engine);
     this.#recovered = true;
-    vmm.onNewPager((runtime) => recovery.readopt(runtime));
-    await workspaces.recover();
-    await removal.removeUnseen(replies.cutOffSnapshots());
-    await replies.forgetCutOff();
-    this.#log.info({ ...found, data_dir: this.#options.dataDir }, 'recovered what earlier controllers left');
+    vmm.onNewPager((runtime) => readopt(host, runtime));
+    await recoverWorkspaces(host);
+    await removeUnseen(host, host.replies.cutOffSnapshots());
+    await host.replies.forgetCutOff();
+    this.#log.info({ ...found, data_dir: dataDir }, 'recovered what earlier controllers left');
   }
 
-  /** Ends when `signal` fires, when a request said so, or when nothing has happened and nothing runs for long enough. */
+  /** Resolves when `signal` fires, when a request ended the controller, or when nothing has happened for long enough. */
   async #untilTold(signal: AbortSignal, servers: HttpServers, isBusy: () => boolean): Promise<void> {
     const { idleExitSecs } = this.#options;
     while (this.#ending === null) {
-      await sleep(limits.idleCheckMs, AbortSignal.any([signal, this.#stop.signal])).catch(() => undefined);
+      await sleep(limits.idleCheckMs, anySignal(signal, this.#stop.signal)).catch(() => undefined);
       if (signal.aborted) this.#end(String(signal.reason));
       if (isBusy()) servers.touch();
       if (idleExitSecs !== null && servers.idleMs() >= idleExitSecs * 1000) this.#end('idle');
     }
   }
 
-  /** For the service manager. A pager that does not answer is not well; one that is not needed yet, or lost, is no fault. */
+  /** Reports the state for the service manager. A pager that does not answer is a fault; one not started yet is not. */
   async #health(vmm: Vmm, registry: Registry, signal: AbortSignal): Promise<string> {
     await raceAbort<unknown>(vmm.pagerIfUp()?.inventory() ?? Promise.resolve(), signal);
     return `${registry.list().length} sandboxes run.`;
   }
 
-  #end(why: string): void {
-    this.#ending ??= why;
+  #end(reason: string): void {
+    this.#ending ??= reason;
     this.#stop.abort(new Error('the controller is ending'));
   }
-
-  async #shutdown(registry: Registry, endSandboxes: boolean): Promise<ShutdownResponse> {
-    const ended = endSandboxes ? registry.all() : [];
-    await Promise.all(ended.map((sandbox) => registry.end(sandbox)));
-    // The reply goes out first: the listeners drain before they close.
-    setImmediate(() => this.#end('asked to'));
-    return { pid: process.pid, sandboxes_ended: ended.length };
-  }
-
-  async #hostInfo(vmm: Vmm): Promise<HostInfo> {
-    const { engine, pager } = await vmm.use(this.#stop.signal);
-    return {
-      hostname: hostname(),
-      kernel: release(),
-      cpus: availableParallelism(),
-      mem_bytes: totalmem(),
-      engine: {
-        name: engine.name,
-        version: engine.version,
-        accelerator: engine.accelerator,
-        reason: engine.acceleratorReason,
-        live_unavailable: pager.liveUnavailable ?? reasonOf(engine.capabilities.live),
-        capabilities: Object.entries(engine.capabilities).map(([id, can]) => {
-          return { id, ok: can === true, why: reasonOf(can) };
-        }),
-        isolation: [...engine.isolation],
-      },
-      data_dir: this.#options.dataDir,
-      pid: process.pid,
-      version,
-    };
-  }
-}
-
-function reasonOf(can: true | string): string | null {
-  return can === true ? null : can;
 }

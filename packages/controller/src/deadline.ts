@@ -1,11 +1,8 @@
-/** A signal that fires with the first of the given ones. */
-export function anySignal(...signals: readonly (AbortSignal | undefined)[]): AbortSignal {
-  return AbortSignal.any(signals.filter((signal) => signal !== undefined));
-}
+import { anySignal } from '@forkd/engine';
 
 /**
- * Gives `body` a signal that fires when `timeoutMs` is over or `outer` fires. Throws what `late` makes when it was the
- * time; the timer is gone when this returns.
+ * Gives `body` a signal that fires when `timeoutMs` is over or `outer` fires. After a timeout it throws the error of
+ * `late`. The timer is cleared before this returns.
  */
 export async function withDeadline<T>(
   timeoutMs: number,
@@ -27,9 +24,15 @@ export async function withDeadline<T>(
   }
 }
 
+/** Waits until `promise` settles either way, but no longer than `timeoutMs`. */
+export async function settledWithin(timeoutMs: number, promise: Promise<unknown>): Promise<void> {
+  const late = () => new Error('the wait is over');
+  await withDeadline(timeoutMs, undefined, late, () => promise).catch(() => undefined);
+}
+
 /** Settles as `promise` does, or rejects with the signal's reason when that fires first. */
 export async function raceAbort<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  // Whoever loses the race must not become an unhandled rejection.
+  // The promise that loses the race must not become an unhandled rejection.
   promise.catch(() => undefined);
   signal.throwIfAborted();
   let onAbort: (() => void) | undefined;

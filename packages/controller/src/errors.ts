@@ -1,11 +1,10 @@
-import type { ErrorCode } from '@forkd/api';
-import { ApiError } from '@forkd/api';
-import type { EngineErrorCode } from '@forkd/engine';
-import { EngineError } from '@forkd/engine';
-import type { ImageErrorCode } from '@forkd/images';
-import { ImageError } from '@forkd/images';
-import type { StoreErrorCode } from '@forkd/store';
-import { StoreError } from '@forkd/store';
+import { type ErrorCode, ApiError, CodedError } from '@forkd/api';
+import { messageOf } from '@forkd/api/constants';
+import { type EngineErrorCode, EngineError } from '@forkd/engine';
+import { type ImageErrorCode, ImageError } from '@forkd/images';
+import { type StoreErrorCode, StoreError } from '@forkd/store';
+
+export { messageOf };
 
 const ofEngine: Record<EngineErrorCode, ErrorCode> = {
   engine_missing: 'engine_missing',
@@ -30,6 +29,7 @@ const ofEngine: Record<EngineErrorCode, ErrorCode> = {
   out_of_memory: 'out_of_memory',
   unsupported: 'unsupported',
   io: 'engine_failed',
+  audit_failed: 'engine_failed',
   internal: 'internal',
 };
 
@@ -61,7 +61,7 @@ const ofImages: Record<ImageErrorCode, ErrorCode> = {
   unknown_recipe: 'image_not_found',
 };
 
-/** The error as it goes to a caller. What nobody foresaw is `internal`: a fault of forkd. */
+/** The error as a caller sees it. An error that no code stands for is `internal`: a fault of forkd. */
 export function toApiError(error: unknown): ApiError {
   if (error instanceof ApiError) return error;
   const code = codeOf(error);
@@ -70,18 +70,14 @@ export function toApiError(error: unknown): ApiError {
       cause: error,
     });
   }
-  const hint = error instanceof Error && 'hint' in error && typeof error.hint === 'string' ? error.hint : undefined;
+  const hint = error instanceof CodedError ? error.hint : undefined;
   return new ApiError(code, messageOf(error), { hint, cause: error });
 }
 
-/** The same error, with what was being done put before its sentence. */
-export function during(doing: string, error: unknown): ApiError {
+/** The same error, with `context` before its sentence. */
+export function withContext(context: string, error: unknown): ApiError {
   const { code, message, hint, details } = toApiError(error);
-  return new ApiError(code, `${doing}: ${message}`, { hint, details, cause: error });
-}
-
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
+  return new ApiError(code, `${context}: ${message}`, { hint, details, cause: error });
 }
 
 function codeOf(error: unknown): ErrorCode | null {

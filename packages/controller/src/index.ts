@@ -1,2 +1,4 @@
-export { parseCommand, UsageError } from './options.ts';
-export type { Command, LogLevel, Options } from './options.ts';
+export type { LogLevel } from './option-table.ts';
+export { parseCommand } from './options.ts';
+export type { Command, Options } from './options.ts';
+export { UsageError } from './usage-error.ts';

@@ -1,80 +1,135 @@
-/** The controller's own limits, in one place. Those of the wire are in `@forkd/api`. */
+import { limits as apiLimits } from '@forkd/api';
+
+/** Limits of the controller itself, in one place. The limits of the wire are in `@forkd/api`. */
 export const limits = {
-  /** Children of one fork request that are started side by side. */
+  /** Children of one fork request that are started at the same time. */
   forkParallelism: 8,
-  /** What a child costs the host before it has written a page of its own: the VMM itself and its page tables. */
+  /** The cost of a child before it has written a page of its own: the VMM itself and its page tables. */
   vmOverheadBytes: 32 * 1024 * 1024,
-  /** Left to the host whatever is asked for. */
+  /** Memory that is left to the host, whatever is asked for. */
   hostReserveBytes: 128 * 1024 * 1024,
 
-  /** Emulated guests boot slowly: `boot_wait_secs` cannot make it shorter there. */
+  /** Minimum for emulated guests, which boot slowly: `boot_wait_secs` cannot shorten it. */
   bootWaitTcgMsMin: 60_000,
   restoreTimeoutMs: 30_000,
-  /** For an engine to say what it can do. */
+  /** The time in which an engine must report its capabilities. */
   probeTimeoutMs: 30_000,
-  /** From the VM running to the agent having answered and taken on its identity. */
+  /** The time from the start of the VM until the agent has taken on its identity. */
   identifyTimeoutMs: 30_000,
   warmTimeoutMs: 15 * 60_000,
+  /** Lines of the output of a warm-up that are reported, the length of each, and the last lines that an error quotes. */
+  outputLinesMax: 1000,
+  outputLineCharsMax: 500,
+  outputLastLines: 10,
   guestRequestTimeoutMs: 30_000,
-  /** What the agent may need beyond a command's own time to end it and to say so. */
+  /** The time that the agent may need, beyond that of a command, to end the command and to say so. */
   guestGraceMs: 10_000,
   pingTimeoutMs: 10_000,
+  /** Descriptions of ended sandboxes are kept for this time, and at most so many. */
+  endedKeptSecs: 3600,
+  endedKeptMax: 100,
+  /** The part of a console that the description of an ended sandbox has. */
+  consoleReadBytes: 16 * 1024,
+  consoleTailLines: 15,
+  consoleTailBytes: 2048,
+  /** The time to kill a command whose caller has left. */
+  abandonedKillMs: 10_000,
+  /** The time in which a guest that was resumed must set its clock. */
+  clockTimeoutMs: 5_000,
+  /** How far the pauses of branches may put a guest's clock behind before it is set. */
+  clockBehindMsMax: 200,
 
-  /** From the request to being on disk: 32 GiB at 100 MB/s, and some. */
+  /** The time from the request until the snapshot is on disk: 32 GiB at 100 MB/s, and some. */
   branchTimeoutMs: 10 * 60_000,
-  /** For what the pager answers out of its memory. */
+  /** The wait for a snapshot that is ready to be on disk too. Shorter than the 60 s for which older clients wait for a reply. */
+  durableWaitMs: 45_000,
+  /** The time in which the pager must answer what it has in memory. */
   pagerRequestTimeoutMs: 30_000,
-  /** How long a request waits for a pager that is being started again. */
+  /** The time that a request waits for a pager that is being started again. */
   pagerWaitMs: 20_000,
   pagerRestartDelaysMs: [0, 100, 500, 1000, 2000, 5000],
 
-  /** At the end: requests in flight, then branches in flight, get this long. */
+  /** Sandboxes taken over at the same time, and the time limit for each: its layers may first be read from disk. */
+  adoptParallelism: 16,
+  adoptTimeoutMs: 2 * 60_000,
+
+  /** Time limits at the end of the controller: for requests in flight, then for branches in flight. */
   drainMs: 10_000,
   drainSweepMs: 20,
   branchDrainMs: 30_000,
-  /** A process that is not the controller's child is looked for four times a second. */
+  /** The wait for the reason of a VMM's end. A VMM that is not a child is only checked four times per second. */
   vmEndNoticeMs: 500,
   idleCheckMs: 1_000,
   pruneIntervalMs: 60_000,
 
-  /** Between two signs of life to who reads events. */
+  /** Interval of the comments that keep an event stream alive. */
   eventBeatMs: 15_000,
 
-  /** The longest that a timer can wait. */
+  /** The longest delay of a timer. */
   expiryTimerMsMax: 2 ** 31 - 1,
   expiryRetrySecs: 5,
-  /** A kept reply: a thousand sandboxes, and some. */
-  replyBytesMax: 8 * 1024 * 1024,
-  /** Of connections to the API. Tests take shorter ones. */
+  /** Size of a kept reply: a thousand sandboxes with all the labels that they may have, and some more. */
+  replyBytesMax: 32 * 1024 * 1024,
+  /** Size of all kept replies. The oldest are dropped first. */
+  repliesBytesMax: 64 * 1024 * 1024,
+  /** The time for which a request with an idempotency key continues, and its result is kept, after its caller has left. */
+  retryWaitMs: 15_000,
+  /** The bounds of connections to the API. Tests take shorter ones. */
   http: {
+    /** Open connections, and as many that wait to be accepted. */
     connectionsMax: 4096,
-    /** The request line counts. */
+    /** Header size, including the request line. */
     headerBytesMax: 16 * 1024,
     urlBytesMax: 8 * 1024,
-    /** From a connection's beginning, or the end of its last request, to the end of the TLS handshake or of the headers. */
+    /** The time from the start of a connection, or the end of its last request, to the end of the TLS handshake or the headers. */
     headersTimeoutMs: 10_000,
-    /** For a JSON body, from its headers to its end. */
+    /** The time for a JSON body, from its headers to its end. */
     jsonBodyTimeoutMs: 30_000,
-    /** How long the other side of a connection may take or give nothing while it is its turn. */
+    /** The part of a refused body that is still read, so that its sender reads the reason, and not a broken pipe. */
+    discardedBytesMax: 32 * 1024 * 1024,
+    /** Large bodies in memory at the same time, from their first byte until the reply is sent. */
+    bodiesBytesMax: 256 * 1024 * 1024,
+    /** The time for which the other side of a connection may take or send nothing while it is its turn. */
     stallMs: 60_000,
     keepAliveMs: 60_000,
-    /** How often the times above are looked at. */
+    /** The interval at which the times above are checked. */
     checkMs: 1_000,
   },
+  /** Unknown fields of one request that are reported. */
+  fieldWarningsMax: 8,
+  /** Items of a list that are written at once. */
+  listPart: 500,
   requestIdCharsMax: 128,
   tlsCheckMs: 1_000,
 
-  /** Of what waits to be written to the audit log; what is more is dropped, and counted. */
+  /** The bound of the lines that wait to be written to the audit log. Further lines are dropped, and counted. */
   auditQueueBytesMax: 8 * 1024 * 1024,
   auditAgentCharsMax: 256,
 
-  /** Numbers that cost something to find out are found out at most this often, and a scrape waits this long for them. */
+  /** Costly gauges are measured at most this often, and a scrape waits this long for them. */
   gaugeAgeMs: 1_000,
   gaugeWaitMs: 500,
   gaugeParallelism: 8,
+  /** The interval at which the delay of the event loop is measured. */
+  loopLookMs: 50,
 
-  /** For the program that speaks to the service manager. */
+  /** The time for the program that notifies the service manager. */
   notifyTimeoutMs: 5_000,
+
+  /** A reply that is longer is written in pieces of this length. */
+  replyPieceBytes: 64 * 1024,
+  /** The time that the caller may take to read such a reply, whose memory other calls wait for. */
+  replySendMs: 60_000,
+  /** The part of each output stream of a command that an error quotes. */
+  errorOutputBytesMax: 256 * 1024,
+  /** The memory for what guests answer, over all calls that collect answers at the same time. */
+  output: {
+    bytesMax: 256 * 1024 * 1024,
+    /** Room for the two output streams of one reply. */
+    shareBytes: 2 * apiLimits.execOutputBytesMax,
+    freeBytes: 128 * 1024,
+    waitMs: 20_000,
+  },
 
   recordBytesMax: 1024 * 1024,
   lockWaitMs: 3_000,

@@ -2,26 +2,26 @@ import { mkdir } from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 
-/** The data directory, laid out. */
+/** The layout of the data directory. */
 export interface DataPaths {
   root: string;
   store: string;
   cache: string;
-  /** One directory a sandbox, named by its id. */
+  /** A directory for each sandbox, named by its id. */
   sandboxes: string;
-  /** One file a workspace. */
+  /** A file for each workspace. */
   workspaces: string;
   /** Replies to requests with an idempotency key. */
   replies: string;
-  /** VMMs that wait for their VM, one directory each. */
+  /** VMMs that wait for their VM, with a directory for each. */
   pool: string;
-  /** Of Firecracker's: kernels as it loads them, and the memory of snapshots. */
+  /** Files for Firecracker: kernels as it loads them, and the memory of snapshots. */
   firecracker: string;
-  /** Sockets and what says which processes run. */
+  /** Sockets and the files that name running processes. */
   run: string;
 }
 
-/** `store` may be elsewhere, on a disk of its own perhaps. */
+/** `store` may be elsewhere, such as on another disk. */
 export function dataPaths(root: string, store?: string): DataPaths {
   const at = (name: string) => join(root, name);
   return {
@@ -44,7 +44,7 @@ export function defaultDataDir(env: NodeJS.ProcessEnv = process.env): string {
   return join(env['XDG_DATA_HOME'] || join(homedir(), '.local', 'share'), 'forkd');
 }
 
-/** The owner's alone: snapshots hold whatever was in a guest's memory. */
+/** Only the owner has access: snapshots hold everything that was in the memory of a guest. */
 export async function makeDataPaths(paths: DataPaths): Promise<void> {
   for (const path of [paths.root, paths.store, paths.cache, paths.sandboxes, paths.run]) {
     await mkdir(path, { recursive: true, mode: 0o700 });

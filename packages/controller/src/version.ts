@@ -2,5 +2,5 @@ import { readFileSync } from 'node:fs';
 
 const manifest = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string };
 
-/** Of this package, which all packages of the workspace share. */
+/** The version that all packages of the workspace share. */
 export const { version } = manifest;

@@ -4,13 +4,10 @@ import { constants } from 'node:fs';
 import { open, readFile, rename, stat, symlink } from 'node:fs/promises';
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
-
 import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
-
 import { limits } from '../src/limits.ts';
-import type { AuditEntry } from '../src/observe/audit.ts';
-import { AuditLog } from '../src/observe/audit.ts';
+import { type AuditEntry, AuditLog } from '../src/observe/audit.ts';
 import { HttpLab } from './http-support.ts';
 import { scratch, silent } from './support.ts';
 
@@ -45,7 +42,7 @@ test('one line a request, on both listeners, without queries', async () => {
   const audit = await AuditLog.open(path, silent);
   const never = (_id: string, signal: AbortSignal) =>
     new Promise((_resolve, reject) => signal.addEventListener('abort', () => reject(signal.reason)));
-  const lab = await HttpLab.serve({ 'guests.ping': never }, silent, null, { audit });
+  const lab = await HttpLab.serve({ ping: never }, silent, null, { audit });
   const headers = { 'user-agent': 'u'.repeat(400), 'x-request-id': 'mine-1' };
   const replies = [
     await lab.ask('GET', '/healthz?secret=s3cret', { tcp: true, headers }),

@@ -1,7 +1,5 @@
-import type { ChildProcess } from 'node:child_process';
-import { spawn } from 'node:child_process';
+import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-
 import { onTestFinished } from 'vitest';
 
 // Node has no unix datagram sockets. Prints what arrives, and the pid that the kernel says it comes from, a line each.

@@ -2,8 +2,7 @@
 // is told when that place is lost.
 import { limits } from '@forkd/api';
 import { expect, test } from 'vitest';
-
-import { EventLog } from '../src/events.ts';
+import { EventLog } from '../src/state/events.ts';
 
 async function take(log: EventLog, count: number, after?: string): Promise<string[]> {
   const stop = new AbortController();

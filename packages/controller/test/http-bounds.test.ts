@@ -1,16 +1,13 @@
 // Proves that nobody can hold the API for nothing: raw connections that send too slowly, too much, or not at all, against a
 // real server whose times are shortened; and that a caller whose turn it is not is left alone.
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import type { Socket } from 'node:net';
-import { connect } from 'node:net';
-
+import { type Socket, connect } from 'node:net';
 import { expect, onTestFinished, test } from 'vitest';
-
 import type { HttpBounds } from '../src/http/server-factory.ts';
 import { limits } from '../src/limits.ts';
 import { Metrics } from '../src/observe/metrics.ts';
-import type { Answers } from './http-support.ts';
-import { HttpLab } from './http-support.ts';
+import { type Answers, HttpLab } from './http-support.ts';
 import { silent } from './support.ts';
 
 /** On a busy machine too. */
@@ -70,7 +67,7 @@ test('a JSON body must arrive in time, however busily it trickles, and nothing i
   const lab = await serve({ jsonBodyTimeoutMs: short });
   const { socket, closed } = await open(lab);
   socket.write(
-    'POST /v1/sandboxes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n',
+    'POST /v1/sandboxes HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n',
   );
   void drip(socket, `{"snapshot_tag":"${'a'.repeat(4000)}`);
   expect(errorIn(await closed)).toMatchObject({ status: 408, code: 'request_timeout' });
@@ -79,7 +76,7 @@ test('a JSON body must arrive in time, however busily it trickles, and nothing i
 
 test('a body that says it is too long, and one that turns out to be, are refused', async () => {
   const lab = await serve({});
-  const head = 'POST /v1/sandboxes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n';
+  const head = 'POST /v1/sandboxes HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n';
   const said = await open(lab);
   said.socket.write(`${head}content-length: 900000000\r\n\r\n{`);
   expect(errorIn(await said.closed)).toMatchObject({ status: 413, code: 'too_large' });
@@ -96,7 +93,8 @@ test('a body that is a little too long is taken to its end, so that its sender c
   const lab = await serve({});
   const { socket, closed } = await open(lab);
   const length = 9_000_000;
-  const head = 'POST /v1/sandboxes HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n';
+  const head =
+    'POST /v1/sandboxes HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\n';
   // As a client does that reads only once all is sent.
   socket.pause();
   const sent = new Promise((resolve) => {
@@ -111,10 +109,10 @@ test('a body that is a little too long is taken to its end, so that its sender c
 test('headers and URLs have a length', async () => {
   const lab = await serve({});
   const headers = await open(lab);
-  headers.socket.write(`GET /healthz HTTP/1.1\r\nhost: x\r\nx-long: ${'a'.repeat(17_000)}\r\n\r\n`);
+  headers.socket.write(`GET /healthz HTTP/1.1\r\nhost: localhost\r\nx-long: ${'a'.repeat(17_000)}\r\n\r\n`);
   expect(errorIn(await headers.closed)).toMatchObject({ status: 431, code: 'headers_too_large' });
   const url = await open(lab);
-  url.socket.write(`GET /v1/snapshots?${'a'.repeat(9000)} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n`);
+  url.socket.write(`GET /v1/snapshots?${'a'.repeat(9000)} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n`);
   expect(errorIn(await url.closed)).toMatchObject({ status: 414, code: 'url_too_long' });
   expect(lab.calls).toEqual([]);
 });
@@ -122,7 +120,7 @@ test('headers and URLs have a length', async () => {
 test('a connection that is kept alive is not kept for ever', async () => {
   const lab = await serve({ keepAliveMs: short });
   const { socket, closed } = await open(lab);
-  socket.write('GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n');
+  socket.write('GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n');
   expect(await closed).toMatch(/^HTTP\/1.1 200 /);
 });
 
@@ -131,8 +129,8 @@ test('a streamed body may take longer than it may stand still', async () => {
   const take = async (_id: string, _query: unknown, data: AsyncIterable<Uint8Array>) => {
     for await (const chunk of data) received.push(Buffer.from(chunk).toString());
   };
-  const lab = await serve({ stallMs: short, jsonBodyTimeoutMs: short }, { 'guests.writeFile': take });
-  const head = 'PUT /v1/sandboxes/sb-1/files?path=/f HTTP/1.1\r\nhost: x\r\nconnection: close\r\n';
+  const lab = await serve({ stallMs: short, jsonBodyTimeoutMs: short }, { writeFile: take });
+  const head = 'PUT /v1/sandboxes/sb-1/files?path=/f HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n';
   const slow = await open(lab);
   slow.socket.write(`${head}content-length: 60\r\n\r\n`);
   await drip(slow.socket, 'a'.repeat(60));
@@ -153,13 +151,13 @@ test('who reads nothing of a reply is cut off, who waits for one is not', async 
     }
   }
   const slow = () => new Promise((resolve) => setTimeout(() => resolve({ pong: true }), short * 4));
-  const lab = await serve({ stallMs: short }, { 'guests.output': flood, 'guests.ping': slow });
+  const lab = await serve({ stallMs: short }, { followOutput: flood, ping: slow });
   const reader = await open(lab);
   reader.socket.pause();
-  reader.socket.write('GET /v1/sandboxes/sb-1/commands/c-1/output HTTP/1.1\r\nhost: x\r\n\r\n');
+  reader.socket.write('GET /v1/sandboxes/sb-1/commands/c-1/output HTTP/1.1\r\nhost: localhost\r\n\r\n');
   await expect.poll(() => ended, soon).toBe(true);
   const waiter = await open(lab);
-  waiter.socket.write('POST /v1/sandboxes/sb-1/ping HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n');
+  waiter.socket.write('POST /v1/sandboxes/sb-1/ping HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n');
   expect(await waiter.closed).toMatch(/^HTTP\/1.1 200 /);
 });
 
@@ -168,7 +166,7 @@ test('connections are counted, and those over the limit closed', async () => {
   let refused = 0;
   metrics.connectionRefused = () => (refused += 1);
   const lab = await serve({ connectionsMax: 3 }, {}, metrics);
-  const ask = 'GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n';
+  const ask = 'GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n';
   const kept = await Promise.all([open(lab), open(lab), open(lab)]);
   for (const { socket } of kept) {
     socket.write(ask);
@@ -185,4 +183,23 @@ test('connections are counted, and those over the limit closed', async () => {
       return next.closed;
     })
     .toMatch(/^HTTP\/1.1 200 /);
+});
+
+test('callers who come at once wait for the controller, and none of them is turned away', async () => {
+  const lab = await serve({});
+  const program = `
+    const { connect } = require('node:net');
+    const left = new Set(Array.from({ length: 2000 }, () => connect(process.argv[1])));
+    const failures = [];
+    for (const socket of left) {
+      const done = (error) => {
+        if (error) failures.push(error.code);
+        left.delete(socket);
+        if (left.size === 0) { console.log(JSON.stringify(failures)); process.exit(); }
+      };
+      socket.once('connect', done).once('error', done);
+    }`;
+  // The event loop of the controller stands still meanwhile, and accepts nobody.
+  const { stdout, status } = spawnSync(process.execPath, ['-e', program, lab.socket], { encoding: 'utf8' });
+  expect({ failures: JSON.parse(stdout) as unknown, status }).toEqual({ failures: [], status: 0 });
 });

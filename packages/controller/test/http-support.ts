@@ -1,16 +1,15 @@
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
-
 import { errorRegistry, isErrorCode } from '@forkd/api';
 import type { Logger } from 'pino';
 import { expect, onTestFinished } from 'vitest';
-
-import type { Edge } from '../src/http/app-parts.ts';
+import type { Backend, Ingress } from '../src/http/app-parts.ts';
 import { HttpServers } from '../src/http/servers.ts';
-import type { Services } from '../src/http/services.ts';
 import type { Tokens } from '../src/http/tokens.ts';
+import { HostNames } from '../src/http/web-guard.ts';
 import { limits } from '../src/limits.ts';
 import { Metrics } from '../src/observe/metrics.ts';
+import type { Run } from '../src/operations/host.ts';
 import { scratch, silent } from './support.ts';
 
 export interface Reply {
@@ -19,21 +18,21 @@ export interface Reply {
   text: string;
 }
 
-/** Answers of services, such as `sandboxes.get`. */
+/** Answers of operations by their name, such as `getSandbox`. They take what the operation takes after the host. */
 export type Answers = Record<string, (...args: never[]) => unknown>;
 
-/** A real server on a real unix socket and port, over services that only record what they are asked. */
+/** A real server on a real unix socket and port, over operations that only record what they are asked. */
 export class HttpLab {
-  /** What the services were asked, signals and functions left out. */
+  /** The arguments of each operation, without signals and functions. */
   readonly calls: unknown[][] = [];
   readonly socket: string;
   readonly port: number;
   readonly servers: HttpServers;
 
-  private constructor(socket: string, port: number, answers: Answers, edge: Edge) {
+  private constructor(socket: string, port: number, answers: Answers, ingress: Ingress) {
     this.socket = socket;
     this.port = port;
-    this.servers = new HttpServers(stub(this.calls, answers), edge);
+    this.servers = new HttpServers({ run: stub(this.calls, answers), replies }, ingress);
   }
 
   /** Serves until the test is over. What is not among `answers` answers nothing. */
@@ -41,12 +40,13 @@ export class HttpLab {
     answers: Answers = {},
     log: Logger = silent,
     tokens: Tokens | null = null,
-    more: Partial<Edge> = {},
+    more: Partial<Ingress> = {},
   ): Promise<HttpLab> {
     const port = 20_000 + Math.floor(Math.random() * 20_000);
     const lab = new HttpLab(join(await scratch(), 'c.sock'), port, answers, {
       tokens,
       tls: null,
+      hosts: new HostNames({ bind: { host: '127.0.0.1', port }, allowHosts: [] }, null),
       audit: null,
       metrics: new Metrics(),
       bounds: limits.http,
@@ -96,29 +96,14 @@ export function expectError(reply: Reply, status: number, code: string): { error
   return body;
 }
 
-/** Services that note each call in `calls`. */
-function stub(calls: unknown[][], answers: Answers): Services {
-  const group = (name: string) =>
-    new Proxy(
-      {},
-      {
-        get:
-          (_target, key: string) =>
-          (...args: unknown[]) => {
-            calls.push([
-              `${name}.${key}`,
-              ...args.filter((arg) => !(arg instanceof AbortSignal) && typeof arg !== 'function'),
-            ]);
-            return (answers[`${name}.${key}`] as ((...given: unknown[]) => unknown) | undefined)?.(...args);
-          },
-      },
-    );
-  return {
-    snapshots: group('snapshots'),
-    sandboxes: group('sandboxes'),
-    guests: group('guests'),
-    host: group('host'),
-    workspaces: group('workspaces'),
-    replies: { answer: (_key: string, _request: unknown, run: (key: string) => unknown) => run('key') },
-  } as unknown as Services;
+/** Notes each operation in `calls`, and answers in its place. */
+function stub(calls: unknown[][], answers: Answers): Run {
+  return (operation, ...args) => {
+    const asked = args.filter((arg) => !(arg instanceof AbortSignal) && typeof arg !== 'function');
+    calls.push([operation.name, ...asked]);
+    return (answers[operation.name] as ((...given: unknown[]) => unknown) | undefined)?.(...args) as never;
+  };
 }
+
+/** Carries out each request anew. */
+const replies: Backend['replies'] = { answer: (_key, _request, gone, run) => run('key', gone) };

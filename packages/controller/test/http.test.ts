@@ -1,13 +1,13 @@
 // Proves the shape of every error, the framework's own among them, and how requests become calls: a real server on a real
 // unix socket and port, over services that only record what they are asked.
-import { stat } from 'node:fs/promises';
-import { once } from 'node:events';
-import { connect } from 'node:net';
 
+import { once } from 'node:events';
+import { stat } from 'node:fs/promises';
+import { connect } from 'node:net';
 import { ApiError } from '@forkd/api';
 import { expect, test } from 'vitest';
-
-import { UsageError } from '../src/options.ts';
+import { limits } from '../src/limits.ts';
+import { UsageError } from '../src/usage-error.ts';
 import { expectError, HttpLab } from './http-support.ts';
 
 const missing = (id: string) => new ApiError('not_found_sandbox', `There is no sandbox '${id}'.`);
@@ -45,7 +45,7 @@ test.each([
   ['a tunnel', 'CONNECT other:443 HTTP/1.1\r\nhost: a\r\n\r\n', 405, 'method_not_allowed'],
   [
     'an expectation that nobody knows',
-    'GET /nowhere HTTP/1.1\r\nhost: a\r\nexpect: the-best\r\nconnection: close\r\n\r\n',
+    'GET /nowhere HTTP/1.1\r\nhost: localhost\r\nexpect: the-best\r\nconnection: close\r\n\r\n',
     404,
     'not_found',
   ],
@@ -90,6 +90,9 @@ test('each field is checked, and named with its value', async () => {
     ],
     ['POST', '/v1/sandboxes/sb-1/branch', { tag: '../x' }, 'bad_tag', 'tag: "../x" is not a tag'],
     ['POST', '/v1/snapshots', { tag: '' }, 'bad_tag', 'tag: "" is not a tag'],
+    ['POST', '/v1/snapshots/a/compact', { to: 'a b' }, 'bad_tag', 'to: "a b" is not a tag'],
+    ['POST', '/v1/sandboxes/sb-1/rename', { from: '/a', to: 'a\u0000' }, 'bad_request', 'to must match pattern'],
+    ['POST', '/v1/sandboxes', { snapshot_tag: 'x', name: 'a b' }, 'bad_request', 'name must match pattern'],
     ['DELETE', '/v1/snapshots/py?cascade=perhaps', undefined, 'bad_request', 'cascade must be boolean'],
     ['GET', '/v1/sandboxes/sb-1/dir', undefined, 'bad_request', 'path is missing'],
   ];
@@ -102,28 +105,53 @@ test('each field is checked, and named with its value', async () => {
 
 test('a request becomes one call, with defaults filled in and unknown fields passed over', async () => {
   const lab = await HttpLab.serve({
-    'sandboxes.fork': () => [],
-    'sandboxes.branch': () => ({ tag: 't', status: 'writing' }),
+    fork: () => [],
+    branch: () => ({ tag: 't', status: 'writing' }),
   });
   expect((await lab.ask('POST', '/v1/sandboxes', { body: '{"snapshot_tag":"py","novel":1}' })).status).toBe(201);
-  expect(lab.calls[0]).toMatchObject(['sandboxes.fork', { snapshot_tag: 'py', n: 1, per_child_netns: false }, null]);
+  expect(lab.calls[0]).toMatchObject(['fork', { snapshot_tag: 'py', n: 1, per_child_netns: false }, null]);
   // A body is optional where all in it is, with and without the header.
   expect((await lab.ask('POST', '/v1/sandboxes/sb-1/branch')).status).toBe(202);
   expect((await lab.ask('POST', '/v1/sandboxes/sb-1/branch', { body: '' })).status).toBe(202);
-  expect(lab.calls[2]).toMatchObject(['sandboxes.branch', 'sb-1', { wait: true }, null]);
+  expect(lab.calls[2]).toMatchObject(['branch', 'sb-1', { wait: true }, null]);
   expect((await lab.ask('DELETE', '/v1/snapshots/py?cascade=true')).status).toBe(204);
-  expect(lab.calls[3]).toEqual(['snapshots.remove', 'py', { cascade: true }]);
+  expect(lab.calls[3]).toEqual(['removeSnapshot', 'py', { cascade: true }]);
+});
+
+test('a field that a route does not know comes back as a warning, or is refused if the caller is strict', async () => {
+  const lab = await HttpLab.serve({
+    fork: () => [{ id: 'sb-1', warnings: ['Its own.'] }, { id: 'sb-2' }],
+    getSandbox: () => ({ id: 'sb-1' }),
+  });
+  const body = '{"snapshot_tag":"py","ttl":5}';
+  const warning = "Field 'ttl' is unknown and has no effect.";
+  expect(JSON.parse((await lab.ask('POST', '/v1/sandboxes', { body })).text)).toEqual([
+    { id: 'sb-1', warnings: ['Its own.', warning] },
+    { id: 'sb-2', warnings: [warning] },
+  ]);
+  const headers = { prefer: 'respond-async, handling=strict' };
+  const refused = expectError(await lab.ask('POST', '/v1/sandboxes', { body, headers }), 400, 'bad_request');
+  expect(refused.error).toContain("'ttl'");
+  const query = '/v1/sandboxes?stat=paused';
+  expect(expectError(await lab.ask('GET', query, { headers }), 400, 'bad_request').error).toContain("'stat'");
+  expect(JSON.parse((await lab.ask('GET', '/v1/sandboxes/sb-1')).text)).toEqual({ id: 'sb-1' });
+  const many = JSON.stringify({
+    snapshot_tag: 'py',
+    ...Object.fromEntries('abcdefghijk'.split('').map((x) => [x, 1])),
+  });
+  const [first] = JSON.parse((await lab.ask('POST', '/v1/sandboxes', { body: many })).text) as { warnings: string[] }[];
+  expect(first?.warnings).toHaveLength(1 + limits.fieldWarningsMax);
 });
 
 test('errors of services keep their status, code and details; a bug says nothing of its inside but its message', async () => {
   const lab = await HttpLab.serve({
-    'sandboxes.get': (id: string) => {
+    getSandbox: (id: string) => {
       throw missing(id);
     },
-    'guests.exec': () => {
+    exec: () => {
       throw new ApiError('command_timeout', 'It took too long.', { details: { stdout: 'so far', stderr: '' } });
     },
-    'sandboxes.memory': () => {
+    getMemory: () => {
       throw new TypeError('x is undefined');
     },
   });
@@ -139,11 +167,11 @@ test('errors of services keep their status, code and details; a bug says nothing
 });
 
 test('only the socket may end the controller', async () => {
-  const lab = await HttpLab.serve({ 'host.shutdown': () => ({ pid: 1, sandboxes_ended: 0 }) });
+  const lab = await HttpLab.serve({ shutDown: () => ({ pid: 1, sandboxes_ended: 0 }) });
   expectError(await lab.ask('POST', '/v1/shutdown', { tcp: true }), 403, 'socket_only');
   expect(lab.calls).toEqual([]);
   expect((await lab.ask('POST', '/v1/shutdown?sandboxes=kill')).status).toBe(200);
-  expect(lab.calls).toEqual([['host.shutdown', true]]);
+  expect(lab.calls).toEqual([['shutDown', true]]);
 });
 
 test('a connection that never asks anything does not hold up the end', { timeout: 10_000 }, async () => {

@@ -2,30 +2,40 @@
 // waits for slow VMs nor asks them more often than it must: a strict reader of the format, and VMs that count.
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import { Store } from '@forkd/store';
 import { expect, test } from 'vitest';
-
-import { EventLog } from '../src/events.ts';
 import { limits } from '../src/limits.ts';
 import { Exposition } from '../src/observe/exposition.ts';
 import { GaugeReader } from '../src/observe/gauges.ts';
-import type { Gauges } from '../src/observe/metrics.ts';
-import { Metrics } from '../src/observe/metrics.ts';
-import type { Registry } from '../src/sandboxes/registry.ts';
-import { Catalog } from '../src/snapshots/catalog.ts';
+import { type Gauges, Metrics } from '../src/observe/metrics.ts';
+import { Catalog } from '../src/state/catalog.ts';
+import { EventLog } from '../src/state/events.ts';
+import type { Registry } from '../src/state/registry.ts';
 import { version } from '../src/version.ts';
 import { HttpLab } from './http-support.ts';
 import { parsePrometheus } from './prometheus-text.ts';
 import { scratch } from './support.ts';
+
+const layers = {
+  budget_bytes: 100,
+  mapped_bytes: 10,
+  unmapped_bytes: 20,
+  pending_bytes: 30,
+  view_bytes: 5,
+  layers: 6,
+  let_go: 7,
+  loaded_again: 8,
+  merged: 9,
+  merged_in_forks: 1,
+  merged_in_forks_us: 2,
+};
 
 const gauges: Gauges = {
   snapshots: 3,
   sandboxes: 2,
   branchesInFlight: 1,
   branchCap: 4,
-  layers: 5,
-  layerBytes: 4096,
+  layers,
   privateBytes: null,
   sharedBytes: 7,
   auditLinesDropped: 0,
@@ -52,6 +62,10 @@ test('the names that scripts know are there, and what is not known has no value'
   expect(valueOf(text, 'forkd_branches_in_flight')).toBe(1);
   expect(valueOf(text, 'forkd_branch_concurrency_cap')).toBe(4);
   expect(valueOf(text, 'forkd_sandbox_shared_bytes')).toBe(7);
+  expect(valueOf(text, 'forkd_layers')).toBe(6);
+  expect(valueOf(text, 'forkd_layer_bytes')).toBe(60);
+  expect(valueOf(text, 'forkd_layer_unmapped_bytes')).toBe(20);
+  expect(valueOf(text, 'forkd_layers_loaded_again_total')).toBe(8);
   expect(valueOf(text, 'forkd_sandbox_private_bytes')).toBeUndefined();
   expect(valueOf(text, 'process_resident_memory_bytes')).toBeGreaterThan(1e6);
   expect(valueOf(text, 'process_open_fds')).toBeGreaterThan(2);
@@ -64,6 +78,7 @@ test('what happened is counted and measured', async () => {
   metrics.child({ forkMs: 3, readyMs: 70_000 });
   metrics.child({ forkMs: 30, readyMs: 300 });
   metrics.forkFailed();
+  metrics.sandboxEnded('crashed');
   metrics.executed(12);
   metrics.branched('live', { pause_us: 1200, capture_ms: 40, faults: 9 });
   metrics.branched('live', {});
@@ -71,6 +86,8 @@ test('what happened is counted and measured', async () => {
   const text = await metrics.scrape();
   expect(valueOf(text, 'forkd_forks_total', { result: 'ok' })).toBe(1);
   expect(valueOf(text, 'forkd_forks_total', { result: 'failed' })).toBe(1);
+  expect(valueOf(text, 'forkd_sandboxes_ended_total', { reason: 'crashed' })).toBe(1);
+  expect(valueOf(text, 'forkd_sandboxes_ended_total', { reason: 'killed' })).toBe(0);
   expect(valueOf(text, 'forkd_fork_seconds_bucket', { le: '0.005' })).toBe(1);
   expect(valueOf(text, 'forkd_fork_ready_seconds_bucket', { le: '60' })).toBe(1);
   expect(valueOf(text, 'forkd_fork_ready_seconds_bucket', { le: '+Inf' })).toBe(2);
@@ -95,7 +112,7 @@ test('label values and help may hold anything', () => {
 
 test('requests are measured by the pattern of their route', async () => {
   const metrics = serving();
-  const lab = await HttpLab.serve({ 'sandboxes.get': () => ({}) }, undefined, null, { metrics });
+  const lab = await HttpLab.serve({ getSandbox: () => ({}) }, undefined, null, { metrics });
   await lab.ask('GET', '/v1/sandboxes/sb-1');
   await lab.ask('GET', '/v1/sandboxes/sb-2');
   await lab.ask('GET', '/v1/sandboxes/sb-2/nothing');
@@ -112,7 +129,8 @@ test('requests are measured by the pattern of their route', async () => {
 test('a thousand sandboxes whose VMs answer slowly hold no scrape up, and are not asked twice at once', async () => {
   const dir = join(await scratch(), 'store');
   await mkdir(dir);
-  const catalog = new Catalog(await Store.open(dir), new EventLog());
+  const housekeeping = { request: () => undefined };
+  const catalog = new Catalog({ store: await Store.open(dir), events: new EventLog(), housekeeping });
   let asked = 0;
   let atOnce = 0;
   let atOnceMax = 0;
@@ -127,10 +145,10 @@ test('a thousand sandboxes whose VMs answer slowly hold no scrape up, and are no
   const sandboxes = Array.from({ length: 1000 }, (_, n) => ({ id: `sb-${n}`, branching: null, vm: { memory } }));
   const registry = { list: () => sandboxes, all: () => sandboxes } as unknown as Registry;
   const pager = {
-    inventory: async () => ({ layers: [{ layer: 'a', digest: null, pages: 2, extents: 1 }], sandboxes: [] }),
+    layerMemory: async () => layers,
   };
   const vmm = { pagerIfUp: () => pager } as never;
-  const reader = new GaugeReader({ catalog, registry, vmm, cap: 4, audit: null });
+  const reader = new GaugeReader({ catalog, registry, vmm, branches: { max: 4 }, audit: null });
   const early = await Promise.all([reader.read(), reader.read()]);
   expect(early.map(({ sandboxes: n, privateBytes }) => [n, privateBytes])).toEqual([
     [1000, null],
@@ -141,7 +159,7 @@ test('a thousand sandboxes whose VMs answer slowly hold no scrape up, and are no
   try {
     await expect
       .poll(() => reader.read(), { timeout: 30_000 })
-      .toMatchObject({ privateBytes: 10_000, sharedBytes: 100_000, layers: 1, layerBytes: 8192, snapshots: 0 });
+      .toMatchObject({ privateBytes: 10_000, sharedBytes: 100_000, layers, snapshots: 0 });
   } finally {
     clearInterval(release);
   }

@@ -2,12 +2,10 @@
 // made of it fetches nothing, and that replies are not written by it.
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import { errorRegistry } from '@forkd/api';
 import { expect, test } from 'vitest';
-
-import { Tokens } from '../src/http/tokens.ts';
 import type { OpenApiDocument } from '../src/http/openapi/document.ts';
+import { Tokens } from '../src/http/tokens.ts';
 import { expectError, HttpLab } from './http-support.ts';
 import { scratch, silent } from './support.ts';
 
@@ -93,7 +91,7 @@ test('both are behind the token', async () => {
 });
 
 test('a field that the document does not name is sent all the same', async () => {
-  const lab = await HttpLab.serve({ 'sandboxes.get': () => ({ id: 'sb-1', novel: 1 }) });
+  const lab = await HttpLab.serve({ getSandbox: () => ({ id: 'sb-1', novel: 1 }) });
   expect(JSON.parse((await lab.ask('GET', '/v1/sandboxes/sb-1')).text)).toEqual({ id: 'sb-1', novel: 1 });
 });
 
@@ -107,14 +105,16 @@ test('nobody can ask for the head of a stream, which would go on without him; of
 });
 
 test('an id that is too long is one that is not there', async () => {
-  const lab = await HttpLab.serve({ 'sandboxes.get': () => ({}) });
+  const lab = await HttpLab.serve({ getSandbox: () => ({}) });
   const id = 'x'.repeat(4000);
   expect((await lab.ask('GET', `/v1/sandboxes/${id}`)).status).toBe(200);
-  expect(lab.calls).toEqual([['sandboxes.get', id]]);
+  expect(lab.calls).toEqual([['getSandbox', id]]);
 });
 
 type Code = keyof typeof errorRegistry;
-type CodeSchema = { properties?: { code?: { enum: Code[] } } };
+interface CodeSchema {
+  properties?: { code?: { enum: Code[] } };
+}
 
 /** The codes of each status of an operation. */
 function codesOf(document: OpenApiDocument, responses: OpenApiDocument['paths'][string][string]['responses']) {

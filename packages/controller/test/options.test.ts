@@ -1,10 +1,10 @@
 // Proves that the command line is read over the environment, and that what is wrong in it is refused with a sentence.
-import { join } from 'node:path';
-
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { expect, test } from 'vitest';
-
-import type { Options } from '../src/options.ts';
-import { optionEnv, parseCommand, usage, UsageError } from '../src/options.ts';
+import { optionTable } from '../src/option-table.ts';
+import { type Options, parseCommand, usage } from '../src/options.ts';
+import { UsageError } from '../src/usage-error.ts';
 
 const serve = (argv: string[], env: NodeJS.ProcessEnv = {}): Options => {
   const command = parseCommand(['serve', ...argv], env);
@@ -20,10 +20,12 @@ test('defaults, environment, flags', () => {
     bind: { host: '127.0.0.1', port: 8889 },
     tokenFile: null,
     tls: null,
+    allowHosts: [],
     auditLog: null,
     branchConcurrency: 4,
     engine: 'qemu',
     vmmPool: 4,
+    layerCacheMib: null,
     pruneOlderThanSecs: null,
     pruneKeep: null,
     idleExitSecs: null,
@@ -51,6 +53,8 @@ test('defaults, environment, flags', () => {
     vmmPool: 4,
     socket: '/s',
   });
+  expect(serve(['--layer-cache-mib', '0'], { FORKD_LAYER_CACHE_MIB: '9' }).layerCacheMib).toBe(0);
+  expect(serve([], { FORKD_LAYER_CACHE_MIB: '9' }).layerCacheMib).toBe(9);
   expect(serve([], { FORKD_ENGINE: 'firecracker' })).toMatchObject({ engine: 'firecracker', vmmPool: 0 });
   expect(serve(['--engine', 'qemu'], { FORKD_ENGINE: 'firecracker' })).toMatchObject({ engine: 'qemu', vmmPool: 4 });
   expect(serve(['--no-tcp'], env).bind).toBeNull();
@@ -70,6 +74,10 @@ test('where things are, by our names and by forkd’s', () => {
     auditLog: '/a',
     tokenFile: '/t',
   });
+  // A file of an earlier daemon names the directory that it is in, whether it exists or not.
+  for (const file of ['/var/lib/forkd/state.json', fileURLToPath(import.meta.url)]) {
+    expect(serve(['--state', file], {})).toMatchObject({ dataDir: dirname(file) });
+  }
   expect(serve(['--state', '/x', '--data-dir', '/x/', '--audit-log', 'a'], {})).toMatchObject({
     dataDir: '/x',
     snapshotRoot: '/x/store',
@@ -79,15 +87,31 @@ test('where things are, by our names and by forkd’s', () => {
   expect(serve(['--tls-cert', '/c2', '--tls-key', '/k'], { FORKD_TLS_CERT: '/c' }).tls?.cert).toBe('/c2');
 });
 
-test('each option has a variable, and both are in the usage text', () => {
-  for (const [flag, variable] of Object.entries(optionEnv)) {
-    expect(usage.split('\n').find((line) => line.startsWith(`  --${flag} `))).toContain(variable);
-  }
+test('the usage text has a line for each option, with its default and its variable', () => {
+  const lines = usage.split('\n').filter((line) => line.startsWith('  --'));
+  expect(lines.map((line) => /^ {2}--([a-z-]+)/.exec(line)?.[1])).toEqual([...Object.keys(optionTable), 'help']);
+  expect(lines).toContain('  --branch-concurrency N    branches at the same time (4, FORKD_BRANCH_CONCURRENCY)');
+  expect(lines).toContain('  --no-tcp                  serve the unix socket only (FORKD_NO_TCP=1)');
+});
+
+test('a flag is on by its option, and by 1 or true in its variable', () => {
+  expect(serve(['--no-tcp'], {}).bind).toBeNull();
+  expect(serve([], { FORKD_NO_TCP: '1' }).bind).toBeNull();
+  expect(serve([], { FORKD_NO_TCP: 'true' }).bind).toBeNull();
+  expect(serve([], { FORKD_NO_TCP: '0' }).bind).not.toBeNull();
+  expect(serve([], { FORKD_NO_TCP: '' }).bind).not.toBeNull();
+});
+
+test('a wrong variable is refused by the name of its option, and matters to serve only', () => {
+  const env = { FORKD_DATA_DIR: '/d', FORKD_VMM_POOL: 'all' };
+  expect(() => serve([], env)).toThrow("--vmm-pool must be a number of at least 0, it is 'all'.");
+  expect(parseCommand(['probe', 'accelerator'], env)).toEqual({ run: 'probe accelerator', dataDir: '/d' });
 });
 
 test.each([
   [['serve', '--branch-concurrency', '0'], "--branch-concurrency must be a number of at least 1, it is '0'."],
   [['serve', '--vmm-pool', '-1'], '--vmm-pool'],
+  [['serve', '--layer-cache-mib', 'all'], "--layer-cache-mib must be a number of at least 0, it is 'all'."],
   [['serve', '--branch-concurrency', 'many'], "it is 'many'"],
   [['serve', '--bind', '0.0.0.0:8889'], 'not a loopback address'],
   [['serve', '--bind', '[::]:8889'], 'not a loopback address'],

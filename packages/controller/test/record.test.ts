@@ -2,10 +2,8 @@
 // a format that nobody knows yet, a torn one and another's are not taken for ours.
 import { mkdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import { expect, test } from 'vitest';
-
-import { readRecords, writeRecord } from '../src/sandboxes/record.ts';
+import { readRecords, writeRecord } from '../src/state/sandbox-record.ts';
 import { image, machine, scratch } from './support.ts';
 
 const digest = `sha256:${'a'.repeat(64)}`;

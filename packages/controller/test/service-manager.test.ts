@@ -3,10 +3,8 @@ import { execFile } from 'node:child_process';
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
-
 import { pino } from 'pino';
 import { beforeEach, expect, test } from 'vitest';
-
 import { ServiceManager } from '../src/process/service-manager.ts';
 import { receiveDatagrams } from './datagrams.ts';
 import { scratch, silent } from './support.ts';

@@ -4,10 +4,8 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { chmod, mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import { expect, test } from 'vitest';
-
-import { UsageError } from '../src/options.ts';
+import { UsageError } from '../src/usage-error.ts';
 import { HttpLab } from './http-support.ts';
 import { scratch } from './support.ts';
 

@@ -1,25 +1,41 @@
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-
-import type { BranchDone, BranchOptions, BranchStats, Capability, Machine, Vm, VmBranch, VmExit } from '@forkd/engine';
-import { EngineError } from '@forkd/engine';
-import { Store } from '@forkd/store';
-import type { Blob } from '@forkd/store';
+import type { BranchRequest, DeleteSnapshotQuery, SnapshotInfo } from '@forkd/api';
+import {
+  EngineError,
+  type BranchDone,
+  type BranchOptions,
+  type BranchStats,
+  type Capability,
+  type Machine,
+  type Vm,
+  type VmBranch,
+  type VmExit,
+} from '@forkd/engine';
+import { Store, type Blob } from '@forkd/store';
 import { pino } from 'pino';
-import { onTestFinished } from 'vitest';
-
+import { onTestFinished, vi } from 'vitest';
+import { locateBinaries } from '../src/binaries.ts';
 import { deferred } from '../src/deferred.ts';
-import { EventLog } from '../src/events.ts';
+import { limits } from '../src/limits.ts';
+import { Metrics } from '../src/observe/metrics.ts';
+import { branch } from '../src/operations/branch.ts';
+import type { Host } from '../src/operations/host.ts';
+import { removeSnapshot } from '../src/operations/remove.ts';
+import { dataPaths } from '../src/paths.ts';
+import { GuestBoot } from '../src/runtime/guest-boot.ts';
 import type { Runtime } from '../src/runtime/vmm.ts';
-import { BranchService } from '../src/sandboxes/branch.ts';
-import type { SandboxRecord } from '../src/sandboxes/record.ts';
-import { settingsDefault } from '../src/sandboxes/record.ts';
-import { Registry } from '../src/sandboxes/registry.ts';
-import { Catalog } from '../src/snapshots/catalog.ts';
-import { Housekeeping } from '../src/snapshots/housekeeping.ts';
-import { Pins } from '../src/snapshots/pins.ts';
-import { Removal } from '../src/snapshots/removal.ts';
+import { BranchSlots } from '../src/state/branch-slots.ts';
+import { BytePool } from '../src/state/byte-pool.ts';
+import { Catalog } from '../src/state/catalog.ts';
+import { EventLog } from '../src/state/events.ts';
+import { Housekeeping } from '../src/state/housekeeping.ts';
+import { Pins } from '../src/state/pins.ts';
+import { Registry } from '../src/state/registry.ts';
+import { Replies } from '../src/state/replies.ts';
+import { newRecord, type SandboxRecord } from '../src/state/sandbox-record.ts';
+import { Workspaces } from '../src/state/workspaces.ts';
 
 export const silent = pino({ level: 'silent' });
 
@@ -54,6 +70,8 @@ export function statsOf(more: Partial<BranchStats> = {}): BranchStats {
     private_pages: 2,
     captured_pages: 0,
     captured_bytes: 0,
+    diff_us: 0,
+    diff_pages: 0,
     capture_us: 0,
     pages_by_copy: 0,
     pages_by_fault: 0,
@@ -83,25 +101,35 @@ export class FakeBranch {
     options.signal?.addEventListener('abort', () => this.fail(new EngineError('cancelled', 'It was cancelled.')));
   }
 
-  resumed(): void {
-    this.#options.onEvent?.({ stage: 'resumed', stats: statsOf() });
+  resumed(more: Partial<BranchStats> = {}): void {
+    this.#options.onEvent?.({ stage: 'resumed', stats: statsOf(more) });
   }
 
   async ready(): Promise<void> {
     const device_state = await this.#put(`device state ${this.#n}`);
     const stats = statsOf({ ready_us: 3000, captured_pages: 2, captured_bytes: 8192 });
-    this.#options.onEvent?.({ stage: 'ready', stack: ['ram:0', `ram:${this.#n}`], device_state, stats });
+    this.#options.onEvent?.({
+      stage: 'ready',
+      stack: ['ram:0', `ram:${this.#n}`],
+      device_state,
+      stats,
+      audit: this.#audit(),
+    });
   }
 
   async durable(): Promise<void> {
     const stack = [await this.#put('base'), await this.#put(`layer ${this.#n}`)];
     const device_state = await this.#put(`device state ${this.#n}`);
     const stats = statsOf({ ready_us: 3000, durable_us: 4000, captured_pages: 2, captured_bytes: 8192 });
-    this.result.resolve({ stack, device_state, stats, audit: null });
+    this.result.resolve({ stack, device_state, stats, audit: this.#audit() });
   }
 
   fail(error: Error): void {
     this.result.reject(error);
+  }
+
+  #audit() {
+    return this.request.audit === true ? { checked_pages: 512, differing_pages: 0, changed_since: 1 } : null;
   }
 
   #put(text: string): Promise<Blob> {
@@ -109,16 +137,14 @@ export class FakeBranch {
   }
 }
 
-/** The services over a real store, with VMs that do what the test says. */
+/** A host with a real store, and with VMs that do what the test says. */
 export class Lab {
+  readonly host: Host;
   readonly store: Store;
   readonly catalog: Catalog;
   readonly registry: Registry;
-  readonly branches: BranchService;
-  readonly removal: Removal;
-  readonly housekeeping: Housekeeping;
-  readonly pins = new Pins();
-  readonly events = new EventLog();
+  readonly pins: Pins;
+  readonly events: EventLog;
   readonly fakes = new Map<string, FakeBranch>();
   /** What its VMs can do. */
   readonly capabilities: Record<Capability, true | string> = {
@@ -132,48 +158,79 @@ export class Lab {
   };
   #count = 0;
 
-  private constructor(dir: string, store: Store, cap: number) {
-    this.store = store;
-    const pager = { inventory: async () => ({ layers: [], sandboxes: [] }) };
-    const runtime = { pager } as unknown as Runtime;
-    const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager };
-    this.housekeeping = new Housekeeping(store, this.pins, vmm, silent);
-    const { pins, housekeeping, events } = this;
-    this.registry = new Registry({ root: join(dir, 'sandboxes'), pins, housekeeping, events, log: silent });
-    this.catalog = new Catalog(store, events);
-    const { catalog, registry } = this;
-    this.removal = new Removal({ catalog, store, housekeeping, events, reservedBy: () => null });
-    this.branches = new BranchService({ catalog, registry, store, housekeeping, vmm, log: silent, cap });
+  private constructor(host: Host) {
+    this.host = host;
+    this.store = host.store;
+    this.catalog = host.catalog;
+    this.registry = host.registry;
+    this.pins = host.pins;
+    this.events = host.events;
+  }
+
+  /** The branch of a sandbox, once the operation has asked its VM for it. */
+  fakeOf(id: string): Promise<FakeBranch> {
+    return vi.waitFor(() => {
+      const fake = this.fakes.get(id);
+      if (fake === undefined) throw new Error(`no branch of ${id} has been asked for`);
+      return fake;
+    });
   }
 
   static async open(dir: string, cap = 4): Promise<Lab> {
-    return new Lab(dir, await Store.open(join(dir, 'store')), cap);
+    const log = silent;
+    const paths = dataPaths(dir);
+    const store = await Store.open(paths.store);
+    const pager = { inventory: async () => ({ layers: [], sandboxes: [] }), letGo: async () => undefined };
+    const runtime = { pager } as unknown as Runtime;
+    const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager };
+    const pins = new Pins();
+    const events = new EventLog();
+    const housekeeping = new Housekeeping({ store, pins, vmm, pagers: { othersLive: async () => false }, log });
+    const metrics = new Metrics();
+    const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, metrics, log });
+    return new Lab({
+      catalog: new Catalog({ store, events, housekeeping }),
+      registry,
+      workspaces: new Workspaces({ dir: paths.workspaces, registry, log }),
+      branches: new BranchSlots(cap),
+      store,
+      pins,
+      housekeeping,
+      vmm,
+      boot: new GuestBoot(paths.cache, locateBinaries(), { vsock: false }),
+      replies: await Replies.open(paths.replies),
+      events,
+      output: new BytePool(limits.output),
+      metrics,
+      paths,
+      log,
+      end: () => undefined,
+    });
+  }
+
+  branch(id: string, request: BranchRequest): Promise<SnapshotInfo> {
+    return branch(this.host, id, request);
+  }
+
+  remove(tag: string, query: DeleteSnapshotQuery): Promise<void> {
+    return removeSnapshot(this.host, tag, query);
   }
 
   /** A sandbox that "runs": its VMM is a promise that the test settles. */
   async addSandbox(id: string, parentTag = 'base', parentDigest: SandboxRecord['snapshot_digest'] = null) {
     const root_disk = await this.store.putBytes(Buffer.from('root'));
-    const record: SandboxRecord = {
-      ...settingsDefault,
-      labels: {},
-      warnings: [],
-      format: 2,
+    const record = newRecord({
       id,
       kind: 'sandbox',
-      state: 'starting',
       snapshot_tag: parentTag,
       snapshot_digest: parentDigest,
       root_disk,
       image,
       source: 'recipe',
       python: false,
+      refresh: null,
       created_at_unix: 1,
-      branch_count: 0,
-      last_branch_memory_path: null,
-      fork_ms: null,
-      ready_ms: null,
-      vm: null,
-    };
+    });
     const sandbox = await this.registry.reserve(record, [root_disk.digest]);
     const exit = deferred<VmExit>();
     const vm: Vm = {
@@ -201,8 +258,8 @@ export class Lab {
   }
 
   async close(): Promise<void> {
-    await this.branches.close(AbortSignal.abort());
-    await this.housekeeping.close();
+    await this.host.branches.close(AbortSignal.abort());
+    await this.host.housekeeping.close();
   }
 }
 

@@ -1,18 +1,16 @@
 // Proves that the port speaks TLS of today's versions only, takes new certificates while connections stay, and keeps what it
 // has when the new ones are wrong: real certificates, real connections.
-import { chmod, copyFile, writeFile } from 'node:fs/promises';
+
 import { once } from 'node:events';
+import { chmod, copyFile, writeFile } from 'node:fs/promises';
 import { connect as connectTcp } from 'node:net';
 import { join } from 'node:path';
-import type { ConnectionOptions, TLSSocket } from 'node:tls';
-import { connect } from 'node:tls';
-
+import { type ConnectionOptions, type TLSSocket, connect } from 'node:tls';
 import { pino } from 'pino';
 import { expect, onTestFinished, test } from 'vitest';
-
 import { TlsFiles } from '../src/http/tls.ts';
 import { limits } from '../src/limits.ts';
-import { UsageError } from '../src/options.ts';
+import { UsageError } from '../src/usage-error.ts';
 import { makePair } from './certificates.ts';
 import { HttpLab } from './http-support.ts';
 import { scratch, silent } from './support.ts';

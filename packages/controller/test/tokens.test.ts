@@ -1,12 +1,10 @@
 // Proves who may call the port and who may not: a real server, and a real file of tokens that changes while it serves.
 import { chmod, rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import { pino } from 'pino';
 import { expect, test } from 'vitest';
-
 import { Tokens } from '../src/http/tokens.ts';
-import { UsageError } from '../src/options.ts';
+import { UsageError } from '../src/usage-error.ts';
 import { expectError, HttpLab } from './http-support.ts';
 import { scratch, silent } from './support.ts';
 
@@ -35,9 +33,13 @@ test('the port wants a token on every route but one, the unix socket on none', a
     ['POST', '/healthz'],
     ['GET', '/healthz?x'],
     ['GET', '/nowhere'],
+    ['GET', '/docs'],
+    ['GET', '/openapi.json'],
   ] as const) {
     const reply = await lab.ask(method, path, { tcp: true });
-    expect(expectError(reply, 401, 'unauthorized').error).toContain('no bearer token');
+    const { error, hint } = expectError(reply, 401, 'unauthorized');
+    expect(error).toContain('no bearer token');
+    expect(hint).toMatch(/authorization: Bearer TOKEN.* FORKD_TOKEN.* --unix-socket/);
     expect(reply.headers['www-authenticate']).toBe('Bearer');
   }
   for (const wrong of ['', first.slice(0, -1), `${first}x`, `${first} ${second}`, first.toUpperCase()]) {
@@ -88,7 +90,22 @@ test.each([
   await expect(opening).rejects.toThrow(why);
 });
 
-test('so is one that is missing, or that others can read', async () => {
+test('so is one that is missing, or that others can write', async () => {
   await expect(Tokens.open('/nowhere/tokens', silent)).rejects.toThrow('cannot be read');
-  await expect(Tokens.open(await tokenFile(first, 0o644), silent)).rejects.toThrow('chmod 600');
+  for (const mode of [0o620, 0o602]) {
+    await expect(Tokens.open(await tokenFile(first, mode), silent)).rejects.toThrow('chmod 600');
+  }
+});
+
+test('a file that others can read is taken with a warning', async () => {
+  for (const [mode, warnings] of [
+    [0o644, 1],
+    [0o600, 0],
+  ] as const) {
+    const lines: string[] = [];
+    const log = pino({}, { write: (line: string) => void lines.push(line) });
+    const lab = await HttpLab.serve({}, silent, await Tokens.open(await tokenFile(first, mode), log));
+    expect((await lab.ask('GET', '/version', bearer(first))).status).toBe(200);
+    expect(lines.filter((line) => line.includes('chmod 600'))).toHaveLength(warnings);
+  }
 });

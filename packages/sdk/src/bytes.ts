@@ -11,13 +11,13 @@ export function concatBytes(chunks: readonly Uint8Array[]): Uint8Array {
   return whole;
 }
 
-/** As UTF-8; what is not is replaced, as a terminal would. */
+/** Decodes UTF-8. Invalid bytes become U+FFFD. */
 export function textOf(bytes: Uint8Array): string {
   return new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes);
 }
 
 export function bytesOfBase64(text: string): Uint8Array {
-  // Output comes this way by the megabyte, and atob is slow in Node.
+  // Megabytes of command output pass through here, and atob is slow in Node.
   if (typeof Buffer === 'function') return Buffer.from(text, 'base64');
   const binary = atob(text);
   const bytes = new Uint8Array(binary.length);

@@ -8,6 +8,7 @@ import type {
   CreateSnapshotRequest,
   CreateWorkspaceRequest,
   DirEntry,
+  FileStat,
   EvalRequest,
   EvalResponse,
   ExecRequest,
@@ -42,11 +43,11 @@ import type { CallOptions } from './deadline.ts';
 import { newIdempotencyKey } from './idempotency-key.ts';
 import { Transport, type RequestBody } from './transport.ts';
 
-/** For what a host may need minutes for: forks by the hundred, a branch that waits for the disk. */
+/** Timeout for operations that may take minutes: hundreds of forks, a branch that waits for the disk. */
 const SLOW_TIMEOUT_MS = 600_000;
-/** An image is fetched, built, booted and warmed. */
+/** Timeout for a build: an image is fetched, built, booted and warmed. */
 const BUILD_TIMEOUT_MS = 3_600_000;
-/** What a reply may take beyond the time that the caller gave the command itself. */
+/** Time that a reply may take in addition to the command's own time limit. */
 const GRACE_MS = 30_000;
 
 const seg = encodeURIComponent;
@@ -54,17 +55,17 @@ const sandboxPath = (id: string) => `/v1/sandboxes/${seg(id)}`;
 const commandPath = (id: string, commandId: string) => `${sandboxPath(id)}/commands/${seg(commandId)}`;
 const workspacePath = (name: string) => `/v1/workspaces/${seg(name)}`;
 const snapshotPath = (tag: string) => `/v1/snapshots/${seg(tag)}`;
-/** A POST with a key of its own, by which the controller knows a repetition: asked twice, it is done once. */
+/** A POST with its own Idempotency-Key: the controller recognises a retry and executes the request once. */
 const keyed = () =>
   ({ method: 'POST', repeatable: 'keyed', headers: { 'idempotency-key': newIdempotencyKey() } }) as const;
 
 /**
- * The wire, one method a route, with its types and nothing else. `Sandbox`, `Snapshot`, `Workspace` and `Events` are the same
- * in friendlier words.
+ * The raw API: one method per route, with the types of the API. `Sandbox`, `Snapshot`, `Workspace` and `Events` offer the
+ * same in a friendlier form.
  *
- * Every method takes `{signal, timeoutMs}` last and rejects with a ForkdError, or with the signal's reason. A connection that
- * is refused is tried again whatever the request; an answer that was lost, or was a 502, 503 or 504, only where that is safe:
- * for GET, and for `createSnapshot`, `createSandboxes` and `branch`, which carry an Idempotency-Key.
+ * Every method takes `{signal, timeoutMs}` last and rejects with a ForkdError, or with the signal's reason. A refused
+ * connection is retried, except for raw bodies. A lost reply, or a 502, 503 or 504, is retried only where that is safe: for
+ * GET, and for `createSnapshot`, `createSandboxes`, its partial form and `branch`, which carry an Idempotency-Key.
  */
 export class ForkdClient {
   readonly #transport: Transport;
@@ -73,17 +74,17 @@ export class ForkdClient {
     this.#transport = new Transport(openConnection(options));
   }
 
-  /** Where the controller is, for messages. */
+  /** The address of the controller, for messages. */
   get place(): string {
     return this.#transport.connection.place;
   }
 
-  /** Ends the idle connections. Needless before the process ends. */
+  /** Closes idle connections. Not needed before the process exits. */
   close(): Promise<void> {
     return this.#transport.connection.close();
   }
 
-  /** Whether it answers now: the one read that is not tried again. */
+  /** Asks if the controller answers now. The only GET that is not retried. */
   health(options: CallOptions = {}): Promise<Health> {
     const spec = { method: 'GET', path: '/healthz', repeatable: 'never', timeoutMsDefault: 5_000 } as const;
     return this.#transport.json(spec, options);
@@ -97,7 +98,7 @@ export class ForkdClient {
     return this.#transport.json({ method: 'GET', path: '/v1/host' }, options);
   }
 
-  /** Over a unix socket only. `kill` ends the sandboxes, and the pager, first. */
+  /** Stops the controller. Only over the unix socket. `kill` first ends the sandboxes and the pager. */
   shutdown(query: { sandboxes?: 'kill' } = {}, options: CallOptions = {}): Promise<ShutdownResponse> {
     return this.#transport.json({ method: 'POST', path: '/v1/shutdown', query }, options);
   }
@@ -119,7 +120,7 @@ export class ForkdClient {
     return this.#transport.json(spec, options);
   }
 
-  /** The same with its progress; the last event is a result or an error. */
+  /** Creates a snapshot and reports progress. The last event is a result or an error. */
   createSnapshotEvents(request: CreateSnapshotRequest, options: CallOptions = {}): AsyncGenerator<SnapshotEvent> {
     const spec = { method: 'POST', path: '/v1/snapshots', json: request, timeoutMsDefault: BUILD_TIMEOUT_MS } as const;
     return this.#transport.events(spec, options);
@@ -133,13 +134,13 @@ export class ForkdClient {
     return this.#transport.none({ method: 'DELETE', path: snapshotPath(tag), query }, options);
   }
 
-  /** Writes a snapshot anew that needs none of those above it: its memory in one layer. */
+  /** Writes a copy of the snapshot that has its memory in one layer and needs no ancestors. */
   compactSnapshot(tag: string, to: string, options: CallOptions = {}): Promise<SnapshotInfo> {
     const spec = { method: 'POST', path: `${snapshotPath(tag)}/compact`, json: { to } } as const;
     return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
   }
 
-  /** Writes a snapshot as Firecracker's files, to a directory of the controller's host. On the unix socket only. */
+  /** Exports a snapshot as Firecracker files to a directory on the controller's host. Only over the unix socket. */
   exportSnapshot(
     tag: string,
     request: ExportSnapshotRequest,
@@ -149,7 +150,7 @@ export class ForkdClient {
     return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
   }
 
-  /** Makes a snapshot of Firecracker's files. On the unix socket only. */
+  /** Imports a snapshot from Firecracker files. Only over the unix socket. */
   importSnapshot(tag: string, request: ImportSnapshotRequest, options: CallOptions = {}): Promise<SnapshotInfo> {
     const spec = { method: 'POST', path: `${snapshotPath(tag)}/import`, json: request } as const;
     return this.#transport.json({ ...spec, timeoutMsDefault: SLOW_TIMEOUT_MS }, options);
@@ -172,7 +173,7 @@ export class ForkdClient {
     return this.#transport.json(spec, options);
   }
 
-  /** With `partial`: those that started are kept when others fail, and each has a result of its own. */
+  /** Creates sandboxes with `partial`: if some fail, the others are kept. Each sandbox has its own result. */
   async createSandboxesPartially(
     request: CreateSandboxesRequest,
     options: CallOptions = {},
@@ -188,7 +189,7 @@ export class ForkdClient {
     return this.#transport.json({ method: 'PATCH', path: sandboxPath(id), json: request }, options);
   }
 
-  /** It keeps its memory and loses its processor. One that is paused already stays so. */
+  /** Stops the sandbox; its memory is kept. No effect if the sandbox is already paused. */
   pauseSandbox(id: string, options: CallOptions = {}): Promise<SandboxInfo> {
     return this.#transport.json({ method: 'POST', path: `${sandboxPath(id)}/pause` }, options);
   }
@@ -201,7 +202,7 @@ export class ForkdClient {
     return this.#transport.json({ method: 'GET', path: `${sandboxPath(id)}/stats` }, options);
   }
 
-  /** The guest's console: its last `tail_bytes`, and with `follow` what comes after. */
+  /** Streams the guest's console: the last `tail_bytes`, and with `follow` also new output. */
   sandboxLogs(
     id: string,
     query: { tail_bytes?: number; follow?: boolean } = {},
@@ -210,7 +211,7 @@ export class ForkdClient {
     return this.#transport.stream({ method: 'GET', path: `${sandboxPath(id)}/logs`, query }, options);
   }
 
-  /** What happens from now on, or after the event `after`. The stream ends with the connection; `Events` goes on. */
+  /** Streams events from now on, or after the event `after`. The stream ends with the connection; `Events` reconnects. */
   events(query: { after?: string; sandbox?: string } = {}, options: CallOptions = {}): AsyncGenerator<ControllerEvent> {
     const { after, sandbox } = query;
     const headers: Record<string, string> = after === undefined ? {} : { 'last-event-id': after };
@@ -228,13 +229,13 @@ export class ForkdClient {
     return this.#transport.json({ method: 'GET', path: workspacePath(name) }, options);
   }
 
-  /** Starts its first sandbox too. */
+  /** Creates a workspace and starts its first sandbox. */
   createWorkspace(request: CreateWorkspaceRequest, options: CallOptions = {}): Promise<WorkspaceInfo> {
     const spec = { method: 'POST', path: '/v1/workspaces', json: request, timeoutMsDefault: SLOW_TIMEOUT_MS } as const;
     return this.#transport.json(spec, options);
   }
 
-  /** Ends its sandbox and removes its state. The snapshot that it came from stays. */
+  /** Ends the sandbox and removes the saved state. The original snapshot stays. */
   deleteWorkspace(name: string, options: CallOptions = {}): Promise<void> {
     return this.#transport.none({ method: 'DELETE', path: workspacePath(name) }, options);
   }
@@ -286,7 +287,7 @@ export class ForkdClient {
     return this.#transport.json({ method: 'GET', path: `${sandboxPath(id)}/memory` }, options);
   }
 
-  /** Pauses the sandbox as a branch does, and does nothing in the pause: the least that a branch could cost here. */
+  /** Measures the lower bound of a branch's pause: pauses the sandbox as a branch does, and copies nothing. */
   floor(id: string, options: CallOptions = {}): Promise<FloorInfo> {
     return this.#transport.json({ method: 'POST', path: `${sandboxPath(id)}/floor` }, options);
   }
@@ -296,7 +297,7 @@ export class ForkdClient {
     return this.#transport.json({ method: 'POST', path: `${sandboxPath(id)}/commands`, json }, options);
   }
 
-  /** Starts a command and follows it. The stream has no time limit of its own; to stop reading leaves the command running. */
+  /** Starts a command and follows it. The stream has no time limit. `on_disconnect` decides what happens if the reader stops. */
   startCommandEvents(
     id: string,
     request: StartCommandRequest,
@@ -314,7 +315,7 @@ export class ForkdClient {
     return this.#transport.json({ method: 'GET', path: commandPath(id, commandId) }, options);
   }
 
-  /** The output from `offset` (default 0), and with `follow` (default true) what comes after, to the command's end. */
+  /** Streams output from `offset` (default 0), and with `follow` (default true) also new output until the command ends. */
   commandOutput(
     id: string,
     commandId: string,
@@ -359,7 +360,7 @@ export class ForkdClient {
     return this.#transport.stream({ method: 'GET', path: `${sandboxPath(id)}/files`, query: { path } }, options);
   }
 
-  /** `mode` in octal, such as `0755`. */
+  /** Writes a file. `mode` is octal, such as `0755`. */
   writeFile(
     id: string,
     path: string,
@@ -376,6 +377,23 @@ export class ForkdClient {
       { method: 'DELETE', path: `${sandboxPath(id)}/files`, query: { path, ...query } },
       options,
     );
+  }
+
+  /** Describes what is at a path; with `follow` what is behind symbolic links. */
+  statFile(id: string, path: string, query: { follow?: boolean } = {}, options: CallOptions = {}): Promise<FileStat> {
+    const spec = { method: 'GET', path: `${sandboxPath(id)}/stat`, query: { path, ...query } } as const;
+    return this.#transport.json(spec, options);
+  }
+
+  /** Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`. */
+  makeDir(id: string, path: string, query: { mode?: string } = {}, options: CallOptions = {}): Promise<void> {
+    const spec = { method: 'PUT', path: `${sandboxPath(id)}/dir`, query: { path, ...query } } as const;
+    return this.#transport.none(spec, options);
+  }
+
+  renameFile(id: string, from: string, to: string, options: CallOptions = {}): Promise<void> {
+    const spec = { method: 'POST', path: `${sandboxPath(id)}/rename`, json: { from, to } } as const;
+    return this.#transport.none(spec, options);
   }
 
   listDir(id: string, path: string, options: CallOptions = {}): Promise<DirEntry[]> {

@@ -1,22 +1,25 @@
-import { ForkdError, TimeoutError } from './errors.ts';
+import { type ForkdError, TimeoutError } from './errors.ts';
 
 /**
- * What every method of the wire takes. `timeoutMs` bounds the whole request, its retries and its body included; 0 is no limit.
- * The wire knows no other clock: what bounds a sandbox or a command is a field of the request, in seconds.
+ * Options of every method of `ForkdClient`. `timeoutMs` bounds the whole request with its retries and its body; 0: no limit.
+ * The limits of a sandbox or a command are fields of the request, in seconds.
  */
-export type CallOptions = { signal?: AbortSignal | undefined; timeoutMs?: number | undefined };
+export interface CallOptions {
+  signal?: AbortSignal | undefined;
+  timeoutMs?: number | undefined;
+}
 
-export type Deadline = {
+export interface Deadline {
   readonly signal: AbortSignal;
-  /** Waits for it no more. To be called when the call is over, however it ended. */
+  /** Stops the timer and the listener. Call this when the request is over, however it ended. */
   release(): void;
-  /** The error to throw for one that the transport threw: the caller's abort reason, our timeout, or itself. */
+  /** Maps an error of the transport to the error to throw: the caller's abort reason, our timeout, or the error itself. */
   explain(error: unknown): unknown;
-};
+}
 
 /**
- * One signal out of the caller's and a timer. Not AbortSignal.any: in Node 20 a composed signal can be collected
- * as garbage while a request still hangs on it, and then never fires.
+ * Combines the caller's signal and a timer. AbortSignal.any would not do: Node 20 may garbage-collect a composed signal
+ * that a request still uses, and it then never fires.
  */
 export function startDeadline(options: CallOptions, timeoutMsDefault: number, what: string): Deadline {
   const controller = new AbortController();
@@ -28,7 +31,7 @@ export function startDeadline(options: CallOptions, timeoutMsDefault: number, wh
 
   let timedOut: ForkdError | undefined;
   const onTimeout = () => {
-    timedOut = new TimeoutError('request_timeout', `${what}: no answer within ${timeoutMs} ms`);
+    timedOut = new TimeoutError('request_timeout', `${what}: no reply within ${timeoutMs} ms.`);
     controller.abort(timedOut);
   };
   const timer = timeoutMs > 0 ? setTimeout(onTimeout, timeoutMs) : undefined;
@@ -49,8 +52,8 @@ export function startDeadline(options: CallOptions, timeoutMsDefault: number, wh
 const waiting = new WeakMap<AbortSignal, Set<() => void>>();
 
 /**
- * Calls back when `signal` fires, until the function that is returned is called. One listener for all calls under a signal: Node
- * takes more than ten for a leak, and says so on stderr.
+ * Calls back when `signal` fires. The returned function unsubscribes. All calls share one listener per signal, because Node
+ * warns of a leak on stderr if a signal has more than ten.
  */
 function whenAborted(signal: AbortSignal, callback: () => void): () => void {
   let callbacks = waiting.get(signal);
@@ -80,4 +83,18 @@ export function sleep(ms: number, signal?: AbortSignal): Promise<void> {
     }, ms);
     signal?.addEventListener('abort', onAbort, { once: true });
   });
+}
+
+/** Waits for work that other callers may wait for too. If the signal fires first, rejects with its reason; the work continues. */
+export async function unlessAborted<Result>(work: Promise<Result>, signal: AbortSignal): Promise<Result> {
+  let unsubscribe: (() => void) | undefined;
+  const aborted = new Promise<never>((_, reject) => {
+    if (signal.aborted) reject(signal.reason);
+    else unsubscribe = whenAborted(signal, () => reject(signal.reason));
+  });
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    unsubscribe?.();
+  }
 }

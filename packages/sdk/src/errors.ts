@@ -1,7 +1,7 @@
 import type { ErrorBody, ErrorCode } from '@forkd/api';
 import { errorRegistry, isErrorCode } from '@forkd/api/constants';
 
-/** What goes wrong on this side of the wire, beside the controller's own codes. */
+/** Codes of errors that arise in the client. The controller has its own codes. */
 export type ClientErrorCode =
   | 'connection_failed'
   | 'request_timeout'
@@ -11,31 +11,31 @@ export type ClientErrorCode =
   | 'controller_missing'
   | 'controller_failed';
 
-type ForkdErrorOptions = {
-  /** Of the reply; 0 when there was none. */
+interface ForkdErrorOptions {
+  /** The HTTP status of the reply. Default: 0, no reply. */
   status?: number;
   hint?: string | undefined;
   requestId?: string | undefined;
   retryAfterMs?: number | undefined;
   body?: ErrorBody | undefined;
   cause?: unknown;
-};
+}
 
 /**
- * Any failure of a call, but for an abort, which rejects with the signal's own reason.
- * `code` is stable: one of the API's error codes, or of `ClientErrorCode`. The subclasses are for those who would rather
- * catch by class; they say nothing that `code` does not.
+ * Any failure of a call except an abort, which rejects with the signal's reason.
+ * `code` is stable: an error code of the API, or a `ClientErrorCode`. The subclasses allow catching by class, and add nothing
+ * to `code`.
  */
 export class ForkdError extends Error {
   override readonly name: string = 'ForkdError';
   readonly code: ErrorCode | ClientErrorCode | (string & {});
-  /** Of the HTTP reply; 0 when there was none. */
+  /** The HTTP status of the reply; 0 if there was no reply. */
   readonly status: number;
-  /** What to do about it. */
+  /** Advice: what the user can do about the error. */
   readonly hint: string | undefined;
-  /** By which the controller's log knows the request. */
+  /** Identifies the request in the controller's log. */
   readonly requestId: string | undefined;
-  /** How long the reply asked to wait before another try. */
+  /** The wait before a retry that the reply asked for. */
   readonly retryAfterMs: number | undefined;
   /** The whole body, since some codes carry more: `dependents`, or the output of a command that timed out. */
   readonly body: ErrorBody | undefined;
@@ -56,17 +56,17 @@ export class AuthenticationError extends ForkdError {
   override readonly name = 'AuthenticationError';
 }
 
-/** 404: there is no such sandbox, snapshot, workspace, command or file. `code` says which. */
+/** 404: the sandbox, snapshot, workspace, command or file does not exist. `code` says which. */
 export class NotFoundError extends ForkdError {
   override readonly name = 'NotFoundError';
 }
 
-/** 409: it is there already, it is busy, or its state does not allow it. */
+/** 409: the resource exists already, is busy, or is in the wrong state. */
 export class ConflictError extends ForkdError {
   override readonly name = 'ConflictError';
 }
 
-/** No answer within the request's time (`request_timeout`), or 504: what ran in the guest took too long. */
+/** No reply within the request's time (`request_timeout`), or 504: the command or evaluation in the guest took too long. */
 export class TimeoutError extends ForkdError {
   override readonly name = 'TimeoutError';
 }
@@ -78,7 +78,7 @@ const classOfStatus: Readonly<Record<number, typeof ForkdError>> = {
   504: TimeoutError,
 };
 
-/** The error that a reply of status 400 or more stands for, whoever wrote it: a proxy's HTML has no code and no hint. */
+/** Makes an error of a reply with status 400 or more. A proxy may have written the reply: its HTML has no code and no hint. */
 export function errorFromReply(
   status: number,
   text: string,
@@ -94,16 +94,16 @@ export function errorFromReply(
   return new Class(body.code, body.error, { ...reply, status, hint: body.hint, body });
 }
 
-/** The error that a streamed reply ended with. */
+/** Makes an error of the event that ended a streamed reply. */
 export function errorFromEvent(event: { error: string; code: string; hint?: string | undefined }): ForkdError {
   const status = isErrorCode(event.code) ? errorRegistry[event.code].status : 0;
   const Class = classOfStatus[status] ?? ForkdError;
   return new Class(event.code, event.error, { hint: event.hint });
 }
 
-/** True for an error of this SDK, with this code where one is given. */
-export function isForkdError(error: unknown, code?: ForkdError['code']): error is ForkdError {
-  return error instanceof ForkdError && (code === undefined || error.code === code);
+/** True for errors of this SDK. If codes are given, only for errors with one of them. */
+export function isForkdError(error: unknown, ...codes: ForkdError['code'][]): error is ForkdError {
+  return error instanceof ForkdError && (codes.length === 0 || codes.includes(error.code));
 }
 
 function parseErrorBody(text: string): ErrorBody | undefined {
@@ -116,7 +116,7 @@ function parseErrorBody(text: string): ErrorBody | undefined {
   if (typeof parsed !== 'object' || parsed === null || !('error' in parsed)) return undefined;
   const { error, code, hint, ...rest } = parsed as Record<string, unknown>;
   if (typeof error !== 'string') return undefined;
-  // A daemon that gives no code is not ours; its sentence is still worth more than its body.
+  // Only a foreign daemon sends an error without a code. Its sentence is still more useful than the raw body.
   const body: ErrorBody = { ...rest, error, code: typeof code === 'string' ? code : 'bad_response' };
   if (typeof hint === 'string') body.hint = hint;
   return body;

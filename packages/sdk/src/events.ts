@@ -5,22 +5,22 @@ import { ForkdError } from './errors.ts';
 import { callOptions, clientFrom, type ClientOptions } from './options.ts';
 
 export type EventsOptions = Omit<ClientOptions, 'requestTimeoutMs'> & {
-  /** Only those of this sandbox, by its id. */
+  /** Only events of the sandbox with this id. */
   sandbox?: string | undefined;
-  /** Those after this event, by its id. Default: those that happen from now on. */
+  /** Only events after the one with this id. Default: events from now on. */
   after?: string | undefined;
 };
 
 const DELAY_MS_MIN = 100;
 const DELAY_MS_MAX = 5_000;
-/** A controller that is being started anew is there again before that. */
+/** A controller that restarts answers again within this time. */
 const UNREACHABLE_MS_MAX = 60_000;
 const PASSING_STATUS = new Set([502, 503, 504]);
 
 /**
- * What happens to sandboxes, snapshots and workspaces, one after the other, until the reader stops or the signal aborts.
- * A connection that ends is made again, from the last event that was read. What the controller no longer had by then is told by
- * an event of type `events.gap`: read the lists anew. Rejects when no controller has answered for a minute.
+ * Events of sandboxes, snapshots and workspaces, in order, until the reader stops or the signal aborts.
+ * After a disconnect the stream resumes from the last event that was read. An event of type `events.gap` reports events that
+ * the controller no longer had: list the resources again. Rejects after a minute without a controller.
  */
 export class Events implements AsyncIterable<ControllerEvent> {
   readonly #client: ForkdClient;
@@ -33,7 +33,7 @@ export class Events implements AsyncIterable<ControllerEvent> {
     this.#lastId = options.after;
   }
 
-  /** The id of the event that was read last, to be given as `after` by who goes on later. */
+  /** The id of the last event that was read. Pass it as `after` to resume later. */
   get lastId(): string | undefined {
     return this.#lastId;
   }
@@ -50,7 +50,7 @@ export class Events implements AsyncIterable<ControllerEvent> {
           delayMs = DELAY_MS_MIN;
           answeredMs = performance.now();
         }
-        // It was served, even if nothing happened: only what is refused counts as not answered.
+        // A stream that ended without events was still served, so the controller is reachable.
         answeredMs = performance.now();
       } catch (error) {
         if (signal?.aborted || !isPassing(error)) throw error;

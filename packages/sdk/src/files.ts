@@ -1,4 +1,4 @@
-import type { DirEntry } from '@forkd/api';
+import type { DirEntry, FileStat } from '@forkd/api';
 import { textOf } from './bytes.ts';
 import type { ForkdClient } from './client.ts';
 import { isForkdError } from './errors.ts';
@@ -18,7 +18,7 @@ export class Files {
     this.#sandboxId = sandboxId;
   }
 
-  /** As UTF-8 text. */
+  /** Reads a file as UTF-8 text. */
   async read(path: string, options: RequestOptions = {}): Promise<string> {
     return textOf(await this.readBytes(path, options));
   }
@@ -27,36 +27,54 @@ export class Files {
     return this.#client.readFile(this.#sandboxId, path, callOptions(options));
   }
 
-  /** For a file of any size: chunks as they come. */
+  /** Streams a file of any size in chunks. */
   readStream(path: string, options: RequestOptions = {}): AsyncGenerator<Uint8Array> {
     return this.#client.readFileStream(this.#sandboxId, path, callOptions(options));
   }
 
-  /** Makes the file, and the folders that it is in, or replaces what is in it. `mode` in octal; default `0644`. */
+  /** Writes a file. Missing parent directories are created, existing content is replaced. `mode` is octal; default `0644`. */
   write(path: string, data: RequestBody, options: RequestOptions & { mode?: string | undefined } = {}): Promise<void> {
     const query = options.mode === undefined ? {} : { mode: options.mode };
     return this.#client.writeFile(this.#sandboxId, path, data, query, callOptions(options));
   }
 
-  /** What is in a directory: `name`, `type`, `size` in bytes, `mode` in octal, `mtime_unix` in seconds. */
+  /** Lists a directory: `name`, `type`, `size` in bytes, `mode` in octal, `mtime_unix` in seconds. */
   list(path: string, options: RequestOptions = {}): Promise<DirEntry[]> {
     return this.#client.listDir(this.#sandboxId, path, callOptions(options));
   }
 
-  /** Whether there is a file or a directory. */
+  /**
+   * Describes what is at a path: the fields of {@link list}, `uid`, `gid`, and the `target` of a symbolic link. With `follow`
+   * what is behind links.
+   */
+  stat(path: string, options: RequestOptions & { follow?: boolean | undefined } = {}): Promise<FileStat> {
+    const query = options.follow === undefined ? {} : { follow: options.follow };
+    return this.#client.statFile(this.#sandboxId, path, query, callOptions(options));
+  }
+
+  /** Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`. */
+  makeDir(path: string, options: RequestOptions & { mode?: string | undefined } = {}): Promise<void> {
+    const query = options.mode === undefined ? {} : { mode: options.mode };
+    return this.#client.makeDir(this.#sandboxId, path, query, callOptions(options));
+  }
+
+  /** Renames a file or a directory. A file at the new path is replaced. */
+  rename(from: string, to: string, options: RequestOptions = {}): Promise<void> {
+    return this.#client.renameFile(this.#sandboxId, from, to, callOptions(options));
+  }
+
+  /** True if the path exists, as a file or a directory. */
   async exists(path: string, options: RequestOptions = {}): Promise<boolean> {
     try {
-      await this.list(path, options);
+      await this.stat(path, { ...options, follow: true });
       return true;
     } catch (error) {
-      if (isForkdError(error, 'not_found_file')) return false;
-      // It cannot be listed, and so it is there.
-      if (isForkdError(error, 'not_a_directory') || isForkdError(error, 'too_many_entries')) return true;
+      if (isForkdError(error, 'not_found_file') || isForkdError(error, 'not_a_directory')) return false;
       throw error;
     }
   }
 
-  /** False when there was no such file. A directory that is not empty needs `recursive`. */
+  /** Removes a file or a directory. False if it did not exist. A directory that is not empty needs `recursive`. */
   async remove(path: string, options: RequestOptions & { recursive?: boolean | undefined } = {}): Promise<boolean> {
     const query = options.recursive === undefined ? {} : { recursive: options.recursive };
     try {

@@ -1,4 +1,4 @@
-/** 128 random bits in hex. Not `randomUUID`, which a browser has only on pages of https or of localhost. */
+/** Returns 128 random bits in hex. Browsers have `randomUUID` only on pages of https or localhost. */
 export function newIdempotencyKey(): string {
   const bytes = globalThis.crypto.getRandomValues(new Uint8Array(16));
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');

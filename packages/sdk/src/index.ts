@@ -1,4 +1,5 @@
 export { ForkdClient } from './client.ts';
+export { CollectedOutput } from './collected.ts';
 export {
   CommandHandle,
   Commands,
@@ -9,7 +10,7 @@ export {
   type StartOptions,
   type StdinOptions,
 } from './commands.ts';
-export type { ConnectionOptions, FetchInit, FetchLike, ReplyLike } from './connection.ts';
+export type { ConnectionOptions } from './connection.ts';
 export { sleep, type CallOptions } from './deadline.ts';
 export { Controller, ControllerError, type ControllerOptions } from './compat/controller.ts';
 export {
@@ -23,6 +24,7 @@ export {
   type ClientErrorCode,
 } from './errors.ts';
 export { Events, type EventsOptions } from './events.ts';
+export type { FetchInit, FetchLike, ReplyLike } from './fetch-types.ts';
 export { Files } from './files.ts';
 export { parseNdjson } from './ndjson.ts';
 export type { ClientOptions, RequestOptions } from './options.ts';

@@ -5,11 +5,11 @@ import { ForkdError } from './errors.ts';
 const NEWLINE = 0x0a;
 
 /**
- * The objects of an NDJSON body, wherever the chunks happen to be split: inside a line, inside a character.
+ * Parses an NDJSON body. Chunks may be split anywhere: inside a line or inside a character.
  * @throws ForkdError `stream_cut` when the body ends inside a line, `bad_response` for a line that is not JSON or is too long.
  */
 export async function* parseNdjson<Event>(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Event> {
-  // The pieces of a line that has not ended, joined once when it does: a long line in small chunks stays linear.
+  // Pieces of the unfinished line. They are joined once, when the line ends, so that many small chunks cost linear time.
   let pieces: Uint8Array[] = [];
   let pendingBytes = 0;
   for await (const chunk of chunks) {
@@ -26,7 +26,7 @@ export async function* parseNdjson<Event>(chunks: AsyncIterable<Uint8Array>): As
       pieces.push(chunk.subarray(start));
       pendingBytes += chunk.length - start;
       if (pendingBytes > limits.ndjsonLineBytesMax) {
-        throw new ForkdError('bad_response', `the stream has a line of more than ${limits.ndjsonLineBytesMax} bytes`);
+        throw new ForkdError('bad_response', `The stream has a line of more than ${limits.ndjsonLineBytesMax} bytes.`);
       }
     }
   }
@@ -42,17 +42,17 @@ function parseLine(line: string): unknown {
   try {
     return JSON.parse(line) as unknown;
   } catch (error) {
-    throw new ForkdError('bad_response', `the stream has a line that is not JSON: ${line.slice(0, 120)}`, {
+    throw new ForkdError('bad_response', `The stream has a line that is not JSON: ${line.slice(0, 120)}`, {
       cause: error,
     });
   }
 }
 
-/** A last line without its newline is whole if it parses: an object that was cut never does. */
+/** A last line without a newline is complete if it parses: a truncated object never does. */
 function parseRest(rest: string): unknown {
   try {
     return JSON.parse(rest) as unknown;
   } catch (error) {
-    throw new ForkdError('stream_cut', 'the stream ended inside a line: the connection was lost', { cause: error });
+    throw new ForkdError('stream_cut', 'The stream ended inside a line: the connection was lost.', { cause: error });
   }
 }

@@ -1,39 +1,36 @@
-import type { FetchInit, FetchLike, ReplyLike } from './connection.ts';
 import { collectBytes } from './bytes.ts';
 import { ForkdError } from './errors.ts';
+import type { FetchInit, PlatformFetch, ReplyLike } from './fetch-types.ts';
 
-/** How requests go out where the caller gave no `fetch` of their own. */
-export type PlatformFetch = { fetch: FetchLike; close(): Promise<void> };
-
-/** A connection is there at once or not at all: the controller is on this host or near it. */
+/** The time to connect. The controller is on this host or near it, so a slower one counts as absent. */
 const CONNECT_TIMEOUT_MS = 10_000;
 
-/** The environment of the process; a browser has none. */
+/**
+ * The time that an idle connection is kept for the next request. The controller keeps connections far longer, so no request
+ * uses a connection that the controller is about to close.
+ */
+const IDLE_MS_MAX = 10_000;
+
+/** The environment of the process, empty in a browser. */
 export function environment(): Readonly<Record<string, string | undefined>> {
   return typeof process === 'object' ? process.env : {};
 }
 
 /**
- * How long a connection is kept for the next request: far less than the controller keeps it, so that on a busy host none is
- * used in the moment in which the controller closes it.
+ * Picks Node's own HTTP for a unix socket, undici for TCP and TLS in Node, and the platform's `fetch` elsewhere.
+ * Each is loaded by the first request that needs it: loading undici takes longer than a short command.
  */
-const IDLE_MS_MAX = 10_000;
-
-/** undici in Node, which alone can speak over a unix socket; the platform's own `fetch` elsewhere. Loaded when first needed. */
 export async function openPlatformFetch(socket: string | undefined): Promise<PlatformFetch> {
-  const undici = await loadUndici();
-  if (undici === undefined) {
-    if (socket === undefined) return { fetch: webFetch, close: async () => {} };
-    throw new ForkdError('bad_request', `the unix socket ${socket} cannot be reached from here`, {
-      hint: 'unix sockets need Node.js; give the http:// or https:// address of the controller',
-    });
-  }
-  // Deadlines are the client's own, one a call: undici's would end a followed command after five silent minutes.
+  if (socket !== undefined) return openSocketFetch(socket);
+  const undici = isNode() ? await import('undici') : undefined;
+  // Bundles for browsers have an empty module in place of undici, even if they run in something like Node.
+  if (typeof undici?.Agent !== 'function') return { fetch: webFetch, close: async () => {} };
+  // The client has its own deadline per call. Undici's would end a followed command after five silent minutes.
   const agent = new undici.Agent({
     headersTimeout: 0,
     bodyTimeout: 0,
     keepAliveMaxTimeout: IDLE_MS_MAX,
-    connect: { timeout: CONNECT_TIMEOUT_MS, ...(socket === undefined ? {} : { socketPath: socket }) },
+    connect: { timeout: CONNECT_TIMEOUT_MS },
   });
   return {
     fetch: (url, init) => undici.fetch(url, { ...init, dispatcher: agent }),
@@ -41,16 +38,31 @@ export async function openPlatformFetch(socket: string | undefined): Promise<Pla
   };
 }
 
-async function loadUndici(): Promise<typeof import('undici') | undefined> {
-  if (typeof process !== 'object' || process.versions?.node === undefined) return undefined;
-  const undici = await import('undici');
-  // A bundle that was made for browsers has an empty module in its place, and may yet run in something like Node.
-  return typeof undici.Agent === 'function' ? undici : undefined;
+/**
+ * Reaches the controller that nobody named. In Node it is the one of this user's data directory, as `forkd` finds or starts it.
+ * In a page it is the one at the default port.
+ */
+export async function openDefaultFetch(token: string | undefined): Promise<PlatformFetch & { place?: string }> {
+  const module = isNode() ? await import('./local/ensure.ts') : undefined;
+  if (typeof module?.openLocalFetch !== 'function') return openPlatformFetch(undefined);
+  return module.openLocalFetch({ socket: environment()['FORKD_SOCKET'] || undefined, token, autostart: true });
+}
+
+async function openSocketFetch(socket: string): Promise<PlatformFetch> {
+  const module = isNode() ? await import('./unix-fetch.ts') : undefined;
+  if (typeof module?.openUnixFetch === 'function') return module.openUnixFetch(socket, IDLE_MS_MAX);
+  throw new ForkdError('bad_request', `The unix socket ${socket} cannot be reached from here.`, {
+    hint: 'Unix sockets need Node.js; give the http:// or https:// address of the controller.',
+  });
+}
+
+function isNode(): boolean {
+  return typeof process === 'object' && process.versions?.node !== undefined;
 }
 
 async function webFetch(url: string, { method, headers, signal, body }: FetchInit): Promise<ReplyLike> {
   const request: RequestInit = { method, headers, signal };
-  // Browsers stream no body upwards over HTTP/1.1, so it goes in one piece.
+  // Browsers cannot stream a request body over HTTP/1.1, so the body is sent in one piece.
   if (body !== undefined) request.body = typeof body === 'string' ? body : await pieceOf(body);
   const reply = await globalThis.fetch(url, request);
   return {
@@ -67,7 +79,7 @@ async function pieceOf(body: Uint8Array | AsyncIterable<Uint8Array>): Promise<Ui
   return bytes as Uint8Array<ArrayBuffer>;
 }
 
-/** Not every browser can iterate over a stream. To stop early ends the request. */
+/** Iterates over a stream, which some browsers cannot do by themselves. The request ends if the reader stops early. */
 async function* chunksOf(stream: ReadableStream<Uint8Array>): AsyncGenerator<Uint8Array> {
   const reader = stream.getReader();
   try {

@@ -2,17 +2,17 @@ import { sleep } from './deadline.ts';
 import { ForkdError } from './errors.ts';
 
 /**
- * What may be asked a second time, once a request may have reached the controller.
- * `read`: it changes nothing. `keyed`: it carries an Idempotency-Key, so that the controller does it once. `never`: all else.
+ * Says if a request may be repeated after it may have reached the controller.
+ * `read`: changes nothing. `keyed`: carries an Idempotency-Key, so the controller executes it once. `never`: all others.
  */
 export type Repeatable = 'read' | 'keyed' | 'never';
 
 const DELAYS_MS = [100, 300, 900];
-/** Who asks for more is told to the caller instead. */
+/** Longer waits are left to the caller: the error says how long. */
 const RETRY_AFTER_MS_MAX = 10_000;
 const PASSING_STATUS = new Set([502, 503, 504]);
 
-/** Tries again, a bounded number of times, where that is safe and the failure is one that passes. */
+/** Retries a bounded number of times, if a retry is safe and the failure is transient. */
 export async function withRetries<Result>(
   repeatable: Repeatable,
   signal: AbortSignal,
@@ -23,7 +23,7 @@ export async function withRetries<Result>(
     try {
       return await attempt();
     } catch (error) {
-      // That nobody answers now does not say what became of the request whose answer was lost: that is the error to tell.
+      // A refused retry says nothing about the first attempt, whose reply was lost. Report the loss.
       if (lost !== undefined && error instanceof ForkdError && error.code === 'connection_failed') throw lost;
       if (delayMs === undefined || signal.aborted || !isPassing(error, repeatable)) throw error;
       if (isLost(error)) lost = error;
@@ -33,12 +33,12 @@ export async function withRetries<Result>(
   throw new Error('unreachable: the last try throws');
 }
 
-/** `fetch` tells every failure of a connection as a TypeError, by its name: a test's or a page's realm has a class of its own. */
+/** `fetch` reports connection failures as a TypeError. The check is by name: another realm has its own TypeError class. */
 export function isLost(error: unknown): error is Error {
   return typeof error === 'object' && error !== null && 'name' in error && error.name === 'TypeError';
 }
 
-/** From the header Retry-After: seconds, or a date. */
+/** Parses the header Retry-After: seconds, or a date. */
 export function retryAfterMs(header: string | null): number | undefined {
   if (header === null || header.trim() === '') return undefined;
   const ms = /^\d+$/.test(header.trim()) ? Number(header) * 1000 : Date.parse(header) - Date.now();
@@ -50,12 +50,12 @@ function isPassing(error: unknown, repeatable: Repeatable): boolean {
   if (isLost(error)) return true;
   if (!(error instanceof ForkdError) || !PASSING_STATUS.has(error.status)) return false;
   if ((error.retryAfterMs ?? 0) > RETRY_AFTER_MS_MAX) return false;
-  // An error of the controller's own is its answer; one of something in between leaves open whether there was one.
+  // An error body comes from the controller and is its reply. A proxy's error does not say if the controller has acted.
   return repeatable === 'read' || error.body === undefined;
 }
 
 function waitMs(error: unknown, delayMs: number): number {
   const asked = error instanceof ForkdError ? error.retryAfterMs : undefined;
-  // Not all at the same time, where many were cut off at once.
+  // Jitter: clients that were disconnected together must not all retry together.
   return asked ?? delayMs * (0.5 + Math.random() / 2);
 }

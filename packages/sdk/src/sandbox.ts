@@ -8,6 +8,7 @@ import type {
   MemoryInfo,
   OnExpire,
   PingResponse,
+  Safety,
   SandboxInfo,
   SandboxState,
   SandboxStats,
@@ -15,25 +16,25 @@ import type {
 } from '@forkd/api';
 import type { ForkdClient } from './client.ts';
 import { Commands } from './commands.ts';
-import { Files } from './files.ts';
 import { ForkdError, isForkdError } from './errors.ts';
+import { Files } from './files.ts';
 import { callOptions, clientFrom, wholeSecs, type ClientOptions, type RequestOptions } from './options.ts';
 import { Snapshot } from './snapshot.ts';
 
 export type CreateOptions = ClientOptions & {
-  /** Taken in place of the id everywhere; unique among the sandboxes that are there. */
+  /** Accepted wherever an id is. Must be unique among the existing sandboxes. */
   name?: string | undefined;
   labels?: Record<string, string> | undefined;
-  /** Its life, in milliseconds from now, in steps of a second. Default: it lives until it is killed. */
+  /** Time to live, in milliseconds from now, rounded up to whole seconds. Default: no limit. */
   timeoutMs?: number | undefined;
-  /** What becomes of it then. Default `kill`. */
+  /** The action when the timeout fires. Default: `kill`. */
   onTimeout?: OnExpire | undefined;
   memoryLimitMib?: number | undefined;
   perChildNetns?: boolean | undefined;
 };
 
 export type ListOptions = ClientOptions & {
-  /** Those that have all of these. */
+  /** Only sandboxes that carry all of these labels. */
   labels?: Record<string, string> | undefined;
   state?: SandboxState | undefined;
   name?: string | undefined;
@@ -42,29 +43,38 @@ export type ListOptions = ClientOptions & {
 };
 
 export type LogsOptions = RequestOptions & {
-  /** How much of what is there already; default 64 KiB. */
+  /** The number of bytes of existing output to begin with. Default: 64 KiB. */
   tailBytes?: number | undefined;
-  /** Go on with what comes, until the sandbox ends or the reader stops. Default false. */
+  /** Follow new output until the sandbox ends or the reader stops. Default: false. */
   follow?: boolean | undefined;
 };
 
 export type BranchOptions = RequestOptions & {
-  /** Default: one is made up from the sandbox's id and the time. */
+  /** The name of the snapshot. Default: made of the sandbox's id and the time. */
   tag?: string | undefined;
-  /** Default `live`; where that cannot be had (`unsupported`) `diff`, which copies in the pause what has changed. */
+  /** Default: `live`. On hosts without live branches: `diff`, which copies the changes during the pause. */
   mode?: BranchMode | undefined;
-  /** Default `ready`: it can be forked from. */
+  /** Called with the reason if no `mode` was given and the branch falls back to `diff`, as this host has no live branches. */
+  onFallback?: ((reason: ForkdError) => void) | undefined;
+  /** The state to wait for. Default: `ready`, the snapshot can be forked. */
   until?: BranchUntil | undefined;
+  /**
+   * Checks every page against a copy of memory made during the pause, which is longer for it. The branch fails if a page
+   * differs. Default: false.
+   */
+  audit?: boolean | undefined;
+  /** `strict`: guest programs are frozen during the branch, and in a child until it has its own identity. */
+  safety?: Safety | undefined;
 };
 
 /**
- * A virtual machine that runs, or is paused.
- * Each operation on one is there for the instance, and by id or name as a static. All of them reject with a ForkdError:
- * `not_found_sandbox` when it is gone, `sandbox_paused` when it cannot answer since it is paused.
+ * A virtual machine that runs or is paused.
+ * Each operation exists as a method and, by id or name, as a static method. All reject with a ForkdError:
+ * `not_found_sandbox` if the sandbox is gone, `sandbox_ended` if it ended by itself, `sandbox_paused` if the sandbox is paused and so cannot answer.
  */
 export class Sandbox {
   readonly id: string;
-  /** As it was when this object was made; `getInfo` asks again. */
+  /** The state when this object was made. `getInfo` fetches the present state. */
   readonly info: SandboxInfo;
   readonly commands: Commands;
   readonly files: Files;
@@ -85,18 +95,18 @@ export class Sandbox {
   ): Promise<Sandbox> {
     const { snapshotTag, ...own } = typeof snapshot === 'string' ? { snapshotTag: snapshot } : snapshot;
     const [sandbox] = await Sandbox.createMany(snapshotTag, 1, { ...own, ...options });
-    if (sandbox === undefined) throw new ForkdError('bad_response', `fork of "${snapshotTag}": the answer is empty`);
+    if (sandbox === undefined) throw new ForkdError('bad_response', `Fork of "${snapshotTag}": the reply is empty.`);
     return sandbox;
   }
 
-  /** Starts `n` sandboxes from a snapshot, in one request: all of them, or none. A `name` is for one alone. */
+  /** Starts `n` sandboxes from a snapshot in one request: all or none. `name` is allowed only if `n` is 1. */
   static async createMany(snapshotTag: string, n: number, options: CreateOptions = {}): Promise<Sandbox[]> {
     const client = clientFrom(options);
     const infos = await client.createSandboxes(createRequest(snapshotTag, n, options), callOptions(options));
     return infos.map((info) => new Sandbox(client, info));
   }
 
-  /** One that is there already, by id or name. One that is paused stays so. */
+  /** Returns an existing sandbox, by id or name. A paused sandbox stays paused. */
   static async connect(idOrName: string, options: ClientOptions = {}): Promise<Sandbox> {
     const client = clientFrom(options);
     return new Sandbox(client, await client.getSandbox(idOrName, callOptions(options)));
@@ -112,18 +122,18 @@ export class Sandbox {
     return clientFrom(options).getSandbox(idOrName, callOptions(options));
   }
 
-  /** Ends it. False when it was gone already. */
+  /** Ends the sandbox. False if the sandbox was already gone. */
   static async kill(idOrName: string, options: ClientOptions = {}): Promise<boolean> {
     try {
       await clientFrom(options).deleteSandbox(idOrName, callOptions(options));
       return true;
     } catch (error) {
-      if (isForkdError(error, 'not_found_sandbox')) return false;
+      if (isForkdError(error, 'not_found_sandbox', 'sandbox_ended')) return false;
       throw error;
     }
   }
 
-  /** It keeps its memory and loses its processor, until it is resumed. One that is paused already stays so. */
+  /** Stops the sandbox until it is resumed; its memory is kept. No effect if the sandbox is already paused. */
   static pause(idOrName: string, options: ClientOptions = {}): Promise<SandboxInfo> {
     return clientFrom(options).pauseSandbox(idOrName, callOptions(options));
   }
@@ -132,7 +142,7 @@ export class Sandbox {
     return clientFrom(options).resumeSandbox(idOrName, callOptions(options));
   }
 
-  /** Its life from now on, in milliseconds, whatever it was before; null: it lives until it is killed. */
+  /** Sets the time to live, in milliseconds from now, in place of the present one. `null`: no limit. */
   static setTimeout(
     idOrName: string,
     timeoutMs: number | null,
@@ -143,9 +153,27 @@ export class Sandbox {
     return clientFrom(options).updateSandbox(idOrName, request, callOptions(options));
   }
 
-  /** What it has used since it was started: processor, memory, page faults. */
+  /** Returns resource usage since the start of the sandbox: CPU, memory, page faults. */
   static stats(idOrName: string, options: ClientOptions = {}): Promise<SandboxStats> {
     return clientFrom(options).sandboxStats(idOrName, callOptions(options));
+  }
+
+  /** Takes a snapshot of this instant. The sandbox keeps running. */
+  static async branch(idOrName: string, options: ClientOptions & BranchOptions = {}): Promise<Snapshot> {
+    const client = clientFrom(options);
+    const { tag, mode, until = 'ready', audit, safety } = options;
+    const request: BranchRequest = { until };
+    if (tag !== undefined) request.tag = tag;
+    if (audit !== undefined) request.audit = audit;
+    if (safety !== undefined) request.safety = safety;
+    const take = (as: BranchMode) => client.branch(idOrName, { ...request, mode: as }, callOptions(options));
+    const taken = take(mode ?? 'live').catch((error: unknown) => {
+      // `unsupported` is reported before the sandbox is touched.
+      if (mode !== undefined || !isForkdError(error, 'unsupported')) throw error;
+      options.onFallback?.(error);
+      return take('diff');
+    });
+    return new Snapshot(client, await taken);
   }
 
   kill(options: RequestOptions = {}): Promise<boolean> {
@@ -171,12 +199,12 @@ export class Sandbox {
     return Sandbox.getInfo(this.id, { ...options, client: this.client });
   }
 
-  /** False when it is paused, or gone. */
+  /** False if the sandbox is paused or gone. */
   async isRunning(options: RequestOptions = {}): Promise<boolean> {
     try {
       return (await this.getInfo(options)).state !== 'paused';
     } catch (error) {
-      if (isForkdError(error, 'not_found_sandbox')) return false;
+      if (isForkdError(error, 'not_found_sandbox', 'sandbox_ended')) return false;
       throw error;
     }
   }
@@ -185,12 +213,12 @@ export class Sandbox {
     return Sandbox.stats(this.id, { ...options, client: this.client });
   }
 
-  /** The guest's console as text, in pieces as they come. */
+  /** Streams the guest's console as text. */
   async *logs(options: LogsOptions = {}): AsyncGenerator<string> {
     const query: { tail_bytes?: number; follow?: boolean } = {};
     if (options.tailBytes !== undefined) query.tail_bytes = options.tailBytes;
     if (options.follow !== undefined) query.follow = options.follow;
-    // One decoder over all of it: a character may be cut in two by a chunk's end.
+    // All chunks share a decoder: a character may be split between two chunks.
     const decoder = new TextDecoder();
     for await (const chunk of this.client.sandboxLogs(this.id, query, callOptions(options))) {
       const text = decoder.decode(chunk, { stream: true });
@@ -201,8 +229,8 @@ export class Sandbox {
   }
 
   /**
-   * Evaluates in the warmed interpreter, which keeps its state from call to call. An exception is no error of the call: it is
-   * in `error`. `timeoutMs` is for the evaluation; default 30 s.
+   * Evaluates code in the warmed interpreter, which keeps its state between calls. An exception in the code does not reject:
+   * the result has it in `error`, and its traceback in `traceback`. `timeoutMs` bounds the evaluation; default: 30 s.
    */
   eval(code: string, options: RequestOptions & { timeoutMs?: number | undefined } = {}): Promise<EvalResponse> {
     const { timeoutMs } = options;
@@ -210,41 +238,32 @@ export class Sandbox {
     return this.client.eval(this.id, request, callOptions(options));
   }
 
-  /** A round trip to the agent in the guest. */
+  /** Makes a round trip to the agent in the guest. */
   ping(options: RequestOptions = {}): Promise<PingResponse> {
     return this.client.ping(this.id, callOptions(options));
   }
 
-  /** How much memory it alone has, and how much it shares with its siblings, in bytes. */
+  /** Returns the memory that only this sandbox has and the memory that it shares with its siblings, in bytes. */
   memory(options: RequestOptions = {}): Promise<MemoryInfo> {
     return this.client.memory(this.id, callOptions(options));
   }
 
-  /** Makes a snapshot of this instant, while the sandbox runs on. */
-  async branch(options: BranchOptions = {}): Promise<Snapshot> {
-    const { tag, mode, until = 'ready' } = options;
-    const request: BranchRequest = { until };
-    if (tag !== undefined) request.tag = tag;
-    const take = (as: BranchMode) => this.client.branch(this.id, { ...request, mode: as }, callOptions(options));
-    const taken = take(mode ?? 'live').catch((error: unknown) => {
-      // Refused before anything was touched.
-      if (mode === undefined && isForkdError(error) && error.code === 'unsupported') return take('diff');
-      throw error;
-    });
-    return new Snapshot(this.client, await taken);
+  /** Takes a snapshot of this instant. The sandbox keeps running. */
+  branch(options: BranchOptions = {}): Promise<Snapshot> {
+    return Sandbox.branch(this.id, { ...options, client: this.client });
   }
 
   /**
-   * `n` sandboxes that go on from this instant: a branch, and then so many children of it.
-   * The branch stays. It is what the children name as their `info.snapshot_tag`, more can be started from it, and to remove
-   * it at once would mean to wait for the disk. `Snapshot.delete` and `Snapshot.prune` remove it, whether the children live or not.
+   * Starts `n` sandboxes that continue from this instant: takes a branch and forks it.
+   * The branch stays: it is the children's `info.snapshot_tag`, more children can be started from it, and to remove it at once
+   * would mean to wait for the disk. `Snapshot.delete` and `Snapshot.prune` remove it, even while the children live.
    */
   async fork(n = 1, options: BranchOptions = {}): Promise<Sandbox[]> {
     const branch = await this.branch(options);
     return branch.fork(n, { signal: options.signal, requestTimeoutMs: options.requestTimeoutMs });
   }
 
-  /** For `await using`: kills it at the end of the block. */
+  /** Kills the sandbox at the end of an `await using` block. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
   }

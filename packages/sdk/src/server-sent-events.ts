@@ -2,7 +2,7 @@ import { limits } from '@forkd/api/constants';
 import { ForkdError } from './errors.ts';
 
 /**
- * The objects in the `data` of server-sent events. Comments, which keep the connection alive, are passed over.
+ * Parses the JSON `data` of server-sent events. Comments, which keep the connection alive, are skipped.
  * @throws ForkdError `bad_response` for data that is not JSON, or too long.
  */
 export async function* parseServerSentEvents<Event>(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Event> {
@@ -20,7 +20,7 @@ export async function* parseServerSentEvents<Event>(chunks: AsyncIterable<Uint8A
       }
     }
     if (rest.length + data.length > limits.ndjsonLineBytesMax) {
-      throw new ForkdError('bad_response', `the stream has an event of more than ${limits.ndjsonLineBytesMax} bytes`);
+      throw new ForkdError('bad_response', `The stream has an event of more than ${limits.ndjsonLineBytesMax} bytes.`);
     }
   }
 }
@@ -29,7 +29,7 @@ function parse(data: string): unknown {
   try {
     return JSON.parse(data) as unknown;
   } catch (error) {
-    throw new ForkdError('bad_response', `the stream has an event that is not JSON: ${data.slice(0, 120)}`, {
+    throw new ForkdError('bad_response', `The stream has an event that is not JSON: ${data.slice(0, 120)}`, {
       cause: error,
     });
   }

@@ -15,36 +15,36 @@ import { Sandbox, type CreateOptions } from './sandbox.ts';
 
 export type BuildOptions = ClientOptions & { onProgress?: (event: SnapshotProgressEvent) => void };
 
-/** In milliseconds: `build_ms`, `boot_ms`, `warm_ms`, `snapshot_ms`. */
+/** Times of the stages in milliseconds: `build_ms`, `boot_ms`, `warm_ms`, `snapshot_ms`. */
 export type BuildTimes = Omit<SnapshotResultEvent, 'type' | 'snapshot'>;
 
-export type DeleteOptions = {
-  /** What was branched from it goes too. */
+export interface DeleteOptions {
+  /** Delete snapshots that were branched from this one too. */
   cascade?: boolean | undefined;
-  /** What was branched from it stays, and can still be forked. */
+  /** Keep snapshots that were branched from this one. They can still be forked. */
   force?: boolean | undefined;
-};
+}
 
 export type PruneOptions = ClientOptions & {
-  /** Branches older than that are due. */
+  /** Remove branches older than this. */
   olderThanMs?: number | undefined;
-  /** Of the branches of each template so many of the newest stay. */
+  /** Keep this many of the newest branches of each template. */
   keep?: number | undefined;
-  /** Only say what would be removed. */
+  /** Only report which branches would be removed. */
   dryRun?: boolean | undefined;
 };
 
 const POLL_MS = 50;
-/** The disk may have gigabytes to write. */
+/** Long enough for gigabytes to be written to disk. */
 const WAIT_TIMEOUT_MS = 600_000;
 
 /**
  * A named point that sandboxes start from: a template, or a branch of a sandbox.
- * All operations reject with a ForkdError: `not_found_snapshot` when there is none.
+ * All operations reject with a ForkdError, such as `not_found_snapshot`.
  */
 export class Snapshot {
   readonly tag: string;
-  /** As it was when this object was made; `getInfo` asks again. */
+  /** The state when this object was made. `getInfo` fetches the present state. */
   readonly info: SnapshotInfo;
   readonly client: ForkdClient;
 
@@ -54,7 +54,7 @@ export class Snapshot {
     this.tag = info.tag;
   }
 
-  /** Builds the image, boots it, warms it, and takes the snapshot. Minutes, where the image is not there yet. */
+  /** Builds the image, boots it, warms it up, and takes the snapshot. This takes minutes if the image is not built yet. */
   static async create(
     request: CreateSnapshotRequest,
     options: BuildOptions = {},
@@ -70,7 +70,7 @@ export class Snapshot {
         return { snapshot: new Snapshot(client, snapshot), times };
       }
     }
-    throw new ForkdError('stream_cut', `snapshot "${request.tag}": the controller stopped telling before it was done`);
+    throw new ForkdError('stream_cut', `Snapshot "${request.tag}": the stream ended before the snapshot was made.`);
   }
 
   static async get(tag: string, options: ClientOptions = {}): Promise<Snapshot> {
@@ -78,14 +78,14 @@ export class Snapshot {
     return new Snapshot(client, await client.getSnapshot(tag, callOptions(options)));
   }
 
-  /** Those that are being written, and those that failed, too. */
+  /** Lists all snapshots, including those that are being written and those that failed. */
   static async list(options: ClientOptions = {}): Promise<Snapshot[]> {
     const client = clientFrom(options);
     const infos = await client.listSnapshots(callOptions(options));
     return infos.map((info) => new Snapshot(client, info));
   }
 
-  /** False when there was none. Rejects with `has_dependents` without one of the two, where something was branched from it. */
+  /** False if the snapshot did not exist. Rejects with `has_dependents` if it has branches and neither option is set. */
   static async delete(tag: string, options: ClientOptions & DeleteOptions = {}): Promise<boolean> {
     const query: { cascade?: boolean; force?: boolean } = {};
     if (options.cascade !== undefined) query.cascade = options.cascade;
@@ -99,7 +99,7 @@ export class Snapshot {
     }
   }
 
-  /** Removes branches that are old or many. Templates, and what others need, stay. */
+  /** Removes branches that are too old or too many. Templates, and branches that others need, stay. */
   static prune(options: PruneOptions = {}): Promise<PruneSnapshotsResponse> {
     const request: PruneSnapshotsRequest = {};
     if (options.olderThanMs !== undefined) request.older_than_secs = wholeSecs(options.olderThanMs);
@@ -108,7 +108,7 @@ export class Snapshot {
     return clientFrom(options).pruneSnapshots(request, callOptions(options));
   }
 
-  /** Starts `n` sandboxes from it, in one request: all of them, or none. */
+  /** Starts `n` sandboxes from this snapshot in one request: all or none. */
   fork(n = 1, options: Omit<CreateOptions, keyof ClientOptions> & RequestOptions = {}): Promise<Sandbox[]> {
     return Sandbox.createMany(this.tag, n, { ...options, client: this.client });
   }
@@ -117,7 +117,7 @@ export class Snapshot {
     return this.client.getSnapshot(this.tag, callOptions(options));
   }
 
-  /** Its sizes in bytes, its ancestors and its dependents. */
+  /** Returns sizes in bytes, ancestors and dependents. */
   detail(options: RequestOptions = {}): Promise<SnapshotInfoDetail> {
     return this.client.getSnapshotDetail(this.tag, callOptions(options));
   }
@@ -126,14 +126,14 @@ export class Snapshot {
     return Snapshot.delete(this.tag, { ...options, client: this.client });
   }
 
-  /** Writes it anew under the tag `to`, with all its memory in one layer: the new one needs none of its ancestors. */
+  /** Writes a copy under the tag `to`, with all memory in one layer. The copy needs none of the ancestors. */
   async compact(to: string, options: RequestOptions = {}): Promise<Snapshot> {
     return new Snapshot(this.client, await this.client.compactSnapshot(this.tag, to, callOptions(options)));
   }
 
   /**
-   * Waits for a snapshot that was answered early, and returns it as it then is. `requestTimeoutMs` is for the whole wait;
-   * default 10 minutes. Rejects with `branch_failed`, and the reason, when it failed.
+   * Waits until a snapshot is ready or durable, and returns its new state. `requestTimeoutMs` bounds the whole wait;
+   * default: 10 minutes. Rejects with `branch_failed` and the reason if the snapshot failed.
    */
   async waitUntil(until: 'ready' | 'durable', options: RequestOptions = {}): Promise<Snapshot> {
     const deadline = startDeadline(callOptions(options), WAIT_TIMEOUT_MS, `snapshot "${this.tag}" ${until}`);
@@ -142,7 +142,7 @@ export class Snapshot {
         const info = await this.client.getSnapshot(this.tag, { signal: deadline.signal });
         if (info.status === 'failed') {
           const reason = info.error ?? 'no reason was given';
-          throw new ForkdError('branch_failed', `snapshot "${this.tag}" failed: ${reason}`);
+          throw new ForkdError('branch_failed', `Snapshot "${this.tag}" failed: ${reason}`);
         }
         if (info.status === 'ready' && (until === 'ready' || info.durable !== false)) {
           return new Snapshot(this.client, info);

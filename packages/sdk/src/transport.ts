@@ -1,15 +1,16 @@
-import { NDJSON_MEDIA_TYPE } from '@forkd/api/constants';
+import { encodeQueryValue, NDJSON_MEDIA_TYPE } from '@forkd/api/constants';
 import { explainConnect } from './connect-failure.ts';
-import type { Connection, FetchInit, ReplyLike } from './connection.ts';
+import type { Connection } from './connection.ts';
 import { sleep, startDeadline, type CallOptions, type Deadline } from './deadline.ts';
 import { errorFromReply, ForkdError } from './errors.ts';
+import type { FetchInit, ReplyLike } from './fetch-types.ts';
 import { parseNdjson } from './ndjson.ts';
 import { isLost, retryAfterMs, withRetries, type Repeatable } from './retry.ts';
 import { parseServerSentEvents } from './server-sent-events.ts';
 
 export type RequestBody = string | Uint8Array | AsyncIterable<Uint8Array>;
 
-export type RequestSpec = {
+export interface RequestSpec {
   method: 'GET' | 'POST' | 'PUT' | 'PATCH' | 'DELETE';
   path: string;
   query?: Record<string, string | number | boolean | readonly string[] | undefined>;
@@ -19,14 +20,17 @@ export type RequestSpec = {
   timeoutMsDefault?: number;
   /** Default: `read` for GET, else `never`. */
   repeatable?: Repeatable;
-};
+}
 
 const TIMEOUT_MS_DEFAULT = 60_000;
-/** Failures of the connection itself, before a byte was sent: to ask again is safe whatever the request. EAGAIN is a full backlog. */
-const CONNECT_RETRIES_MS = [20, 60, 180];
-const CONNECT_RETRIABLE = new Set(['EAGAIN', 'ECONNREFUSED']);
+/** Delays between attempts to connect, by error code. No byte was sent, so any request can be repeated. */
+const CONNECT_RETRIES_MS: Readonly<Record<string, readonly number[]>> = {
+  ECONNREFUSED: [20, 60, 180],
+  // A controller listens, but more callers than it lets wait have come at once.
+  EAGAIN: [20, 60, 180, 540, 1600],
+};
 
-/** One request at a time over one connection: headers, deadline, and errors that say what was asked of whom. */
+/** Sends requests over a connection: headers, deadline, retries, and errors that name the request and the controller. */
 export class Transport {
   readonly connection: Connection;
 
@@ -39,7 +43,7 @@ export class Transport {
     try {
       return JSON.parse(text) as Result;
     } catch (error) {
-      throw new ForkdError('bad_response', `${describe(spec)}: the answer is not JSON`, { cause: error });
+      throw new ForkdError('bad_response', `${describe(spec)}: the reply is not JSON.`, { cause: error });
     }
   }
 
@@ -51,14 +55,14 @@ export class Transport {
     return this.#whole(spec, options, '*/*', async (reply) => new Uint8Array(await reply.arrayBuffer()));
   }
 
-  /** The body as it comes. To stop reading ends the request. */
+  /** Streams the body. The request ends if the reader stops. */
   async *stream(spec: RequestSpec, options: CallOptions, accept = '*/*'): AsyncGenerator<Uint8Array> {
     const deadline = startDeadline(options, spec.timeoutMsDefault ?? 0, describe(spec));
     try {
       const reply = await withRetries(repeatableOf(spec), deadline.signal, () => this.#send(spec, accept, deadline));
       yield* reply.body ?? [];
     } catch (error) {
-      throw explainCut(deadline.explain(error), spec);
+      throw explainCut(deadline.explain(error), spec, this.connection.place);
     } finally {
       deadline.release();
     }
@@ -84,7 +88,7 @@ export class Transport {
         read(await this.#send(spec, accept, deadline)),
       );
     } catch (error) {
-      throw explainCut(deadline.explain(error), spec);
+      throw explainCut(deadline.explain(error), spec, this.connection.place);
     } finally {
       deadline.release();
     }
@@ -116,20 +120,18 @@ export class Transport {
 
   async #connect(spec: RequestSpec, init: FetchInit): Promise<ReplyLike> {
     const path = spec.path + queryString(spec.query);
-    for (const delayMs of [...CONNECT_RETRIES_MS, undefined]) {
+    for (let attempt = 0; ; attempt += 1) {
       try {
         return await this.connection.fetch(path, init);
       } catch (error) {
         const code = causeCode(error);
-        // A body that is a stream may have been read from already.
-        const repeatable = init.body === undefined || typeof init.body === 'string';
-        if (delayMs === undefined || !repeatable || !CONNECT_RETRIABLE.has(code ?? '')) {
-          throw explainConnect(error, code, this.connection.place);
-        }
+        // Part of a streamed body may have been consumed.
+        const repeatable = init.body === undefined || typeof init.body === 'string' || ArrayBuffer.isView(init.body);
+        const delayMs = CONNECT_RETRIES_MS[code ?? '']?.[attempt];
+        if (delayMs === undefined || !repeatable) throw explainConnect(error, code, this.connection.place);
         await sleep(delayMs, init.signal);
       }
     }
-    throw new Error('unreachable: the last try of a connection throws');
   }
 }
 
@@ -141,11 +143,12 @@ function describe(spec: RequestSpec): string {
   return `${spec.method} ${spec.path}`;
 }
 
-/** A socket that breaks in the middle of a reply is told as what it is, not as undici's "terminated". */
-function explainCut(error: unknown, spec: RequestSpec): unknown {
+/** Replaces fetch's "terminated" by an error that says that the connection broke during the reply. */
+function explainCut(error: unknown, spec: RequestSpec, place: string): unknown {
   if (!isLost(error)) return error;
-  return new ForkdError('stream_cut', `${describe(spec)}: the connection was lost (${causeText(error)})`, {
-    hint: 'the controller may have ended: its log is <data directory>/run/controller.log',
+  const tls = place.startsWith('http:') ? ' If its port speaks TLS, give its address with https://.' : '';
+  return new ForkdError('stream_cut', `${describe(spec)}: the connection was lost (${causeText(error)}).`, {
+    hint: `The controller may have ended. Its log is <data directory>/run/controller.log.${tls}`,
     cause: error,
   });
 }
@@ -161,11 +164,10 @@ function causeText(error: Error): string {
 }
 
 function queryString(query: RequestSpec['query']): string {
-  const parameters = new URLSearchParams();
-  for (const [name, value] of Object.entries(query ?? {})) {
-    for (const one of Array.isArray(value) ? value : [value])
-      if (one !== undefined) parameters.append(name, String(one));
-  }
-  const text = parameters.toString();
-  return text === '' ? '' : `?${text}`;
+  const parameters = Object.entries(query ?? {}).flatMap(([name, value]) =>
+    (Array.isArray(value) ? value : [value])
+      .filter((one) => one !== undefined)
+      .map((one) => `${name}=${encodeQueryValue(String(one))}`),
+  );
+  return parameters.length === 0 ? '' : `?${parameters.join('&')}`;
 }

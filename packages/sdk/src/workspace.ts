@@ -11,12 +11,12 @@ export type CreateWorkspaceOptions = ClientOptions & {
 };
 
 /**
- * A sandbox with a name that outlives its virtual machine: suspended it is a snapshot, resumed a fork of that.
- * All operations reject with a ForkdError: `not_found_workspace` when there is none.
+ * A named sandbox that outlives its VM: suspended, it is a snapshot; resumed, a fork of that snapshot.
+ * All operations reject with a ForkdError, such as `not_found_workspace`.
  */
 export class Workspace {
   readonly name: string;
-  /** As it was when this object was made; `getInfo` asks again. */
+  /** The state when this object was made. `getInfo` fetches the present state. */
   readonly info: WorkspaceInfo;
   readonly client: ForkdClient;
 
@@ -26,7 +26,7 @@ export class Workspace {
     this.name = info.name;
   }
 
-  /** Makes one, and starts its first sandbox from a snapshot. Rejects with `workspace_exists` where the name is taken. */
+  /** Creates a workspace and starts its sandbox from a snapshot. Rejects with `workspace_exists` if the name is taken. */
   static async create(name: string, snapshotTag: string, options: CreateWorkspaceOptions = {}): Promise<Workspace> {
     const client = clientFrom(options);
     const request: CreateWorkspaceRequest = { name, snapshot_tag: snapshotTag };
@@ -47,19 +47,19 @@ export class Workspace {
     return infos.map((info) => new Workspace(client, info));
   }
 
-  /** Keeps its sandbox as a snapshot, on disk, and ends it. Rejects with `workspace_not_running` where it has none. */
+  /** Saves the sandbox as a snapshot on disk and ends it. Rejects with `workspace_not_running` if there is no sandbox. */
   static async suspend(name: string, options: ClientOptions = {}): Promise<Workspace> {
     const client = clientFrom(options);
     return new Workspace(client, await client.suspendWorkspace(name, {}, callOptions(options)));
   }
 
-  /** Starts a sandbox that goes on from where it was suspended. */
+  /** Starts a sandbox that continues from the instant of the suspension. */
   static async resume(name: string, options: ClientOptions = {}): Promise<Workspace> {
     const client = clientFrom(options);
     return new Workspace(client, await client.resumeWorkspace(name, callOptions(options)));
   }
 
-  /** Ends its sandbox and removes its state; the snapshot that it came from stays. False when there was none. */
+  /** Ends the sandbox and removes the saved state. The original snapshot stays. False if the workspace did not exist. */
   static async delete(name: string, options: ClientOptions = {}): Promise<boolean> {
     try {
       await clientFrom(options).deleteWorkspace(name, callOptions(options));
@@ -86,12 +86,12 @@ export class Workspace {
     return this.client.getWorkspace(this.name, callOptions(options));
   }
 
-  /** The sandbox that it has now. Rejects with `workspace_not_running` where it has none. */
+  /** Returns the present sandbox. Rejects with `workspace_not_running` if there is none. */
   async sandbox(options: RequestOptions = {}): Promise<Sandbox> {
     const { live_sandbox_id: id, status } = await this.getInfo(options);
     if (id === undefined) {
-      throw new ForkdError('workspace_not_running', `workspace "${this.name}" has no sandbox: it is ${status}`, {
-        hint: 'resume it first',
+      throw new ForkdError('workspace_not_running', `Workspace "${this.name}" has no sandbox: it is ${status}.`, {
+        hint: 'Resume the workspace first.',
       });
     }
     return Sandbox.connect(id, { ...options, client: this.client });

@@ -1,6 +1,6 @@
 // Proves that code written for forkd's own TypeScript SDK runs with nothing but its import changed: what each method sends and
 // returns, over real HTTP and over a caller's own fetch, whose replies have no more than `ok`, `status` and `text`.
-import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test, vi } from 'vitest';
 import { Controller, ControllerError, Sandbox } from '../src/compat/index.ts';
 import * as main from '../src/index.ts';
 import { FakeController } from './support/fake-controller.ts';
@@ -36,12 +36,12 @@ function recorded(status: number, body: string) {
 const sentBody = (call: { init: RequestInit } | undefined): unknown => JSON.parse(call?.init.body as string);
 
 describe('Controller', () => {
-  it('is there under both names', () => {
+  test('is there under both names', () => {
     expect(main.Controller).toBe(Controller);
     expect(main.ControllerError).toBe(ControllerError);
   });
 
-  it('does over HTTP what its methods say', async () => {
+  test('does over HTTP what its methods say', async () => {
     const controller = new Controller({ baseUrl: `${fake.url}/` });
     expect((await controller.listSnapshots()).map(({ tag }) => tag)).toEqual(['py']);
     const spawned = await controller.spawnSandboxes({ snapshotTag: 'py', n: 2 });
@@ -63,7 +63,7 @@ describe('Controller', () => {
     );
   });
 
-  it('sends in snake_case what it is given in camelCase, and no more', async () => {
+  test('sends in snake_case what it is given in camelCase, and no more', async () => {
     const { calls, fetch } = recorded(201, '[]');
     const controller = new Controller({ fetch });
     await controller.spawnSandboxes({ snapshotTag: 'py' });
@@ -83,7 +83,7 @@ describe('Controller', () => {
     ]);
   });
 
-  it('sends one way to branch, the newer one where both are given', async () => {
+  test('sends one way to branch, the newer one where both are given', async () => {
     const { calls, fetch } = recorded(201, '{}');
     const controller = new Controller({ fetch });
     await controller.branchSandbox(ID);
@@ -100,7 +100,7 @@ describe('Controller', () => {
     ]);
   });
 
-  it('names the time of a command, and quotes what it puts in a path', async () => {
+  test('names the time of a command, and quotes what it puts in a path', async () => {
     const { calls, fetch } = recorded(200, '{}');
     const controller = new Controller({ baseUrl: 'http://x', fetch });
     await controller.execCommand('a b', ['true']);
@@ -112,7 +112,7 @@ describe('Controller', () => {
     ]);
   });
 
-  it('takes the address and the token from its options, else from the environment', async () => {
+  test('takes the address and the token from its options, else from the environment', async () => {
     vi.stubEnv('FORKD_URL', 'http://from-env/');
     vi.stubEnv('FORKD_TOKEN', 'correct-horse-battery');
     try {
@@ -127,7 +127,7 @@ describe('Controller', () => {
     expect(await new Controller({ baseUrl: fake.url, token: fake.token }).listSandboxes()).toHaveLength(1);
   });
 
-  it("keeps a body that is not JSON as it is, and rejects with fetch's own abort after its time", async () => {
+  test("keeps a body that is not JSON as it is, and rejects with fetch's own abort after its time", async () => {
     const { fetch } = recorded(502, '<h1>Bad Gateway</h1>');
     const error: unknown = await new Controller({ baseUrl: 'http://x', fetch })
       .listSandboxes()
@@ -143,7 +143,7 @@ describe('Controller', () => {
 });
 
 describe('Sandbox', () => {
-  it('creates, runs, branches and is killed once', async () => {
+  test('creates, runs, branches and is killed once', async () => {
     let spawned: unknown;
     fake.overrides.set('POST /v1/sandboxes', async (request, response) => {
       spawned = await readJson(request);
@@ -162,7 +162,7 @@ describe('Sandbox', () => {
     expect(fake.sandboxes.size).toBe(0);
   });
 
-  it('is killed however its use ends', async () => {
+  test('is killed however its use ends', async () => {
     fake.sandboxes.clear();
     const options = { snapshotTag: 'py', baseUrl: fake.url };
     expect(await Sandbox.with(options, async (sandbox) => sandbox.id)).toMatch(/^sb-/);

@@ -1,6 +1,6 @@
 // Proves that a reader of events misses none and sees none twice, whatever becomes of its connections: a real server that
 // keeps the events and is asked with Last-Event-ID, cuts, refuses and starts anew.
-import { afterAll, beforeAll, beforeEach, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { Events, ForkdClient } from '../src/index.ts';
 import { FakeController } from './support/fake-controller.ts';
 
@@ -47,7 +47,7 @@ async function read(events: Events, count: number): Promise<string[]> {
   return ids;
 }
 
-it.each(['close', 'cut'] as const)('goes on from the last event after each %s', async (end) => {
+test.each(['close', 'cut'] as const)('goes on from the last event after each %s', async (end) => {
   serve(7, 3, end);
   const events = new Events({ client });
   expect(await read(events, 7)).toEqual([1, 2, 3, 4, 5, 6, 7].map((n) => `a-${n}`));
@@ -55,7 +55,7 @@ it.each(['close', 'cut'] as const)('goes on from the last event after each %s', 
   expect(events.lastId).toBe('a-7');
 });
 
-it('begins behind the event that it is given, and asks for one sandbox', async () => {
+test('begins behind the event that it is given, and asks for one sandbox', async () => {
   let url = '';
   serve(9, 9, 'close');
   const serveEvents = fake.overrides.get('GET /v1/events');
@@ -67,7 +67,7 @@ it('begins behind the event that it is given, and asks for one sandbox', async (
   expect(url).toBe('/v1/events?sandbox=sb-1');
 });
 
-it('waits for a controller that is being started anew', async () => {
+test('waits for a controller that is being started anew', async () => {
   serve(2, 1, 'cut');
   const serveEvents = fake.overrides.get('GET /v1/events');
   let count = 0;
@@ -80,7 +80,7 @@ it('waits for a controller that is being started anew', async () => {
   expect(await read(new Events({ client }), 2)).toEqual(['a-1', 'a-2']);
 });
 
-it('ends with the error that does not pass, and with the reason of an abort', async () => {
+test('ends with the error that does not pass, and with the reason of an abort', async () => {
   fake.token = 'correct-horse-battery';
   await expect(read(new Events({ client }), 1)).rejects.toMatchObject({ name: 'AuthenticationError' });
   fake.token = undefined;

@@ -1,7 +1,7 @@
 // Proves: however a body is cut into chunks, the events that come out are those that went in; and what is cut off or
 // broken is said, with its code. fast-check prints the seed of a failure.
 import fc from 'fast-check';
-import { describe, expect, it } from 'vitest';
+import { describe, expect, test } from 'vitest';
 import { parseNdjson } from '../src/index.ts';
 
 async function parse(chunks: Iterable<Uint8Array>): Promise<unknown[]> {
@@ -25,7 +25,7 @@ const anyEvent = fc.record({
 });
 
 describe('parseNdjson', () => {
-  it('gives the same events for every way of cutting them up', async () => {
+  test('gives the same events for every way of cutting them up', async () => {
     await fc.assert(
       fc.asyncProperty(
         fc.array(anyEvent, { maxLength: 8 }),
@@ -40,7 +40,7 @@ describe('parseNdjson', () => {
     );
   });
 
-  it('never passes off a cut event as a whole one', async () => {
+  test('never passes off a cut event as a whole one', async () => {
     await fc.assert(
       fc.asyncProperty(anyEvent, fc.nat(), async (event, place) => {
         const bytes = Buffer.from(JSON.stringify(event));
@@ -50,7 +50,7 @@ describe('parseNdjson', () => {
     );
   });
 
-  it('refuses what is not JSON, and a line without end', async () => {
+  test('refuses what is not JSON, and a line without end', async () => {
     await expect(parse([Buffer.from('{"a":1}\nnonsense\n')])).rejects.toMatchObject({ code: 'bad_response' });
     const chunk = Buffer.alloc(1024 * 1024, 0x20);
     await expect(parse(Array.from({ length: 6 }, () => chunk))).rejects.toMatchObject({ code: 'bad_response' });

@@ -1,7 +1,8 @@
 // Proves what the words of the resources become on the wire, route by route, and what its answers become: life and pause of
 // sandboxes, logs, snapshots, workspaces. Against a real HTTP server that records what it was sent.
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+
 import { ApiError, type SandboxInfo, type WorkspaceInfo } from '@forkd/api';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ConflictError, ForkdClient, NotFoundError, Sandbox, Snapshot, TimeoutError, Workspace } from '../src/index.ts';
 import { FakeController } from './support/fake-controller.ts';
 import { readJson, send, sendNothing } from './support/replies.ts';
@@ -39,8 +40,37 @@ function info(more: Partial<SandboxInfo> = {}): SandboxInfo {
   return { ...fake.addSandbox(ID), ...more };
 }
 
+describe('a branch without a mode', () => {
+  /** A host without live branches, and the modes that it was asked for. */
+  function withoutLive(): unknown[] {
+    const modes: unknown[] = [];
+    fake.overrides.set(`POST /v1/sandboxes/${ID}/branch`, async (request, response) => {
+      const { mode } = (await readJson(request)) as { mode: string };
+      modes.push(mode);
+      if (mode === 'live') throw new ApiError('unsupported', 'This host has no live branches.');
+      send(response, 201, { tag: 'b1' });
+    });
+    return modes;
+  }
+
+  test('is taken as diff on a host without live branches, and its caller is told why', async () => {
+    const modes = withoutLive();
+    const reasons: string[] = [];
+    const branch = await Sandbox.branch(ID, { client, onFallback: ({ code }) => reasons.push(code) });
+    expect(branch.tag).toBe('b1');
+    expect({ modes, reasons }).toEqual({ modes: ['live', 'diff'], reasons: ['unsupported'] });
+  });
+
+  test('is refused if its caller asked for live', async () => {
+    const modes = withoutLive();
+    const call = Sandbox.branch(ID, { client, mode: 'live', onFallback: () => modes.push('told') });
+    await expect(call).rejects.toMatchObject({ code: 'unsupported' });
+    expect(modes).toEqual(['live']);
+  });
+});
+
 describe('Sandbox', () => {
-  it('starts with a name, labels and a life in milliseconds, which the wire counts in whole seconds', async () => {
+  test('starts with a name, labels and a life in milliseconds, which the wire counts in whole seconds', async () => {
     answer('POST /v1/sandboxes', 201, [info({ name: 'web' })]);
     const labels = { team: 'blue' };
     const options = { client, name: 'web', labels, timeoutMs: 1_500, onTimeout: 'pause', memoryLimitMib: 256 } as const;
@@ -58,7 +88,7 @@ describe('Sandbox', () => {
     expect(asked.map(([, , body]) => body)).toEqual([sent, { ...sent, ttl_secs: 60 }]);
   });
 
-  it('never takes the life of a sandbox for the time of its request, nor the other way round', async () => {
+  test('never takes the life of a sandbox for the time of its request, nor the other way round', async () => {
     fake.overrides.set('POST /v1/sandboxes', () => {});
     const error: unknown = await Sandbox.create('py', { client, timeoutMs: 3_600_000, requestTimeoutMs: 100 }).catch(
       (reason: unknown) => reason,
@@ -70,7 +100,7 @@ describe('Sandbox', () => {
     expect(asked[0]?.[2]).toEqual({ snapshot_tag: 'py', n: 1 });
   });
 
-  it('lists those that match', async () => {
+  test('lists those that match', async () => {
     answer('GET /v1/sandboxes', 200, [info()]);
     const found = await Sandbox.list({ client, labels: { team: 'blue', tier: 'a=b' }, state: 'paused', name: 'web' });
     expect(found.map(({ id }) => id)).toEqual([ID]);
@@ -81,7 +111,7 @@ describe('Sandbox', () => {
     ]);
   });
 
-  it('pauses, resumes and sets the life, by instance and by name', async () => {
+  test('pauses, resumes and sets the life, by instance and by name', async () => {
     const sandbox = await Sandbox.connect(ID, { client });
     answer(`POST /v1/sandboxes/${ID}/pause`, 200, info({ state: 'paused' }));
     answer('POST /v1/sandboxes/web/resume', 200, info({ state: 'running' }));
@@ -97,7 +127,7 @@ describe('Sandbox', () => {
     ]);
   });
 
-  it('says whether it runs: not when it is paused, not when it is gone', async () => {
+  test('says whether it runs: not when it is paused, not when it is gone', async () => {
     const sandbox = await Sandbox.connect(ID, { client });
     expect(await sandbox.isRunning()).toBe(true);
     answer(`GET /v1/sandboxes/${ID}`, 200, info({ state: 'paused' }));
@@ -108,7 +138,7 @@ describe('Sandbox', () => {
     await expect(sandbox.getInfo()).rejects.toBeInstanceOf(NotFoundError);
   });
 
-  it('tells a refusal because of its state as a conflict', async () => {
+  test('tells a refusal because of its state as a conflict', async () => {
     answer(`POST /v1/sandboxes/${ID}/ping`, 409, new ApiError('sandbox_paused', `sandbox "${ID}" is paused`));
     const sandbox = await Sandbox.connect(ID, { client });
     const error: unknown = await sandbox.ping().catch((reason: unknown) => reason);
@@ -116,7 +146,7 @@ describe('Sandbox', () => {
     expect(error).toMatchObject({ code: 'sandbox_paused', status: 409 });
   });
 
-  it('gives the console as text, however its characters were cut', async () => {
+  test('gives the console as text, however its characters were cut', async () => {
     const bytes = Buffer.from('grüße ✓\n');
     fake.overrides.set(`GET /v1/sandboxes/${ID}/logs`, async (request, response) => {
       asked.push([request.url]);
@@ -131,7 +161,7 @@ describe('Sandbox', () => {
     expect(asked).toEqual([[`/v1/sandboxes/${ID}/logs?tail_bytes=10&follow=true`]]);
   });
 
-  it('ends with its block', async () => {
+  test('ends with its block', async () => {
     {
       await using sandbox = await Sandbox.connect(ID, { client });
       expect(fake.sandboxes.has(sandbox.id)).toBe(true);
@@ -139,7 +169,7 @@ describe('Sandbox', () => {
     expect(fake.sandboxes.has(ID)).toBe(false);
   });
 
-  it('gives the time of a command and of an evaluation to the guest', async () => {
+  test('gives the time of a command and of an evaluation to the guest', async () => {
     answer(`POST /v1/sandboxes/${ID}/eval`, 200, { result: '1', error: null, exit_code: 0 });
     const sandbox = await Sandbox.connect(ID, { client });
     await sandbox.eval('1', { timeoutMs: 1_500 });
@@ -148,17 +178,20 @@ describe('Sandbox', () => {
     expect(JSON.parse(fake.seen.at(-1)?.body ?? '')).toMatchObject({ timeout_secs: 2.5 });
   });
 
-  it('knows what is there, in a directory and out of one', async () => {
+  test('knows what is there, in a directory and out of one', async () => {
     const { files } = await Sandbox.connect(ID, { client });
     await files.write('/srv/app/main.py', 'print()');
     expect(await files.exists('/srv/app')).toBe(true);
     expect(await files.exists('/srv/app/main.py')).toBe(true);
     expect(await files.exists('/srv/app/other.py')).toBe(false);
+    await files.makeDir('/srv/made/here');
+    await files.rename('/srv/made/here', '/srv/renamed');
+    expect(await files.stat('/srv/renamed')).toMatchObject({ type: 'dir', target: null });
   });
 });
 
 describe('Snapshot', () => {
-  it('is pruned, compacted and deleted', async () => {
+  test('is pruned, compacted and deleted', async () => {
     answer('POST /v1/snapshots/prune', 200, { removed: ['b1'], kept: [{ tag: 'b2', reason: 'it has dependents' }] });
     const pruned = await Snapshot.prune({ client, olderThanMs: 3_600_000, keep: 2, dryRun: true });
     expect(pruned).toEqual({ removed: ['b1'], kept: [{ tag: 'b2', reason: 'it has dependents' }] });
@@ -175,7 +208,7 @@ describe('Snapshot', () => {
     expect(await snapshot.delete()).toBe(false);
   });
 
-  it('is waited for within a time, until it is ready and until it is durable', async () => {
+  test('is waited for within a time, until it is ready and until it is durable', async () => {
     fake.addSnapshot('b', { status: 'writing' });
     const snapshot = await Snapshot.get('b', { client });
     await expect(snapshot.waitUntil('ready', { requestTimeoutMs: 150 })).rejects.toBeInstanceOf(TimeoutError);
@@ -201,7 +234,7 @@ describe('Workspace', () => {
     ...more,
   });
 
-  it('is made, suspended, resumed and deleted', async () => {
+  test('is made, suspended, resumed and deleted', async () => {
     answer('POST /v1/workspaces', 201, workspace());
     answer('GET /v1/workspaces', 200, [workspace()]);
     answer('GET /v1/workspaces/mine', 200, workspace());
@@ -224,7 +257,7 @@ describe('Workspace', () => {
     expect(await Workspace.delete('mine', { client })).toBe(false);
   });
 
-  it('says that it has no sandbox while it is suspended', async () => {
+  test('says that it has no sandbox while it is suspended', async () => {
     const { live_sandbox_id: _, ...rest } = workspace({ status: 'suspended' });
     answer('GET /v1/workspaces/mine', 200, rest);
     const mine = await Workspace.get('mine', { client });

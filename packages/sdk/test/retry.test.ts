@@ -1,8 +1,8 @@
 // Proves what is asked a second time and what never is: a server that answers with what passes, or loses the connection
 // before or inside its answer, counts how often it was asked, and by which keys.
 import type http from 'node:http';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { ApiError } from '@forkd/api';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { ForkdClient } from '../src/index.ts';
 import { FakeController } from './support/fake-controller.ts';
 import { readJson, send } from './support/replies.ts';
@@ -55,7 +55,7 @@ const ok =
     send(response, 200, body);
 
 describe('a read', () => {
-  it.each([
+  test.each([
     ['a lost connection', lose],
     ['an answer that was cut', loseInside],
     ['503 of the controller', failed('pager_unavailable')],
@@ -66,19 +66,19 @@ describe('a read', () => {
     expect(keys).toEqual([undefined, undefined]);
   });
 
-  it('is given up after four times, with the error of the last', async () => {
+  test('is given up after four times, with the error of the last', async () => {
     inTurn('GET /version', failed('pager_unavailable'));
     await expect(client.version()).rejects.toMatchObject({ status: 503, code: 'pager_unavailable' });
     expect(keys).toHaveLength(4);
   });
 
-  it('is not asked again after what does not pass', async () => {
+  test('is not asked again after what does not pass', async () => {
     inTurn('GET /version', (response) => send(response, 500, new ApiError('internal', 'a bug').toBody()));
     await expect(client.version()).rejects.toMatchObject({ code: 'internal' });
     expect(keys).toHaveLength(1);
   });
 
-  it('waits as long as it is asked to, and tells the caller where that is too long', async () => {
+  test('waits as long as it is asked to, and tells the caller where that is too long', async () => {
     const startMs = performance.now();
     inTurn('GET /version', failed('shutting_down', { 'retry-after': '1' }), ok({ version: '1', api: 'v1' }));
     await client.version();
@@ -89,7 +89,7 @@ describe('a read', () => {
     expect(keys).toHaveLength(1);
   });
 
-  it('keeps to the time of the call, its waiting included', async () => {
+  test('keeps to the time of the call, its waiting included', async () => {
     inTurn('GET /version', failed('shutting_down', { 'retry-after': '9' }));
     const call = client.version({ timeoutMs: 200 });
     await expect(call).rejects.toMatchObject({ code: 'request_timeout' });
@@ -100,7 +100,7 @@ describe('a read', () => {
     await expect(aborted).rejects.toBe(reason);
   });
 
-  it('is asked only once where it is the question whether somebody answers', async () => {
+  test('is asked only once where it is the question whether somebody answers', async () => {
     inTurn('GET /healthz', failed('shutting_down'));
     await expect(client.health()).rejects.toMatchObject({ code: 'shutting_down' });
     expect(keys).toHaveLength(1);
@@ -115,7 +115,7 @@ describe('what must not be done twice', () => {
     ['a build', 'POST /v1/snapshots', () => client.createSnapshot({ tag: 'py', source: 'python' })],
   ];
 
-  it.each(calls)('%s has one key for all its tries, and another for the next call', async (_, route, call) => {
+  test.each(calls)('%s has one key for all its tries, and another for the next call', async (_, route, call) => {
     inTurn(route, lose, loseInside, gateway, ok([]));
     await call();
     expect(keys).toHaveLength(4);
@@ -126,13 +126,13 @@ describe('what must not be done twice', () => {
     expect(keys[4]).not.toBe(key);
   });
 
-  it.each(calls)('%s is not asked again when the controller itself has answered', async (_, route, call) => {
+  test.each(calls)('%s is not asked again when the controller itself has answered', async (_, route, call) => {
     inTurn(route, failed('branch_cap', { 'retry-after': '1' }));
     await expect(call()).rejects.toMatchObject({ code: 'branch_cap', retryAfterMs: 1000 });
     expect(keys).toHaveLength(1);
   });
 
-  it.each<[string, string, () => Promise<unknown>]>([
+  test.each<[string, string, () => Promise<unknown>]>([
     ['a command', `POST /v1/sandboxes/${ID}/exec`, () => client.exec(ID, { args: ['true'] })],
     ['an evaluation', `POST /v1/sandboxes/${ID}/eval`, () => client.eval(ID, { code: 'x += 1' })],
     ['a deletion', 'DELETE /v1/snapshots/py', () => client.deleteSnapshot('py')],
@@ -143,7 +143,7 @@ describe('what must not be done twice', () => {
   });
 });
 
-it('tells that the answer was lost, not that nobody answers any more', async () => {
+test('tells that the answer was lost, not that nobody answers any more', async () => {
   const brief = await FakeController.start();
   let stopped: Promise<void> | undefined;
   brief.overrides.set('POST /v1/sandboxes', (_, response) => {
@@ -153,4 +153,22 @@ it('tells that the answer was lost, not that nobody answers any more', async () 
   const call = new ForkdClient({ url: brief.url }).createSandboxes({ snapshot_tag: 'py' });
   await expect(call).rejects.toMatchObject({ code: 'stream_cut' });
   await stopped;
+});
+
+test('bytes are sent again when the connection was refused, since nothing of them had been read', async () => {
+  const later = await FakeController.start();
+  const server = later.url;
+  const sent: string[] = [];
+  later.overrides.set(`PUT /v1/sandboxes/${ID}/files`, async (request, response) => {
+    for await (const chunk of request) sent.push(String(chunk));
+    send(response, 200, {});
+  });
+  let refusals = 0;
+  const refuseTwice: typeof fetch = async (url, init) => {
+    if ((refusals += 1) <= 2) throw new TypeError('fetch failed', { cause: { code: 'ECONNREFUSED' } });
+    return fetch(url, init);
+  };
+  await new ForkdClient({ url: server, fetch: refuseTwice }).writeFile(ID, '/tmp/file', Buffer.from('bytes'));
+  expect(sent).toEqual(['bytes']);
+  await later.stop();
 });

@@ -2,7 +2,7 @@ import type { FetchLike, ReplyLike } from '@forkd/sdk';
 import { Agent, fetch } from 'undici';
 import { type Asked, ReplyChecker } from './reply-checker.ts';
 
-/** A way to a controller's unix socket on which every reply is held against the API document as it is read. */
+/** A connection to a controller's unix socket. Every reply is compared with the API document while it is read. */
 export interface CheckedConnection {
   fetch: FetchLike;
   close(): Promise<void>;
@@ -11,7 +11,7 @@ export interface CheckedConnection {
 let checker: ReplyChecker | undefined;
 
 export function checkedConnection(socketPath: string): CheckedConnection {
-  // As the client's own: it lets go of a connection long before the controller closes it.
+  // The HTTP agent closes an idle connection long before the controller does, like the agent of the client.
   const agent = new Agent({ headersTimeout: 0, bodyTimeout: 0, keepAliveMaxTimeout: 10_000, connect: { socketPath } });
   return {
     async fetch(url, init) {
@@ -22,7 +22,7 @@ export function checkedConnection(socketPath: string): CheckedConnection {
   };
 }
 
-/** The same reply, whose body fails where it is not what the document says. */
+/** The same reply, except that reading its body fails if the body does not match the document. */
 function checked(asked: Asked, reply: ReplyLike): ReplyLike {
   checker ??= new ReplyChecker();
   const by = checker;
@@ -44,7 +44,7 @@ function checked(asked: Asked, reply: ReplyLike): ReplyLike {
   };
 }
 
-/** Passes the bytes of a stream on, and each item in them that is whole to `onItem` first. */
+/** Passes the bytes of a stream on. Each complete item in them goes to `onItem` first. */
 async function* tapped(chunks: AsyncIterable<Uint8Array>, onItem: (text: string) => void): AsyncGenerator<Uint8Array> {
   const decoder = new TextDecoder();
   let rest = '';
@@ -52,7 +52,7 @@ async function* tapped(chunks: AsyncIterable<Uint8Array>, onItem: (text: string)
     const lines = (rest + decoder.decode(chunk, { stream: true })).split('\n');
     rest = lines.pop() ?? '';
     for (const line of lines) {
-      // Lines of JSON, and of server-sent events those with data.
+      // Items are lines of JSON, or the data lines of server-sent events.
       const item = line.startsWith('{') ? line : /^data: (.*)$/.exec(line)?.[1];
       if (item !== undefined) onItem(item);
     }

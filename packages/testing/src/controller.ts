@@ -1,30 +1,42 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { REPO, requireBuilt, TEST_CACHE } from '@forkd/lab';
 import { ForkdClient } from '@forkd/sdk';
-import { type CheckedConnection, checkedConnection } from './checked-fetch.ts';
 import { Agent, fetch, type RequestInit, type Response } from 'undici';
+import { type CheckedConnection, checkedConnection } from './checked-fetch.ts';
+import { REPO, requireBuilt, TEST_CACHE } from './paths.ts';
+import { builtOnce, copyStore, sharedDir } from './shared.ts';
+import { makeTemplate } from './template.ts';
 
-const PROGRAM = path.join(REPO, 'packages/controller/dist/main.js');
-const START_TIMEOUT_MS = 20_000;
-/** Between two looks at something that cannot be waited for. */
+const PROGRAM = join(REPO, 'packages/controller/bundle/forkd-controller.js');
+const START_TIMEOUT_MS = 60_000;
+/** Delay between two checks of a condition that cannot be awaited. */
 const POLL_MS = 20;
 
-/** A process that has to do with a data directory. */
+/** A process that belongs to a data directory. */
 export interface Found {
   pid: number;
   kind: 'controller' | 'pager' | 'vmm' | 'idle' | 'trial';
 }
 
-/** A real controller with a data directory of its own, which shares the suite's cache of kernels and images. */
+export interface ControllerOptions {
+  /** The directory is made if it is missing, and removed at the end. Default: a new one. */
+  dir?: string;
+  args?: readonly string[];
+  /** Variables that override the environment of this process. */
+  env?: NodeJS.ProcessEnv;
+  /** True if the store has the template `base` from the start. Default: false. */
+  template?: boolean;
+}
+
+/** A real controller with its own data directory. It shares the cache of kernels and images with the whole suite. */
 export class TestController implements AsyncDisposable {
   readonly dir: string;
-  /** Fails where a reply is not what the API document says. */
+  /** The client fails if a reply does not match the API document. */
   readonly client: ForkdClient;
-  /** What the controllers of this directory have logged. */
+  /** Log of the controllers of this directory. */
   log = '';
   readonly #connection: CheckedConnection;
   #process: ChildProcess | undefined;
@@ -36,36 +48,36 @@ export class TestController implements AsyncDisposable {
     this.client = new ForkdClient({ socket: this.socket, fetch: this.#connection.fetch });
   }
 
-  /** `dir` is made if it is missing; it is removed at the end either way. `env` goes over this process's own. */
-  static async start(
-    options: { dir?: string; args?: readonly string[]; env?: NodeJS.ProcessEnv } = {},
-  ): Promise<TestController> {
+  static async start(options: ControllerOptions = {}): Promise<TestController> {
     await requireBuilt();
-    // Short, because the sockets' paths may not be long.
+    // The path must be short, because the length of socket paths is limited.
     const dir = options.dir ?? (await mkdtemp('/tmp/fk-'));
     await mkdir(dir, { recursive: true });
     await mkdir(TEST_CACHE, { recursive: true });
-    await symlink(TEST_CACHE, path.join(dir, 'cache'));
+    await symlink(TEST_CACHE, join(dir, 'cache'));
+    const shared = options.template === true ? sharedDir() : undefined;
+    if (shared !== undefined) await copyStore(await storeWithTemplate(shared), join(dir, 'store'));
     const controller = new TestController(dir);
     await controller.serve(options.args, options.env === undefined ? {} : { env: options.env });
+    if (options.template === true && shared === undefined) await makeTemplate(controller.client);
     return controller;
   }
 
   get socket(): string {
-    return path.join(this.dir, 'run/controller.sock');
+    return join(this.dir, 'run/controller.sock');
   }
 
   get pid(): number {
     return this.#process?.pid ?? 0;
   }
 
-  /** Starts the controller, again if need be, and waits until it answers. `through` is a program that starts it in turn. */
+  /** Starts the controller, or restarts it, and waits until it answers. `through` is a program that launches it. */
   async serve(
     args: readonly string[] = [],
     options: { env?: NodeJS.ProcessEnv; through?: readonly string[] } = {},
   ): Promise<void> {
     const { env = {}, through = [] } = options;
-    // Without a port and without VMMs that start by themselves, unless a test is about them.
+    // The controller has no port and no pool of VMMs, unless a test is about them.
     const hasPort = args.includes('--bind');
     const port = hasPort ? [] : ['--no-tcp'];
     const all = [PROGRAM, 'serve', '--data-dir', this.dir, ...port, '--vmm-pool', '0', ...args];
@@ -82,7 +94,7 @@ export class TestController implements AsyncDisposable {
         if (child.exitCode !== null || child.signalCode !== null) {
           throw new Error(`the controller ended with ${child.exitCode ?? child.signalCode}: ${this.log.slice(-4000)}`);
         }
-        // The port comes after the socket.
+        // The port opens after the socket.
         if (hasPort && !this.log.includes('"address":', loggedBefore)) return false;
         return this.client.health().then(
           () => true,
@@ -92,25 +104,24 @@ export class TestController implements AsyncDisposable {
     );
   }
 
-  /** A request as it is, for what the client would not send. */
+  /** Sends a raw request, such as one that the client would not send. */
   fetch(route: string, init: RequestInit = {}): Promise<Response> {
     const dispatcher = (this.#agent ??= new Agent({ connect: { socketPath: this.socket } }));
     return fetch(`http://controller${route}`, { ...init, dispatcher });
   }
 
-  /** The address of its port, with `--bind 127.0.0.1:0`, as it has logged it. */
+  /** The address of the port, as the controller has logged it; for `--bind 127.0.0.1:0`. */
   get url(): string {
     const found = [...this.log.matchAll(/"address":"(https?:[^"]+)"/g)].at(-1)?.[1];
     if (found === undefined) throw new Error('the controller has no port');
     return found;
   }
 
-  /** Sends it a signal. */
   signal(name: NodeJS.Signals): void {
     this.#process?.kill(name);
   }
 
-  /** How it ended, once it has. */
+  /** Waits for the end of the controller, and returns its exit code or signal. */
   async ended(): Promise<number | NodeJS.Signals | null> {
     const child = this.#process;
     if (!child) return null;
@@ -118,7 +129,7 @@ export class TestController implements AsyncDisposable {
     return child.exitCode ?? child.signalCode;
   }
 
-  /** Ends the controller as a power cut would, and waits for its end. */
+  /** Kills the controller as a power cut would, and waits for its end. */
   async kill9(): Promise<void> {
     const child = this.#process;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
@@ -127,7 +138,7 @@ export class TestController implements AsyncDisposable {
     await ended;
   }
 
-  /** Ends the controller in order, if it runs. Its sandboxes run on. */
+  /** Ends the controller in order, if it is running. Its sandboxes keep running. */
   async stop(): Promise<void> {
     const child = this.#process;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
@@ -136,7 +147,7 @@ export class TestController implements AsyncDisposable {
     await ended;
   }
 
-  /** Ends the only process of a kind as a power cut would. */
+  /** Kills the only process of a kind, as a power cut would. */
   async killOnly(kind: Found['kind']): Promise<void> {
     const [pid, ...others] = await this.pids(kind);
     if (pid === undefined || others.length > 0)
@@ -144,19 +155,18 @@ export class TestController implements AsyncDisposable {
     process.kill(pid, 'SIGKILL');
   }
 
-  /** The processes that have to do with this data directory, the controller's among them. */
+  /** The processes that belong to this data directory, including the controller. */
   async processes(): Promise<Found[]> {
     const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number);
     const found = await Promise.all(pids.map((pid) => this.#look(pid)));
     return found.filter((entry) => entry !== null);
   }
 
-  /** The pids of one kind. */
   async pids(kind: Found['kind']): Promise<number[]> {
     return (await this.processes()).filter((found) => found.kind === kind).map((found) => found.pid);
   }
 
-  /** How many memfds of layers the pager has open. */
+  /** Number of layer memfds that the pager has open. */
   async heldLayers(): Promise<number> {
     const [pager] = await this.pids('pager');
     if (pager === undefined) return 0;
@@ -165,14 +175,14 @@ export class TestController implements AsyncDisposable {
     return targets.filter((target) => target.startsWith('/memfd:forkd-')).length;
   }
 
-  /** Names of what is left in the directory of sandboxes. */
+  /** Names of the entries left in the directory of sandboxes. */
   sandboxDirs(): Promise<string[]> {
-    return readdir(path.join(this.dir, 'sandboxes')).catch(() => []);
+    return readdir(join(this.dir, 'sandboxes')).catch(() => []);
   }
 
-  /** Names of what is left of files that were being written. */
+  /** Names of the files left over from interrupted writes. */
   ingested(): Promise<string[]> {
-    return readdir(path.join(this.dir, 'store/ingest')).catch(() => []);
+    return readdir(join(this.dir, 'store/ingest')).catch(() => []);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -184,7 +194,7 @@ export class TestController implements AsyncDisposable {
     }
     await this.#connection.close();
     await this.#agent?.close();
-    // What a test has left on purpose, or by failing.
+    // End processes that a test has left, on purpose or by failing.
     for (const { pid } of await this.processes()) process.kill(pid, 'SIGKILL');
     await until('all processes have ended', START_TIMEOUT_MS, async () => (await this.processes()).length === 0);
     await rm(this.dir, { recursive: true, force: true });
@@ -194,18 +204,28 @@ export class TestController implements AsyncDisposable {
     try {
       const line = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');
       const [program = '', script = ''] = line;
-      if (line.includes(path.join(this.dir, 'run')) && program.endsWith('forkd-pager')) return { pid, kind: 'pager' };
+      if (line.includes(join(this.dir, 'run')) && program.endsWith('forkd-pager')) return { pid, kind: 'pager' };
       if (script === PROGRAM && line.includes(this.dir)) return { pid, kind: 'controller' };
-      // A VMM has no path of the host's but those of what it was left open.
+      // The only host paths that a VMM shows are those of the files that it inherited.
       const log = await readlink(`/proc/${pid}/fd/1`);
       if (log.startsWith(`${this.dir}/pool/`)) return { pid, kind: 'idle' };
       if (log.startsWith(`${this.dir}/firecracker/`)) return { pid, kind: 'trial' };
       return log.startsWith(`${this.dir}/sandboxes/`) ? { pid, kind: 'vmm' } : null;
     } catch {
-      // It has ended while it was looked at, or its details are the kernel's alone.
+      // The process has ended meanwhile, or only the kernel may read its details.
       return null;
     }
   }
+}
+
+/** A store with the template `base`, which the files of a test run share. */
+function storeWithTemplate(shared: string): Promise<string> {
+  return builtOnce(join(shared, 'store'), async (draft) => {
+    await using controller = await TestController.start();
+    await makeTemplate(controller.client);
+    await controller.stop();
+    await copyStore(join(controller.dir, 'store'), draft);
+  });
 }
 
 /** Waits until `condition` holds; fails with `what` when it does not within `timeoutMs`. */

@@ -1,41 +1,41 @@
 import { readFileSync } from 'node:fs';
-import path from 'node:path';
-import { REPO } from '@forkd/lab';
+import { join } from 'node:path';
 import { Ajv2020, type ValidateFunction } from 'ajv/dist/2020.js';
+import { REPO } from './paths.ts';
 
 type Json = Record<string, unknown>;
 
-/** What the document says of one reply. */
+/** The part of the document that describes one reply. */
 interface Described {
-  /** By their names, as JSON pointers into the document. */
+  /** Schemas by media type, as JSON pointers into the document. */
   mediaTypes: ReadonlyMap<string, { schema: string | null; item: string | null }>;
 }
 
-const DOCUMENT = path.join(REPO, 'docs/reference/openapi.json');
+const DOCUMENT = join(REPO, 'docs/reference/openapi.json');
 const ID = 'openapi';
 
 /**
- * Holds replies against docs/reference/openapi.json: the status, the media type and each field must be there, and no field
- * may be that the document does not name. Fails with an error that says which reply is wrong and how.
+ * Compares replies with docs/reference/openapi.json. The status, the media type and each required field must match, and a
+ * field that the document does not name is an error. Fails with an error that says which reply is wrong and how.
  */
 export class ReplyChecker {
   readonly #document: Json;
   readonly #ajv = new Ajv2020({ strict: false, allErrors: true });
   readonly #routes: { pattern: RegExp; template: string }[];
   readonly #validators = new Map<string, ValidateFunction>();
-  /** The statuses that each operation has been seen to answer with, by its name. */
+  /** Statuses with which each operation has been seen to answer, by its operation id. */
   readonly seen = new Map<string, Set<number>>();
 
   constructor(document: Json = JSON.parse(readFileSync(DOCUMENT, 'utf8')) as Json) {
     this.#document = document;
     this.#ajv.addSchema(closed(document), ID);
     this.#routes = Object.keys(document['paths'] as Json)
-      // Words go before parameters, as they do in the router.
+      // Fixed paths go before those with parameters, as they do in the router.
       .toSorted((one, other) => one.split('{').length - other.split('{').length)
       .map((template) => ({ template, pattern: new RegExp(`^${template.replaceAll(/\{[a-z]+\}/g, '[^/]*')}$`) }));
   }
 
-  /** All that the document has. */
+  /** All operations of the document. */
   operations(): DescribedOperation[] {
     const paths = Object.entries(this.#document['paths'] as Record<string, Record<string, Json>>);
     return paths.flatMap(([template, methods]) =>
@@ -46,7 +46,7 @@ export class ReplyChecker {
     );
   }
 
-  /** A reply as a whole. `text` is its body. */
+  /** Checks a whole reply. `text` is its body. */
   check(asked: Asked, reply: Head, text: string): void {
     const media = this.head(asked, reply);
     if (media === null) return expectThat(text === '', asked, reply, `its body is not empty: ${text.slice(0, 200)}`);
@@ -55,7 +55,7 @@ export class ReplyChecker {
       for (const item of itemsOf(mediaTypeOf(reply), text)) this.item(asked, reply, media.item, item);
   }
 
-  /** Its status line and headers. Resolves to what its body is to be; `null` where it is to have none. */
+  /** Checks the status line and the headers. Returns the pointers for the body, or `null` if there must be no body. */
   head(asked: Asked, reply: Head): { schema: string | null; item: string | null } | null {
     expectThat(reply.headers.get('x-request-id') !== null, asked, reply, 'it has no x-request-id');
     const described = this.#described(asked, reply);
@@ -66,7 +66,7 @@ export class ReplyChecker {
     return media;
   }
 
-  /** One item of a stream, as text. */
+  /** Checks an item of a stream, given as text. */
   item(asked: Asked, reply: Head, pointer: string, text: string): void {
     this.#validate(asked, reply, pointer, parse(text, asked, reply));
   }
@@ -75,7 +75,7 @@ export class ReplyChecker {
     const { template } = this.#routes.find(({ pattern }) => pattern.test(asked.path)) ?? {};
     const operation =
       template === undefined ? undefined : at(this.#document, ['paths', template, asked.method.toLowerCase()]);
-    // What no route has seen has the shape of all errors.
+    // A request that reached no route is answered with the shape of all errors.
     if (template === undefined || operation === undefined) return errorOnly;
     const steps = ['paths', template, asked.method.toLowerCase(), 'responses', String(reply.status)];
     const given = at(this.#document, steps);
@@ -114,14 +114,14 @@ export class ReplyChecker {
 export interface DescribedOperation {
   id: string;
   method: string;
-  /** Its path, with the names of its parameters in braces. */
+  /** Path with the names of its parameters in braces. */
   template: string;
   statuses: number[];
 }
 
 export interface Asked {
   method: string;
-  /** Without its query. */
+  /** Path without its query. */
   path: string;
 }
 
@@ -135,7 +135,7 @@ const errorOnly: Described = {
   mediaTypes: new Map([['application/json', { schema: '#/components/schemas/ErrorBody', item: null }]]),
 };
 
-/** The document with its types closed: a field that it does not name is then a mistake of the reply. */
+/** The document with its types closed, so that a field it does not name is an error in the reply. */
 function closed(document: Json): Json {
   const copy = structuredClone(document);
   const { schemas } = copy['components'] as { schemas: Json };

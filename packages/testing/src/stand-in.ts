@@ -1,11 +1,11 @@
 import { spawnSync } from 'node:child_process';
 import { chmod, copyFile, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { BUILT } from '@forkd/lab';
+import { BUILT } from './paths.ts';
 
 /**
- * The guest of a stand-in, started in the directory of its VM: the agent, as process 1 of namespaces of its own, on a copy of the
- * root image in memory. Of the host it sees that directory, where its socket is to be, and nothing else.
+ * The guest of a stand-in, started in the directory of its VM. The agent is process 1 of its own namespaces, on a copy of the
+ * root image in memory. Of the host it sees only that directory, which will hold its socket.
  */
 const GUEST = `#!/bin/sh
 set -eu
@@ -32,7 +32,7 @@ cp AGENT guest/agent
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot guest /agent --socket /vm/guest.sock
 `;
 
-/** Firecracker's stand-in as `firecracker` in a directory of its own, with a guest of its own behind each VM's vsock socket. */
+/** A stand-in for Firecracker, as `firecracker` in its own directory. Each VM has its own guest behind its vsock socket. */
 export class FirecrackerStandIn implements AsyncDisposable {
   readonly dir: string;
 
@@ -50,7 +50,7 @@ export class FirecrackerStandIn implements AsyncDisposable {
     return standIn;
   }
 
-  /** Of a process that is to find it. */
+  /** Environment for a process that must find the stand-in. */
   get env(): NodeJS.ProcessEnv {
     return { PATH: `${this.dir}${delimiter}${process.env['PATH'] ?? ''}` };
   }
@@ -60,7 +60,7 @@ export class FirecrackerStandIn implements AsyncDisposable {
   }
 }
 
-/** Why a stand-in can have no guest of its own here; `undefined` where it can. */
+/** Reason why a stand-in cannot have its own guest here; `undefined` if it can. */
 export function whyNoGuest(): string | undefined {
   const { status, stderr, error } = spawnSync(
     'unshare',

@@ -1,4 +1,4 @@
-import type { ForkdClient } from '@forkd/sdk';
+import { type ForkdClient, isForkdError } from '@forkd/sdk';
 
 /** Makes the small template that most tests fork from: busybox and nothing else. */
 export async function makeTemplate(client: ForkdClient, tag = 'base', memMib = 256): Promise<void> {
@@ -12,9 +12,17 @@ export async function forkOne(client: ForkdClient, tag = 'base'): Promise<string
   return sandbox.id;
 }
 
-/** What a shell script prints in a sandbox; fails when it does not end with 0. */
+/** Runs a shell script in a sandbox and returns its output. Fails unless the script exits with 0. */
 export async function shell(client: ForkdClient, id: string, script: string): Promise<string> {
   const { stdout, stderr, exit_code } = await client.exec(id, { args: ['sh', '-c', script] });
   if (exit_code !== 0) throw new Error(`"${script}" ended with ${exit_code}: ${stderr}`);
   return stdout.trim();
+}
+
+/** The code of the error with which a request fails, or `ok` if it succeeds. */
+export async function codeOf(request: Promise<unknown>): Promise<string> {
+  return request.then(
+    () => 'ok',
+    (error: unknown) => (isForkdError(error) ? error.code : String(error)),
+  );
 }

@@ -1,7 +1,8 @@
-// Proves that what holds replies against the API document finds each way in which one can differ from it. The other tests
-// would pass without it just as well, so that nothing else would tell.
+/**
+ * Proves that what holds replies against the API document finds each way in which one can differ from it. The other tests
+ * would pass without it just as well, so that nothing else would tell.
+ */
 import { expect, test } from 'vitest';
-
 import { ReplyChecker } from '../src/reply-checker.ts';
 
 const checker = new ReplyChecker();
@@ -27,7 +28,7 @@ function check(route: string, status: number, body: unknown, mediaType = 'applic
   checker.check({ method, path }, { status, headers }, typeof body === 'string' ? body : JSON.stringify(body));
 }
 
-test('replies that are as the document says pass', () => {
+test('replies that match the document pass', () => {
   const all = () => {
     check('GET /v1/sandboxes/sb-1', 200, sandbox);
     check('GET /v1/sandboxes/sb-1', 404, refusal);

@@ -1,39 +1,44 @@
 import type { CommandInfo } from '@forkd/api';
+import { CodedError } from '@forkd/api/constants';
+import { CommandHandle } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
-import { CommandError } from '../lib/errors.ts';
 import { followCommand } from '../lib/follow.ts';
-import { integer } from '../lib/parse.ts';
-import { pickCommand, resolveSandbox } from '../lib/resolve.ts';
-import { ellipsis, formatAge } from '../lib/text.ts';
+import { ellipsis, formatAge } from '../output/text.ts';
+import { integer } from '../parse/parse.ts';
+import { pickCommand, resolveSandbox } from '../parse/resolve.ts';
 
-type Options = { list?: boolean; fromOffset: number; stdin: boolean };
+interface Options {
+  list?: boolean;
+  fromOffset: number;
+  stdin: boolean;
+}
 
 const ARGS_WIDTH_MAX = 48;
 
 export const attach = defineCommand<Options>({
   name: 'attach',
-  summary: 'take up the output of a command that runs or ran in a sandbox',
+  summary: 'print the output of a command in a sandbox, and follow it',
   description:
-    'Without COMMAND it is the only one that runs. A child forked while a command ran has that command too, under the same id.\nstdin is forwarded to a command that has one (exec -i). Ctrl-C leaves the command running.',
+    'Without COMMAND it is the only command that runs. A child forked while a command ran has that command too, with the same id.\nForwards stdin to a command that was started with one (exec -i). Ctrl-C leaves the command running.',
   args: [
-    { name: 'sandbox', summary: 'id, a beginning of it, or name', completes: 'sandbox' },
-    { name: 'command', summary: 'id of the command, or a beginning of it', optional: true },
+    { name: 'sandbox', summary: 'id, name, or the beginning of an id', completes: 'sandbox' },
+    { name: 'command', summary: 'id of the command, or the beginning of it', optional: true },
   ],
   options: [
     { flags: '--list', summary: 'list the commands of the sandbox' },
     {
       flags: '--from-offset <bytes>',
-      summary: 'begin at this byte of its output',
+      summary: 'start at this byte of the output',
       parse: integer('--from-offset', 0, Number.MAX_SAFE_INTEGER),
       default: 0,
     },
     { flags: '--no-stdin', summary: 'do not forward stdin' },
   ],
   examples: [
-    { line: 'forkd attach --list sb-1f', summary: 'which commands there are' },
-    { line: 'forkd attach sb-1f', summary: 'the one that runs, from its first byte' },
-    { line: 'forkd attach sb-1f 3 --from-offset 4096', summary: 'the rest of a known one' },
+    { line: 'forkd attach --list sb-1f', summary: 'list the commands' },
+    { line: 'forkd attach sb-1f', summary: 'follow the command that runs, from its first byte' },
+    { line: 'forkd attach sb-1f 3 --from-offset 4096', summary: 'the rest of the output of command 3' },
   ],
   run,
 });
@@ -51,16 +56,21 @@ async function run({ context, args, options }: Call<Options>): Promise<number> {
   const query = { offset: options.fromOffset, follow: true };
   const events = client.commandOutput(sandboxId, command.id, query, { signal: context.signal });
   const stdin = options.stdin && command.running ? 'offered' : 'none';
-  const ending = await followCommand({ context, client, sandboxId, events, stdin, commandId: command.id });
+  const handle = new CommandHandle(client, sandboxId, command, events);
+  const ending = await followCommand({ context, handle, stdin });
   return ending.exitCode;
 }
 
-function ambiguous(context: Context, sandboxId: string, commands: CommandInfo[]): CommandError {
+function ambiguous(context: Context, sandboxId: string, commands: CommandInfo[]): CodedError {
   if (commands.length === 0) {
-    return new CommandError('not_found_command', `${sandboxId} has no command`, '`forkd exec -d` starts one');
+    return new CodedError('not_found_command', `Sandbox ${sandboxId} has no command.`, {
+      hint: '`forkd exec -d` starts one.',
+    });
   }
   if (!context.out.isJson) listCommands(context, commands);
-  return new CommandError('ambiguous', `${sandboxId} has ${commands.length} commands`, 'name the one that is meant');
+  return new CodedError('ambiguous', `Sandbox ${sandboxId} has ${commands.length} commands.`, {
+    hint: 'Give the id of one of them.',
+  });
 }
 
 function listCommands(context: Context, commands: CommandInfo[]): void {

@@ -1,80 +1,53 @@
 import { createInterface } from 'node:readline';
-import type { SandboxInfo } from '@forkd/api';
-import { Sandbox, Snapshot, isForkdError, type ForkdClient } from '@forkd/sdk';
+import { Snapshot } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
-import { mapSome } from '../lib/concurrent.ts';
-import { formatBytes, plural } from '../lib/text.ts';
+import { plural } from '../output/text.ts';
 
-type Options = { yes?: boolean };
-
-/** What is to go. */
-type Plan = { sandboxes: SandboxInfo[]; snapshots: string[]; memoryBytes: number };
+interface Options {
+  yes?: boolean;
+}
 
 export const cleanup = defineCommand<Options>({
   name: 'cleanup',
-  summary: 'end the sandboxes that are left, and remove snapshots that failed',
+  summary: 'remove snapshots that failed',
   description:
-    'Sandboxes of workspaces stay: they have an owner. It asks first; where nobody can be asked, it only says what it would do, unless --yes is given.',
+    'Removes only what is dead: sandboxes stay. Asks first. Without a terminal it only prints what it would do, unless --yes is given.',
   args: [],
   options: [{ flags: '-y, --yes', summary: 'do not ask' }],
   examples: [
-    { line: 'forkd cleanup', summary: 'what there is to clear away' },
-    { line: 'forkd cleanup --yes', summary: 'for a script' },
+    { line: 'forkd cleanup', summary: 'show what would be removed, and ask' },
+    { line: 'forkd cleanup --yes', summary: 'without asking, for a script' },
   ],
   run,
 });
 
 async function run({ context, options }: Call<Options>): Promise<void> {
-  const { out } = context;
+  const { out, signal } = context;
   const client = await context.client();
-  const plan = await makePlan(client, context.signal);
-  const isEmpty = plan.sandboxes.length + plan.snapshots.length === 0;
-  if (!isEmpty && !options.yes && !out.isJson) show(context, plan);
-  const isDone = isEmpty || options.yes === true || (await agrees(context));
-  if (isDone) await carryOut(client, plan, context.signal);
+  const failed = (await client.listSnapshots({ signal })).filter(({ status }) => status === 'failed');
+  const tags = failed.map(({ tag }) => tag);
+  if (!options.yes && !out.isJson) for (const tag of tags) out.note(`${tag}, which failed`);
+  const isDone = tags.length === 0 || options.yes === true || (await agrees(context));
+  // `force` removes only these snapshots. Snapshots that were made from them, if any, stay complete.
+  if (isDone) for (const tag of tags) await Snapshot.delete(tag, { client, signal, force: true });
   if (out.isJson) {
-    const ids = plan.sandboxes.map(({ id }) => id);
-    out.json({ done: isDone, sandboxes: ids, snapshots: plan.snapshots, freed_memory_bytes: plan.memoryBytes });
+    out.json({ done: isDone, snapshots: tags });
     return;
   }
-  const vms = plural(plan.sandboxes.length, 'virtual machine');
-  const what = `${vms} with ${formatBytes(plan.memoryBytes)} of memory, ${plural(plan.snapshots.length, 'failed snapshot')}`;
-  out.line(isDone ? `cleared away: ${what}` : `would be cleared away: ${what}`);
-  if (!isDone) out.note('nothing was changed; --yes does it without asking');
-}
-
-async function makePlan(client: ForkdClient, signal: AbortSignal): Promise<Plan> {
-  const sandboxes = (await client.listSandboxes({ signal })).filter(({ workspace }) => workspace === undefined);
-  const memory = await mapSome(sandboxes, ({ id }) => privateBytes(client, id, signal));
-  const snapshots = (await client.listSnapshots({ signal })).filter(({ status }) => status === 'failed');
-  return {
-    sandboxes,
-    snapshots: snapshots.map(({ tag }) => tag),
-    memoryBytes: memory.reduce((sum, bytes) => sum + bytes, 0),
-  };
-}
-
-/** 0 for one that cannot be asked: it is to end all the same. */
-async function privateBytes(client: ForkdClient, id: string, signal: AbortSignal): Promise<number> {
-  try {
-    return (await client.memory(id, { signal })).private_bytes;
-  } catch (error) {
-    if (isForkdError(error) && error.status > 0) return 0;
-    throw error;
-  }
-}
-
-function show({ out }: Context, plan: Plan): void {
-  for (const { id, name, snapshot_tag: tag } of plan.sandboxes) out.note(`${id}${name ? ` (${name})` : ''} of ${tag}`);
-  for (const tag of plan.snapshots) out.note(`${tag}, which failed`);
+  const what = plural(tags.length, 'failed snapshot');
+  out.line(isDone ? `removed: ${what}` : `would be removed: ${what}`);
+  if (!isDone) out.note('Nothing was changed. --yes does it without asking.');
+  const running = (await client.listSandboxes({ signal })).length;
+  if (running > 0)
+    out.note(`${plural(running, 'sandbox stays', 'sandboxes stay')}. \`forkd kill --all\` ends sandboxes.`);
 }
 
 async function agrees({ out, signal }: Context): Promise<boolean> {
   const { stdin, stderr } = out.streams;
   if (out.isJson || !stdin.isTTY || !stderr.isTTY) return false;
-  stderr.write('Clear all this away? [y/N] ');
-  // Not as a terminal of its own, which would take Ctrl-C for itself.
+  stderr.write('Remove them? [y/N] ');
+  // `terminal: true` would make readline handle Ctrl-C itself.
   const lines = createInterface({ input: stdin, terminal: false, signal });
   try {
     for await (const line of lines) return /^y(es)?$/i.test(line.trim());
@@ -83,10 +56,4 @@ async function agrees({ out, signal }: Context): Promise<boolean> {
   } finally {
     lines.close();
   }
-}
-
-async function carryOut(client: ForkdClient, plan: Plan, signal: AbortSignal): Promise<void> {
-  await mapSome(plan.sandboxes, ({ id }) => Sandbox.kill(id, { client, signal }));
-  // Only their names go: what was made from them, if anything could be, is whole by itself.
-  for (const tag of plan.snapshots) await Snapshot.delete(tag, { client, signal, force: true });
 }

@@ -2,9 +2,12 @@ import type { ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import { Context, type GlobalOptions } from '../context.ts';
 
-type Line = { name: string; about: string };
+interface Line {
+  name: string;
+  about: string;
+}
 
-/** Whoever presses Tab waits for this. */
+/** Short, because a user has pressed Tab and is waiting. */
 const TIMEOUT_MS = 1500;
 const GLOBALS: Record<string, 'daemonUrl' | 'daemonToken' | 'dataDir'> = {
   '--daemon-url': 'daemonUrl',
@@ -12,13 +15,13 @@ const GLOBALS: Record<string, 'daemonUrl' | 'daemonToken' | 'dataDir'> = {
   '--data-dir': 'dataDir',
 };
 
-/** What the scripts of `forkd completion` ask: the names of one kind, a line each, with a tab before what they are. */
+/** Called by the scripts of `forkd completion`: prints names of one kind, one per line, each with a tab and a description. */
 export const complete = defineCommand({
   name: '__complete',
-  summary: 'names for the completion of a shell',
+  summary: 'print names for shell completion',
   args: [
-    { name: 'kind', summary: 'what is to be named', choices: ['sandbox', 'snapshot', 'workspace'] },
-    { name: 'line', summary: 'the command line so far, which says which controller', optional: true, variadic: true },
+    { name: 'kind', summary: 'kind of names', choices: ['sandbox', 'snapshot', 'workspace'] },
+    { name: 'line', summary: 'the command line so far; it may name a controller', optional: true, variadic: true },
   ],
   options: [],
   examples: [],
@@ -27,7 +30,7 @@ export const complete = defineCommand({
 });
 
 async function run({ context, args: [kind = '', ...line] }: Call<unknown>): Promise<void> {
-  // A signal of our own over it all: to find the controller takes time too.
+  // The timeout bounds everything, including the search for the controller.
   const signal = AbortSignal.timeout(TIMEOUT_MS);
   const { out, env, interrupts, globals } = context;
   try {
@@ -59,7 +62,7 @@ async function namesOf(client: ForkdClient, kind: string, signal: AbortSignal): 
   );
 }
 
-/** The options that say which controller, wherever they stand in the line. */
+/** Finds the options that select the controller, anywhere in the line. */
 function globalsOf(line: readonly string[]): GlobalOptions {
   const globals: GlobalOptions = {};
   line.forEach((word, index) => {

@@ -1,12 +1,12 @@
 import { defineCommand, type Call } from '../command.ts';
-import type { Copied, Guest } from '../lib/copy.ts';
-import { copyIn, streamIn } from '../lib/copy-in.ts';
-import { copyOut, streamOut } from '../lib/copy-out.ts';
-import { UsageError } from '../lib/errors.ts';
-import { resolveSandbox } from '../lib/resolve.ts';
-import { formatBytes } from '../lib/text.ts';
+import { copyIn, streamIn } from '../files/copy-in.ts';
+import { copyOut, streamOut } from '../files/copy-out.ts';
+import type { Copied, Guest } from '../files/copy.ts';
+import { exitCodes, UsageError } from '../lib/errors.ts';
+import { formatBytes } from '../output/text.ts';
+import { resolveSandbox } from '../parse/resolve.ts';
 
-/** One side of a copy: `-`, a path here, or `SANDBOX:path`. */
+/** A side of a copy: `-`, a path here, or `SANDBOX:path`. */
 export type Place =
   | { kind: 'stdio' }
   | { kind: 'local'; path: string }
@@ -14,23 +14,23 @@ export type Place =
 
 export const cp = defineCommand({
   name: 'cp',
-  summary: 'copy files between here and a sandbox',
+  summary: 'copy files to or from a sandbox',
   description:
-    'One side is SANDBOX:PATH. Directories are copied with all that is in them; into a directory that exists already\nthey go under their own name, as with cp -r. Links are copied as what they point to. `-` is stdin or stdout.',
+    'One side is SANDBOX:PATH. Directories are copied with their contents, as with cp -r: into a directory that exists they\ngo under their own name. Links are copied as the files or directories that they point to. A file that is overwritten keeps\nits owner, its mode and its links. What cannot be copied is named, the rest is copied, and the exit code is 1. `-` is stdin\nor stdout.',
   args: [
-    { name: 'src', summary: 'what to copy', completes: 'file' },
-    { name: 'dst', summary: 'where to', completes: 'file' },
+    { name: 'src', summary: 'source', completes: 'file' },
+    { name: 'dst', summary: 'target', completes: 'file' },
   ],
   options: [],
   examples: [
-    { line: 'forkd cp ./data sb-1f:/srv/', summary: 'a directory into the sandbox' },
-    { line: 'forkd cp sb-1f:/etc/os-release .', summary: 'a file out of it' },
-    { line: 'forkd cp sb-1f:/var/log/syslog - | less', summary: 'to a pipe' },
+    { line: 'forkd cp ./data sb-1f:/srv/', summary: 'a directory to the sandbox' },
+    { line: 'forkd cp sb-1f:/etc/os-release .', summary: 'a file from it' },
+    { line: 'forkd cp sb-1f:/var/log/syslog - | less', summary: 'a file from it to a pipe' },
   ],
   run,
 });
 
-async function run({ context, args }: Call<Record<string, unknown>>): Promise<void> {
+async function run({ context, args }: Call<Record<string, unknown>>): Promise<number> {
   const source = parsePlace(args[0] ?? '');
   const target = parsePlace(args[1] ?? '');
   const client = await context.client();
@@ -39,7 +39,13 @@ async function run({ context, args }: Call<Record<string, unknown>>): Promise<vo
   };
   const copied = await copy(open, source, target);
   if (context.out.isJson && target.kind !== 'stdio') context.out.json(copied);
-  else context.out.note(`${copied.files} file${copied.files === 1 ? '' : 's'}, ${formatBytes(copied.bytes)}`);
+  else context.out.note(summaryOf(copied));
+  return copied.failed === 0 ? exitCodes.ok : exitCodes.failure;
+}
+
+function summaryOf({ files, bytes, failed }: Copied): string {
+  const copied = `${files} file${files === 1 ? '' : 's'}, ${formatBytes(bytes)}`;
+  return failed === 0 ? copied : `${copied}; ${failed} could not be copied`;
 }
 
 async function copy(open: (sandbox: string) => Promise<Guest>, source: Place, target: Place): Promise<Copied> {
@@ -52,17 +58,17 @@ async function copy(open: (sandbox: string) => Promise<Guest>, source: Place, ta
     return source.kind === 'stdio' ? streamIn(guest, target.path) : copyIn(guest, source.path, target.path);
   }
   throw new UsageError(
-    'cp: one side, and only one, is SANDBOX:PATH',
-    './NAME is a local file with a colon in its name',
+    'cp: Exactly one side must be SANDBOX:PATH.',
+    'Write a local file with a colon in its name as ./NAME.',
   );
 }
 
-/** A colon makes it a place in a sandbox, unless a slash comes before it. */
+/** Parses one side of a copy. A colon marks a path in a sandbox, unless a slash comes before the colon. */
 export function parsePlace(text: string): Place {
   if (text === '-') return { kind: 'stdio' };
   const colon = text.indexOf(':');
   if (colon <= 0 || text.slice(0, colon).includes('/')) return { kind: 'local', path: text };
   const path = text.slice(colon + 1);
-  if (path === '') throw new UsageError(`cp: "${text}" has no path`, 'write it as SANDBOX:/path');
+  if (path === '') throw new UsageError(`cp: "${text}" has no path.`, 'Write it as SANDBOX:/path.');
   return { kind: 'guest', sandbox: text.slice(0, colon), path };
 }

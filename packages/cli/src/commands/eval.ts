@@ -1,30 +1,35 @@
-import { limits } from '@forkd/api/constants';
 import { text } from 'node:stream/consumers';
+import type { EvalResponse } from '@forkd/api';
+import { limits, visibleText } from '@forkd/api/constants';
 import { defineCommand, type Call } from '../command.ts';
 import { exitCodes } from '../lib/errors.ts';
-import { seconds } from '../lib/parse.ts';
-import { resolveSandbox } from '../lib/resolve.ts';
+import { addressOptions } from '../parse/older-options.ts';
+import { seconds } from '../parse/parse.ts';
+import { resolveSandbox } from '../parse/resolve.ts';
 
-type Options = { timeout?: number };
+interface Options {
+  timeout?: number;
+}
 
 export const evalCommand = defineCommand<Options>({
   name: 'eval',
-  summary: 'evaluate Python in the warmed interpreter of a sandbox',
+  summary: 'evaluate Python in the warmed-up interpreter of a sandbox',
   description: 'The interpreter keeps its state from one call to the next. Prints the repr of the last expression.',
   args: [
-    { name: 'sandbox', summary: 'id, a beginning of it, or name', completes: 'sandbox' },
-    { name: 'code', summary: 'Python; `-` reads it from stdin' },
+    { name: 'sandbox', summary: 'id, name, or the beginning of an id', completes: 'sandbox' },
+    { name: 'code', summary: 'Python code; `-` reads it from stdin' },
   ],
   options: [
     {
       flags: '--timeout <time>',
-      summary: 'interrupt it after this time',
+      summary: 'interrupt the evaluation after this time',
       parse: seconds('--timeout', limits.execTimeoutSecsMax),
     },
+    ...addressOptions,
   ],
   examples: [
-    { line: "forkd eval sb-1f 'len(model)'", summary: 'what the warm-up left behind' },
-    { line: 'forkd eval sb-1f - < step.py', summary: 'a whole file' },
+    { line: "forkd eval sb-1f 'len(model)'", summary: 'use what the warm-up has loaded' },
+    { line: 'forkd eval sb-1f - < step.py', summary: 'evaluate a file' },
   ],
   run,
 });
@@ -42,8 +47,21 @@ async function run({ context, args, options }: Call<Options>): Promise<number> {
   }
   if (answer.stdout) streams.stdout.write(answer.stdout);
   if (answer.stderr) streams.stderr.write(answer.stderr);
-  if (answer.error !== null) streams.stderr.write(`${answer.error.trimEnd()}\n`);
-  if (answer.state_lost) context.out.warn('the interpreter ended: what it had in memory is lost');
+  for (const said of [answer.error, answer.traceback]) {
+    if (said != null) streams.stderr.write(`${visibleText(said.trimEnd())}\n`);
+  }
+  if (answer.truncated) context.out.warn(cutText(answer));
+  if (answer.state_lost) context.out.warn('The interpreter ended, and its state is lost.');
   if (answer.result !== null) context.out.line(answer.result);
   return answer.error !== null && answer.exit_code === 0 ? exitCodes.failure : answer.exit_code;
+}
+
+function cutText({ stdout_dropped_bytes: stdout, stderr_dropped_bytes: stderr }: EvalResponse): string {
+  const parts = [
+    ...(stdout === undefined ? [] : [`${stdout} bytes of stdout`]),
+    ...(stderr === undefined ? [] : [`${stderr} bytes of stderr`]),
+  ];
+  return parts.length === 0
+    ? 'The result or the output is cut.'
+    : `The output is cut: ${parts.join(' and ')} are left out.`;
 }

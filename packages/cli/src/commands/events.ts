@@ -2,26 +2,29 @@ import type { ControllerEvent } from '@forkd/api';
 import { isForkdError, sleep } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
-import { resolveSandbox } from '../lib/resolve.ts';
+import { pickSandbox } from '../parse/resolve.ts';
 
-type Options = { after?: string; sandbox?: string };
+interface Options {
+  after?: string;
+  sandbox?: string;
+}
 
 const RECONNECT_MS = [200, 500, 1000, 2000, 5000];
 const TYPE_COLUMNS = 20;
 
 export const events = defineCommand<Options>({
   name: 'events',
-  summary: 'what happens to sandboxes, snapshots and workspaces, as it happens',
+  summary: 'print what happens to sandboxes, snapshots and workspaces, as it happens',
   description:
-    'It goes on until Ctrl-C, and takes up where it was when the controller has been away. With --json it is one object a line.',
+    'Runs until Ctrl-C. If the controller restarts, it continues after the last event. With --json it prints one object per line.',
   args: [],
   options: [
-    { flags: '--sandbox <sandbox>', summary: 'only of this one', completes: 'sandbox' },
-    { flags: '--after <event>', summary: 'begin after the event with this id' },
+    { flags: '--sandbox <sandbox>', summary: 'only events of this sandbox', completes: 'sandbox' },
+    { flags: '--after <event>', summary: 'start after the event with this id' },
   ],
   examples: [
-    { line: 'forkd events', summary: 'one line an event' },
-    { line: 'forkd events --json --sandbox web', summary: 'of one sandbox, for a program' },
+    { line: 'forkd events', summary: 'one line per event' },
+    { line: 'forkd events --json --sandbox web', summary: 'events of one sandbox, for a program' },
   ],
   run,
 });
@@ -30,8 +33,11 @@ async function run({ context, options }: Call<Options>): Promise<void> {
   const client = await context.client();
   const query: { after?: string; sandbox?: string } = {};
   if (options.after !== undefined) query.after = options.after;
-  if (options.sandbox !== undefined) query.sandbox = await resolveSandbox(client, options.sandbox, context);
-  // The first time nobody has to be waited for: whoever does not answer is the wrong one.
+  if (options.sandbox !== undefined) {
+    // Check that the sandbox exists: otherwise we would wait for its events for ever.
+    query.sandbox = pickSandbox(await client.listSandboxes({ signal: context.signal }), options.sandbox);
+  }
+  // Fail if the controller does not answer the first request. Only later failures are waited out.
   await client.version({ signal: context.signal });
   for (let tries = 0; ; tries += 1) {
     try {
@@ -44,7 +50,7 @@ async function run({ context, options }: Call<Options>): Promise<void> {
       context.signal.throwIfAborted();
       if (!isAway(error)) throw error;
     }
-    if (tries === 1) context.out.note(`the controller at ${client.place} is away: waiting for it`);
+    if (tries === 1) context.out.note(`The controller at ${client.place} does not answer; waiting for it.`);
     await sleep(RECONNECT_MS[Math.min(tries, RECONNECT_MS.length - 1)] ?? 0, context.signal);
   }
 }
@@ -55,7 +61,7 @@ function isAway(error: unknown): boolean {
 
 function print({ out }: Context, event: ControllerEvent): void {
   if (out.isJson) {
-    out.line(JSON.stringify(event));
+    out.jsonLine(event);
     return;
   }
   const whose = [event.workspace, event.sandbox, event.snapshot].filter((name) => name !== undefined).join(' ');

@@ -1,17 +1,17 @@
 import type { SnapshotInfo } from '@forkd/api';
 import { defineCommand, type Call } from '../command.ts';
-import { ellipsis, formatAge, formatBytes, formatMs } from '../lib/text.ts';
+import { ellipsis, formatAge, formatBytes, formatMs } from '../output/text.ts';
 
 const FROM_WIDTH_MAX = 40;
 
 export const images = defineCommand({
   name: 'images',
-  summary: 'list the snapshots that can be forked from',
+  summary: 'list snapshots',
   args: [],
   options: [],
   examples: [
     { line: 'forkd images', summary: 'as a table' },
-    { line: 'forkd images -q', summary: 'only the tags' },
+    { line: 'forkd images -q', summary: 'tags only' },
   ],
   run,
 });
@@ -41,7 +41,7 @@ function row(snapshot: SnapshotInfo): string[] {
     isInMemory ? 'ready, not on disk' : snapshot.status,
     formatAge(snapshot.created_at_unix),
     ellipsis(snapshot.branched_from ?? snapshot.source ?? '-', FROM_WIDTH_MAX),
-    snapshot.pause_ms === undefined ? '-' : formatMs(snapshot.pause_ms),
+    snapshot.pause_us === undefined ? '-' : formatMs(snapshot.pause_us / 1000),
     snapshot.captured_bytes === undefined ? '-' : formatBytes(snapshot.captured_bytes),
   ];
 }

@@ -1,51 +1,96 @@
 import type { Command, CommandGroup } from '../command.ts';
-import { attach } from './attach.ts';
-import { bench } from './bench/index.ts';
-import { cleanup } from './cleanup.ts';
-import { complete } from './complete.ts';
-import { completion } from './completion.ts';
-import { cp } from './cp.ts';
-import { doctor } from './doctor/index.ts';
-import { evalCommand } from './eval.ts';
-import { events } from './events.ts';
-import { exec } from './exec.ts';
-import { fork } from './fork.ts';
-import { fromImage } from './from-image.ts';
-import { images } from './images.ts';
-import { inspect } from './inspect.ts';
-import { kill } from './kill.ts';
-import { logs } from './logs.ts';
-import { ls } from './ls.ts';
-import { pause, resume } from './pause.ts';
-import { ping } from './ping.ts';
-import { prune } from './prune.ts';
-import { quickstart } from './quickstart/index.ts';
-import { rmi } from './rmi.ts';
-import { run } from './run.ts';
-import { snapshot } from './snapshot/index.ts';
-import { snapshotCompact } from './snapshot-compact.ts';
-import { snapshotDiff } from './snapshot-diff.ts';
-import { snapshotInfo } from './snapshot-info.ts';
-import { stats } from './stats.ts';
-import { stop } from './stop.ts';
-import { tree } from './tree.ts';
-import { update } from './update.ts';
-import { version } from './version.ts';
-import { workspace } from './workspace/index.ts';
-import { wpBench } from './wp-bench.ts';
 
-/** Every verb, in the order in which help shows them. */
-export const commandGroups: readonly CommandGroup[] = [
-  { title: 'To begin with', commands: [quickstart, run] },
+/** Loads a command. The word that a user types is its key, so that one command can be run without loading the others. */
+type Loaders = Readonly<Record<string, () => Promise<Command>>>;
+
+/** Every command, in the order in which help shows them. */
+const groups: readonly { title: string; loaders: Loaders }[] = [
+  {
+    title: 'Getting started',
+    loaders: {
+      quickstart: async () => (await import('./quickstart/index.ts')).quickstart,
+      run: async () => (await import('./run.ts')).run,
+    },
+  },
   {
     title: 'Snapshots',
-    commands: [fromImage, snapshot, snapshotDiff, images, snapshotInfo, snapshotCompact, rmi, prune],
+    loaders: {
+      'from-image': async () => (await import('./from-image.ts')).fromImage,
+      snapshot: async () => (await import('./snapshot/index.ts')).snapshot,
+      'snapshot-diff': async () => (await import('./snapshot-diff.ts')).snapshotDiff,
+      images: async () => (await import('./images.ts')).images,
+      'snapshot-info': async () => (await import('./snapshot-info.ts')).snapshotInfo,
+      'snapshot-compact': async () => (await import('./snapshot-compact.ts')).snapshotCompact,
+      rmi: async () => (await import('./rmi.ts')).rmi,
+      prune: async () => (await import('./prune.ts')).prune,
+    },
   },
-  { title: 'Sandboxes', commands: [fork, ls, update, pause, resume, kill] },
-  { title: 'Inside a sandbox', commands: [exec, attach, evalCommand, cp, ping, logs] },
-  { title: 'Workspaces', commands: [workspace] },
-  { title: 'Overview', commands: [tree, inspect, stats, events] },
-  { title: 'This host', commands: [doctor, cleanup, stop, version, completion, bench, wpBench, complete] },
+  {
+    title: 'Sandboxes',
+    loaders: {
+      fork: async () => (await import('./fork.ts')).fork,
+      ls: async () => (await import('./ls.ts')).ls,
+      update: async () => (await import('./update.ts')).update,
+      pause: async () => (await import('./pause.ts')).pause,
+      resume: async () => (await import('./pause.ts')).resume,
+      kill: async () => (await import('./kill.ts')).kill,
+    },
+  },
+  {
+    title: 'Inside a sandbox',
+    loaders: {
+      exec: async () => (await import('./exec.ts')).exec,
+      attach: async () => (await import('./attach.ts')).attach,
+      eval: async () => (await import('./eval.ts')).evalCommand,
+      cp: async () => (await import('./cp.ts')).cp,
+      files: async () => (await import('./files/index.ts')).files,
+      ping: async () => (await import('./ping.ts')).ping,
+      logs: async () => (await import('./logs.ts')).logs,
+    },
+  },
+  {
+    title: 'Workspaces',
+    loaders: { workspace: async () => (await import('./workspace/index.ts')).workspace },
+  },
+  {
+    title: 'Overview',
+    loaders: {
+      tree: async () => (await import('./tree.ts')).tree,
+      inspect: async () => (await import('./inspect.ts')).inspect,
+      stats: async () => (await import('./stats.ts')).stats,
+      events: async () => (await import('./events.ts')).events,
+    },
+  },
+  {
+    title: 'This host',
+    loaders: {
+      doctor: async () => (await import('./doctor/index.ts')).doctor,
+      cleanup: async () => (await import('./cleanup.ts')).cleanup,
+      stop: async () => (await import('./stop.ts')).stop,
+      version: async () => (await import('./version.ts')).version,
+      completion: async () => (await import('./completion.ts')).completion,
+      bench: async () => (await import('./bench/index.ts')).bench,
+      'wp-bench': async () => (await import('./wp-bench.ts')).wpBench,
+      __complete: async () => (await import('./complete.ts')).complete,
+    },
+  },
 ];
 
-export const commands: readonly Command[] = commandGroups.flatMap((group) => group.commands);
+/** All commands: for help, completion and the reference. */
+export function loadCommandGroups(): Promise<CommandGroup[]> {
+  return Promise.all(
+    groups.map(async ({ title, loaders }) => {
+      const commands = await Promise.all(Object.values(loaders).map((load) => load()));
+      return { title, commands };
+    }),
+  );
+}
+
+/** Only the command of this name, in its group. All commands if none has this name: it may be an alias or a typing error. */
+export async function loadCommand(name: string): Promise<CommandGroup[]> {
+  for (const { title, loaders } of groups) {
+    const load = Object.hasOwn(loaders, name) ? loaders[name] : undefined;
+    if (load !== undefined) return [{ title, commands: [await load()] }];
+  }
+  return loadCommandGroups();
+}

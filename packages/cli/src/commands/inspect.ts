@@ -1,17 +1,18 @@
+import { CodedError } from '@forkd/api/constants';
 import type { ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
-import { CommandError, reportOf } from '../lib/errors.ts';
-import { pickSandbox, resolveSnapshot } from '../lib/resolve.ts';
+import { reportOf } from '../lib/errors.ts';
+import { pickSandbox, resolveEnded, resolveSnapshot } from '../parse/resolve.ts';
 
 export const inspect = defineCommand({
   name: 'inspect',
-  summary: 'all that is known of a sandbox, a snapshot or a workspace, as JSON',
+  summary: 'print a sandbox, a snapshot or a workspace as JSON',
   description:
-    'A sandbox goes before a workspace, and that before a snapshot of the same name; `forkd workspace get` and `forkd snapshot-info` name one kind.',
-  args: [{ name: 'what', summary: 'id, name or tag, or a beginning of an id or a tag', completes: 'sandbox' }],
+    'If several have the same name, a sandbox comes first, then a workspace. A sandbox that ended in the last hour comes last. `forkd workspace get` and `forkd snapshot-info` look at one kind only.',
+  args: [{ name: 'what', summary: 'id, name or tag, or the beginning of an id or a tag', completes: 'sandbox' }],
   options: [],
-  examples: [{ line: 'forkd inspect sb-1f', summary: 'a sandbox' }],
+  examples: [{ line: 'forkd inspect sb-1f', summary: 'inspect a sandbox' }],
   run,
 });
 
@@ -34,10 +35,12 @@ async function find(context: Context, client: ForkdClient, text: string): Promis
   if (byPrefix !== undefined) return sandboxes.find(({ id }) => id === byPrefix);
   const tag = await attempt(() => resolveSnapshot(client, text, context), 'not_found_snapshot');
   if (tag !== undefined) return snapshots.find((snapshot) => snapshot.tag === tag);
-  throw new CommandError('not_found', `there is no sandbox, workspace or snapshot "${text}"`);
+  const ended = await attempt(() => resolveEnded(client, text, context), 'not_found_sandbox');
+  if (ended !== undefined) return ended;
+  throw new CodedError('not_found', `There is no sandbox, workspace or snapshot "${text}".`);
 }
 
-/** Undefined where there is none; that a beginning could be several is an error all the same. */
+/** Returns undefined if nothing has this name. An ambiguous prefix is still an error. */
 async function attempt<Result>(look: () => Result | Promise<Result>, missing: string): Promise<Result | undefined> {
   try {
     return await look();

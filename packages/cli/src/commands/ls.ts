@@ -1,37 +1,49 @@
 import type { ListSandboxesQuery, SandboxInfo } from '@forkd/api';
 import { defineCommand, type Call } from '../command.ts';
-import { labelFilter, nameOf } from '../lib/parse.ts';
-import { formatAge, formatUntil } from '../lib/text.ts';
+import { formatAge, formatUntil } from '../output/text.ts';
+import { labelFilter, nameOf } from '../parse/parse.ts';
 
-type Options = { label?: string[]; name?: string; state?: 'running' | 'paused'; tag?: string };
+interface Options {
+  label?: string[];
+  name?: string;
+  state?: 'running' | 'paused' | 'ended';
+  all?: boolean;
+  tag?: string;
+}
 
 export const ls = defineCommand<Options>({
   name: 'ls',
   aliases: ['ps'],
-  summary: 'list the sandboxes',
+  summary: 'list sandboxes',
   args: [],
   options: [
     {
       flags: '--label <k=v>',
-      summary: 'only those with this label, or with this key; several times',
+      summary: 'only sandboxes with this label, or with this key; can be repeated',
       parse: labelFilter,
     },
-    { flags: '--name <name>', summary: 'only the one of this name', parse: nameOf, completes: 'sandbox' },
-    { flags: '--state <state>', summary: 'only those in this state', choices: ['running', 'paused'] },
-    { flags: '--tag <tag>', summary: 'only those started from this snapshot', completes: 'snapshot' },
-    { flags: '-a, --all', summary: 'accepted: paused ones are listed in any case', hidden: true },
+    { flags: '--name <name>', summary: 'only the sandbox with this name', parse: nameOf, completes: 'sandbox' },
+    { flags: '--state <state>', summary: 'only sandboxes in this state', choices: ['running', 'paused', 'ended'] },
+    { flags: '--tag <tag>', summary: 'only sandboxes started from this snapshot', completes: 'snapshot' },
+    { flags: '-a, --all', summary: 'also those that ended in the last hour' },
   ],
   examples: [
     { line: 'forkd ls', summary: 'as a table' },
-    { line: 'forkd ls -q --label team=core', summary: 'only the ids of those with a label' },
-    { line: 'forkd ls --state paused --json', summary: 'as the API answers' },
+    { line: 'forkd ls -q --label team=core', summary: 'ids of the sandboxes with a label' },
+    { line: 'forkd ls --state paused --json', summary: 'paused sandboxes, for a program' },
+    { line: 'forkd ls -a', summary: 'ended ones too, with the reason' },
   ],
   run,
 });
 
 async function run({ context, options }: Call<Options>): Promise<void> {
   const client = await context.client();
-  const sandboxes = await client.listSandboxes({ signal: context.signal }, queryOf(options));
+  const { signal } = context;
+  const query = queryOf(options);
+  const sandboxes = await client.listSandboxes({ signal }, query);
+  if (options.all && options.state === undefined) {
+    sandboxes.push(...(await client.listSandboxes({ signal }, { ...query, state: 'ended' })));
+  }
   if (context.out.isJson) {
     context.out.json(sandboxes);
     return;
@@ -58,7 +70,7 @@ function row(sandbox: SandboxInfo): string[] {
   return [
     sandbox.id,
     sandbox.name ?? '-',
-    sandbox.state ?? 'running',
+    stateText(sandbox),
     sandbox.snapshot_tag,
     formatAge(sandbox.created_at_unix),
     expires === undefined ? '-' : `${formatUntil(expires)}${onExpire === 'pause' ? ' (pause)' : ''}`,
@@ -66,6 +78,10 @@ function row(sandbox: SandboxInfo): string[] {
     String(sandbox.branch_count),
     labelsText(sandbox.labels),
   ];
+}
+
+function stateText({ state = 'running', end_reason: reason }: SandboxInfo): string {
+  return reason === undefined ? state : `${state} (${reason})`;
 }
 
 function labelsText(labels: Record<string, string> = {}): string {

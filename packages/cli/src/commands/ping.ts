@@ -1,13 +1,14 @@
 import { defineCommand, type Call } from '../command.ts';
-import { resolveSandbox } from '../lib/resolve.ts';
-import { formatMs } from '../lib/text.ts';
+import { formatMs } from '../output/text.ts';
+import { addressOptions } from '../parse/older-options.ts';
+import { resolveSandbox } from '../parse/resolve.ts';
 
 export const ping = defineCommand({
   name: 'ping',
-  summary: 'ask the agent in a sandbox whether it answers',
-  args: [{ name: 'sandbox', summary: 'id, a beginning of it, or name', completes: 'sandbox' }],
-  options: [],
-  examples: [{ line: 'forkd ping sb-1f', summary: 'prints the round trip' }],
+  summary: 'check that the agent in a sandbox answers',
+  args: [{ name: 'sandbox', summary: 'id, name, or the beginning of an id', completes: 'sandbox' }],
+  options: addressOptions,
+  examples: [{ line: 'forkd ping sb-1f', summary: 'print the time of a round trip' }],
   run,
 });
 

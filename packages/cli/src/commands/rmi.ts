@@ -1,19 +1,27 @@
+import { CodedError } from '@forkd/api/constants';
+import type { ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
+import type { Context } from '../context.ts';
+import { reportOf } from '../lib/errors.ts';
 
-type Options = { cascade?: boolean; force?: boolean };
+interface Options {
+  cascade?: boolean;
+  force?: boolean;
+}
 
 export const rmi = defineCommand<Options>({
   name: 'rmi',
   summary: 'remove snapshots',
-  description: 'Takes whole tags only: what is removed is what was written.',
+  description:
+    'Takes whole tags only, not beginnings. Prints all tags that it removes. A branch keeps its parent if it was made with\n`forkd snapshot-diff`, or with `parent_tag` in the API.',
   args: [{ name: 'tag', summary: 'tags of the snapshots', variadic: true, completes: 'snapshot' }],
   options: [
-    { flags: '--cascade', summary: 'and the snapshots that were made from it', conflicts: ['force'] },
-    { flags: '--force', summary: 'this one, although others were made from it' },
+    { flags: '--cascade', summary: 'remove the snapshots that keep it too', conflicts: ['force'] },
+    { flags: '--force', summary: 'remove it although other snapshots keep it; those stay usable' },
   ],
   examples: [
-    { line: 'forkd rmi old-branch', summary: 'one that nothing depends on' },
-    { line: 'forkd rmi --cascade base', summary: 'a template with all its branches' },
+    { line: 'forkd rmi old-branch', summary: 'remove a snapshot that nothing depends on' },
+    { line: 'forkd rmi --cascade base', summary: 'remove a template and the branches that keep it' },
   ],
   run,
 });
@@ -21,9 +29,37 @@ export const rmi = defineCommand<Options>({
 async function run({ context, args, options }: Call<Options>): Promise<void> {
   const client = await context.client();
   const query = { ...(options.cascade ? { cascade: true } : {}), ...(options.force ? { force: true } : {}) };
+  const removed: string[] = [];
+  const failures: unknown[] = [];
   for (const tag of args) {
-    await client.deleteSnapshot(tag, query, { signal: context.signal });
-    if (!context.out.isJson) context.out.line(tag);
+    // A cascade may have removed it already.
+    if (removed.includes(tag)) continue;
+    try {
+      const before = options.cascade ? await tagsOf(context, client) : [tag];
+      await client.deleteSnapshot(tag, query, { signal: context.signal });
+      const left = new Set(options.cascade ? await tagsOf(context, client) : []);
+      const gone = before.filter((one) => !left.has(one));
+      removed.push(...gone);
+      if (!context.out.isJson) for (const one of gone) context.out.line(one);
+    } catch (error) {
+      context.signal.throwIfAborted();
+      failures.push(error);
+    }
   }
-  if (context.out.isJson) context.out.json({ removed: args });
+  if (context.out.isJson) context.out.json({ removed });
+  throwAll(failures, args.length);
+}
+
+/** Reports everything that failed as one error. */
+function throwAll(failures: readonly unknown[], count: number): void {
+  if (failures.length === 1) throw failures[0];
+  const [first, ...others] = failures.map((failure) => reportOf(failure));
+  if (first === undefined) return;
+  const sentences = [first, ...others].map(({ error }) => error).join(' ');
+  const sentence = `${failures.length} of ${count} snapshots could not be removed. ${sentences}`;
+  throw new CodedError(first.code, sentence, first.hint === undefined ? {} : { hint: first.hint });
+}
+
+async function tagsOf({ signal }: Context, client: ForkdClient): Promise<string[]> {
+  return (await client.listSnapshots({ signal })).map(({ tag }) => tag);
 }

@@ -1,50 +1,68 @@
+import { Commands } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import { runAttached } from '../lib/attached.ts';
 import { UsageError } from '../lib/errors.ts';
-import { commandOf, execOptions, startRequest, type ExecOptions } from '../lib/exec-options.ts';
-import { hostFields, hostOptions, nameOption, type HostOptions } from '../lib/fork-options.ts';
-import { tag } from '../lib/parse.ts';
-import { resolveSnapshot } from '../lib/resolve.ts';
 import { withThrowaway } from '../lib/throwaway.ts';
+import { commandOf, execOptions, startOptions, type ExecOptions } from '../parse/exec-options.ts';
+import { hostFields, hostOptions, nameOption, type HostOptions } from '../parse/fork-options.ts';
+import { imageOptions, replaced } from '../parse/older-options.ts';
+import { tag } from '../parse/parse.ts';
+import { resolveSnapshot } from '../parse/resolve.ts';
 
 type Options = ExecOptions & HostOptions & { tag?: string; name?: string };
 
 export const run = defineCommand<Options>({
   name: 'run',
-  summary: 'fork a sandbox, run one command in it, and end it',
+  summary: 'run one command in a new sandbox, and kill the sandbox after it',
   description:
-    'The exit code is that of the command. The sandbox ends with it, and when it is interrupted; Ctrl-C goes to the command first.',
-  args: [{ name: 'args', summary: 'TAG, unless --tag gives it, and the command with its arguments', variadic: true }],
+    'Exits with the exit code of the command. Without a command, the ENTRYPOINT and CMD of the image run.\nCtrl-C goes to the command first. The sandbox is killed even if forkd is interrupted or its output is closed. If forkd itself is killed, the sandbox ends within 90 seconds.',
+  args: [
+    {
+      name: 'args',
+      summary: 'the snapshot (unless --tag names it), then the command and its arguments',
+      optional: true,
+      variadic: true,
+    },
+  ],
   options: [
     {
       flags: '--tag <tag>',
-      summary: 'snapshot to start from, or a beginning of its tag',
+      summary: 'snapshot to start from: its tag, or the beginning of it',
       parse: tag,
       completes: 'snapshot',
     },
     nameOption,
     ...execOptions,
     ...hostOptions,
+    replaced(
+      '--image <image>',
+      'A command runs in a child of a template.',
+      'Make the template once with `forkd from-image IMAGE --tag TAG`, then `forkd run TAG -- …`.',
+    ),
+    ...imageOptions,
   ],
   examples: [
-    { line: 'forkd run py -- python3 -c "print(6 * 7)"', summary: 'one command in a child of its own' },
-    { line: 'forkd run --tag py --timeout 90s -- ./job', summary: 'ended after 90 seconds, with exit code 124' },
+    { line: 'forkd run py -- python3 -c "print(6 * 7)"', summary: 'run a command in a new child' },
+    { line: 'forkd run web', summary: 'run what the image of the snapshot says' },
+    { line: 'forkd run --tag py --timeout 90s -- ./job', summary: 'after 90 seconds it is ended, with exit code 124' },
   ],
   passThrough: true,
   run: runOnce,
 });
 
 async function runOnce({ context, args, options }: Call<Options>): Promise<number> {
-  const [first = '', ...rest] = args;
+  const [first, ...rest] = args;
   const tagText = options.tag ?? first;
+  if (tagText === undefined) throw new UsageError('run: The snapshot is missing.');
   const command = commandOf(options.tag === undefined ? rest : args);
-  if (command.length === 0) throw new UsageError('run: the command is missing');
-  const request = startRequest(command, options, context.env);
+  const start = startOptions(options, context.env);
   const client = await context.client();
   const fork = {
     snapshot_tag: await resolveSnapshot(client, tagText, context),
     ...hostFields(options),
     ...(options.name !== undefined && { name: options.name }),
   };
-  return withThrowaway(context, client, fork, (sandboxId) => runAttached(context, client, sandboxId, request));
+  return withThrowaway(context, client, fork, (sandboxId) =>
+    runAttached(context, new Commands(client, sandboxId), command, start),
+  );
 }

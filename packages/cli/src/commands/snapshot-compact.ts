@@ -1,28 +1,31 @@
 import { defineCommand, type Call } from '../command.ts';
 import { UsageError } from '../lib/errors.ts';
-import { tag } from '../lib/parse.ts';
-import { withProgress } from '../lib/progress.ts';
-import { resolveSnapshot } from '../lib/resolve.ts';
+import { withProgress } from '../output/progress.ts';
+import { tag } from '../parse/parse.ts';
+import { resolveSnapshot } from '../parse/resolve.ts';
 
-type Options = { from?: string; to: string };
+interface Options {
+  from?: string;
+  to: string;
+}
 
 export const snapshotCompact = defineCommand<Options>({
   name: 'snapshot-compact',
-  summary: 'write a snapshot anew that needs none of those it was made from',
-  description: 'Its memory is then in one layer. The old one stays, and can be removed.',
-  args: [{ name: 'tag', summary: 'tag, or a beginning of it', optional: true, completes: 'snapshot' }],
+  summary: 'rewrite a snapshot so that it needs none of its ancestors',
+  description: 'Its memory is then one layer. The old snapshot stays, and can be removed.',
+  args: [{ name: 'tag', summary: 'tag, or the beginning of it', optional: true, completes: 'snapshot' }],
   options: [
-    { flags: '--from <tag>', summary: 'the same as an option', completes: 'snapshot' },
-    { flags: '--to <tag>', summary: 'tag of the new one', required: true, parse: tag },
+    { flags: '--from <tag>', summary: 'the same snapshot, as an option', completes: 'snapshot' },
+    { flags: '--to <tag>', summary: 'tag of the new snapshot', required: true, parse: tag },
   ],
-  examples: [{ line: 'forkd snapshot-compact py-app --to py-flat', summary: 'a chain made flat' }],
+  examples: [{ line: 'forkd snapshot-compact py-app --to py-flat', summary: 'rewrite a chain as one layer' }],
   run,
 });
 
 async function run({ context, args, options }: Call<Options>): Promise<void> {
   const text = args[0] ?? options.from;
   if (text === undefined || (args[0] !== undefined && options.from !== undefined)) {
-    throw new UsageError('snapshot-compact: give one snapshot', 'as `forkd snapshot-compact TAG --to NEW`');
+    throw new UsageError('snapshot-compact: Give one snapshot.', 'Write it as `forkd snapshot-compact TAG --to NEW`.');
   }
   const client = await context.client();
   const from = await resolveSnapshot(client, text, context);

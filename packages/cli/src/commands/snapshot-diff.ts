@@ -1,61 +1,79 @@
 import type { SnapshotInfo, SnapshotInfoDetail } from '@forkd/api';
-import { limits } from '@forkd/api/constants';
-import type { ForkdClient } from '@forkd/sdk';
+import { limits, CodedError } from '@forkd/api/constants';
+import { Commands, type ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
-import { CommandError } from '../lib/errors.ts';
 import { followCommand } from '../lib/follow.ts';
-import { layerBytes } from '../lib/layers.ts';
-import { writeBytes } from '../lib/output.ts';
-import { seconds, tag } from '../lib/parse.ts';
-import { Progress } from '../lib/progress.ts';
-import { resolveSnapshot } from '../lib/resolve.ts';
-import { formatBytes, formatMs } from '../lib/text.ts';
 import { withThrowaway } from '../lib/throwaway.ts';
+import { layerBytes } from '../output/layers.ts';
+import { writeBytes } from '../output/output.ts';
+import { Progress } from '../output/progress.ts';
+import { formatBytes, formatMs } from '../output/text.ts';
+import { seconds, tag } from '../parse/parse.ts';
+import { resolveSnapshot } from '../parse/resolve.ts';
 
-type Options = { from: string; tag: string; exec: string; execTimeout: number; keep?: boolean };
+interface Options {
+  from: string;
+  tag: string;
+  exec: string;
+  execTimeout: number;
+  execTimeoutSecs?: number;
+  keep?: boolean;
+}
 
 const EXEC_TIMEOUT_SECS = 600;
-/** Of the command's output, what an error tells where nobody has seen it. */
+/** The amount of command output that an error quotes, if the output was not shown. */
 const TAIL_BYTES = 2000;
 
 export const snapshotDiff = defineCommand<Options>({
   name: 'snapshot-diff',
-  summary: 'build a snapshot on another one: fork it, run a command, keep what changed',
+  summary: 'build a snapshot on another one: fork, run a command, keep the changes',
   description:
-    'The command is given to `sh -c` in a child of the snapshot, its output goes to stderr. If it fails, nothing is kept.',
+    '`sh -c` runs the command in a child of the snapshot. Its output goes to stderr. If it fails, no snapshot is made.',
   args: [],
   options: [
     {
       flags: '--from <tag>',
-      summary: 'snapshot to build on, or a beginning of its tag',
+      summary: 'snapshot to build on: its tag, or the beginning of it',
       required: true,
       completes: 'snapshot',
     },
     { flags: '--tag <tag>', summary: 'name of the new snapshot', required: true, parse: tag },
-    { flags: '--exec <command>', summary: 'what to run', required: true },
+    { flags: '--exec <command>', summary: 'command to run', required: true },
     {
       flags: '--exec-timeout <time>',
-      summary: 'how long it may run, such as 90, 15m or 2h',
+      summary: 'time limit of the command, such as 90, 15m or 2h',
       parse: seconds('--exec-timeout', limits.execTimeoutSecsMax),
       default: EXEC_TIMEOUT_SECS,
     },
-    { flags: '--keep', summary: 'leave the child running' },
+    {
+      flags: '--exec-timeout-secs <secs>',
+      summary: 'the same as --exec-timeout',
+      parse: seconds('--exec-timeout-secs', limits.execTimeoutSecsMax),
+      hidden: true,
+    },
+    { flags: '--keep', summary: 'keep the child running' },
   ],
   examples: [
-    { line: 'forkd snapshot-diff --from py --tag py-app --exec "cp -r /srv/app /opt"', summary: 'one layer more' },
-    { line: 'forkd snapshot-diff --from py --tag big --exec ./build --exec-timeout 2h', summary: 'a long step' },
+    { line: 'forkd snapshot-diff --from py --tag py-app --exec "cp -r /srv/app /opt"', summary: 'add a layer' },
+    {
+      line: 'forkd snapshot-diff --from py --tag big --exec ./build --exec-timeout 2h',
+      summary: 'a step that takes long',
+    },
   ],
   run,
 });
 
-async function run({ context, options }: Call<Options>): Promise<void> {
+async function run({ context, options: given }: Call<Options>): Promise<void> {
+  const options = { ...given, execTimeout: given.execTimeoutSecs ?? given.execTimeout };
   const client = await context.client();
   const { signal } = context;
   const from = await resolveSnapshot(client, options.from, context);
-  // Before the command has run for minutes, not after it.
+  // Check before the command has run for minutes, not after.
   if ((await client.listSnapshots({ signal })).some((snapshot) => snapshot.tag === options.tag)) {
-    throw new CommandError('tag_exists', `there is a snapshot "${options.tag}" already`, 'choose another --tag');
+    throw new CodedError('tag_exists', `There is a snapshot "${options.tag}" already.`, {
+      hint: 'Choose another --tag.',
+    });
   }
   const progress = new Progress(context.out);
   const startMs = performance.now();
@@ -82,13 +100,11 @@ async function runStep(context: Context, client: ForkdClient, sandboxId: string,
   const { out, signal } = context;
   const isShown = !out.isQuiet && !out.isJson;
   let tail = Buffer.alloc(0);
-  const request = { args: ['sh', '-c', options.exec], timeout_secs: options.execTimeout };
-  const events = client.startCommandEvents(sandboxId, request, { signal });
+  const start = { timeoutMs: options.execTimeout * 1000, onDisconnect: 'kill', signal } as const;
+  const handle = await new Commands(client, sandboxId).follow(['sh', '-c', options.exec], start);
   const ending = await followCommand({
     context,
-    client,
-    sandboxId,
-    events,
+    handle,
     stdin: 'none',
     write: async (_, bytes) => {
       if (isShown) await writeBytes(out.streams.stderr, bytes);
@@ -98,13 +114,12 @@ async function runStep(context: Context, client: ForkdClient, sandboxId: string,
   if (ending.exitCode === 0) return;
   const said = tail.toString('utf8').trim();
   const how = ending.timedOut ? `did not end within ${options.execTimeout} s` : `ended with ${ending.exitCode}`;
-  throw new CommandError(
-    'exec_failed',
-    `"${options.exec}" ${how}, and no snapshot was made${said === '' ? '' : `:\n${said}`}`,
-    ending.timedOut
-      ? 'give it longer with --exec-timeout'
-      : `run it by hand in a child: forkd run ${options.from} -- …`,
-  );
+  const what = `"${options.exec}" ${how}, and no snapshot was made`;
+  throw new CodedError('exec_failed', said === '' ? `${what}.` : `${what}:\n${said}`, {
+    hint: ending.timedOut
+      ? 'Give it more time with --exec-timeout.'
+      : `Run it by hand in a child: \`forkd run ${options.from} -- …\`.`,
+  });
 }
 
 async function report(context: Context, client: ForkdClient, from: string, info: SnapshotInfo): Promise<void> {
@@ -117,6 +132,6 @@ async function report(context: Context, client: ForkdClient, from: string, info:
   }
   context.out.line(info.tag);
   const parts = [`on ${from}, ${detail?.chain_depth} deep`, `its layer holds ${formatBytes(bytes)}`];
-  if (info.pause_ms !== undefined) parts.push(`paused ${formatMs(info.pause_ms)}`);
+  if (info.pause_us !== undefined) parts.push(`paused ${formatMs(info.pause_us / 1000)}`);
   context.out.note(parts.join('; '));
 }

@@ -1,15 +1,16 @@
+import type { SnapshotInfoDetail } from '@forkd/api';
 import { defineCommand, type Call } from '../command.ts';
-import { resolveSnapshot } from '../lib/resolve.ts';
-import { formatAge, formatBytes } from '../lib/text.ts';
+import { formatAge, formatBytes } from '../output/text.ts';
+import { resolveSnapshot } from '../parse/resolve.ts';
 
 export const snapshotInfo = defineCommand({
   name: 'snapshot-info',
-  summary: 'what a snapshot is made of, and what was made from it',
-  args: [{ name: 'tag', summary: 'tag, or a beginning of it', completes: 'snapshot' }],
+  summary: 'show the sizes, ancestors and dependents of a snapshot',
+  args: [{ name: 'tag', summary: 'tag, or the beginning of it', completes: 'snapshot' }],
   options: [],
   examples: [
-    { line: 'forkd snapshot-info py', summary: 'in lines' },
-    { line: 'forkd snapshot-info py --json', summary: 'as the API answers' },
+    { line: 'forkd snapshot-info py', summary: 'for a person' },
+    { line: 'forkd snapshot-info py --json', summary: 'for a program' },
   ],
   run,
 });
@@ -29,12 +30,18 @@ async function run({ context, args }: Call<unknown>): Promise<void> {
     memory: formatBytes(detail.memory_logical_bytes),
     'on disk': `${formatBytes(detail.memory_physical_bytes)} in all its layers`,
     'device state': formatBytes(detail.vmstate_bytes),
+    'random numbers': randomOf(detail),
     'chain depth': String(detail.chain_depth),
     parent: detail.parent_tag,
     'parent content': detail.parent_content_hash,
     ancestors: listed(detail.ancestors),
     dependents: listed(detail.dependents),
   });
+}
+
+function randomOf({ random_numbers: random, warning }: SnapshotInfoDetail): string | undefined {
+  if (random === undefined) return undefined;
+  return random === 'from_start' ? "a child's own from its first instruction on" : (warning ?? random);
 }
 
 function listed(tags: readonly string[]): string | undefined {

@@ -3,10 +3,13 @@ import { isForkdError, sleep, type ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
 import { mapSome } from '../lib/concurrent.ts';
-import { pickSandbox } from '../lib/resolve.ts';
-import { formatBytes, formatMs } from '../lib/text.ts';
+import { layerLine } from '../output/layer-memory.ts';
+import { formatBytes, formatMs } from '../output/text.ts';
+import { pickSandbox } from '../parse/resolve.ts';
 
-type Options = { watch?: boolean };
+interface Options {
+  watch?: boolean;
+}
 type Row = SandboxStats & { name?: string };
 
 const WATCH_MS = 1000;
@@ -28,22 +31,22 @@ const HEADER = [
 
 export const stats = defineCommand<Options>({
   name: 'stats',
-  summary: 'what sandboxes have used of the host',
+  summary: 'show what sandboxes use of the host',
   description:
-    'PRIVATE is memory that a sandbox alone has, SHARED what it has in common with its siblings. With --watch and --json it is one array a line.',
+    'PRIVATE is memory of one sandbox alone, SHARED is memory shared with its siblings. The last line is the memory of snapshots in RAM. With --watch and --json it prints one array per line.',
   args: [
     {
       name: 'sandbox',
-      summary: 'ids, beginnings of them, or names (default: all)',
+      summary: 'ids, names, or beginnings of ids (default: all)',
       optional: true,
       variadic: true,
       completes: 'sandbox',
     },
   ],
-  options: [{ flags: '--watch', summary: 'again every second, until Ctrl-C' }],
+  options: [{ flags: '--watch', summary: 'print again every second, until Ctrl-C' }],
   examples: [
-    { line: 'forkd stats', summary: 'of all' },
-    { line: 'forkd stats web --watch', summary: 'of one, again and again' },
+    { line: 'forkd stats', summary: 'all sandboxes' },
+    { line: 'forkd stats web --watch', summary: 'one sandbox, every second' },
   ],
   run,
 });
@@ -54,6 +57,11 @@ async function run({ context, args, options }: Call<Options>): Promise<void> {
   for (;;) {
     const rows = await collect(context, client, args);
     show(context, rows, before, options.watch === true);
+    // The host request starts the engine, which need not run while there are no sandboxes.
+    if (!context.out.isJson && rows.length > 0) {
+      const { layers } = await client.host({ signal: context.signal });
+      context.out.line(`layers: ${layerLine(layers)}`);
+    }
     if (!options.watch) return;
     before = new Map(rows.map((row) => [row.id, row]));
     await sleep(WATCH_MS, context.signal);
@@ -68,19 +76,19 @@ async function collect(context: Context, client: ForkdClient, texts: readonly st
   return (await mapSome(meant, (sandbox) => statsOf(client, sandbox, signal))).flat();
 }
 
-/** Nothing for one that has ended since it was listed. */
+/** Returns no row if the sandbox has ended since it was listed. */
 async function statsOf(client: ForkdClient, { id, name }: SandboxInfo, signal: AbortSignal): Promise<Row[]> {
   try {
     return [{ ...(await client.sandboxStats(id, { signal })), ...(name !== undefined && { name }) }];
   } catch (error) {
-    if (isForkdError(error, 'not_found_sandbox')) return [];
+    if (isForkdError(error, 'not_found_sandbox', 'sandbox_ended')) return [];
     throw error;
   }
 }
 
 function show({ out }: Context, rows: readonly Row[], before: Map<string, SandboxStats>, watches: boolean): void {
   if (out.isJson) {
-    if (watches) out.line(JSON.stringify(rows));
+    if (watches) out.jsonLine(rows);
     else out.json(rows);
     return;
   }
@@ -108,7 +116,7 @@ function cells(row: Row, before: SandboxStats | undefined): string[] {
   ];
 }
 
-/** Since the row before, or else since it was started; 100 % is one processor. */
+/** CPU usage since the previous row, or else since the start of the sandbox. 100 % is one processor. */
 function cpuShare(row: SandboxStats, before: SandboxStats | undefined): string {
   const secs = row.uptime_secs - (before?.uptime_secs ?? 0);
   const used = row.cpu_secs - (before?.cpu_secs ?? 0);

@@ -3,20 +3,20 @@ import { isForkdError, type ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
 import { mapSome } from '../lib/concurrent.ts';
-import { layerBytes } from '../lib/layers.ts';
-import { formatBytes } from '../lib/text.ts';
-import { buildTree, drawTree, type TreeNode } from '../lib/tree.ts';
+import { layerBytes } from '../output/layers.ts';
+import { formatBytes } from '../output/text.ts';
+import { buildTree, drawTree, type TreeNode } from '../output/tree.ts';
 
 export const tree = defineCommand({
   name: 'tree',
-  summary: 'which snapshot and which sandbox came from which',
+  summary: 'show which snapshot and which sandbox came from which',
   description:
-    'With the memory that each sandbox has for itself and in common with others, and what each snapshot adds on disk. A branch stands below its sandbox while that is there.',
+    'Shows the private and the shared memory of each sandbox, and what each snapshot adds on disk. A branch is below its sandbox while that sandbox exists.',
   args: [],
   options: [],
   examples: [
-    { line: 'forkd tree', summary: 'drawn' },
-    { line: 'forkd tree --json', summary: 'nested, for a program' },
+    { line: 'forkd tree', summary: 'as a drawing' },
+    { line: 'forkd tree --json', summary: 'as nested JSON' },
   ],
   run,
 });
@@ -26,7 +26,7 @@ async function run({ context }: Call<unknown>): Promise<void> {
   const { signal } = context;
   const [listed, sandboxes] = await Promise.all([client.listSnapshots({ signal }), client.listSandboxes({ signal })]);
   const details = await detailsOf(client, listed, signal);
-  // Parents first, so that they are there when their branches are placed; older ones are not told their parent in the list.
+  // Parents come first. The list does not name the parent of older snapshots, so it is taken from their details.
   const snapshots = listed
     .map((info) => withParent(info, details.get(info.tag)))
     .toSorted((one, other) => one.created_at_unix - other.created_at_unix);
@@ -47,7 +47,7 @@ function withParent(info: SnapshotInfo, detail: SnapshotInfoDetail | undefined):
   return parent === undefined ? info : { ...info, parent_tag: parent };
 }
 
-/** What is missing here is one that is not whole yet, or that has just been removed. */
+/** Returns details by tag, without snapshots that are incomplete or have just been removed. */
 async function detailsOf(
   client: ForkdClient,
   snapshots: readonly SnapshotInfo[],

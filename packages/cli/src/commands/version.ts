@@ -4,7 +4,7 @@ import { defineCommand, type Call } from '../command.ts';
 
 export const version = defineCommand({
   name: 'version',
-  summary: 'print the versions of the command and of the controller',
+  summary: 'print the versions of forkd and of the controller',
   args: [],
   options: [],
   examples: [{ line: 'forkd version --json', summary: 'for a script' }],

@@ -2,29 +2,32 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { defineCommand, type Call } from '../command.ts';
 import { exitCodes } from '../lib/errors.ts';
-import { integer } from '../lib/parse.ts';
+import { integer } from '../parse/parse.ts';
 import { withBenchmarks } from './bench/measure.ts';
 
-type Options = { regionMib: number; writers?: number };
+interface Options {
+  regionMib: number;
+  writers?: number;
+}
 
 export const wpBench = defineCommand<Options>({
   name: 'wp-bench',
-  summary: 'measure the write-protection of a live branch by itself, without a guest',
+  summary: 'measure the write-protection of live branches, without a guest',
   description:
-    'Captures memory while threads write to it, and holds every page against a copy of the instant. It runs forkd-wp-bench of a checkout that has been built, or what FORKD_WP_BENCH_BIN names.',
+    'Captures memory while threads write to it, and compares every page with a copy. Runs forkd-wp-bench of a built checkout, or the program that FORKD_WP_BENCH_BIN names.',
   args: [],
   options: [
     {
       flags: '--region-mib <n>',
-      summary: 'memory that is captured',
+      summary: 'memory to capture',
       parse: integer('--region-mib', 1, 1_048_576),
       required: true,
     },
-    { flags: '--writers <k>', summary: 'threads that write to it', parse: integer('--writers', 1, 1024) },
+    { flags: '--writers <k>', summary: 'threads that write to the memory', parse: integer('--writers', 1, 1024) },
   ],
   examples: [
-    { line: 'forkd wp-bench --region-mib 512', summary: 'half a GiB' },
-    { line: 'forkd wp-bench --region-mib 512 --writers 4 --json', summary: 'its figures' },
+    { line: 'forkd wp-bench --region-mib 512', summary: 'capture half a GiB' },
+    { line: 'forkd wp-bench --region-mib 512 --writers 4 --json', summary: 'the figures, for a program' },
   ],
   run,
 });

@@ -95,7 +95,7 @@ function argumentLine(verb: Verb, place: Place, index: number): string[] {
   return [`complete -c forkd -n ${quoted(condition)}${source(place)}`];
 }
 
-/** Where the words of a place come from. */
+/** Returns the options of `complete` that offer the words of a place. */
 function source(place: Place): string {
   if (place === undefined) return ' -f';
   if ('words' in place) return ` -f -a ${quoted(place.words.join(' '))}`;
@@ -121,7 +121,7 @@ function valueFlags(verbs: readonly Verb[]): string {
   return spelled.join(' ');
 }
 
-/** In single quotes of fish, where only the quote and the backslash mean something. */
+/** Quotes for fish. Within single quotes only the quote and the backslash are special. */
 function quoted(text: string): string {
   return `'${text.replaceAll(/['\\]/g, '\\$&')}'`;
 }

@@ -1,28 +1,34 @@
 import { longFlag, type Command, type CommandGroup, type Completes, type OptionSpec } from '../command.ts';
 import { globalOptions } from '../global-options.ts';
 
-/** What may stand in one place of a command line: names to ask for, fixed words, or something only the user knows. */
+/** Candidates for a word of a command line: names from the controller, fixed words, or none (only the user knows). */
 export type Place = { completes: Completes } | { words: readonly string[] } | undefined;
 
-export type Flag = { short?: string; long: string; summary: string; takesValue: boolean; value: Place };
+export interface Flag {
+  short?: string;
+  long: string;
+  summary: string;
+  takesValue: boolean;
+  value: Place;
+}
 
 /** A verb as shells see it. */
-export type Verb = {
-  /** `workspace create`; the empty one is forkd itself. */
+export interface Verb {
+  /** The words that lead to the verb, such as `workspace create`. Empty for forkd itself. */
   path: string;
-  /** Every spelling of its last word. */
+  /** Every spelling of the last word: the name and its aliases. */
   names: readonly string[];
   summary: string;
   flags: readonly Flag[];
   args: readonly Place[];
   /** The last of `args` stands for all that follow. */
   isVariadic: boolean;
-  /** What follows the first argument is not for us. */
+  /** True if everything after the first argument belongs to the command in the guest. */
   passesThrough: boolean;
   verbs: readonly Verb[];
-};
+}
 
-/** All verbs, forkd itself at the root, without what is hidden. */
+/** The tree of all verbs that are not hidden. Its root is forkd itself. */
 export function verbTree(groups: readonly CommandGroup[]): Verb {
   const commands = groups.flatMap((group) => group.commands).filter((command) => command.hidden !== true);
   return {
@@ -37,7 +43,7 @@ export function verbTree(groups: readonly CommandGroup[]): Verb {
   };
 }
 
-/** A verb and all below it. */
+/** Lists a verb and all verbs below it. */
 export function flatten(verb: Verb): Verb[] {
   return [verb, ...verb.verbs.flatMap(flatten)];
 }
@@ -56,14 +62,14 @@ function verbOf(command: Command, above: string): Verb {
   };
 }
 
-/** A verb's own options, and the global ones that it does not read in another way. */
+/** The verb's own options, and the global options that it does not redefine. */
 function flagsOf(own: readonly OptionSpec[]): Flag[] {
   const long = new Set(own.map(longFlag));
   const specs = [...own, ...globalOptions.filter((spec) => !long.has(longFlag(spec)))];
   const help: Flag = {
     short: '-h',
     long: '--help',
-    summary: 'show how it is used',
+    summary: 'show help',
     takesValue: false,
     value: undefined,
   };

@@ -1,6 +1,6 @@
 import { flatten, type Flag, type Place, type Verb } from './verbs.ts';
 
-/** The script for zsh, to be put as `_forkd` into a directory of fpath, or sourced after compinit. */
+/** The script for zsh. Install it as `_forkd` in a directory of fpath, or source it after compinit. */
 export function zshScript(root: Verb): string {
   return `#compdef forkd
 # zsh completion for forkd, made by \`forkd completion zsh\`.
@@ -37,7 +37,7 @@ function verbFunction(verb: Verb): string {
 }
 
 function leaf(verb: Verb, specs: readonly string[]): string {
-  // Behind the first argument of such a verb there are no options of ours.
+  // Options after the first argument of such a verb belong to the command in the guest.
   const ends = verb.passesThrough ? ` -A '-*'` : '';
   return `  _arguments -s -S${ends} ${specs.map((spec) => `\\\n    ${spec}`).join(' ')}`;
 }
@@ -86,7 +86,7 @@ function action(place: Place): string {
   if (place === undefined) return ' ';
   if ('words' in place) return `(${place.words.join(' ')})`;
   if (place.completes === 'file') return '_files';
-  // With the blank before it, it is called with these arguments and no others.
+  // The leading blank makes zsh call the function with these arguments only.
   return place.completes === 'directory' ? '_files -/' : ` _forkd_names ${place.completes}`;
 }
 

@@ -1,41 +1,58 @@
-import type { BranchMode, BranchRequest, BranchUntil, SnapshotInfo } from '@forkd/api';
-import { type ForkdError, isForkdError } from '@forkd/sdk';
+import type { BranchMode, BranchUntil, Safety, SnapshotInfo } from '@forkd/api';
+import { Sandbox } from '@forkd/sdk';
 import type { Context } from '../context.ts';
+import { formatBytes, formatMs } from '../output/text.ts';
+import { resolveSandbox } from '../parse/resolve.ts';
 import { UsageError } from './errors.ts';
-import { resolveSandbox } from './resolve.ts';
-import { formatBytes, formatMs } from './text.ts';
 
-export type BranchFlags = { live?: boolean; diff?: boolean; full?: boolean; wait: boolean; until?: BranchUntil };
+export interface BranchFlags {
+  safety?: Safety;
+  live?: boolean;
+  diff?: boolean;
+  full?: boolean;
+  wait: boolean;
+  until?: BranchUntil;
+  audit?: boolean;
+}
 
-/** `snapshot --from-sandbox`: branches, and prints the tag, or with --json the snapshot. */
+/** Implements `snapshot --from-sandbox`: branches, and prints the tag, or with --json the snapshot. */
 export async function branchSandbox(
   context: Context,
   sandboxText: string,
   tag: string | undefined,
   flags: BranchFlags,
 ): Promise<void> {
-  if (!flags.wait && flags.until !== undefined && flags.until !== 'resumed') {
-    throw new UsageError(`snapshot: --no-wait and --until ${flags.until} exclude each other`);
+  const { wait, audit, safety, until = wait ? 'durable' : 'resumed' } = flags;
+  const chosen = chosenMode(flags);
+  if (!wait && until !== 'resumed') {
+    throw new UsageError(`snapshot: --no-wait and --until ${until} exclude each other.`);
+  }
+  if (!wait && chosen !== undefined && chosen !== 'live') {
+    throw new UsageError(`snapshot: --no-wait needs a live branch, not --${chosen}.`);
   }
   const client = await context.client();
   const sandboxId = await resolveSandbox(client, sandboxText, context);
-  const request: BranchRequest = { wait: flags.wait };
-  if (tag !== undefined) request.tag = tag;
-  if (flags.until !== undefined) request.until = flags.until;
-  let mode = chosenMode(flags) ?? 'live';
-  const take = () => client.branch(sandboxId, { ...request, mode }, { signal: context.signal });
-  const info = await take().catch((error: unknown) => {
-    if (!mayBeDiff(flags, error)) throw error;
-    context.out.note(`${error.message} The source is paused while its changes are copied.`);
-    mode = 'diff';
-    return take();
+  let taken: BranchMode = chosen ?? 'live';
+  const { info } = await Sandbox.branch(sandboxId, {
+    client,
+    signal: context.signal,
+    tag,
+    // Only a live branch can return early, so --no-wait allows no other mode.
+    mode: wait ? chosen : 'live',
+    until,
+    audit,
+    safety,
+    onFallback: ({ message }) => {
+      taken = 'diff';
+      context.out.note(`${message} The source is paused while its changes are copied.`);
+    },
   });
   if (context.out.isJson) {
     context.out.json(info);
     return;
   }
   context.out.line(info.tag);
-  context.out.note(describeBranch(info, mode));
+  context.out.note(describeBranch(info, taken));
 }
 
 function chosenMode(flags: BranchFlags): BranchMode | undefined {
@@ -44,15 +61,13 @@ function chosenMode(flags: BranchFlags): BranchMode | undefined {
   return flags.full ? 'full' : undefined;
 }
 
-/** Who did not say which mode wants a branch, not an error. But only a live one is answered early. */
-function mayBeDiff(flags: BranchFlags, error: unknown): error is ForkdError {
-  return chosenMode(flags) === undefined && flags.wait && isForkdError(error) && error.code === 'unsupported';
-}
-
 function describeBranch(info: SnapshotInfo, mode: BranchMode): string {
   const parts = [`${mode} branch of ${info.branched_from ?? 'the sandbox'} is ${info.status}`];
-  if (info.pause_ms !== undefined) parts.push(`paused ${formatMs(info.pause_ms)}`);
+  if (info.pause_us !== undefined) parts.push(`paused ${formatMs(info.pause_us / 1000)}`);
   if (info.captured_bytes !== undefined) parts.push(`captured ${formatBytes(info.captured_bytes)}`);
+  if (info.audited_pages !== undefined) {
+    parts.push(`audited ${info.audited_pages} pages, ${info.differing_pages ?? 0} differ`);
+  }
   if (info.warning !== undefined) parts.push(info.warning);
   return parts.join(', ');
 }

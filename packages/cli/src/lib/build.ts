@@ -4,45 +4,71 @@ import { limits } from '@forkd/api/constants';
 import { Snapshot, type BuildTimes } from '@forkd/sdk';
 import type { OptionSpec } from '../command.ts';
 import type { Context } from '../context.ts';
-import { integer } from './parse.ts';
-import { Progress } from './progress.ts';
-import { formatMs } from './text.ts';
+import { Progress } from '../output/progress.ts';
+import { formatMs } from '../output/text.ts';
+import { integer, seconds } from '../parse/parse.ts';
 
-/** What the verbs that boot a template have in common. */
-export type TemplateOptions = {
+/** Options that all verbs that boot a template share. */
+export interface TemplateOptions {
   kernel?: string;
   warm?: string;
   warmFile?: string;
   memMib?: number;
+  memSizeMib?: number;
+  bootWaitSecs?: number;
+  tap?: string;
   vcpus?: number;
-};
+  cpuModel?: (typeof limits.cpuModels)[number];
+}
 
 export const templateOptions: readonly OptionSpec[] = [
-  { flags: '--warm <python>', summary: 'evaluate this in the interpreter that the children inherit' },
-  { flags: '--warm-file <file>', summary: 'the same from a file', conflicts: ['warm'], completes: 'file' },
+  { flags: '--warm <python>', summary: 'Python to run in the interpreter that children inherit' },
+  { flags: '--warm-file <file>', summary: 'the same, from a file', conflicts: ['warm'], completes: 'file' },
   {
     flags: '--mem-mib <mib>',
     summary: `memory of the guest (default: ${limits.memMibDefault})`,
     parse: integer('--mem-mib', limits.memMibMin, limits.memMibMax),
   },
   {
+    flags: '--mem-size-mib <mib>',
+    summary: 'the same as --mem-mib',
+    parse: integer('--mem-size-mib', limits.memMibMin, limits.memMibMax),
+    conflicts: ['memMib'],
+    hidden: true,
+  },
+  {
+    flags: '--boot-wait-secs <secs>',
+    summary: `time limit of the boot (default: ${limits.bootWaitSecsDefault})`,
+    parse: seconds('--boot-wait-secs', limits.bootWaitSecsMax),
+  },
+  { flags: '--tap <device>', summary: 'tap device for the template' },
+  {
     flags: '--vcpus <n>',
     summary: `processors of the guest (default: ${limits.vcpusDefault})`,
     parse: integer('--vcpus', limits.vcpusMin, limits.vcpusMax),
   },
+  {
+    flags: '--cpu-model <model>',
+    summary: "the guest's processor under KVM; x86-64-v2 for snapshots used on other hosts (default: host)",
+    choices: limits.cpuModels,
+  },
 ];
 
-/** The part of the request that these options make. */
+/** Returns the fields of the request that these options set. */
 export async function templateFields(options: TemplateOptions): Promise<Partial<CreateSnapshotRequest>> {
   const fields: Partial<CreateSnapshotRequest> = {};
   const warm = options.warmFile === undefined ? options.warm : await readFile(options.warmFile, 'utf8');
   if (warm !== undefined) fields.warm = warm;
-  if (options.memMib !== undefined) fields.mem_mib = options.memMib;
+  const memMib = options.memMib ?? options.memSizeMib;
+  if (memMib !== undefined) fields.mem_mib = memMib;
+  if (options.bootWaitSecs !== undefined) fields.boot_wait_secs = options.bootWaitSecs;
+  if (options.tap !== undefined) fields.tap = options.tap;
   if (options.vcpus !== undefined) fields.vcpus = options.vcpus;
+  if (options.cpuModel !== undefined) fields.cpu_model = options.cpuModel;
   return fields;
 }
 
-/** Builds a template, and shows how far it is. */
+/** Builds a template and shows its progress. */
 export async function buildTemplate(
   context: Context,
   request: CreateSnapshotRequest,
@@ -60,7 +86,7 @@ export async function buildTemplate(
   }
 }
 
-/** The result of such a verb: the tag, or with --json the snapshot and what the steps took. */
+/** Prints the new template: its tag, or with --json the snapshot and the times of the steps. */
 export function printTemplate(context: Context, built: { snapshot: Snapshot; times: BuildTimes }): void {
   const { snapshot, times } = built;
   if (context.out.isJson) {
@@ -68,6 +94,7 @@ export function printTemplate(context: Context, built: { snapshot: Snapshot; tim
     return;
   }
   context.out.line(snapshot.tag);
+  if (snapshot.info.warning !== undefined) context.out.note(`warning: ${snapshot.info.warning}`);
   const { build_ms: build, boot_ms: boot, warm_ms: warm, snapshot_ms: saved } = times;
   context.out.note(
     `image ${formatMs(build)}, boot ${formatMs(boot)}, warm-up ${formatMs(warm)}, snapshot ${formatMs(saved)}`,

@@ -1,7 +1,7 @@
-/** Requests that are under way at a time: more would only wait in the controller. */
+/** The limit of concurrent requests: more would only wait in the controller. */
 const AT_ONCE = 16;
 
-/** The results of `work` in the order of `items`, some at a time. The first failure ends it. */
+/** Runs `work` for all items, some at a time. The results are in the order of `items`. Rejects with the first failure. */
 export async function mapSome<Item, Result>(
   items: readonly Item[],
   work: (item: Item) => Promise<Result>,

@@ -1,4 +1,4 @@
-import { errorRegistry, isErrorCode } from '@forkd/api/constants';
+import { CodedError, errorRegistry, isErrorCode, messageOf } from '@forkd/api/constants';
 import { ForkdError } from '@forkd/sdk';
 
 export const exitCodes = {
@@ -6,8 +6,11 @@ export const exitCodes = {
   failure: 1,
   usage: 2,
   commandTimeout: 124,
-  interrupted: 130,
-  terminated: 143,
+  // A signal that ends the process, as shells report it: 128 and the number of the signal.
+  SIGHUP: 129,
+  SIGINT: 130,
+  SIGPIPE: 141,
+  SIGTERM: 143,
 } as const;
 
 /** The command line itself is wrong. */
@@ -21,39 +24,32 @@ export class UsageError extends Error {
   }
 }
 
-/** A check of ours failed, with a sentence that is enough by itself. */
-export class CommandError extends Error {
-  override readonly name = 'CommandError';
-  readonly code: string;
-  readonly hint: string | undefined;
-
-  constructor(code: string, message: string, hint?: string) {
-    super(message);
-    this.code = code;
-    this.hint = hint;
-  }
-}
-
-/** The user, or the system, wants us to end. */
+/** The user or the system ends this process. SIGPIPE: the reader of our output has gone. */
 export class Interrupted extends Error {
   override readonly name = 'Interrupted';
   readonly exitCode: number;
 
-  constructor(signal: 'SIGINT' | 'SIGTERM') {
-    super(`ended by ${signal}`);
-    this.exitCode = signal === 'SIGINT' ? exitCodes.interrupted : exitCodes.terminated;
+  constructor(signal: 'SIGHUP' | 'SIGINT' | 'SIGPIPE' | 'SIGTERM') {
+    super(`Ended by ${signal}.`);
+    this.exitCode = exitCodes[signal];
   }
 }
 
-export type ErrorReport = { error: string; code: string; hint?: string; exitCode: number; stack?: string };
+export interface ErrorReport {
+  error: string;
+  code: string;
+  hint?: string;
+  exitCode: number;
+  stack?: string;
+}
 
-/** What the user is told of an error: one sentence, a stable code, what to do; a stack only where it is a fault of ours. */
+/** The report of an error for the user: one sentence, a stable code, a hint. Only our own bugs have a stack. */
 export function reportOf(error: unknown): ErrorReport {
   if (error instanceof Interrupted) return { error: error.message, code: 'interrupted', exitCode: error.exitCode };
   if (error instanceof UsageError) {
     return withHint({ error: error.message, code: 'usage', exitCode: exitCodes.usage }, error.hint);
   }
-  if (error instanceof CommandError) {
+  if (error instanceof CodedError) {
     return withHint({ error: error.message, code: error.code, exitCode: exitCodes.failure }, error.hint);
   }
   if (error instanceof ForkdError) {
@@ -63,7 +59,7 @@ export function reportOf(error: unknown): ErrorReport {
   }
   if (isSystemError(error)) return { error: error.message, code: error.code, exitCode: exitCodes.failure };
   const report: ErrorReport = {
-    error: error instanceof Error ? error.message : String(error),
+    error: messageOf(error),
     code: 'internal',
     hint: errorRegistry.internal.hint,
     exitCode: exitCodes.failure,
@@ -76,7 +72,7 @@ function withHint(report: ErrorReport, hint: string | undefined): ErrorReport {
   return hint === undefined ? report : { ...report, hint };
 }
 
-/** A file that is not there, a place that may not be written to: Node's message names both. */
+/** True for errors of system calls, such as a missing file or no permission. Node's message names the reason and the path. */
 function isSystemError(error: unknown): error is Error & { code: string } {
   return error instanceof Error && 'syscall' in error && 'code' in error && typeof error.code === 'string';
 }

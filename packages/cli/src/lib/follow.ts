@@ -1,61 +1,59 @@
-import type { CommandEvent } from '@forkd/api';
-import { errorFromEvent, ForkdError, type ForkdClient } from '@forkd/sdk';
+import type { CommandHandle } from '@forkd/sdk';
 import type { Context } from '../context.ts';
+import { writeBytes } from '../output/output.ts';
 import { exitCodes } from './errors.ts';
-import { writeBytes } from './output.ts';
 import { pumpStdin, type StdinMode } from './stdin.ts';
 
-export type Followed = {
+export interface Followed {
   context: Context;
-  client: ForkdClient;
-  sandboxId: string;
-  events: AsyncIterable<CommandEvent>;
+  handle: CommandHandle;
   stdin: StdinMode;
-  /** Where its id is known before the stream says it. */
-  commandId?: string;
-  onStarted?: (commandId: string) => void;
-  /** Where its output goes, if not to our own. */
+  /** The destination of the command's output. Default: our own stdout and stderr. */
   write?: (stream: 'stdout' | 'stderr', bytes: Uint8Array) => Promise<void>;
-};
-
-export type Ending = { exitCode: number; timedOut: boolean };
-
-/** Passes a command's output on, byte for byte as it comes, and our stdin to it. @returns how it ended. */
-export async function followCommand(followed: Followed): Promise<Ending> {
-  const { streams } = followed.context.out;
-  const write = followed.write ?? ((stream, bytes) => writeBytes(streams[stream], bytes));
-  const stdinAbort = new AbortController();
-  let pump: Promise<void> | undefined;
-  const begin = (commandId: string) => {
-    followed.onStarted?.(commandId);
-    pump ??= pumpStdin({ ...followed, commandId, stream: streams.stdin, signal: stdinAbort.signal });
-    // Waited for below; until then a failure of it must not count as one that nobody sees.
-    pump.catch(() => {});
-  };
-  if (followed.commandId !== undefined) begin(followed.commandId);
-  try {
-    for await (const event of followed.events) {
-      if (event.type === 'started') begin(event.id);
-      else if (event.type === 'stdout' || event.type === 'stderr') {
-        await write(event.type, Buffer.from(event.data, 'base64'));
-      } else if (event.type === 'gap') reportGap(followed.context, event.from, event.to);
-      else if (event.type === 'error') throw errorFromEvent(event);
-      else if (event.type === 'exit') return endingOf(event);
-    }
-  } finally {
-    stdinAbort.abort();
-    await pump;
-  }
-  throw new ForkdError('stream_cut', 'the output ended before the command did', {
-    hint: 'it may still run: `forkd attach` takes it up again',
-  });
 }
 
-export function endingOf(event: Extract<CommandEvent, { type: 'exit' }>): Ending {
-  if (event.timed_out) return { exitCode: exitCodes.commandTimeout, timedOut: true };
-  return { exitCode: event.exit_code ?? exitCodes.failure, timedOut: false };
+export interface Ending {
+  exitCode: number;
+  timedOut: boolean;
+}
+
+/** Passes a command's output on, byte for byte as it arrives, and our stdin to the command. Returns how the command ended. */
+export async function followCommand({ context, handle, stdin, write }: Followed): Promise<Ending> {
+  const { streams } = context.out;
+  const pass = write ?? ((stream, bytes) => writeBytes(streams[stream], bytes));
+  await withStdin(context, handle, stdin, async () => {
+    for await (const chunk of handle) {
+      if (chunk.type === 'gap') reportGap(context, chunk.from, chunk.to);
+      else await pass(chunk.type, chunk.data);
+    }
+  });
+  return endingOf(handle.exit);
+}
+
+/** Forwards our stdin to a command while `work` reads its output. */
+export async function withStdin<Result>(
+  context: Context,
+  handle: CommandHandle,
+  stdin: StdinMode,
+  work: () => Promise<Result>,
+): Promise<Result> {
+  const abort = new AbortController();
+  const pump = pumpStdin({ handle, stdin, stream: context.out.streams.stdin, signal: abort.signal });
+  // The pump is awaited below, where its failure is reported. Until then the rejection must not count as unhandled.
+  pump.catch(() => {});
+  try {
+    return await work();
+  } finally {
+    abort.abort();
+    await pump;
+  }
+}
+
+export function endingOf(exit: CommandHandle['exit']): Ending {
+  if (exit?.timedOut) return { exitCode: exitCodes.commandTimeout, timedOut: true };
+  return { exitCode: exit?.exitCode ?? exitCodes.failure, timedOut: false };
 }
 
 function reportGap(context: Context, from: number, to: number): void {
-  context.out.warn(`${to - from} bytes of output are lost here: the guest keeps only the last of them`);
+  context.out.warn(`${to - from} bytes of output are lost: the guest keeps only the most recent output.`);
 }

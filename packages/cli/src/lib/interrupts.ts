@@ -1,18 +1,21 @@
-import { Interrupted } from './errors.ts';
+import type { Writable } from 'node:stream';
+import { Interrupted, reportOf } from './errors.ts';
 
-type InterruptHandler = (signal: 'SIGINT' | 'SIGTERM') => void;
+type Interrupt = 'SIGINT' | 'SIGTERM';
+type InterruptHandler = (signal: Interrupt) => void;
 
 const FORCE_AFTER = 2;
-/** A terminal's Ctrl-C reaches us twice where the program that started us passes it on too: that is one press. */
+/** Ctrl-C arrives twice if our parent process forwards it too. Two signals within this time count as one press. */
 const ONE_PRESS_MS = 200;
 
 /**
- * Ctrl-C and SIGTERM: abort what is being done, so that it can clean up after itself, unless a verb has something better
- * to do with them for a while. Whoever insists ends the process at once.
+ * Ctrl-C and SIGTERM abort the command, so that it can clean up, unless the command handles them itself for a while.
+ * A second Ctrl-C ends the process at once. A terminal or a reader that goes away aborts the command too.
  */
 export class Interrupts {
   readonly #abort = new AbortController();
   #handler: InterruptHandler | undefined;
+  #outputError: Error | undefined;
   #count = 0;
   #lastMs = Number.NEGATIVE_INFINITY;
 
@@ -20,18 +23,38 @@ export class Interrupts {
     return this.#abort.signal;
   }
 
-  /** Installs itself on the process. @returns how to take it away again. */
+  /** Listens for the signals of the process. Returns how to stop listening. */
   listen(): () => void {
     const onSignal = (signal: NodeJS.Signals) => this.#receive(signal === 'SIGTERM' ? 'SIGTERM' : 'SIGINT');
+    // A command cannot divert this signal: the terminal is gone, and no second signal can follow.
+    const onHangUp = () => this.abort(new Interrupted('SIGHUP'));
     process.on('SIGINT', onSignal);
     process.on('SIGTERM', onSignal);
+    process.on('SIGHUP', onHangUp);
     return () => {
       process.off('SIGINT', onSignal);
       process.off('SIGTERM', onSignal);
+      process.off('SIGHUP', onHangUp);
     };
   }
 
-  /** Hands the signals to a verb until the returned function is called. */
+  /** Aborts the command if the output cannot be written: its reader has gone, as `head` does, or the disk is full. */
+  watch(output: Writable): void {
+    output.on('error', (error: NodeJS.ErrnoException) => {
+      // A terminal that hung up takes no output either. The first reason counts.
+      if (this.signal.aborted) return;
+      this.#outputError = error.code === 'EPIPE' ? new Interrupted('SIGPIPE') : error;
+      process.exitCode = reportOf(this.#outputError).exitCode;
+      this.abort(this.#outputError);
+    });
+  }
+
+  /** Throws if output was lost. */
+  assertOutput(): void {
+    if (this.#outputError !== undefined) throw this.#outputError;
+  }
+
+  /** Hands the signals to a command until the returned function is called. */
   divert(handler: InterruptHandler): () => void {
     this.#handler = handler;
     return () => {
@@ -39,11 +62,11 @@ export class Interrupts {
     };
   }
 
-  abort(signal: 'SIGINT' | 'SIGTERM'): void {
-    this.#abort.abort(new Interrupted(signal));
+  abort(reason: Error): void {
+    this.#abort.abort(reason);
   }
 
-  #receive(signal: 'SIGINT' | 'SIGTERM'): void {
+  #receive(signal: Interrupt): void {
     if (this.#handler !== undefined) {
       this.#handler(signal);
       return;
@@ -52,6 +75,6 @@ export class Interrupts {
     if (nowMs - this.#lastMs >= ONE_PRESS_MS) this.#count += 1;
     this.#lastMs = nowMs;
     if (this.#count >= FORCE_AFTER) process.exit(new Interrupted(signal).exitCode);
-    this.abort(signal);
+    this.abort(new Interrupted(signal));
   }
 }

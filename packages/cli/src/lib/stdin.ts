@@ -1,45 +1,34 @@
-import { isForkdError, type ForkdClient } from '@forkd/sdk';
+import { isForkdError, type CommandHandle } from '@forkd/sdk';
 
 /**
- * `all`: forwarded, and closed where it ends. `offered`: the same, but an empty one, such as /dev/null, closes nothing,
- * for a command that was not started by us. `none`: left alone.
+ * `all`: forward our stdin and close the command's stdin at the end. `offered`: the same, but an empty stdin such as /dev/null
+ * closes nothing; for a command that this process did not start. `none`: forward nothing.
  */
 export type StdinMode = 'all' | 'offered' | 'none';
 
-type Pump = {
-  client: ForkdClient;
-  sandboxId: string;
-  commandId: string;
+interface Pump {
+  handle: CommandHandle;
   stdin: StdinMode;
   stream: NodeJS.ReadStream;
   signal: AbortSignal;
-};
+}
 
-/** Forwards our stdin to a command, a request a chunk and one at a time, so that the order stays, until `signal`. */
-export async function pumpStdin(pump: Pump): Promise<void> {
-  if (pump.stdin === 'none') return;
-  const { stream, signal } = pump;
-  // Ends the loop below, and lets the process end while a terminal is still open.
+/** Forwards our stdin to a command until `signal` fires. Requests go one at a time, one per chunk, to keep the order. */
+export async function pumpStdin({ handle, stdin, stream, signal }: Pump): Promise<void> {
+  if (stdin === 'none') return;
+  // Destroying the stream ends the loop below, and lets the process exit while a terminal is still open.
   const stop = () => stream.destroy();
   signal.addEventListener('abort', stop, { once: true });
   try {
     let bytes = 0;
     for await (const chunk of stream as AsyncIterable<Buffer>) {
       bytes += chunk.length;
-      await pump.client.writeCommandStdin(pump.sandboxId, pump.commandId, chunk, {}, { signal });
+      await handle.sendStdin(chunk, { signal });
     }
-    const closes = pump.stdin === 'all' || bytes > 0 || stream.isTTY;
-    if (closes && !signal.aborted) {
-      await pump.client.writeCommandStdin(
-        pump.sandboxId,
-        pump.commandId,
-        new Uint8Array(),
-        { close: true },
-        { signal },
-      );
-    }
+    const closes = stdin === 'all' || bytes > 0 || stream.isTTY;
+    if (closes && !signal.aborted) await handle.sendStdin(new Uint8Array(), { close: true, signal });
   } catch (error) {
-    // A command may end, or close its stdin, before ours is at its end: that is its right.
+    // The command may end, or close its stdin, before our stdin ends.
     const isOver = ['command_ended', 'not_found_command', 'bad_request'].some((code) => isForkdError(error, code));
     if (!isOver && !signal.aborted) throw error;
   } finally {

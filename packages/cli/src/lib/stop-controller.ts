@@ -1,26 +1,26 @@
+import { CodedError } from '@forkd/api/constants';
 import { isForkdError, sleep, type ForkdClient } from '@forkd/sdk';
-import { CommandError } from './errors.ts';
 
 const STOP_TIMEOUT_MS = 30_000;
 const POLL_MS = 50;
 
-/** Asks the controller to end, and waits until its process has. */
+/** Asks the controller to exit, and waits until its process has exited. */
 export async function stopController(client: ForkdClient, killsSandboxes: boolean, signal: AbortSignal): Promise<void> {
   const { pid } = await client.shutdown(killsSandboxes ? { sandboxes: 'kill' } : {}, { signal });
   const deadlineMs = performance.now() + STOP_TIMEOUT_MS;
   while (performance.now() < deadlineMs) {
-    // Its socket goes first; what it still has to put away, it does after that.
+    // The controller closes its socket first and exits a moment later, after its clean-up.
     if (!isRunning(pid) && !(await answers(client, signal))) return;
     await sleep(POLL_MS, signal);
   }
   const seconds = STOP_TIMEOUT_MS / 1000;
-  throw new CommandError(
+  throw new CodedError(
     'controller_failed',
-    `the controller (pid ${pid}) still runs ${seconds} s after it was told to end`,
+    `The controller (pid ${pid}) still runs ${seconds} s after it was told to end.`,
   );
 }
 
-/** The shutdown is had over a unix socket only, so its process is one of this host. */
+/** A shutdown is possible only over a unix socket, so the process is on this host. */
 function isRunning(pid: number): boolean {
   try {
     return process.kill(pid, 0);

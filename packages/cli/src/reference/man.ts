@@ -3,21 +3,21 @@ import { globalOptions } from '../global-options.ts';
 import { about, environment, exitCodes, files, habits } from './facts.ts';
 import { argumentText, entriesOf, shownOptions, summaryOf, usageOf, type Entry } from './usage.ts';
 
-/** Of the page, not of the day on which it is made: the same verbs make the same page. */
+/** The date of the page. A constant, so that the same commands make the same page on any day. */
 const REVISED = '2026-11-21';
 
 /** The manual page forkd(1), in the man macros. */
 export function manPage(groups: readonly CommandGroup[], version: string): string {
   const sections = groups.map((group) => [`.SH ${heading(group.title)}`, ...entriesOf(group).flatMap(verb)]);
   const lines = [
-    `.\\" Made from the verbs in packages/cli/src/commands.`,
+    `.\\" Made from the commands in packages/cli/src/commands.`,
     `.TH FORKD 1 ${REVISED} "forkd ${version}" "User Commands"`,
     '.SH NAME',
     'forkd \\- fork and branch real microVMs in milliseconds',
     '.SH SYNOPSIS',
     '.B forkd',
     '.RI [ "global options" ]',
-    '.I verb',
+    '.I command',
     '.RI [ arguments ]',
     '.SH DESCRIPTION',
     text(about),
@@ -63,12 +63,12 @@ function heading(title: string): string {
   return `"${inline(title.toUpperCase())}"`;
 }
 
-/** A line of text: one that begins as a macro does is made none. */
+/** Escapes a line of text that would otherwise begin like a macro. */
 function text(line: string): string {
   return inline(line).replace(/^[.']/, '\\&$&');
 }
 
-/** Backslashes and dashes mean themselves, and other alphabets are written so that every reader has them. */
+/** Escapes backslashes, dashes and quotes, and writes other characters as code points that every reader can show. */
 function inline(line: string): string {
   return line
     .replaceAll('\\', '\\e')

@@ -8,13 +8,13 @@ export function markdownReference(groups: readonly CommandGroup[]): string {
   const sections = groups.map((group) => `## ${group.title}\n\n${entriesOf(group).map(section).join('\n\n')}`);
   return `# The command \`forkd\`
 
-<!-- Made from the verbs in packages/cli/src/commands: \`npx vitest run packages/cli/test/reference.test.ts -u\`. -->
+<!-- Made from the commands in packages/cli/src/commands: \`npx vitest run packages/cli/test/reference.test.ts -u\`. -->
 
 ${escaped(about)}
 
 ${habits.map((habit) => `- ${escaped(habit)}`).join('\n')}
 
-## Options of every verb
+## Options of every command
 
 ${rows(['option', 'what it does'], globalOptions.map(optionRow))}
 
@@ -82,7 +82,7 @@ function code(text: string): string {
   return `\`${text.replaceAll('|', '\\|')}\``;
 }
 
-/** Nothing of the text may be taken for markup; code in backquotes may. */
+/** Escapes markup in the text, except in code between backquotes. */
 function escaped(text: string): string {
   return text.replaceAll(/[<>|*_]/g, '\\$&').replaceAll(/`[^`]*`/g, (span) => span.replaceAll('\\', ''));
 }

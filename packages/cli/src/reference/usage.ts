@@ -1,9 +1,12 @@
 import type { ArgumentSpec, Command, CommandGroup, OptionSpec } from '../command.ts';
 
-/** A verb with the words that lead to it. */
-export type Entry = { path: string; command: Command };
+/** A command with the words that lead to it. */
+export interface Entry {
+  path: string;
+  command: Command;
+}
 
-/** The verbs of a group that are shown, each followed by those below it. */
+/** The commands of a group that are shown, each followed by its subcommands. */
 export function entriesOf(group: CommandGroup): Entry[] {
   return group.commands.filter((command) => command.hidden !== true).flatMap((command) => withInner(command, 'forkd'));
 }
@@ -17,9 +20,9 @@ export function shownOptions(command: Command): OptionSpec[] {
   return command.options.filter((spec) => spec.hidden !== true);
 }
 
-/** `forkd fork [options] [tag]`. */
+/** Example: `forkd fork [options] [tag]`. */
 export function usageOf({ path, command }: Entry): string {
-  if (command.run === undefined) return `${path} VERB …`;
+  if (command.run === undefined) return `${path} COMMAND …`;
   const options = shownOptions(command).length > 0 ? ['[options]'] : [];
   return [path, ...options, ...command.args.map(argumentText)].join(' ');
 }
@@ -29,7 +32,7 @@ export function argumentText(spec: ArgumentSpec): string {
   return spec.optional ? `[${name}]` : `<${name}>`;
 }
 
-/** What an argument or an option is for, with what is true of it besides. */
+/** Describes an argument or an option, with its choices and its default. */
 export function summaryOf(spec: ArgumentSpec | OptionSpec): string {
   const more: string[] = [];
   if (spec.choices !== undefined) more.push(`one of ${spec.choices.join(', ')}`);

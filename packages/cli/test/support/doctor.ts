@@ -2,31 +2,31 @@
 // kernel are covered, a PATH with other programs on it, another user.
 import { spawnSync } from 'node:child_process';
 import { chmod, mkdir, mkdtemp, readdir, symlink, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { delimiter, join, resolve } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { expect } from 'vitest';
-import { Context } from '../../src/context.ts';
 import { checks, lookAt } from '../../src/commands/doctor/checks.ts';
 import { Facts } from '../../src/commands/doctor/facts.ts';
 import { toRow, type Row } from '../../src/commands/doctor/row.ts';
+import { Context } from '../../src/context.ts';
 import { Interrupts } from '../../src/lib/interrupts.ts';
-import { Output } from '../../src/lib/output.ts';
+import { Output } from '../../src/output/output.ts';
 import { here } from './forkd.ts';
 
-export const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+export const MAIN = fileURLToPath(new URL('../../bundle/forkd.js', import.meta.url));
 const DENY = fileURLToPath(new URL('../../../../target/release/forkd-deny', import.meta.url));
 const STATUSES = ['pass', 'warn', 'fail', 'skip'] as const;
 
-export type Host = {
+export interface Host {
   /** What starts the command, before it. */
   through?: readonly string[];
   env?: NodeJS.ProcessEnv;
   dataDir?: string;
-};
+}
 
 /** One row alone, as this process finds it: for what an environment and a directory can change. */
 export async function rowWith(id: string, host: Pick<Host, 'env' | 'dataDir'> = {}): Promise<Row> {
-  const { env, dataDir = path.join(here, 'data') } = host;
+  const { env, dataDir = join(here, 'data') } = host;
   const check = checks.find((one) => one.id === id);
   if (check === undefined) throw new Error(`there is no row ${id}`);
   const all = { ...process.env, FORKD_URL: '', FORKD_SOCKET: '', ...env };
@@ -37,7 +37,7 @@ export async function rowWith(id: string, host: Pick<Host, 'env' | 'dataDir'> = 
 
 /** The rows on this host, changed as is said, with no controller unless `env` names one. */
 export function doctorOn(host: Host = {}): Map<string, Row> {
-  const { through = [], env, dataDir = path.join(here, 'data') } = host;
+  const { through = [], env, dataDir = join(here, 'data') } = host;
   const args = [process.execPath, MAIN, 'doctor', '--json', '--data-dir', dataDir];
   const [program = '', ...rest] = [...through, ...args];
   const all = { ...process.env, FORKD_URL: '', FORKD_SOCKET: '', ...env };
@@ -77,33 +77,33 @@ export function whyNoMounts(): string | undefined {
 
 /** The line that puts a file with this text over another. */
 export async function covering(target: string, text: string): Promise<string> {
-  const file = path.join(await mkdtemp(path.join(here, 'cover-')), 'file');
+  const file = join(await mkdtemp(join(here, 'cover-')), 'file');
   await writeFile(file, text);
   return `mount --bind ${file} ${target}`;
 }
 
 /** A directory of links to every program of the PATH but these; and with these scripts in it. */
 export async function pathWith(scripts: Readonly<Record<string, string>>, ...absent: string[]): Promise<string> {
-  const farm = await mkdtemp(path.join(here, 'path-'));
+  const farm = await mkdtemp(join(here, 'path-'));
   const taken = new Set([...absent, ...Object.keys(scripts)]);
-  for (const directory of (process.env['PATH'] ?? '').split(path.delimiter)) {
+  for (const directory of (process.env['PATH'] ?? '').split(delimiter)) {
     for (const name of await readdir(directory).catch(() => [])) {
       if (taken.has(name)) continue;
       taken.add(name);
-      await symlink(path.resolve(directory, name), path.join(farm, name));
+      await symlink(resolve(directory, name), join(farm, name));
     }
   }
   for (const [name, text] of Object.entries(scripts)) {
-    await writeFile(path.join(farm, name), text);
-    await chmod(path.join(farm, name), 0o755);
+    await writeFile(join(farm, name), text);
+    await chmod(join(farm, name), 0o755);
   }
   return farm;
 }
 
 /** A data directory whose cache has a note of the kernel that was booted last. */
 export async function dataDirWithKernel(vmlinuz: string, initramfs: string): Promise<string> {
-  const dataDir = await mkdtemp(path.join(here, 'data-'));
-  await mkdir(path.join(dataDir, 'cache'));
-  await writeFile(path.join(dataDir, 'cache/guest-boot.json'), JSON.stringify({ vmlinuz, initramfs }));
+  const dataDir = await mkdtemp(join(here, 'data-'));
+  await mkdir(join(dataDir, 'cache'));
+  await writeFile(join(dataDir, 'cache/guest-boot.json'), JSON.stringify({ vmlinuz, initramfs }));
   return dataDir;
 }

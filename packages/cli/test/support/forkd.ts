@@ -3,12 +3,12 @@
 import { spawn } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import os from 'node:os';
-import path from 'node:path';
+import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, beforeEach } from 'vitest';
 import { FakeController } from '../../../sdk/test/support/fake-controller.ts';
 
-const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url));
+const MAIN = fileURLToPath(new URL('../../bundle/forkd.js', import.meta.url));
 /** A sandbox that each test finds, beside one whose id differs in the last digit. */
 export const ID = 'sb-00000000aa';
 
@@ -18,7 +18,7 @@ export let here: string;
 
 beforeAll(async () => {
   fake = await FakeController.start();
-  here = await mkdtemp(path.join(os.tmpdir(), 'forkd-cli-'));
+  here = await mkdtemp(join(os.tmpdir(), 'forkd-cli-'));
 });
 afterAll(async () => {
   await fake.stop();
@@ -26,6 +26,7 @@ afterAll(async () => {
 });
 beforeEach(() => {
   fake.sandboxes.clear();
+  fake.ended.clear();
   fake.snapshots.clear();
   fake.sessions.clear();
   fake.overrides.clear();
@@ -35,12 +36,16 @@ beforeEach(() => {
   fake.addSandbox('sb-00000000ab', 'python');
 });
 
-type Result = { code: number | null; stdout: Buffer; stderr: string };
-type RunOptions = {
+interface Result {
+  code: number | null;
+  stdout: Buffer;
+  stderr: string;
+}
+interface RunOptions {
   env?: NodeJS.ProcessEnv;
   stdin?: string | Buffer;
   onStdout?: (child: ReturnType<typeof spawn>, text: string) => void;
-};
+}
 
 /** Runs `forkd` to its end. */
 export function forkd(args: readonly string[], options: RunOptions = {}): Promise<Result> {

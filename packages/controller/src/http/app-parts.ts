@@ -1,29 +1,37 @@
 import type { Logger } from 'pino';
-
 import type { AuditLog } from '../observe/audit.ts';
 import type { Metrics } from '../observe/metrics.ts';
+import type { Run } from '../operations/host.ts';
+import type { Replies } from '../state/replies.ts';
 import type { HttpBounds } from './server-factory.ts';
-import type { Services } from './services.ts';
 import type { Signals } from './signals.ts';
 import type { TlsFiles } from './tls.ts';
 import type { Tokens } from './tokens.ts';
 import type { Traffic } from './traffic.ts';
+import type { HostNames } from './web-guard.ts';
 
-/** What the routes have in common. */
-export interface AppParts extends Edge {
-  services: Services;
+/** The parts that the routes have in common. */
+export interface AppParts extends Backend, Ingress {
   signals: Signals;
   traffic: Traffic;
-  /** Who can open the unix socket is the owner; who reaches the TCP port may be anybody on the host. */
+  /** Only the owner can open the unix socket. Any user of the host may reach the TCP port. */
   listener: 'socket' | 'tcp';
 }
 
-/** What stands between the callers and the services. */
-export interface Edge {
-  /** Asked for on the TCP port. `null`: whoever reaches it may call. */
+/** The parts that do the work behind the routes. */
+export interface Backend {
+  run: Run;
+  replies: Pick<Replies, 'answer'>;
+}
+
+/** The parts that a request passes before it reaches a route. */
+export interface Ingress {
+  /** The tokens that the TCP port accepts. `null`: it asks for none. */
   tokens: Tokens | null;
-  /** Of the TCP port. `null`: plain HTTP. */
+  /** The certificate of the TCP port. `null`: plain HTTP. */
   tls: TlsFiles | null;
+  /** The host names by which the TCP port may be called. */
+  hosts: HostNames;
   audit: AuditLog | null;
   metrics: Metrics;
   bounds: HttpBounds;

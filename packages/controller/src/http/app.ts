@@ -1,13 +1,12 @@
-import { ApiError, limits } from '@forkd/api';
-import type { FastifyInstance } from 'fastify';
-import Fastify, { LogController } from 'fastify';
-
+import { parse } from 'node:querystring';
+import { ApiError, decodeQueryValue, limits } from '@forkd/api';
+import Fastify, { type FastifyInstance, LogController } from 'fastify';
 import type { AppParts } from './app-parts.ts';
 import { answerClientError, errorHandler } from './errors.ts';
 import { readJsonBodies } from './json-body.ts';
 import { answerUnknownRoutes } from './not-found.ts';
-import { pathOf, requestIdOf } from './request-id.ts';
 import { describeRoutes } from './openapi/document.ts';
+import { requestIdOf, whereOf } from './request-id.ts';
 import { commandRoutes } from './routes/commands.ts';
 import { docsRoutes } from './routes/docs.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -19,7 +18,9 @@ import { snapshotRoutes } from './routes/snapshots.ts';
 import { workspaceRoutes } from './routes/workspaces.ts';
 import { makeServer } from './server-factory.ts';
 import { begin, trackRequests } from './track.ts';
+import { reportUnknownFields } from './unknown-fields.ts';
 import { validatorCompiler } from './validation.ts';
+import { keepPagesOut } from './web-guard.ts';
 
 /** The HTTP side of the controller, for one listener. */
 export function buildApp(parts: AppParts): FastifyInstance {
@@ -29,8 +30,8 @@ export function buildApp(parts: AppParts): FastifyInstance {
     bodyLimit: limits.jsonBodyBytesMax,
     serverFactory: (handler) => makeServer(handler, bounds, tls, () => metrics.connectionRefused()),
     forceCloseConnections: 'idle',
-    // An id that is too long is one that is not there: the route says so, and not that there is no route.
-    routerOptions: { maxParamLength: bounds.urlBytesMax },
+    // Let the route refuse an id that is too long: otherwise the reply would say that the route does not exist.
+    routerOptions: { maxParamLength: bounds.urlBytesMax, querystringParser: parseQuery },
     genReqId: (raw) => requestIdOf(raw),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     childLoggerFactory: (_none, bindings) => log.child(bindings),
@@ -43,12 +44,14 @@ export function buildApp(parts: AppParts): FastifyInstance {
   app.setErrorHandler(errorHandler);
   app.setValidatorCompiler(validatorCompiler);
   app.removeContentTypeParser(['text/plain', 'application/json']);
-  readJsonBodies(app, bounds.jsonBodyTimeoutMs);
+  readJsonBodies(app, bounds);
   trackRequests(app, parts);
   refuseLongUrls(app, bounds.urlBytesMax);
   wantHost(app);
+  if (listener === 'tcp') keepPagesOut(app, parts.hosts);
   askForToken(app, parts);
   answerUnknownRoutes(app);
+  reportUnknownFields(app);
   const documentOf = describeRoutes(app);
   hostRoutes(app, parts);
   metricsRoutes(app, parts);
@@ -62,28 +65,33 @@ export function buildApp(parts: AppParts): FastifyInstance {
   return app;
 }
 
+/** Keeps the bytes of a path that is not UTF-8. */
+function parseQuery(text: string) {
+  return parse(text, '&', '=', { decodeURIComponent: decodeQueryValue });
+}
+
 function refuseLongUrls(app: FastifyInstance, bytesMax: number): void {
-  app.addHook('onRequest', async ({ url, method }) => {
-    if (url.length <= bytesMax) return;
-    throw new ApiError('url_too_long', `${method} ${url.slice(0, 80)}…: the URL is longer than ${bytesMax} bytes.`);
+  app.addHook('onRequest', async (request) => {
+    if (request.url.length <= bytesMax) return;
+    throw new ApiError('url_too_long', `${whereOf(request)}: the URL is longer than ${bytesMax} bytes.`);
   });
 }
 
-/** HTTP/1.1 asks for it, so that proxies and we mean the same server. */
+/** HTTP/1.1 requires the header, so that proxies and the controller mean the same server. */
 function wantHost(app: FastifyInstance): void {
-  app.addHook('onRequest', async ({ method, url, headers, raw }) => {
-    if (headers.host !== undefined || raw.httpVersion === '1.0') return;
-    throw new ApiError('bad_request', `${method} ${pathOf(url)}: the header Host is missing.`);
+  app.addHook('onRequest', async (request) => {
+    if (request.headers.host !== undefined || request.raw.httpVersion === '1.0') return;
+    throw new ApiError('bad_request', `${whereOf(request)}: the header Host is missing.`);
   });
 }
 
-/** On the port only: the unix socket is its owner's. Who asks whether the controller is up need not be anybody. */
+/** Requires a token on the TCP port only: the unix socket is for its owner alone. `/healthz` needs no token. */
 function askForToken(app: FastifyInstance, { tokens, listener }: AppParts): void {
   if (tokens === null || listener === 'socket') return;
   app.addHook('onRequest', async (request, reply) => {
     if (request.method === 'GET' && request.url === '/healthz') return;
     void reply.header('www-authenticate', 'Bearer');
-    request.tokenId = await tokens.check(`${request.method} ${pathOf(request.url)}`, request.headers.authorization);
+    request.tokenId = await tokens.check(whereOf(request), request.headers.authorization);
     void reply.removeHeader('www-authenticate');
   });
 }

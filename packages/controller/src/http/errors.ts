@@ -1,15 +1,12 @@
-import type { IncomingMessage } from 'node:http';
-import { STATUS_CODES } from 'node:http';
+import { type IncomingMessage, STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { Duplex } from 'node:stream';
-
-import type { ErrorEvent } from '@forkd/api';
-import { ApiError } from '@forkd/api';
+import { type ErrorBody, type ErrorEvent, ApiError } from '@forkd/api';
 import type { FastifyBaseLogger, FastifyError, FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
-
 import { toApiError } from '../errors.ts';
-import { pathOf, requestIdOf } from './request-id.ts';
+import { printable, visibleStart } from './excerpt.ts';
+import { pathOf, requestIdOf, whereOf } from './request-id.ts';
 import { isCallerGone } from './signals.ts';
 
 /** Turns whatever a request ended with into a reply: one shape for all, the framework's own refusals included. */
@@ -19,22 +16,25 @@ export function errorHandler(error: unknown, request: FastifyRequest, reply: Fas
   if (reply.sent || reply.raw.headersSent) return;
   // The rest of such a request will not be read.
   if (failure.code === 'too_large' || failure.code === 'request_timeout') void reply.header('connection', 'close');
-  void reply
-    .code(failure.status)
-    .type('application/json')
-    .send({ ...failure.toBody(), request_id: request.id });
+  void reply.code(failure.status).type('application/json').send(bodyOf(failure, request.id));
 }
 
 /** The last line of a stream that went wrong after its status line was sent. */
 export function errorEvent(log: Logger, request: FastifyRequest, error: unknown): ErrorEvent {
   const failure = toApiError(error);
   record(log.child({ request_id: request.id }), request, failure);
-  return { type: 'error', ...(failure.toBody() as Omit<ErrorEvent, 'type'>), request_id: request.id };
+  return { type: 'error', ...(bodyOf(failure, request.id) as Omit<ErrorEvent, 'type'>) };
+}
+
+/** Messages quote callers and guests, so characters that a terminal would act on are escaped for every client. */
+function bodyOf(failure: ApiError, requestId: string): ErrorBody {
+  const body = failure.toBody();
+  return { ...body, error: printable(body.error), request_id: requestId };
 }
 
 /**
- * A user's mistake is the user's to read, and may quote what he sent, which is not for our log; a caller who has gone away
- * is no mistake at all; what the host lacks its owner must see; a bug we must, with its stack.
+ * Mistakes of callers are logged without the message, which may quote their input. A caller who has left is no mistake.
+ * Faults of the host are logged as warnings for its owner, and bugs as errors with their stack.
  */
 function record(log: FastifyBaseLogger, { method, url }: FastifyRequest, failure: ApiError): void {
   const { code, message } = failure;
@@ -45,10 +45,10 @@ function record(log: FastifyBaseLogger, { method, url }: FastifyRequest, failure
   else log.debug({ code }, `${what} is refused`);
 }
 
-/** What Fastify refuses by itself, before a handler is called. */
-function fromFramework(error: unknown, { method, url }: FastifyRequest): ApiError | null {
+/** The error of a request that Fastify refuses by itself, before a handler is called. */
+function fromFramework(error: unknown, request: FastifyRequest): ApiError | null {
   if (!isFastifyError(error)) return null;
-  const where = `${method} ${pathOf(url)}`;
+  const where = whereOf(request);
   switch (error.code) {
     case 'FST_ERR_CTP_INVALID_MEDIA_TYPE':
       return new ApiError('bad_media_type', `${where}: the body's content-type is not one that this route takes.`);
@@ -65,9 +65,9 @@ function isFastifyError(error: unknown): error is FastifyError {
   return error instanceof Error && !(error instanceof ApiError) && 'code' in error && 'statusCode' in error;
 }
 
-/** A request that is no HTTP has no route and no reply object: the answer is written by hand. */
+/** A request that is not HTTP has no route and no reply object, so the answer is written by hand. */
 export function answerClientError(error: NodeJS.ErrnoException, socket: Socket): void {
-  // Where TLS failed there is nobody to whom anything could be said.
+  // No reply can be sent after a failed TLS handshake.
   const isTls = /^(ERR_SSL|ERR_TLS|EPROTO)/.test(error.code ?? '');
   if (isTls || error.code === 'ECONNRESET' || !socket.writable) {
     socket.destroy();
@@ -76,14 +76,14 @@ export function answerClientError(error: NodeJS.ErrnoException, socket: Socket):
   refuse(socket, clientErrorOf(error));
 }
 
-/** `CONNECT` asks for a tunnel, which Node would end without a word. */
+/** `CONNECT` asks for a tunnel. Node would close the connection without a reply. */
 export function answerConnect({ url = '' }: IncomingMessage, socket: Duplex): void {
-  refuse(socket, new ApiError('method_not_allowed', `There is no route CONNECT ${url.slice(0, 80)}.`));
+  refuse(socket, new ApiError('method_not_allowed', `There is no route CONNECT ${visibleStart(url)}.`));
 }
 
 function refuse(socket: Duplex, failure: ApiError): void {
   const requestId = requestIdOf({ headers: {} });
-  const text = JSON.stringify({ ...failure.toBody(), request_id: requestId });
+  const text = JSON.stringify(bodyOf(failure, requestId));
   const head = [
     `HTTP/1.1 ${failure.status} ${STATUS_CODES[failure.status] ?? ''}`,
     'content-type: application/json',

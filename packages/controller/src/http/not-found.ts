@@ -1,7 +1,6 @@
 import { ApiError } from '@forkd/api';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-
-import { pathOf } from './request-id.ts';
+import { pathOf, whereOf } from './request-id.ts';
 
 /** Answers what no route does: 405 where the path has another method, else 404. */
 export function answerUnknownRoutes(app: FastifyInstance): void {
@@ -13,7 +12,7 @@ export function answerUnknownRoutes(app: FastifyInstance): void {
   app.setNotFoundHandler((request: FastifyRequest, reply: FastifyReply) => {
     const path = pathOf(request.url);
     const methods = routes.filter(({ pattern }) => pattern.test(path)).flatMap((route) => route.methods);
-    const sentence = `There is no route ${request.method} ${path}.`;
+    const sentence = `There is no route ${whereOf(request)}.`;
     if (methods.length === 0) throw new ApiError('not_found', sentence);
     const allowed = [...new Set(methods)].toSorted().join(', ');
     void reply.header('allow', allowed);

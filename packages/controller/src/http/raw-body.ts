@@ -1,5 +1,4 @@
 import { Readable } from 'node:stream';
-
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 
 /** Routes whose body is bytes of any kind and length, which are passed on as they come. */

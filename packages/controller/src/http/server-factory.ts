@@ -1,13 +1,11 @@
-import type { IncomingMessage, RequestListener, Server, ServerResponse } from 'node:http';
-import { createServer } from 'node:http';
+import { type IncomingMessage, type RequestListener, type Server, type ServerResponse, createServer } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
-
 import type { limits } from '../limits.ts';
 import { answerConnect } from './errors.ts';
 import type { TlsFiles } from './tls.ts';
 
-/** What one connection may cost, in numbers that tests can shorten. */
+/** Bounds of the cost of one connection. Tests use smaller ones. */
 export type HttpBounds = { [Name in keyof (typeof limits)['http']]: number };
 
 interface Exchange {
@@ -15,7 +13,7 @@ interface Exchange {
   response: ServerResponse;
 }
 
-/** A server on which nobody can hold a connection for nothing. */
+/** A server that closes connections which stall. */
 export function makeServer(
   handler: RequestListener,
   bounds: HttpBounds,
@@ -25,7 +23,7 @@ export function makeServer(
   const options = {
     maxHeaderSize: bounds.headerBytesMax,
     headersTimeout: bounds.headersTimeoutMs,
-    // A file may take any time to send, as long as it moves.
+    // An upload may take any time, as long as bytes arrive.
     requestTimeout: 0,
     keepAliveTimeout: bounds.keepAliveMs,
     connectionsCheckingInterval: bounds.checkMs,
@@ -39,7 +37,7 @@ export function makeServer(
   if (tls !== null) tls.serve(server);
   server.maxConnections = bounds.connectionsMax;
   server.on('drop', onRefused);
-  // Expectations that nobody knows may be passed over, and Node would refuse them with an empty body.
+  // Unknown expectations may be ignored, but Node would refuse them with an empty body.
   server.on('checkExpectation', handler);
   server.on('connect', answerConnect);
   endStalled(server, bounds.stallMs);
@@ -47,8 +45,8 @@ export function makeServer(
 }
 
 /**
- * Ends connections on which nothing has moved for a while and it is the caller's turn. A caller who waits for us, for the
- * end of a command perhaps, may wait for as long as that takes.
+ * Ends connections on which nothing has moved for a while although it is the caller's turn. A caller who waits for the
+ * controller, such as for the end of a command, may wait as long as that takes.
  */
 function endStalled(server: Server, stallMs: number): void {
   const exchanges = new WeakMap<Socket, Exchange>();
@@ -57,7 +55,7 @@ function endStalled(server: Server, stallMs: number): void {
   });
   server.setTimeout(stallMs, (socket) => {
     const exchange = exchanges.get(socket);
-    // The timer is armed by bytes that move, and none have.
+    // The timer restarts whenever bytes move, so none have moved.
     if (exchange !== undefined && waitsForUs(exchange, socket)) socket.setTimeout(stallMs);
     else socket.destroy();
   });
@@ -65,7 +63,7 @@ function endStalled(server: Server, stallMs: number): void {
 
 function waitsForUs({ request, response }: Exchange, socket: Socket): boolean {
   if (response.writableFinished) return false;
-  // What has come and was not taken yet keeps the rest from coming.
+  // Unread bytes of the request hold up the rest, so the controller is the one to act.
   if (!request.complete && request.readableLength === 0) return false;
   return response.writableLength === 0 && socket.writableLength === 0;
 }

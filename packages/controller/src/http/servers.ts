@@ -1,43 +1,39 @@
 import { lookup } from 'node:dns/promises';
 import { chmod, mkdir, stat } from 'node:fs/promises';
-import type { AddressInfo } from 'node:net';
-import { connect, isIPv6 } from 'node:net';
+import { type AddressInfo, connect, isIPv6 } from 'node:net';
 import { dirname } from 'node:path';
-
 import { ApiError } from '@forkd/api';
 import { errnoOf, removeFile } from '@forkd/store';
 import type { FastifyInstance } from 'fastify';
-
 import { messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
-import type { Options } from '../options.ts';
-import { isLoopback, UsageError } from '../options.ts';
-import type { Edge } from './app-parts.ts';
+import { type Options, isLoopback } from '../options.ts';
+import { UsageError } from '../usage-error.ts';
+import type { Backend, Ingress } from './app-parts.ts';
 import { buildApp } from './app.ts';
-import type { Services } from './services.ts';
 import { Signals } from './signals.ts';
 import { Traffic } from './traffic.ts';
 
 /** The listeners: a unix socket for the owner, and a TCP port. */
 export class HttpServers {
-  readonly #services: Services;
-  readonly #edge: Edge;
+  readonly #backend: Backend;
+  readonly #ingress: Ingress;
   readonly #signals = new Signals();
   readonly #traffic = new Traffic();
   readonly #apps: FastifyInstance[] = [];
 
-  constructor(services: Services, edge: Edge) {
-    this.#services = services;
-    this.#edge = edge;
+  constructor(backend: Backend, ingress: Ingress) {
+    this.#backend = backend;
+    this.#ingress = ingress;
   }
 
   async listen({ socket, bind }: Pick<Options, 'socket' | 'bind'>): Promise<void> {
-    const { log, tls } = this.#edge;
+    const { bounds, log, tls } = this.#ingress;
     await clearSocket(socket);
-    // Nobody else may connect in the moment between the socket's making and its chmod.
+    // No other user may connect in the moment between the creation of the socket and its chmod.
     const umask = process.umask(0o177);
     try {
-      await this.#app('socket').listen({ path: socket });
+      await this.#app('socket').listen({ path: socket, backlog: bounds.connectionsMax });
     } finally {
       process.umask(umask);
     }
@@ -50,7 +46,7 @@ export class HttpServers {
     await this.#listenOnPort(bind);
   }
 
-  /** A name may stand for several addresses, 'localhost' for one that this host does not have: one of them is enough. */
+  /** A name may stand for several addresses, and the host may lack some of them ('localhost'). Serving one is enough. */
   async #listenOnPort({ host: name, port }: { host: string; port: number }): Promise<void> {
     const addresses = await lookup(name, { all: true }).catch((error: unknown) => {
       throw cannotServe(name, port, error);
@@ -59,7 +55,7 @@ export class HttpServers {
     for (const { address: host } of addresses) {
       const app = this.#app('tcp');
       try {
-        await app.listen({ host, port });
+        await app.listen({ host, port, backlog: this.#ingress.bounds.connectionsMax });
       } catch (error) {
         if (errnoOf(error) !== 'EADDRNOTAVAIL') throw cannotServe(name, port, error);
         failures.push(error);
@@ -67,13 +63,13 @@ export class HttpServers {
       }
       const { port: actual } = app.server.address() as AddressInfo;
       const authority = `${isIPv6(host) ? `[${host}]` : host}:${actual}`;
-      const scheme = this.#edge.tls === null ? 'http' : 'https';
-      this.#edge.log.info({ address: `${scheme}://${authority}` }, 'listening');
+      const scheme = this.#ingress.tls === null ? 'http' : 'https';
+      this.#ingress.log.info({ address: `${scheme}://${authority}` }, 'listening');
     }
     if (failures.length === addresses.length) throw cannotServe(name, port, failures[0]);
   }
 
-  /** Since a request was last under way, or since `touch`. */
+  /** Time since a request was last under way, or since `touch`. */
   idleMs(): number {
     return this.#traffic.idleMs();
   }
@@ -82,7 +78,7 @@ export class HttpServers {
     this.#traffic.touch();
   }
 
-  /** Takes no more requests and waits for those under way, for a bounded time. Streams end at once. */
+  /** Takes no more requests, and waits a limited time for those under way. Streams end at once. */
   async close(): Promise<void> {
     const reason = new ApiError('shutting_down', 'The controller is ending.');
     this.#signals.drain(reason);
@@ -105,8 +101,8 @@ export class HttpServers {
 
   #app(listener: 'socket' | 'tcp'): FastifyInstance {
     const app = buildApp({
-      ...this.#edge,
-      services: this.#services,
+      ...this.#backend,
+      ...this.#ingress,
       signals: this.#signals,
       traffic: this.#traffic,
       listener,
@@ -121,12 +117,12 @@ function cannotServe(host: string, port: number, cause: unknown): UsageError {
   return new UsageError(`--bind ${host}:${port} cannot be served: ${why}.`, { cause });
 }
 
-/** A socket that a killed controller left is removed; one that somebody answers on is not ours. */
+/** Removes the socket that a killed controller left. A socket on which a program answers belongs to that program. */
 async function clearSocket(path: string): Promise<void> {
   const dir = dirname(path);
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const { mode } = await stat(dir);
-  // The socket's own mode says who may connect to it, and nothing about who may put another in its place.
+  // The mode of the socket controls who may connect. The mode of its directory controls who may replace it.
   if ((mode & 0o022) !== 0 && (mode & 0o1000) === 0) {
     throw new UsageError(`--socket '${path}': others can write to its directory; chmod go-w mends that.`);
   }

@@ -1,8 +1,7 @@
+import { anySignal } from '@forkd/engine';
 import type { FastifyReply } from 'fastify';
 
-import { anySignal } from '../deadline.ts';
-
-/** Why a request gives up whose caller has: nobody's fault, and nobody reads the answer. */
+/** The abort reason when the client disconnects. Not an error: no caller is left to read the reply. */
 class CallerGone extends Error {
   override readonly name = 'CallerGone';
 
@@ -11,33 +10,38 @@ class CallerGone extends Error {
   }
 }
 
-/** Whether `error` is that, or was caused by it: each layer that it passes may have put its own around it. */
+/** True if `error` is a `CallerGone` or was caused by one. Each layer may have wrapped it in its own error. */
 export function isCallerGone(error: unknown): boolean {
   if (error instanceof CallerGone) return true;
   return error instanceof Error && error.cause !== undefined && isCallerGone(error.cause);
 }
 
-/** When requests are to give up, apart from their caller having gone away. */
+/** Tells requests when to give up because the controller ends or their caller has left. */
 export class Signals {
   readonly #draining = new AbortController();
   readonly #cut = new AbortController();
 
-  /** No request may begin anything long; streams, which would go on for ever, end now. */
+  /** Refuses long work from now on, and ends the streams, which would otherwise continue for ever. */
   drain(reason: Error): void {
     this.#draining.abort(reason);
   }
 
-  /** All that still runs gives up. */
+  /** Cancels all work that is still running. */
   cut(reason: Error): void {
     this.#cut.abort(reason);
   }
 
-  /** For a request with an end. */
+  /** The signal of a request that ends by itself. */
   ofCall(reply: FastifyReply): AbortSignal {
     return anySignal(goneSignal(reply), this.#cut.signal);
   }
 
-  /** For one without. */
+  /** The signal of work that outlives its request for a while. */
+  ofWork(signal: AbortSignal): AbortSignal {
+    return anySignal(signal, this.#cut.signal);
+  }
+
+  /** The signal of a stream without an end. */
   ofStream(reply: FastifyReply): AbortSignal {
     return anySignal(goneSignal(reply), this.#draining.signal);
   }

@@ -1,9 +1,9 @@
 import { PassThrough, pipeline, Readable } from 'node:stream';
-
 import { NDJSON_MEDIA_TYPE } from '@forkd/api';
+import { turns } from '@forkd/guest';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { Logger } from 'pino';
-
+import { LargeReply } from '../large-reply.ts';
 import { limits } from '../limits.ts';
 import { errorEvent } from './errors.ts';
 
@@ -12,8 +12,8 @@ export function wantsEvents(request: FastifyRequest): boolean {
 }
 
 /**
- * Replies with one JSON object a line. Nothing is sent before the first event is there: what goes wrong until then has
- * a status of its own.
+ * Replies with one JSON object per line. Nothing is sent before the first event exists, so that an earlier failure gets
+ * its own status.
  */
 export async function sendEvents(
   reply: FastifyReply,
@@ -35,8 +35,8 @@ export async function sendEvents(
 }
 
 /**
- * Replies with server-sent events, each with its id, by which a reader who was cut off says where it was. A comment now
- * and then keeps the connection from being taken for dead.
+ * Replies with server-sent events. Each has an id, with which a reader who was cut off can continue. Regular comments
+ * show that the connection is alive.
  */
 export function sendServerSentEvents<Event extends { id: string; type: string }>(
   reply: FastifyReply,
@@ -46,7 +46,7 @@ export function sendServerSentEvents<Event extends { id: string; type: string }>
   const beat = setInterval(() => channel.write(':\n\n'), limits.eventBeatMs);
   channel.write(':\n\n');
   const source = Readable.from(textOf(events));
-  // A reader who has gone and a controller that ends look the same from here: the stream is over.
+  // A reader who has left and a controller that ends look the same here: the stream is over.
   pipeline(source, channel, () => clearInterval(beat));
   return reply.header('cache-control', 'no-store').type('text/event-stream').send(channel);
 }
@@ -57,7 +57,7 @@ async function* textOf<Event extends { id: string; type: string }>(events: Async
   }
 }
 
-/** What `run` reports while it works, and then what it resolves with, as one sequence. */
+/** The reports of `run` while it works, followed by its result, as one sequence. */
 export async function* eventsWhile<Event extends object>(
   run: (report: (event: Event) => void) => Promise<Event>,
 ): AsyncGenerator<Event> {
@@ -66,10 +66,43 @@ export async function* eventsWhile<Event extends object>(
     channel.write(event);
   };
   const result = run(report).finally(() => channel.end());
-  // Thrown below, once what was reported before it has been read.
+  // The error is thrown below, after all earlier reports have been read.
   result.catch(() => undefined);
   yield* channel as AsyncIterable<Event>;
   yield await result;
+}
+
+/** Sends a reply that may be too long to build at once. A caller who reads too slowly is cut off to free its memory. */
+export function sendLarge(reply: FastifyReply, answer: object): FastifyReply {
+  if (!(answer instanceof LargeReply)) return reply.send(answer);
+  reply.type('application/json');
+  if (answer.whole !== undefined) {
+    answer.release();
+    return reply.send(answer.whole);
+  }
+  const body = Readable.from(answer.json(), { objectMode: false, highWaterMark: limits.replyPieceBytes });
+  const late = setTimeout(() => reply.raw.destroy(), limits.replySendMs);
+  const done = (): void => {
+    clearTimeout(late);
+    answer.release();
+  };
+  if (reply.raw.closed) done();
+  else reply.raw.once('close', done);
+  return reply.send(body);
+}
+
+/** Replies with an array. A long one is written in parts, between which the event loop goes round. */
+export function sendList(reply: FastifyReply, items: readonly object[]): FastifyReply {
+  if (items.length <= limits.listPart) return reply.send(items);
+  async function* parts(): AsyncGenerator<string> {
+    for (let at = 0; at < items.length; at += limits.listPart) {
+      const part = JSON.stringify(items.slice(at, at + limits.listPart)).slice(1, -1);
+      yield `${at === 0 ? '[' : ','}${part}`;
+      await turns.next();
+    }
+    yield ']';
+  }
+  return reply.type('application/json; charset=utf-8').send(Readable.from(parts()));
 }
 
 function lineOf(event: object): string {

@@ -2,16 +2,13 @@ import { X509Certificate } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
 import type { Server } from 'node:http';
 import { Server as TlsServer } from 'node:https';
-import type { SecureContextOptions } from 'node:tls';
-import { createSecureContext } from 'node:tls';
-
+import { type SecureContextOptions, createSecureContext } from 'node:tls';
 import type { Logger } from 'pino';
-
 import { messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
-import { UsageError } from '../options.ts';
+import { UsageError } from '../usage-error.ts';
 
-/** A certificate chain and its key are short: longer ones are other files. */
+/** Maximum length of a certificate chain or key. A longer file is some other file. */
 const fileBytesMax = 1024 * 1024;
 
 type Pair = SecureContextOptions & { cert: Buffer };
@@ -21,7 +18,7 @@ export interface TlsPaths {
   key: string;
 }
 
-/** The certificate and key of the TCP port, read again when they change. Connections that are open keep theirs. */
+/** The certificate and key of the TCP port, read again when they change. Open connections keep the earlier pair. */
 export class TlsFiles {
   readonly #paths: TlsPaths;
   readonly #log: Logger;
@@ -36,7 +33,7 @@ export class TlsFiles {
     this.#context = context;
     this.#seen = seen;
     this.#log = log;
-    // Looked at, not watched: such files are often links that are changed far away from them.
+    // Poll instead of watching: such files are often links whose target changes in another directory.
     this.#timer = setInterval(() => void this.reload(), limits.tlsCheckMs).unref();
   }
 
@@ -52,14 +49,19 @@ export class TlsFiles {
     return this.#context;
   }
 
-  /** Gives a server new pairs as they come. */
+  /** True if the certificate covers this name. A browser that expects another name never sends its request. */
+  covers(name: string): boolean {
+    return new X509Certificate(this.#context.cert).checkHost(name) !== undefined;
+  }
+
+  /** Gives each new pair to a server. */
   serve(server: Server): void {
     if (!(server instanceof TlsServer)) return;
     this.#servers.add(server);
     server.once('close', () => this.#servers.delete(server));
   }
 
-  /** Takes the files up if they have changed. A pair that is wrong leaves the earlier one in use. */
+  /** Reads the files again if they have changed. A wrong pair leaves the earlier one in use. */
   reload(): Promise<void> {
     this.#checking ??= this.#check().finally(() => {
       this.#checking = null;
@@ -87,7 +89,7 @@ export class TlsFiles {
   }
 }
 
-/** For who reads the log to see what is coming. */
+/** Facts for the log, so that an expiry can be seen in advance. */
 function factsOf({ cert: path }: TlsPaths, { cert }: Pair): object {
   return { cert: path, valid_until: new X509Certificate(cert).validTo };
 }

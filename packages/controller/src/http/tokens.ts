@@ -1,20 +1,20 @@
 import { createHash, timingSafeEqual } from 'node:crypto';
 import { readFile, stat } from 'node:fs/promises';
-
 import { ApiError, limits } from '@forkd/api';
 import type { Logger } from 'pino';
-
 import { messageOf } from '../errors.ts';
-import { UsageError } from '../options.ts';
+import { UsageError } from '../usage-error.ts';
 
-/** What installation guides write where a token belongs. */
+/** Placeholder that installation guides write in place of a token. */
 const placeholder = /^(replace|change)[_-]?me/i;
-/** A file of tokens is short: a longer one is another file. */
+/** Maximum length of a token file. A longer file is some other file. */
 const fileBytesMax = 64 * 1024;
-/** Of a token's SHA-256: enough to tell tokens apart in the audit log, and nothing to guess one from. */
+const NO_TOKEN_HINT =
+  'Send `authorization: Bearer TOKEN`; forkd and the SDK take the token from FORKD_TOKEN. The unix socket needs none: `curl --unix-socket DATA/run/controller.sock http://localhost/docs`.';
+/** Digits of a token's SHA-256 in the audit log: enough to tell tokens apart, too few to help guess one. */
 const idDigits = 8;
 
-/** The bearer tokens that callers may show: one a line of a file, which is read again when it changes. */
+/** The bearer tokens that callers may present. The file has one per line, and is read again when it changes. */
 export class Tokens {
   readonly #path: string;
   readonly #log: Logger;
@@ -28,33 +28,35 @@ export class Tokens {
     this.#log = log;
   }
 
-  /** Throws `UsageError` for a file that cannot be read, has no token, or one that anybody could guess. */
+  /** Throws `UsageError` if the file cannot be read, has no token, or has one that could be guessed. */
   static async open(path: string, log: Logger): Promise<Tokens> {
     const seen = await stampOf(path).catch((error: unknown) => {
       throw new UsageError(`--token-file '${path}' cannot be read: ${messageOf(error)}.`);
     });
-    return new Tokens(path, await readTokens(path), seen, log);
+    return new Tokens(path, await readTokens(path, log), seen, log);
   }
 
   /** Returns the id of the token that the header of a request shows. Throws `unauthorized` unless it is one of ours. */
   async check(what: string, authorization: string | undefined): Promise<string> {
     await this.reload();
     const shown = /^Bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
-    if (shown === undefined) throw new ApiError('unauthorized', `${what}: the request has no bearer token.`);
+    if (shown === undefined) {
+      throw new ApiError('unauthorized', `${what}: the request has no bearer token.`, { hint: NO_TOKEN_HINT });
+    }
     const digest = digestOf(shown);
-    // All of them, whichever fits: how long it takes tells nothing.
+    // Compare with every token, even after a match, so that the time taken reveals nothing.
     const fits = this.#digests.filter((known) => timingSafeEqual(known, digest)).length > 0;
     if (!fits) throw new ApiError('unauthorized', `${what}: the bearer token is not one of the controller's.`);
     return digest.toString('hex').slice(0, idDigits);
   }
 
-  /** A file that is wrong after a change leaves the tokens as they were: who made the mistake must not be locked out. */
+  /** A wrong file after a change leaves the earlier tokens in force, so that its author is not locked out. */
   async reload(): Promise<void> {
     const seen = await stampOf(this.#path).catch(() => 'gone');
     if (seen === this.#seen) return;
     this.#seen = seen;
     try {
-      this.#digests = await readTokens(this.#path);
+      this.#digests = await readTokens(this.#path, this.#log);
       this.#log.info({ tokens: this.#digests.length }, 'read the token file again');
     } catch (error) {
       this.#log.error({ reason: messageOf(error) }, 'the token file has changed and is wrong: the earlier tokens stay');
@@ -67,13 +69,13 @@ async function stampOf(path: string): Promise<string> {
   return `${ino}:${size}:${mtimeNs}`;
 }
 
-async function readTokens(path: string): Promise<Buffer[]> {
+async function readTokens(path: string, log: Logger): Promise<Buffer[]> {
   const refuse = (why: string) => new UsageError(`--token-file '${path}' ${why}.`);
   const { size, mode } = await stat(path).catch((error: unknown) => {
     throw refuse(`cannot be read: ${messageOf(error)}`);
   });
   if (size > fileBytesMax) throw refuse(`has ${size} bytes, and a list of tokens has at most ${fileBytesMax}`);
-  if ((mode & 0o077) !== 0) throw refuse('can be read by others than its owner; chmod 600 mends that');
+  if ((mode & 0o022) !== 0) throw refuse('can be written by others than its owner; chmod 600 mends that');
   const lines = (await readFile(path, 'utf8')).split('\n').map((line) => line.trim());
   const tokens = lines.filter((line) => line !== '' && !line.startsWith('#'));
   if (tokens.length === 0) throw refuse('has no token in it');
@@ -84,10 +86,13 @@ async function readTokens(path: string): Promise<Buffer[]> {
       throw refuse(`has a token of less than ${limits.tokenBytesMin} bytes, which could be guessed`);
     }
   }
+  // Files that were made for older daemons have the mode of any other file.
+  if ((mode & 0o044) !== 0)
+    log.warn({ path }, 'the token file can be read by others than its owner; chmod 600 mends that');
   return tokens.map(digestOf);
 }
 
-/** Digests are of one length, which the comparison needs, and keep the tokens themselves out of memory. */
+/** Digests have equal lengths, as the comparison requires, and keep the tokens themselves out of memory. */
 function digestOf(token: string): Buffer {
   return createHash('sha256').update(token).digest();
 }

@@ -1,21 +1,20 @@
 import type { Span } from '@opentelemetry/api';
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
-
-import type { AppParts } from './app-parts.ts';
 import { endRequestSpan, requestSpan } from '../observe/tracing.ts';
+import type { AppParts } from './app-parts.ts';
 import { pathOf } from './request-id.ts';
 
 declare module 'fastify' {
   interface FastifyRequest {
-    /** Names the token that was shown, without telling it; `null` where none was asked for. */
+    /** Names the presented token without revealing it. `null` if none was required. */
     tokenId: string | null;
   }
 }
 
-/** What is written down as the status of a request whose caller left before the reply began. */
+/** The status in the logs for a request whose caller left before the reply began. */
 const callerLeftStatus = 499;
 
-/** Follows each request from its first byte to its last: its id, its lines in the logs, its time. */
+/** Follows each request from its first byte to its last: its id, its log lines, its time. */
 export function trackRequests(app: FastifyInstance, parts: AppParts): void {
   app.decorateRequest('tokenId', null);
   app.addHook('onRequest', (request, reply, done) => {
@@ -24,8 +23,8 @@ export function trackRequests(app: FastifyInstance, parts: AppParts): void {
 }
 
 /**
- * For those requests too that no hook sees, because their path cannot be read. What it returns runs what belongs to the
- * request.
+ * Begins to follow a request. Called directly for requests that no hook sees because their path cannot be read. The
+ * returned function runs the work of the request.
  */
 export function begin(parts: AppParts, request: FastifyRequest, reply: FastifyReply): (run: () => void) => void {
   const { traffic, listener } = parts;

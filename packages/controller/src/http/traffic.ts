@@ -1,4 +1,4 @@
-/** How many requests are under way, and since when there is none. */
+/** The number of requests under way, and the time since there was one. */
 export class Traffic {
   #inFlight = 0;
   #lastMs = performance.now();
@@ -20,7 +20,7 @@ export class Traffic {
     this.#lastMs = performance.now();
   }
 
-  /** Since a request was last under way, or since `touch`. */
+  /** Time since a request was last under way, or since `touch`. */
   idleMs(): number {
     return this.#inFlight > 0 ? 0 : performance.now() - this.#lastMs;
   }

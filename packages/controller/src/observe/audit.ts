@@ -1,18 +1,15 @@
 import { constants } from 'node:fs';
-import type { FileHandle } from 'node:fs/promises';
-import { open } from 'node:fs/promises';
-
+import { type FileHandle, open } from 'node:fs/promises';
 import type { Logger } from 'pino';
-
 import { messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
-import { UsageError } from '../options.ts';
+import { UsageError } from '../usage-error.ts';
 
-/** One request, as it ended. */
+/** A finished request. */
 export interface AuditEntry {
   time: string;
   method: string;
-  /** Without its query. */
+  /** The path without its query. */
   path: string;
   status: number;
   latency_ms: number;
@@ -23,8 +20,8 @@ export interface AuditEntry {
 }
 
 /**
- * The file in which each request leaves a line. Requests never wait for it, and none fails because of it: what cannot be
- * written is counted and said.
+ * The file in which each request leaves a line. Requests never wait for the file, and none fails because of it. Lines that
+ * cannot be written are counted, and the log says so.
  */
 export class AuditLog {
   readonly #path: string;
@@ -34,9 +31,9 @@ export class AuditLog {
   #queuedBytes = 0;
   #writing: Promise<void> | null = null;
   #droppedLines = 0;
-  /** The last write failed: said once, and not with each line of a full disk. */
+  /** True after a failed write, so that a full disk is logged once and not for each line. */
   #failing = false;
-  /** What is in the file ends in the middle of a line. */
+  /** True if the file ends in the middle of a line. */
   #torn = false;
 
   private constructor(path: string, file: FileHandle, log: Logger) {
@@ -53,7 +50,7 @@ export class AuditLog {
     return new AuditLog(path, file, log);
   }
 
-  /** How many lines were not written since the start. */
+  /** The number of lines that were not written since the start. */
   get droppedLines(): number {
     return this.#droppedLines;
   }
@@ -72,7 +69,7 @@ export class AuditLog {
     });
   }
 
-  /** Goes on in a new file under the same name: the old one has been moved away. */
+  /** Continues in a new file under the same name, after the old one has been moved away. */
   async reopen(): Promise<void> {
     try {
       const fresh = await openAppend(this.#path);
@@ -87,14 +84,14 @@ export class AuditLog {
     }
   }
 
-  /** Writes what waits, and closes the file. */
+  /** Writes the waiting lines, and closes the file. */
   async close(): Promise<void> {
     await this.#writing;
     await this.#file.close();
   }
 
   async #drain(): Promise<void> {
-    // What comes in this turn of the event loop goes out in one write.
+    // Lines of the same turn of the event loop are written together.
     await Promise.resolve();
     while (this.#queue.length > 0) {
       const lines = this.#queue;
@@ -134,7 +131,7 @@ function lengthOf(lines: readonly Buffer[]): number {
   return lines.reduce((sum, line) => sum + line.length, 0);
 }
 
-/** Appending is the kernel's: several writers would not overwrite each other. A link in its place is not followed. */
+/** The kernel appends, so several writers would not overwrite each other. A symbolic link is not followed. */
 function openAppend(path: string): Promise<FileHandle> {
   const { O_APPEND, O_CREAT, O_NOFOLLOW, O_WRONLY } = constants;
   return open(path, O_APPEND | O_CREAT | O_NOFOLLOW | O_WRONLY, 0o600);

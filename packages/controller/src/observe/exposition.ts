@@ -1,7 +1,7 @@
 export type Labels = Readonly<Record<string, string>>;
 
 interface Series {
-  /** One line each, complete. */
+  /** Complete lines of the text format. */
   lines(): string[];
 }
 
@@ -13,12 +13,12 @@ export class Exposition {
     return this.#add(name, help, 'counter', new Counter(name));
   }
 
-  /** A value that is asked for when the text is made. */
+  /** A gauge that is read when the text is made. */
   gauge(name: string, help: string, read: () => number | null, labels: Labels = {}): void {
     this.#add(name, help, 'gauge', { lines: () => lineIfKnown(name, labels, read()) });
   }
 
-  /** A counter that somebody else keeps. */
+  /** A counter whose value is kept elsewhere. */
   counted(name: string, help: string, read: () => number | null): void {
     this.#add(name, help, 'counter', { lines: () => lineIfKnown(name, {}, read()) });
   }
@@ -40,7 +40,7 @@ export class Exposition {
   }
 }
 
-/** Only grows. */
+/** A counter that only grows. */
 export class Counter implements Series {
   readonly #name: string;
   readonly #values = new Map<string, number>();
@@ -60,16 +60,16 @@ export class Counter implements Series {
 }
 
 interface Buckets {
-  /** How many fell into each, and not into an earlier one. */
+  /** The number of values in each bucket that are in no smaller one. */
   counts: number[];
   sum: number;
   count: number;
 }
 
-/** How often what was measured was how large. */
+/** Counts measured values by size. */
 export class Histogram implements Series {
   readonly #name: string;
-  /** Upper ends, ascending; the last bucket has none. */
+  /** Upper bounds, ascending; the last bucket has none. */
   readonly #bounds: readonly number[];
   readonly #series = new Map<string, Buckets>();
 
@@ -105,7 +105,7 @@ export class Histogram implements Series {
   }
 }
 
-/** What is not known at the moment has no line: a zero would be a claim. */
+/** A value that is unknown at the moment has no line: a zero would be a claim. */
 function lineIfKnown(name: string, labels: Labels, value: number | null): string[] {
   return value === null ? [] : [`${name}${braced(textOf(labels))} ${value}`];
 }

@@ -1,94 +1,85 @@
 import { raceAbort } from '../deadline.ts';
 import { limits } from '../limits.ts';
 import type { Vmm } from '../runtime/vmm.ts';
-import type { Registry } from '../sandboxes/registry.ts';
-import type { Catalog } from '../snapshots/catalog.ts';
+import type { BranchSlots } from '../state/branch-slots.ts';
+import type { Catalog } from '../state/catalog.ts';
+import type { Registry } from '../state/registry.ts';
 import type { AuditLog } from './audit.ts';
 import type { Gauges } from './metrics.ts';
 
-const pageBytes = 4096;
+interface GaugeParts {
+  catalog: Catalog;
+  registry: Registry;
+  branches: Pick<BranchSlots, 'max'>;
+  vmm: Pick<Vmm, 'pagerIfUp'>;
+  audit: Pick<AuditLog, 'droppedLines'> | null;
+}
 
-/** What takes a question to the store or the pager. */
-type Asked = Pick<Gauges, 'snapshots' | 'layers' | 'layerBytes' | 'privateBytes' | 'sharedBytes'>;
+/** The gauges that the store and the pager are asked for. */
+type SlowGauges = Pick<Gauges, 'snapshots' | 'layers' | 'privateBytes' | 'sharedBytes'>;
 
-const unknown: Asked = { snapshots: null, layers: null, layerBytes: null, privateBytes: null, sharedBytes: null };
+const unknown: SlowGauges = { snapshots: null, layers: null, privateBytes: null, sharedBytes: null };
 
 /**
- * Reads what is true at the moment of a scrape. The pager walks each sandbox's page tables for it, so that the answer is
- * kept for a while, the longer the more it cost; who scrapes while it is being found out gets the last one.
+ * Reads the gauges at the moment of a scrape. The pager walks the page tables of each sandbox for some of them. Their values
+ * are therefore kept for a while: the more they cost, the longer. A scrape during such a read gets the values of the last one.
  */
 export class GaugeReader {
-  readonly #catalog: Catalog;
-  readonly #registry: Registry;
-  readonly #vmm: Pick<Vmm, 'pagerIfUp'>;
-  readonly #cap: number;
-  readonly #audit: AuditLog | null;
-  #asked = unknown;
-  #askedMs = -Infinity;
+  readonly #parts: GaugeParts;
+  #slow = unknown;
+  #readAtMs = -Infinity;
   #tookMs = 0;
-  #asking: Promise<void> | null = null;
+  #reading: Promise<void> | null = null;
 
-  constructor(parts: {
-    catalog: Catalog;
-    registry: Registry;
-    vmm: Pick<Vmm, 'pagerIfUp'>;
-    cap: number;
-    audit: AuditLog | null;
-  }) {
-    this.#catalog = parts.catalog;
-    this.#registry = parts.registry;
-    this.#vmm = parts.vmm;
-    this.#cap = parts.cap;
-    this.#audit = parts.audit;
+  constructor(parts: GaugeParts) {
+    this.#parts = parts;
   }
 
   async read(): Promise<Gauges> {
     await this.#refresh();
     return {
-      ...this.#asked,
-      sandboxes: this.#registry.list().length,
-      branchesInFlight: this.#registry.all().filter(({ branching }) => branching !== null).length,
-      branchCap: this.#cap,
-      auditLinesDropped: this.#audit?.droppedLines ?? 0,
+      ...this.#slow,
+      sandboxes: this.#parts.registry.list().length,
+      branchesInFlight: this.#parts.registry.all().filter(({ branching }) => branching !== null).length,
+      branchCap: this.#parts.branches.max,
+      auditLinesDropped: this.#parts.audit?.droppedLines ?? 0,
     };
   }
 
   async #refresh(): Promise<void> {
-    // A tenth of the time at most goes into looking.
-    const dueMs = this.#askedMs + Math.max(limits.gaugeAgeMs, this.#tookMs * 10);
-    if (this.#asking === null && performance.now() >= dueMs) {
-      this.#asking = this.#ask().finally(() => {
-        this.#asking = null;
+    // Reading takes a tenth of the time at most.
+    const dueMs = this.#readAtMs + Math.max(limits.gaugeAgeMs, this.#tookMs * 10);
+    if (this.#reading === null && performance.now() >= dueMs) {
+      this.#reading = this.#readSlow().finally(() => {
+        this.#reading = null;
       });
     }
-    if (this.#asking === null) return;
-    await raceAbort(this.#asking, AbortSignal.timeout(limits.gaugeWaitMs)).catch(() => undefined);
+    if (this.#reading === null) return;
+    await raceAbort(this.#reading, AbortSignal.timeout(limits.gaugeWaitMs)).catch(() => undefined);
   }
 
-  async #ask(): Promise<void> {
+  async #readSlow(): Promise<void> {
     const beganMs = performance.now();
-    const pager = this.#vmm.pagerIfUp();
-    const [snapshots, held, used] = await Promise.all([
-      orUnknown(this.#catalog.list()),
-      pager === null ? null : orUnknown(inTime(pager.inventory())),
+    const pager = this.#parts.vmm.pagerIfUp();
+    const [snapshots, layers, used] = await Promise.all([
+      orUnknown(this.#parts.catalog.list()),
+      pager === null ? null : orUnknown(inTime(pager.layerMemory())),
       pager === null ? null : this.#memory(),
     ]);
-    const pages = held?.layers.reduce((sum, layer) => sum + layer.pages, 0);
-    this.#asked = {
+    this.#slow = {
       snapshots: snapshots?.length ?? null,
-      layers: held?.layers.length ?? null,
-      layerBytes: pages === undefined ? null : pages * pageBytes,
+      layers,
       privateBytes: used?.privateBytes ?? null,
       sharedBytes: used?.sharedBytes ?? null,
     };
-    this.#askedMs = performance.now();
-    this.#tookMs = this.#askedMs - beganMs;
+    this.#readAtMs = performance.now();
+    this.#tookMs = this.#readAtMs - beganMs;
   }
 
-  /** One that ends while it is looked at counts for nothing. */
+  /** Adds up the memory of the sandboxes. A sandbox that ends meanwhile counts as nothing. */
   async #memory(): Promise<{ privateBytes: number; sharedBytes: number }> {
     const sum = { privateBytes: 0, sharedBytes: 0 };
-    const vms = this.#registry.list().flatMap(({ vm }) => (vm === null ? [] : [vm]));
+    const vms = this.#parts.registry.list().flatMap(({ vm }) => (vm === null ? [] : [vm]));
     const work = async (): Promise<void> => {
       for (let vm = vms.pop(); vm !== undefined; vm = vms.pop()) {
         const use = await orUnknown(inTime(vm.memory()));

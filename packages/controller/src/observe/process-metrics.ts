@@ -1,5 +1,4 @@
 import { readdirSync } from 'node:fs';
-
 import type { Exposition } from './exposition.ts';
 
 /** The usual measures of a process, under their usual names. */

@@ -1,16 +1,23 @@
-import type { Attributes, Span } from '@opentelemetry/api';
-import { context, propagation, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace } from '@opentelemetry/api';
+import {
+  type Attributes,
+  type Span,
+  context,
+  propagation,
+  ROOT_CONTEXT,
+  SpanKind,
+  SpanStatusCode,
+  trace,
+} from '@opentelemetry/api';
 import type { Logger } from 'pino';
-
 import { messageOf } from '../errors.ts';
 import { version } from '../version.ts';
 
-/** Either of them turns tracing on. */
+/** Each of these variables turns tracing on. */
 const endpointNames = ['OTEL_EXPORTER_OTLP_ENDPOINT', 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT'];
 
 /**
- * Sends spans to a collector that OpenTelemetry's variables name (OTLP over HTTP); `null` when they name none, and then a
- * span costs nothing. What it returns sends what is left, for as long as the collector takes it, and ends.
+ * Sends spans to the collector that OpenTelemetry's variables name (OTLP over HTTP). Returns `null` if they name none; a
+ * span then costs nothing. The returned function sends the remaining spans as far as the collector takes them, and ends.
  */
 export async function openTracing(env: NodeJS.ProcessEnv, log: Logger): Promise<(() => Promise<void>) | null> {
   const isWanted = endpointNames.some((name) => env[name]);
@@ -29,7 +36,7 @@ export async function openTracing(env: NodeJS.ProcessEnv, log: Logger): Promise<
   return () => provider.shutdown().catch((error) => log.warn(`spans were not sent: ${messageOf(error)}`));
 }
 
-/** Does `run` in a span of its own, under that of the request. */
+/** Runs `run` in its own span, below that of the request. */
 export function traced<T>(name: string, attributes: Attributes, run: (span: Span) => Promise<T>): Promise<T> {
   return tracer().startActiveSpan(name, { attributes }, async (span) => {
     try {
@@ -43,7 +50,7 @@ export function traced<T>(name: string, attributes: Attributes, run: (span: Span
   });
 }
 
-/** The span of a request, under that of its caller if the headers name one. `inside` does what belongs to it. */
+/** The span of a request, below that of its caller if the headers name one. `inside` runs the work of the request. */
 export function requestSpan(
   method: string,
   headers: Readonly<Record<string, unknown>>,
@@ -64,7 +71,7 @@ export function endRequestSpan(span: Span, known: { method: string; route: strin
   span.end();
 }
 
-/** Of whatever provider is registered: one that does nothing unless tracing was opened. */
+/** The tracer of the registered provider. Without tracing that provider does nothing. */
 function tracer(): ReturnType<typeof trace.getTracer> {
   return trace.getTracer('forkd-controller', version);
 }

@@ -1,16 +1,15 @@
 import { execFile } from 'node:child_process';
 import { promisify } from 'node:util';
-
+import { anySignal } from '@forkd/engine';
 import type { Logger } from 'pino';
-
 import { messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
 
 const run = promisify(execFile);
 
 /**
- * Tells systemd how it goes. It listens on a unix datagram socket, which Node does not have: its own program
- * `systemd-notify` speaks for us. See docs/decisions/0010.
+ * Reports to systemd, which listens on a unix datagram socket. Node has none, so systemd's own program
+ * `systemd-notify` sends the reports. See docs/decisions/0010.
  */
 export class ServiceManager {
   readonly #env: NodeJS.ProcessEnv;
@@ -26,7 +25,7 @@ export class ServiceManager {
     this.#log = log;
   }
 
-  /** Takes the variables out of `env`, so that no child process speaks in our name. `null`: nobody wants to know. */
+  /** Removes the variables from `env`, so that no child process can report. `null`: there is no service manager. */
   static fromEnv(env: NodeJS.ProcessEnv, log: Logger): ServiceManager | null {
     const { NOTIFY_SOCKET: socket, WATCHDOG_USEC: usec, WATCHDOG_PID: pid, PATH: path } = env;
     for (const name of ['NOTIFY_SOCKET', 'WATCHDOG_USEC', 'WATCHDOG_PID']) delete env[name];
@@ -36,7 +35,7 @@ export class ServiceManager {
     return new ServiceManager({ NOTIFY_SOCKET: socket, PATH: path }, watchdogMs, log);
   }
 
-  /** Says that requests are taken, and from then on, at half of what the watchdog allows, that all is well while it is. */
+  /** Reports that requests are taken. Then reports health at half the watchdog interval, as long as all is well. */
   async ready(health: (signal: AbortSignal) => Promise<string>): Promise<void> {
     const intervalMs = this.#watchdogMs === null ? null : this.#watchdogMs / 2;
     await this.#tell(['--ready', `--status=${await health(this.#stop.signal)}`]);
@@ -46,7 +45,7 @@ export class ServiceManager {
         this.#pinging = null;
       });
     }, intervalMs);
-    // Also now: the time runs from READY on.
+    // Ping at once, because the watchdog interval begins with READY.
     await this.#ping(health, intervalMs);
   }
 
@@ -57,10 +56,10 @@ export class ServiceManager {
     await this.#tell(['STOPPING=1', `--status=Ending (${why}): requests and branches under way are finished first.`]);
   }
 
-  /** That this runs at all shows that the event loop does. `health` throws when something else does not. */
+  /** Each ping shows that the event loop runs. `health` throws if another part does not. */
   async #ping(health: (signal: AbortSignal) => Promise<string>, timeoutMs: number): Promise<void> {
     try {
-      const status = await health(AbortSignal.any([this.#stop.signal, AbortSignal.timeout(timeoutMs)]));
+      const status = await health(anySignal(this.#stop.signal, AbortSignal.timeout(timeoutMs)));
       await this.#tell(['WATCHDOG=1', `--status=${status}`]);
     } catch (error) {
       if (this.#stop.signal.aborted) return;

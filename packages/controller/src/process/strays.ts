@@ -1,9 +1,6 @@
 import { readdir, readFile, readlink } from 'node:fs/promises';
 import { dirname } from 'node:path';
-
-import type { ProcessId } from '@forkd/engine';
-import { isRunning, killProcess, readStartTicks } from '@forkd/engine';
-
+import { type ProcessId, isRunning, killProcess, readStartTicks } from '@forkd/engine';
 import { sleep } from '../deadline.ts';
 
 /** A VMM process, and the directory of its sockets and logs. */
@@ -15,9 +12,9 @@ const endWaitMs = 5_000;
 const endPollMs = 10;
 
 /**
- * The VMMs of these directories. A VMM has a root of its own and no working directory of ours, but from its first instant
- * its standard output is a file in its directory, also after that was moved. QEMU's environment has what it told its shim, and
- * Firecracker's command line where its API is, so that a program with which somebody looks at the file is not taken for one.
+ * The VMMs of these directories. A VMM has its own root and no working directory here, but its standard output is a file in
+ * its directory from its first instant, even after a move. The environment of QEMU names its shim settings, and the command
+ * line of Firecracker its API socket. A program that only reads the file is therefore not taken for a VMM.
  */
 export async function findVmms(dirs: ReadonlySet<string>): Promise<Stray[]> {
   const found: Stray[] = [];

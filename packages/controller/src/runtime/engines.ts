@@ -1,32 +1,31 @@
 import { ApiError } from '@forkd/api';
-import type { Engine, EngineName, Machine, Pager } from '@forkd/engine';
-import { FirecrackerEngine, QemuEngine } from '@forkd/engine';
+import { type Engine, type EngineName, type Machine, type Pager, FirecrackerEngine, QemuEngine } from '@forkd/engine';
 import type { MachineRecord } from '@forkd/store';
 import type { Logger } from 'pino';
-
-import type { Binaries } from '../binaries.ts';
-import { requireBinary } from '../binaries.ts';
+import { type Binaries, requireBinary } from '../binaries.ts';
 import { messageOf, toApiError } from '../errors.ts';
 import type { DataPaths } from '../paths.ts';
 import type { GuestBoot } from './guest-boot.ts';
 
-/** What an engine is made of. */
+/** The parts of an engine. */
 export interface EngineParts {
   name: EngineName;
   paths: DataPaths;
   binaries: Binaries;
   boot: GuestBoot;
   poolSizeMax: number;
+  /** RAM for layers that no sandbox maps. `null`: the default of the pager. */
+  layerCacheBytes: number | null;
   log: Logger;
 }
 
 export interface ProbedEngine {
   engine: Engine;
-  /** Its accelerator has been tried with a kernel, where it depends on that. */
+  /** True if the accelerator has been tried with a kernel, or needs no trial. */
   probed: boolean;
 }
 
-/** Finds the engine that the controller was told to use, and what it can do here. */
+/** Finds the engine that the controller was told to use, and its capabilities on this host. */
 export async function createEngine(parts: EngineParts, pager: Pager, signal: AbortSignal): Promise<ProbedEngine> {
   const { name, paths, log } = parts;
   const made =

@@ -1,21 +1,18 @@
 import { access, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import type { KernelFiles } from '@forkd/engine';
 import { ensureInitramfs, ensureKernel } from '@forkd/images';
 import { writeFileAtomic } from '@forkd/store';
-
-import type { Binaries } from '../binaries.ts';
-import { requireBinary } from '../binaries.ts';
+import { type Binaries, requireBinary } from '../binaries.ts';
 
 interface KernelRequest {
-  /** A kernel of the user's own. */
+  /** A kernel that the user provides. */
   kernelFile?: string;
   signal: AbortSignal;
   onProgress?: (line: string) => void;
 }
 
-/** What a guest is booted with: a kernel, and an initramfs with the agent in it. */
+/** The files that a guest is booted with: a kernel, and an initramfs with the agent in it. */
 export class GuestBoot {
   readonly #cacheDir: string;
   readonly #binaries: Binaries;
@@ -23,7 +20,7 @@ export class GuestBoot {
   /** The files of the last boot. */
   readonly #note: string;
 
-  /** `vsock`: its guests reach the host by that device. */
+  /** `vsock`: guests reach the host through a vsock device. */
   constructor(cacheDir: string, binaries: Binaries, { vsock }: { vsock: boolean }) {
     this.#cacheDir = cacheDir;
     this.#binaries = binaries;
@@ -46,7 +43,7 @@ export class GuestBoot {
     return files;
   }
 
-  /** What was booted before, if it is still there. It fetches nothing: somebody may only want to know about the host. */
+  /** The files that were booted last, if they are still there. Fetches nothing: the caller may only ask about the host. */
   async known(): Promise<KernelFiles | null> {
     try {
       const files = JSON.parse(await readFile(this.#note, 'utf8')) as Partial<KernelFiles>;

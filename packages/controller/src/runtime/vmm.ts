@@ -1,37 +1,35 @@
 import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
-
 import { ApiError } from '@forkd/api';
-import type { Engine } from '@forkd/engine';
-import { Pager } from '@forkd/engine';
+import { type Engine, Pager } from '@forkd/engine';
 import type { Logger } from 'pino';
-
 import { requireBinary } from '../binaries.ts';
 import { sleep, withDeadline } from '../deadline.ts';
 import { messageOf, toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
-import type { EngineParts, ProbedEngine } from './engines.ts';
-import { createEngine } from './engines.ts';
+import { type EngineParts, type ProbedEngine, createEngine } from './engines.ts';
 
-/** What VMs are run with. */
+/** The engine and the pager that run VMs. */
 export interface Runtime {
   engine: Engine;
   pager: Pager;
 }
 
-/** Called with a new pager before anybody else gets it: running VMs must be announced to it first. */
+/** Called with a new pager before any request gets it: running VMs must be announced to the pager first. */
 export type OnNewPager = (runtime: Runtime) => Promise<void>;
 
 /**
- * The engine and the pager, started when they are first needed. A pager that is lost is started again and told of the
- * VMs that run; requests wait for that, for a bounded time.
+ * The engine and the pager, started when they are first needed. A lost pager is started again, and the running VMs are
+ * announced to it. Requests wait for that, for a limited time.
  */
 export class Vmm {
   readonly #parts: EngineParts;
   readonly #log: Logger;
   readonly #closed = new AbortController();
-  #engine: Promise<ProbedEngine> | null = null;
-  /** The one that is up or coming up. `null` before the first, and after one could not be started. */
+  #engine: ProbedEngine | null = null;
+  /** The engine that is being made: two at a time would write the same files. */
+  #ensuring: Promise<Engine> | null = null;
+  /** The pager that is up or starting. `null` before the first start, and after a failed one. */
   #starting: Promise<Pager> | null = null;
   #pager: Pager | null = null;
   #onNewPager: OnNewPager = async () => undefined;
@@ -45,7 +43,7 @@ export class Vmm {
     this.#onNewPager = handler;
   }
 
-  /** The runtime, started if need be. Throws `pager_unavailable` when it is not there in time. */
+  /** The runtime, started if necessary. Throws `pager_unavailable` if it does not start in time. */
   async use(signal?: AbortSignal): Promise<Runtime> {
     const starting = (this.#starting ??= this.#start([0]));
     const late = () => new ApiError('pager_unavailable', 'The pager has not come up in time.');
@@ -58,12 +56,13 @@ export class Vmm {
     return this.#pager;
   }
 
-  /** Lets go of the pager, or ends it, also one that an earlier controller left and this one never needed. */
+  /** Disconnects from the pager, or ends it, even one that an earlier controller left and this one never needed. */
   async close(options: { endPager: boolean }): Promise<void> {
     this.#closed.abort(new ApiError('shutting_down', 'The controller is ending.'));
     const pager = this.#pager;
     this.#pager = null;
-    await (await this.#engine?.catch(() => null))?.engine.close();
+    await this.#ensuring?.catch(() => null);
+    await this.#engine?.engine.close();
     if (options.endPager) await this.#endPager(pager);
     pager?.close();
   }
@@ -102,6 +101,7 @@ export class Vmm {
     const bin = await requireBinary(binaries, 'pager');
     const pager = await Pager.ensure({ bin, runDir: paths.run, storeDir: paths.store, signal });
     try {
+      await pager.limitLayers(this.#parts.layerCacheBytes);
       const engine = await this.#ensureEngine(pager);
       await this.#onNewPager({ engine, pager });
       signal.throwIfAborted();
@@ -124,16 +124,20 @@ export class Vmm {
     starting.catch(() => undefined);
   }
 
-  /** The engine. One that could only guess its accelerator is made again when there is a kernel to try it with. */
-  async #ensureEngine(pager: Pager): Promise<Engine> {
-    const known = await this.#engine;
-    if (known !== null && (known.probed || (await this.#parts.boot.known()) === null)) return known.engine;
-    await known?.engine.close();
-    const creating = createEngine(this.#parts, pager, this.#closed.signal);
-    this.#engine = creating;
-    creating.catch(() => {
-      this.#engine = null;
+  /** The engine. An engine that had to guess its accelerator is made again once there is a kernel for a trial. */
+  #ensureEngine(pager: Pager): Promise<Engine> {
+    this.#ensuring ??= this.#makeEngine(pager).finally(() => {
+      this.#ensuring = null;
     });
-    return (await creating).engine;
+    return this.#ensuring;
+  }
+
+  async #makeEngine(pager: Pager): Promise<Engine> {
+    const known = this.#engine;
+    if (known !== null && (known.probed || (await this.#parts.boot.known()) === null)) return known.engine;
+    this.#engine = null;
+    await known?.engine.close();
+    this.#engine = await createEngine(this.#parts, pager, this.#closed.signal);
+    return this.#engine.engine;
   }
 }

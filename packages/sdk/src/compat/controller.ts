@@ -12,21 +12,21 @@ import type {
   SpawnSandboxesOptions,
 } from './types.ts';
 
-export type ControllerOptions = {
+export interface ControllerOptions {
   /** Default: FORKD_URL, then http://127.0.0.1:8889. */
   baseUrl?: string | undefined;
   /** The bearer token. Default: FORKD_TOKEN. */
   token?: string | undefined;
-  /** For each request, in milliseconds. Default 60,000. */
+  /** The time limit of each request, in milliseconds. Default: 60,000. */
   timeoutMs?: number | undefined;
-  /** Default: the platform's own. */
+  /** Default: the platform's `fetch`. */
   fetch?: typeof fetch | undefined;
-};
+}
 
 const TIMEOUT_MS_DEFAULT = 60_000;
 const EXEC_TIMEOUT_SECS_DEFAULT = 30;
 
-/** Any reply that is not a success: its status, its body (parsed, where it is JSON) and the URL that was asked. */
+/** A reply that is not a success: its status, its body (parsed if it is JSON) and the URL of the request. */
 export class ControllerError extends Error {
   override readonly name = 'ControllerError';
   readonly status: number;
@@ -42,9 +42,9 @@ export class ControllerError extends Error {
 }
 
 /**
- * forkd's own client, by its names, for code that was written for that SDK: what it sends and returns is the wire, in snake_case.
- * Nothing is retried. It rejects with a ControllerError, with `fetch`'s own error where there was no reply, and with an
- * AbortError after `timeoutMs`. New code has more of `Sandbox` and `Snapshot`.
+ * The client of forkd's own SDK, for code that was written for that SDK. Requests and replies are those of the API, in
+ * snake_case. Nothing is retried. Calls reject with a ControllerError, with `fetch`'s error if there was no reply, and with
+ * an AbortError after `timeoutMs`. New code should use `Sandbox` and `Snapshot`.
  */
 export class Controller {
   readonly baseUrl: string;
@@ -58,7 +58,7 @@ export class Controller {
     this.baseUrl = baseUrl.replace(/\/+$/, '');
     this.token = options.token ?? env['FORKD_TOKEN'];
     this.timeoutMs = options.timeoutMs ?? TIMEOUT_MS_DEFAULT;
-    // Browsers refuse their own `fetch` under another `this`.
+    // Browsers reject a call of their `fetch` with another `this`.
     this.#fetch = options.fetch ?? ((input, init) => globalThis.fetch(input, init));
   }
 
@@ -92,12 +92,12 @@ export class Controller {
     return this.#ask('GET', sandboxPath(sandboxId));
   }
 
-  /** A sandbox that is gone already is an error here: 404. */
+  /** Ends a sandbox. Rejects with status 404 if the sandbox is already gone. */
   killSandbox(sandboxId: string): Promise<void> {
     return this.#ask('DELETE', sandboxPath(sandboxId));
   }
 
-  /** Makes a snapshot of a running sandbox. Its `tag` can be given to `spawnSandboxes`. */
+  /** Takes a snapshot of a running sandbox. Pass its `tag` to `spawnSandboxes`. */
   branchSandbox(sandboxId: string, options: BranchOptions = {}): Promise<SnapshotInfo> {
     const { tag, mode, diff, live, measure_diff, wait, parent_tag } = options;
     const body: BranchOptions = {};
@@ -113,7 +113,7 @@ export class Controller {
     return this.#ask('POST', `${sandboxPath(sandboxId)}/branch`, body);
   }
 
-  /** Runs a program to its end. `timeoutSecs` is the program's, default 30; the request still has `timeoutMs`. */
+  /** Runs a program to its end. `timeoutSecs` bounds the program, default 30; `timeoutMs` still bounds the request. */
   execCommand(
     sandboxId: string,
     args: string[],
@@ -123,7 +123,7 @@ export class Controller {
     return this.#ask('POST', `${sandboxPath(sandboxId)}/exec`, body);
   }
 
-  /** Evaluates in the warmed interpreter. An exception is in `error`. */
+  /** Evaluates code in the warmed interpreter. An exception is returned in `error`. */
   evalCode(sandboxId: string, code: string): Promise<EvalResult> {
     return this.#ask('POST', `${sandboxPath(sandboxId)}/eval`, { code });
   }
@@ -158,7 +158,7 @@ function sandboxPath(id: string): string {
   return `/v1/sandboxes/${encodeURIComponent(id)}`;
 }
 
-/** A proxy's page is text; an empty body is an empty object. */
+/** Parses JSON. Other text, such as a proxy's page, is returned as text; an empty body becomes an empty object. */
 function parsedIfJson(text: string): unknown {
   if (text === '') return {};
   try {

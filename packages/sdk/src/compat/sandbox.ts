@@ -10,7 +10,7 @@ import type {
 
 export type CreateSandboxOptions = Omit<SpawnSandboxesOptions, 'n'> & ControllerOptions;
 
-/** One sandbox of a `Controller`, as forkd's own SDK has it. The `Sandbox` of `@forkd/sdk` can do more. */
+/** The `Sandbox` of forkd's own SDK. The `Sandbox` of `@forkd/sdk` can do more. */
 export class Sandbox {
   readonly id: string;
   readonly info: SandboxInfo;
@@ -30,7 +30,7 @@ export class Sandbox {
     return new Sandbox(controller, info);
   }
 
-  /** Creates one for as long as `use` runs, and kills it however that ends. */
+  /** Creates a sandbox, passes it to `use`, and kills it at the end, even if `use` fails. */
   static async with<Result>(
     options: CreateSandboxOptions,
     use: (sandbox: Sandbox) => Promise<Result>,
@@ -47,7 +47,7 @@ export class Sandbox {
     return this.#controller.execCommand(this.id, args, options);
   }
 
-  /** The result of the evaluation; an exception in the guest rejects. */
+  /** Returns the result of the evaluation. Rejects if the code throws. */
   async eval(code: string): Promise<unknown> {
     const { result, error } = await this.#controller.evalCode(this.id, code);
     if (error) throw new Error(`eval error: ${error}`);
@@ -62,7 +62,7 @@ export class Sandbox {
     return this.#controller.branchSandbox(this.id, options);
   }
 
-  /** A second one does nothing. */
+  /** Ends the sandbox. A second call does nothing. */
   async kill(): Promise<void> {
     if (this.#isKilled) return;
     await this.#controller.killSandbox(this.id);

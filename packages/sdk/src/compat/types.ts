@@ -1,16 +1,23 @@
-// The replies and requests of forkd's own TypeScript SDK, by its names. Fields are the wire's.
-import type { BranchMode, BranchRequest, CreateSandboxesRequest, SandboxInfo, SnapshotInfo } from '@forkd/api';
+// The requests and replies of forkd's own TypeScript SDK, under its names. Their fields are those of the API.
+import type {
+  BranchMode,
+  BranchRequest,
+  CreateSandboxesRequest,
+  ExecResponse,
+  SandboxInfo,
+  SnapshotInfo,
+} from '@forkd/api';
 
 export type { BranchMode, SandboxInfo, SnapshotInfo };
 
-/** `POST /v1/sandboxes`, as it is sent. */
+/** The body of `POST /v1/sandboxes`. */
 export type SpawnOptions = Pick<
   CreateSandboxesRequest,
   'snapshot_tag' | 'n' | 'per_child_netns' | 'memory_limit_mib' | 'prewarm' | 'live_fork' | 'hugepages'
 >;
 
-/** What `spawnSandboxes` takes. Default of `n` is 1, of the bools false. */
-export type SpawnSandboxesOptions = {
+/** Options of `spawnSandboxes`. `n` defaults to 1, booleans default to false. */
+export interface SpawnSandboxesOptions {
   snapshotTag: string;
   n?: number | undefined;
   perChildNetns?: boolean | undefined;
@@ -18,23 +25,35 @@ export type SpawnSandboxesOptions = {
   prewarm?: boolean | undefined;
   liveFork?: boolean | undefined;
   hugepages?: boolean | undefined;
-};
+}
 
 /**
- * What `branchSandbox` takes, and sends. The mode is `full` where none is given. `mode` goes before the older `diff` and `live`.
- * `wait: false` answers as soon as the source runs again, and needs the mode `live`.
+ * Options and body of `branchSandbox`. `mode` defaults to `full` and takes precedence over the older `diff` and `live`.
+ * `wait: false` returns as soon as the source runs again, and needs the mode `live`.
  */
 export type BranchOptions = Pick<
   BranchRequest,
   'tag' | 'diff' | 'live' | 'measure_diff' | 'mode' | 'wait' | 'parent_tag'
 >;
 
-export type ExecOptions = { args: string[]; timeout_secs?: number };
+export interface ExecOptions {
+  args: string[];
+  timeout_secs?: number;
+}
 
-export type ExecResult = { stdout: string; stderr: string; exit_code: number };
+/** `truncated`: some output is missing here. `stdout_dropped_bytes` and `stderr_dropped_bytes` say how much. */
+export type ExecResult = Pick<
+  ExecResponse,
+  'stdout' | 'stderr' | 'exit_code' | 'truncated' | 'stdout_dropped_bytes' | 'stderr_dropped_bytes'
+>;
 
-/** `result` is the repr of the expression in the warmed interpreter; `error` a traceback. */
-export type EvalResult = { result: unknown; error: string | null; exit_code: number };
+/** `result` is the repr of the expression in the warmed interpreter; `error` the reason of a failure, in one line. */
+export interface EvalResult {
+  result: unknown;
+  error: string | null;
+  exit_code: number;
+  truncated?: boolean;
+}
 
-/** What the agent in the guest answers. */
+/** The reply of the agent in the guest. */
 export type PingResult = Record<string, unknown>;

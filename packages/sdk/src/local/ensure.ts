@@ -1,47 +1,117 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { closeSync, fstatSync, mkdirSync, openSync, readFileSync } from 'node:fs';
-import { limits } from '@forkd/api/constants';
+import net from 'node:net';
+import { limits, messageOf } from '@forkd/api/constants';
 import { ForkdClient } from '../client.ts';
-import { sleep } from '../deadline.ts';
+import { sleep, unlessAborted } from '../deadline.ts';
 import { ForkdError } from '../errors.ts';
+import type { FetchInit, FetchLike, PlatformFetch } from '../fetch-types.ts';
+import { openUnixFetch } from '../unix-fetch.ts';
 import { localPaths, type LocalPaths } from './paths.ts';
 import { controllerProgram } from './program.ts';
 
-export type EnsureOptions = {
+export interface EnsureOptions {
   dataDir?: string | undefined;
   socket?: string | undefined;
-  /** Start one when none runs; otherwise that is the error `controller_not_running`. */
+  /** Start a controller if none runs. If false, a missing controller is the error `controller_not_running`. */
   autostart: boolean;
   token?: string | undefined;
   signal?: AbortSignal | undefined;
-};
+  /** Called before a controller is started. */
+  onStart?: ((dataDir: string) => void) | undefined;
+}
 
-export type LocalController = { client: ForkdClient; socket: string; dataDir: string; started: boolean };
+export interface LocalController {
+  client: ForkdClient;
+  socket: string;
+  dataDir: string;
+  started: boolean;
+}
 
 const START_TIMEOUT_MS = 30_000;
-/** After ours ended early as one does that finds the data directory taken: the winner may still be coming up. */
+/** If our controller exits because the data directory is taken, the controller that took it may still be starting. */
 const WINNER_TIMEOUT_MS = 5_000;
 const FAILURE_EXIT_CODE = 1;
-const POLL_MS = 25;
+/** Bounds of the poll interval for a starting controller. The interval is a tenth of the time since the start. */
+const POLL_MS_MIN = 5;
+const POLL_MS_MAX = 100;
 const PROBE_TIMEOUT_MS = 5_000;
+const IDLE_MS_MAX = 10_000;
 const LOG_TAIL_BYTES = 2_000;
 
 /**
- * The controller of this data directory: the one that runs, or a new one.
- * There is no lock. Two that start at once both try to bind the socket; the one that loses ends, and its starter finds the winner.
+ * Finds the controller of this data directory, or starts it.
+ * There is no lock: of two controllers that start at once, one fails to bind the socket and exits. Its starter finds the other.
  */
 export async function ensureController(options: EnsureOptions): Promise<LocalController> {
   const paths = localPaths(options);
   const client = new ForkdClient({ socket: paths.socket, token: options.token });
   const found = { client, socket: paths.socket, dataDir: paths.dataDir };
   if (await answers(client, options.signal)) return { ...found, started: false };
-  if (!options.autostart) {
-    throw new ForkdError('controller_not_running', `no controller runs on ${paths.socket}`, {
-      hint: 'any command that needs one starts it; `forkd-controller serve` does so by hand',
-    });
+  return { ...found, started: await startIfAllowed(client, paths, options) };
+}
+
+/** Makes a client of this data directory's controller: see {@link openLocalFetch}. */
+export function localClient(options: EnsureOptions): ForkdClient {
+  const { fetch } = openLocalFetch(options);
+  return new ForkdClient({ socket: localPaths(options).socket, token: options.token, fetch });
+}
+
+/**
+ * Sends requests to this data directory's controller. A request that finds no controller starts one and is sent again.
+ * If a controller runs, each call is one request, without a probe.
+ */
+export function openLocalFetch(options: EnsureOptions): PlatformFetch & { place: string } {
+  const paths = localPaths(options);
+  const probe = new ForkdClient({ socket: paths.socket, token: options.token });
+  const unix = openUnixFetch(paths.socket, IDLE_MS_MAX);
+  let start: Promise<boolean> | undefined;
+  let answeredMs = -Infinity;
+  const fetch: FetchLike = async (url, init) => {
+    // A controller that has just answered is not replaced: the caller may wait for it to restart. One that was idle for longer
+    // may have ended by itself.
+    const isKnown = performance.now() - answeredMs < limits.idleExitSecsDefault * 1000;
+    // A stream can be sent only once, so the controller must be up before.
+    if (isKnown || !isStream(init.body) || (await answers(probe, init.signal))) {
+      try {
+        const reply = await unix.fetch(url, init);
+        answeredMs = performance.now();
+        return reply;
+      } catch (error) {
+        if (isKnown || isStream(init.body) || !isAbsent(error)) throw error;
+      }
+    }
+    start ??= startUnlessUp(probe, paths, options).finally(() => (start = undefined));
+    await unlessAborted(start, init.signal);
+    answeredMs = performance.now();
+    return unix.fetch(url, init);
+  };
+  return { fetch, close: () => unix.close(), place: `unix:${paths.socket}` };
+}
+
+/** A request that fails late may find that another one has started the controller meanwhile. */
+async function startUnlessUp(client: ForkdClient, paths: LocalPaths, options: EnsureOptions): Promise<boolean> {
+  return (await answers(client, options.signal)) || startIfAllowed(client, paths, options);
+}
+
+function isStream(body: FetchInit['body']): boolean {
+  return body !== undefined && typeof body !== 'string' && !(body instanceof Uint8Array);
+}
+
+/** True if the socket does not exist, or no process listens on it. */
+function isAbsent(error: unknown): boolean {
+  const cause = error instanceof Error ? error.cause : undefined;
+  return cause instanceof Error && 'code' in cause && (cause.code === 'ENOENT' || cause.code === 'ECONNREFUSED');
+}
+
+async function startIfAllowed(client: ForkdClient, paths: LocalPaths, options: EnsureOptions): Promise<boolean> {
+  if (options.autostart) {
+    options.onStart?.(paths.dataDir);
+    return startController(client, paths, options.signal);
   }
-  const started = await startController(client, paths, options.signal);
-  return { ...found, started };
+  throw new ForkdError('controller_not_running', `No controller runs on ${paths.socket}.`, {
+    hint: 'Any command that needs a controller starts one; `forkd-controller serve` starts one by hand.',
+  });
 }
 
 async function answers(client: ForkdClient, signal: AbortSignal | undefined): Promise<boolean> {
@@ -49,13 +119,13 @@ async function answers(client: ForkdClient, signal: AbortSignal | undefined): Pr
     return (await client.health({ signal, timeoutMs: PROBE_TIMEOUT_MS })).ok;
   } catch (error) {
     if (signal?.aborted) throw error;
-    // A socket that accepts and does not answer is a controller in trouble: a second one beside it would make that worse.
+    // A socket that accepts but does not answer belongs to a controller in trouble. A second controller would not help.
     if (error instanceof ForkdError && error.code !== 'connection_failed' && error.code !== 'stream_cut') throw error;
     return false;
   }
 }
 
-/** @returns whether the controller that answers is ours, and not the winner of a race. */
+/** Returns whether the controller that answers is ours, not the winner of a race. */
 async function startController(
   client: ForkdClient,
   paths: LocalPaths,
@@ -63,7 +133,8 @@ async function startController(
 ): Promise<boolean> {
   const { child, logStartBytes } = launch(paths);
   let end: string | undefined;
-  let deadlineMs = performance.now() + START_TIMEOUT_MS;
+  const startMs = performance.now();
+  let deadlineMs = startMs + START_TIMEOUT_MS;
   child.once('error', (error) => (end = error.message));
   child.once('exit', (code, by) => {
     end = by ? `signal ${by}` : `exit code ${code}`;
@@ -73,29 +144,41 @@ async function startController(
   let isUp = false;
   try {
     while (performance.now() < deadlineMs) {
-      isUp = await answers(client, signal);
+      isUp = (await isListening(paths.socket)) && (await answers(client, signal));
       if (isUp) return end === undefined;
-      await sleep(POLL_MS, signal);
+      const tenthMs = (performance.now() - startMs) / 10;
+      await sleep(Math.min(Math.max(tenthMs, POLL_MS_MIN), POLL_MS_MAX), signal);
     }
     throw startFailure(paths, end, logStartBytes);
   } finally {
     if (!isUp && end === undefined) child.kill('SIGTERM');
-    // It lives on without us; a listener that stays would keep this process waiting for it.
+    // The controller outlives this process. A listener on it would keep this process alive.
     child.removeAllListeners();
     child.unref();
   }
 }
 
+/** Only connects and sends no request, so that polling costs next to nothing while the controller starts. */
+function isListening(socket: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    const connection = net.connect(socket);
+    connection.once('connect', () => {
+      connection.destroy();
+      resolve(true);
+    });
+    connection.once('error', () => resolve(false));
+  });
+}
+
 function launch(paths: LocalPaths): { child: ChildProcess; logStartBytes: number } {
   const program = controllerProgram();
-  mkdirSync(paths.runDir, { recursive: true, mode: 0o700 });
-  const log = openSync(paths.log, 'a', 0o600);
+  const log = openLog(paths);
   try {
     const logStartBytes = fstatSync(log).size;
     const places = ['--data-dir', paths.dataDir, '--socket', paths.socket];
     const life = ['--no-tcp', '--idle-exit-secs', String(limits.idleExitSecsDefault)];
     const args = [...program.args, 'serve', ...places, ...life];
-    // A session of its own, so that a Ctrl-C here does not reach it; and no directory of the caller's kept busy.
+    // The new session keeps Ctrl-C here from reaching the controller. The cwd is set so that no directory of the caller stays busy.
     const child = spawn(program.file, args, { detached: true, stdio: ['ignore', log, log], cwd: paths.dataDir });
     return { child, logStartBytes };
   } finally {
@@ -103,10 +186,22 @@ function launch(paths: LocalPaths): { child: ChildProcess; logStartBytes: number
   }
 }
 
+function openLog({ dataDir, runDir, log }: LocalPaths): number {
+  try {
+    mkdirSync(runDir, { recursive: true, mode: 0o700 });
+    return openSync(log, 'a', 0o600);
+  } catch (error) {
+    throw new ForkdError('controller_failed', `The data directory ${dataDir} cannot be used: ${messageOf(error)}.`, {
+      hint: 'Choose another directory with --data-dir or FORKD_DATA_DIR, or run as the user who owns this one.',
+      cause: error,
+    });
+  }
+}
+
 function startFailure(paths: LocalPaths, end: string | undefined, logStartBytes: number): ForkdError {
   const tail = readFileSync(paths.log).subarray(logStartBytes).subarray(-LOG_TAIL_BYTES).toString('utf8').trim();
   const what = end === undefined ? `did not answer within ${START_TIMEOUT_MS / 1000} s` : `ended with ${end}`;
-  return new ForkdError('controller_failed', `the controller ${what}${tail ? `:\n${tail}` : ''}`, {
-    hint: `its log is ${paths.log}`,
+  return new ForkdError('controller_failed', `The controller ${what}${tail ? `:\n${tail}` : '.'}`, {
+    hint: `Its log is ${paths.log}.`,
   });
 }

@@ -1,10 +1,10 @@
 // The main entry as a page would have it: bundled for browsers, and run where there is nothing but what a page has.
-import path from 'node:path';
+import { resolve } from 'node:path';
 import vm from 'node:vm';
 import { rolldown } from 'rolldown';
 import type * as sdk from '../../src/index.ts';
 
-const ENTRY = path.resolve(import.meta.dirname, '../../dist/index.js');
+const ENTRY = resolve(import.meta.dirname, '../../dist/index.js');
 
 /** One script that puts the SDK into the global `forkd`. Fails where a module has to come from anywhere else. */
 export async function bundleForBrowsers(): Promise<string> {

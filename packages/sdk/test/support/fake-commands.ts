@@ -128,16 +128,22 @@ export class FakeCommands {
   }
 }
 
-type Session = {
+interface Session {
   child: ChildProcess;
   args: string[];
   events: CommandEvent[];
   offset: number;
   exit: Extract<CommandEvent, { type: 'exit' }> | undefined;
   watchers: Set<() => void>;
-};
+}
 
-type StartBody = { args: string[]; stdin?: boolean; env?: Record<string, string>; cwd?: string; timeout_secs?: number };
+interface StartBody {
+  args: string[];
+  stdin?: boolean;
+  env?: Record<string, string>;
+  cwd?: string;
+  timeout_secs?: number;
+}
 
 function killGroup(child: ChildProcess, signal: NodeJS.Signals): boolean {
   if (child.pid === undefined || child.exitCode !== null || child.signalCode !== null) return false;

@@ -1,21 +1,28 @@
 // A controller that is a real HTTP server and whose guests are processes of this host: the wire is the wire, the output
 // of a command is what a real process writes, and only the virtual machine is missing.
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, rename, rm } from 'node:fs/promises';
 import http from 'node:http';
 import type { AddressInfo } from 'node:net';
 import os from 'node:os';
-import path from 'node:path';
+import { join } from 'node:path';
 import { ApiError, type SandboxInfo, type SnapshotInfo } from '@forkd/api';
 import { FakeCommands } from './fake-commands.ts';
-import { dirRoute, fileRoute } from './fake-files.ts';
+import { dirRoute, fileRoute, statRoute } from './fake-files.ts';
 import { line, send, sendNothing } from './replies.ts';
 
-export type Seen = { method: string; url: string; headers: http.IncomingHttpHeaders; body: string };
+export interface Seen {
+  method: string;
+  url: string;
+  headers: http.IncomingHttpHeaders;
+  body: string;
+}
 
 type Handler = (request: http.IncomingMessage, response: http.ServerResponse, url: URL) => void | Promise<void>;
 
 export class FakeController {
   readonly sandboxes = new Map<string, SandboxInfo>();
+  /** The sandboxes that ended lately. */
+  readonly ended = new Map<string, SandboxInfo>();
   readonly snapshots = new Map<string, SnapshotInfo>();
   /** Every request with a body of JSON, for what a client has really sent. */
   readonly seen: Seen[] = [];
@@ -30,9 +37,9 @@ export class FakeController {
 
   static async start(): Promise<FakeController> {
     const fake = new FakeController();
-    fake.root = await mkdtemp(path.join(os.tmpdir(), 'forkd-fake-'));
-    fake.socket = path.join(fake.root, 'controller.sock');
-    await mkdir(path.join(fake.root, 'guest'));
+    fake.root = await mkdtemp(join(os.tmpdir(), 'forkd-fake-'));
+    fake.socket = join(fake.root, 'controller.sock');
+    await mkdir(join(fake.root, 'guest'));
     const onSocket = http.createServer((request, response) => void fake.#answer(request, response));
     const onTcp = http.createServer((request, response) => void fake.#answer(request, response));
     fake.#servers = [onSocket, onTcp];
@@ -77,7 +84,7 @@ export class FakeController {
   }
 
   guestPath(inGuest: string): string {
-    return path.join(this.root, 'guest', inGuest);
+    return join(this.root, 'guest', inGuest);
   }
 
   async #answer(request: http.IncomingMessage, response: http.ServerResponse): Promise<void> {
@@ -144,7 +151,12 @@ export class FakeController {
     url: URL,
     [id, verb, ...rest]: string[],
   ): Promise<void> {
-    if (id === undefined && request.method === 'GET') return send(response, 200, [...this.sandboxes.values()]);
+    if (id === undefined && request.method === 'GET') {
+      const tag = url.searchParams.get('snapshot_tag');
+      const isEnded = url.searchParams.get('state') === 'ended';
+      const all = [...(isEnded ? this.ended : this.sandboxes).values()];
+      return send(response, 200, tag === null ? all : all.filter((info) => info.snapshot_tag === tag));
+    }
     if (id === undefined) {
       const body = (await this.#json(request)) as { snapshot_tag: string; n?: number };
       if (!this.snapshots.has(body.snapshot_tag)) {
@@ -171,7 +183,12 @@ export class FakeController {
     }
     if (verb === 'branch') {
       const body = (await this.#json(request)) as { tag?: string };
-      this.addSnapshot(body.tag ?? 'branch-x', { branched_from: id, pause_ms: 2.5, captured_bytes: 4096 });
+      this.addSnapshot(body.tag ?? 'branch-x', {
+        branched_from: id,
+        pause_ms: 3,
+        pause_us: 2500,
+        captured_bytes: 4096,
+      });
       return send(response, 201, this.snapshots.get(body.tag ?? 'branch-x'));
     }
     if (verb === 'exec') {
@@ -182,7 +199,17 @@ export class FakeController {
     if (verb === 'commands') return this.#commands.route(request, response, url, rest);
     const inGuest = this.guestPath(url.searchParams.get('path') ?? '');
     if (verb === 'files') return fileRoute(request, response, url, inGuest);
+    if (verb === 'dir' && request.method === 'PUT') {
+      await mkdir(inGuest, { recursive: true });
+      return sendNothing(response);
+    }
     if (verb === 'dir') return dirRoute(response, inGuest);
+    if (verb === 'stat') return statRoute(response, url, inGuest);
+    if (verb === 'rename') {
+      const { from, to } = (await this.#json(request)) as { from: string; to: string };
+      await rename(this.guestPath(from), this.guestPath(to));
+      return sendNothing(response);
+    }
     throw new ApiError('not_found', `there is no ${request.method} ${url.pathname}`);
   }
 
@@ -211,6 +238,19 @@ function hostInfo(dataDir: string) {
         { id: 'pool', ok: false, why: 'The pool may hold no VMMs, as it was configured.' },
       ],
       isolation: [{ id: 'own_user', ok: false, detail: 'It needs root, with CAP_SETUID.' }],
+    },
+    layers: {
+      budget_bytes: 512 * 1024 ** 2,
+      mapped_bytes: 100 * 1024 ** 2,
+      unmapped_bytes: 20 * 1024 ** 2,
+      pending_bytes: 0,
+      view_bytes: 0,
+      layers: 3,
+      let_go: 2,
+      loaded_again: 1,
+      merged: 0,
+      merged_in_forks: 0,
+      merged_in_forks_ms: 0,
     },
     data_dir: dataDir,
     pid: process.pid,

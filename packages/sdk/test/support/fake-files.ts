@@ -1,6 +1,7 @@
-import { mkdir, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises';
+import type { Stats } from 'node:fs';
+import { lstat, mkdir, readdir, readFile, readlink, rm, stat, writeFile } from 'node:fs/promises';
 import type http from 'node:http';
-import path from 'node:path';
+import { dirname, join } from 'node:path';
 import { ApiError } from '@forkd/api';
 import { send, sendNothing } from './replies.ts';
 
@@ -15,7 +16,7 @@ export async function fileRoute(
   if (request.method === 'PUT') {
     const chunks: Buffer[] = [];
     for await (const chunk of request) chunks.push(chunk as Buffer);
-    await mkdir(path.dirname(file), { recursive: true });
+    await mkdir(dirname(file), { recursive: true });
     await writeFile(file, Buffer.concat(chunks), {
       mode: Number.parseInt(url.searchParams.get('mode') ?? '0644', 8),
     });
@@ -31,22 +32,29 @@ export async function fileRoute(
   response.end(data);
 }
 
+/** Describes `file` of this host. */
+export async function statRoute(response: http.ServerResponse, url: URL, file: string): Promise<void> {
+  const look = url.searchParams.get('follow') === 'true' ? stat : lstat;
+  const found = await look(file).catch(() => undefined);
+  if (found === undefined) throw new ApiError('not_found_file', `there is no ${url.searchParams.get('path')}`);
+  const target = await readlink(file).catch(() => null);
+  send(response, 200, { ...factsOf(found), uid: found.uid, gid: found.gid, target });
+}
+
+function factsOf(found: Stats) {
+  const type = found.isDirectory() ? 'dir' : found.isSymbolicLink() ? 'symlink' : found.isFile() ? 'file' : 'other';
+  const mode = (found.mode & 0o7777).toString(8).padStart(4, '0');
+  return { type, size: found.size, mode, mtime_unix: Math.floor(found.mtimeMs / 1000) };
+}
+
 /** Lists the directory `directory` of this host. */
 export async function dirRoute(response: http.ServerResponse, directory: string): Promise<void> {
   const found = await stat(directory).catch(() => undefined);
   if (found === undefined) throw new ApiError('not_found_file', 'there is none');
   if (!found.isDirectory()) throw new ApiError('not_a_directory', 'it is none');
-  const entries = await readdir(directory, { withFileTypes: true });
-  const list = entries.map(async (entry) => {
-    const { size, mode, mtimeMs } = await stat(path.join(directory, entry.name));
-    const type = entry.isDirectory() ? 'dir' : entry.isSymbolicLink() ? 'symlink' : 'file';
-    return {
-      name: entry.name,
-      type,
-      size,
-      mode: (mode & 0o7777).toString(8),
-      mtime_unix: Math.floor(mtimeMs / 1000),
-    };
-  });
+  const list = (await readdir(directory)).map(async (name) => ({
+    name,
+    ...factsOf(await lstat(join(directory, name))),
+  }));
   send(response, 200, await Promise.all(list));
 }

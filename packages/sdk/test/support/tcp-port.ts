@@ -1,7 +1,10 @@
 import { connect, createServer, type AddressInfo } from 'node:net';
 
 /** A TCP port of this host behind which is a unix socket: controllers under test have no port of their own. */
-export type TcpPort = { url: string; close(): Promise<void> };
+export interface TcpPort {
+  url: string;
+  close(): Promise<void>;
+}
 
 export async function openTcpPort(socketPath: string): Promise<TcpPort> {
   const server = createServer((near) => {

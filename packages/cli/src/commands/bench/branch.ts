@@ -3,14 +3,14 @@ import type { BranchReport, Mode } from '@forkd/bench';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
 import { UsageError } from '../../lib/errors.ts';
-import { choice, integer, list } from '../../lib/parse.ts';
-import { formatMs } from '../../lib/text.ts';
+import { formatMs } from '../../output/text.ts';
+import { choice, integer, list } from '../../parse/parse.ts';
 import { measure, print, quantiles } from './measure.ts';
 
-/** As `@forkd/bench` knows them, which is not loaded to read a command line. */
+/** The modes of `@forkd/bench`, repeated here because that package is not loaded to parse a command line. */
 const MODES = ['live-sync', 'live-async', 'diff', 'full'] as const satisfies readonly Mode[];
 
-type Options = {
+interface Options {
   modes?: Mode[];
   iterations: number;
   mem: number;
@@ -18,13 +18,13 @@ type Options = {
   storm?: boolean;
   csv?: string;
   chart?: string;
-};
+}
 
 export const branch = defineCommand<Options>({
   name: 'branch',
-  summary: 'the pause of a branch, and what the guest sees of it',
+  summary: 'measure the pause of a branch, and what the guest notices',
   description:
-    'One guest is branched in several modes by turns; its floor (stop, device state, run) is measured before and after each branch.\nlive-sync waits until the branch is on disk, live-async until the source runs again.',
+    'Branches one guest in several modes by turns. Its floor (stop, save device state, run) is measured before and after each branch.\nlive-sync waits until the branch is on disk, live-async until the source runs again.',
   args: [],
   options: [
     {
@@ -45,7 +45,7 @@ export const branch = defineCommand<Options>({
       parse: integer('--private', 1, 1_048_576),
       default: 64,
     },
-    { flags: '--storm', summary: 'the guest rewrites it all the while, as fast as it can' },
+    { flags: '--storm', summary: 'the guest keeps rewriting that memory as fast as it can' },
     { flags: '--csv <file>', summary: 'write every branch to this file', completes: 'file' },
     { flags: '--chart <file>', summary: 'draw the pauses and their floor, as .svg', parse: svgFile, completes: 'file' },
   ],
@@ -59,12 +59,12 @@ export const branch = defineCommand<Options>({
 
 function svgFile(text: string): string {
   if (text.endsWith('.svg')) return text;
-  throw new UsageError(`--chart: "${text}" does not end with .svg`, 'charts are drawn as SVG only');
+  throw new UsageError(`--chart: "${text}" does not end with .svg.`, 'Charts are drawn as SVG only.');
 }
 
 async function run({ context, options }: Call<Options>): Promise<void> {
   if (options.private >= options.mem) {
-    throw new UsageError(`--private: ${options.private} MiB do not fit in a guest of ${options.mem} MiB`);
+    throw new UsageError(`--private: ${options.private} MiB do not fit in a guest of ${options.mem} MiB.`);
   }
   await measure(context, async (bench, how) => {
     const { modes = MODES, iterations, mem: memMib, private: privateMib, storm = false } = options;
@@ -75,10 +75,19 @@ async function run({ context, options }: Call<Options>): Promise<void> {
   });
 }
 
-function printTable({ out }: Context, { summary }: BranchReport): void {
+function printTable({ out }: Context, { summary, payload }: BranchReport): void {
+  printEntries(out, summary);
+  if (payload === undefined) return;
+  out.line(`\n${payload.guest}:`);
+  printEntries(out, payload.summary);
+}
+
+type Entry = BranchReport['summary'][number] | NonNullable<BranchReport['payload']>['summary'][number];
+
+function printEntries(out: Context['out'], entries: readonly Entry[]): void {
   out.table(
     ['MODE', 'N', 'PAUSE p50 / p99 / max', 'FLOOR p50', 'RATIO', 'READY', 'DURABLE', 'GUEST GAP', 'QUIET GAP'],
-    summary.map((entry) => [
+    entries.map((entry) => [
       entry.mode,
       String(entry.pause_ms.n),
       quantiles(entry.pause_ms),

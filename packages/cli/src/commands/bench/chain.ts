@@ -1,14 +1,17 @@
 import type { ChainReport } from '@forkd/bench';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
-import { integer, list } from '../../lib/parse.ts';
+import { integer, list } from '../../parse/parse.ts';
 import { measure, print, quantiles } from './measure.ts';
 
-type Options = { depth?: number[]; iterations: number };
+interface Options {
+  depth?: number[];
+  iterations: number;
+}
 
 export const chain = defineCommand<Options>({
   name: 'chain',
-  summary: 'forks from a snapshot of a snapshot of a snapshot',
+  summary: 'measure forks from snapshots of snapshots of snapshots',
   args: [],
   options: [
     {
@@ -38,13 +41,15 @@ async function run({ context, options }: Call<Options>): Promise<void> {
 
 function printTable({ out }: Context, { summary }: ChainReport): void {
   out.table(
-    ['DEPTH', 'N', 'RUNNING p50 / p99 / max', 'RATIO', 'EXTENTS'],
+    ['DEPTH', 'N', 'RUNNING p50 / p99 / max', 'FIRST', 'RATIO', 'EXTENTS', 'MAPPINGS'],
     summary.map((entry) => [
       String(entry.depth),
       String(entry.running_ms.n),
       quantiles(entry.running_ms),
+      entry.first_ms.toFixed(2),
       entry.ratio.toFixed(2),
       String(entry.extents),
+      `${entry.mappings_first} / ${entry.mappings}`,
     ]),
   );
 }

@@ -1,14 +1,16 @@
 import type { ExecReport } from '@forkd/bench';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
-import { integer } from '../../lib/parse.ts';
+import { integer } from '../../parse/parse.ts';
 import { measure, print, quantiles } from './measure.ts';
 
-type Options = { iterations: number };
+interface Options {
+  iterations: number;
+}
 
 export const exec = defineCommand<Options>({
   name: 'exec',
-  summary: 'one command in a sandbox, through the controller and without it',
+  summary: 'measure one command in a sandbox, with and without the controller',
   args: [],
   options: [
     {

@@ -1,15 +1,18 @@
 import type { ForkReport } from '@forkd/bench';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
-import { integer, list } from '../../lib/parse.ts';
-import { formatBytes, formatMs } from '../../lib/text.ts';
+import { formatBytes, formatMs } from '../../output/text.ts';
+import { integer, list } from '../../parse/parse.ts';
 import { measure, print, quantiles } from './measure.ts';
 
-type Options = { count?: number[]; iterations: number };
+interface Options {
+  count?: number[];
+  iterations: number;
+}
 
 export const fork = defineCommand<Options>({
   name: 'fork',
-  summary: 'forks, until they run and until they answer, and the memory of a child',
+  summary: 'measure forks until they run and answer, and the memory of a child',
   description: 'By turns with a restore by QEMU alone, with forks from a pool of waiting VMMs, and after a cold boot.',
   args: [],
   options: [
@@ -38,7 +41,7 @@ async function run({ context, options }: Call<Options>): Promise<void> {
   print(context, report, () => printTable(context, report));
 }
 
-function printTable({ out }: Context, { summary }: ForkReport): void {
+function printTable({ out }: Context, { summary, payload }: ForkReport): void {
   out.table(
     [
       'AT ONCE',
@@ -61,6 +64,19 @@ function printTable({ out }: Context, { summary }: ForkReport): void {
       formatMs(entry.first_exec_ms.p50),
       formatMs(entry.cold_boot_ms),
       formatBytes(entry.private_kib_per_child * 1024),
+    ]),
+  );
+  if (payload === undefined) return;
+  out.line(`\n${payload.guest}:`);
+  out.table(
+    ['AT ONCE', 'RUNNING p50 / p99 / max', 'QEMU ALONE', 'RATIO', 'FROM POOL', 'RATIO'],
+    payload.summary.map((entry) => [
+      String(entry.n),
+      quantiles(entry.running_ms),
+      formatMs(entry.floor_ms),
+      entry.ratio.toFixed(2),
+      formatMs(entry.pool_running_ms.p50),
+      entry.pool_ratio.toFixed(2),
     ]),
   );
 }

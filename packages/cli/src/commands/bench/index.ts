@@ -5,17 +5,18 @@ import { exec } from './exec.ts';
 import { fork } from './fork.ts';
 import { load } from './load.ts';
 import { soak } from './soak.ts';
+import { torture } from './torture.ts';
 
 export const bench = defineCommand({
   name: 'bench',
-  summary: 'measure on real guests what forkd costs, beside its floors',
+  summary: 'measure what forkd costs, on real guests',
   description:
-    'Each starts guests of its own in a directory of its own, and leaves nothing behind. It needs a checkout that has been built, and root. `npm run bench` there runs all of them.',
+    'Each benchmark starts its own guests in its own directory and leaves nothing behind. Needs a built checkout, and root. `npm run bench` runs all benchmarks.',
   args: [],
   options: [],
   examples: [
-    { line: 'forkd bench branch --storm', summary: 'the pause of every mode, the guest writing all the while' },
-    { line: 'forkd bench fork -n 1,10', summary: 'forks, until they run and until they have answered' },
+    { line: 'forkd bench branch --storm', summary: 'the pause of every mode, while the guest writes' },
+    { line: 'forkd bench fork -n 1,10', summary: 'the time until forks run and answer' },
   ],
-  subcommands: [branch, fork, chain, exec, load, soak],
+  subcommands: [branch, fork, chain, exec, load, soak, torture],
 });

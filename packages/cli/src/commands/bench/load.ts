@@ -1,14 +1,16 @@
 import type { LoadReport } from '@forkd/bench';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
-import { integer } from '../../lib/parse.ts';
+import { integer } from '../../parse/parse.ts';
 import { measure, print, quantiles } from './measure.ts';
 
-type Options = { iterations: number };
+interface Options {
+  iterations: number;
+}
 
 export const load = defineCommand<Options>({
   name: 'load',
-  summary: 'the pause of a branch while the controller answers 500 requests a second',
+  summary: 'measure the pause of a branch while the controller answers 500 requests per second',
   args: [],
   options: [
     {
@@ -18,7 +20,7 @@ export const load = defineCommand<Options>({
       default: 40,
     },
   ],
-  examples: [{ line: 'forkd bench load', summary: 'forty of each, by turns' }],
+  examples: [{ line: 'forkd bench load', summary: 'forty with requests and forty without, by turns' }],
   run,
 });
 

@@ -1,7 +1,7 @@
+import { CodedError } from '@forkd/api/constants';
 import type * as benchmarks from '@forkd/bench';
 import type { Context } from '../../context.ts';
-import { CommandError } from '../../lib/errors.ts';
-import { formatMs } from '../../lib/text.ts';
+import { formatMs } from '../../output/text.ts';
 
 type Benchmarks = typeof benchmarks;
 
@@ -12,7 +12,10 @@ export function measure<T>(context: Context, run: (bench: Benchmarks, how: bench
   };
   return withBenchmarks(async (bench) => {
     if (process.geteuid?.() !== 0) {
-      throw new bench.BenchError('benchmarks start virtual machines as root, and this is another user', 'use sudo -E');
+      throw new bench.BenchError(
+        'Benchmarks start virtual machines as root, and this is another user.',
+        'Use sudo -E.',
+      );
     }
     await bench.requireBuilt();
     return run(bench, { signal: context.signal, progress });
@@ -20,8 +23,8 @@ export function measure<T>(context: Context, run: (bench: Benchmarks, how: bench
 }
 
 /**
- * The benchmarks are loaded only when one is run: they bring engines and images, which no other verb needs, and are part of
- * a checkout only.
+ * Loads the benchmarks, only when one is run. They need engines and images, which no other verb needs, and exist only in a
+ * checkout.
  */
 export async function withBenchmarks<T>(run: (bench: Benchmarks) => Promise<T>): Promise<T> {
   const bench = await loadBenchmarks();
@@ -29,7 +32,7 @@ export async function withBenchmarks<T>(run: (bench: Benchmarks) => Promise<T>):
     return await run(bench);
   } catch (error) {
     if (!(error instanceof bench.BenchError)) throw error;
-    throw new CommandError('bench_failed', error.message, error.hint);
+    throw new CodedError('bench_failed', error.message, { hint: error.hint });
   }
 }
 
@@ -38,20 +41,20 @@ async function loadBenchmarks(): Promise<Benchmarks> {
     return await import('@forkd/bench');
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code !== 'ERR_MODULE_NOT_FOUND') throw error;
-    throw new CommandError(
+    throw new CodedError(
       'bench_missing',
-      'the benchmarks are part of a checkout of forkd, and this is none that has been built',
-      '`npm run bench` in a checkout builds what it needs',
+      'The benchmarks are part of a checkout of forkd, and this is not a built checkout.',
+      { hint: '`npm run bench` in a checkout builds what it needs.' },
     );
   }
 }
 
-/** `p50 / p99 / max` with their unit. */
+/** Formats `p50 / p99 / max` with their units. */
 export function quantiles({ p50, p99, max }: { p50: number; p99: number; max: number }): string {
   return [p50, p99, max].map(formatMs).join(' / ');
 }
 
-/** The report as JSON, or whatever `table` prints. */
+/** Prints the report as JSON or by `table`. */
 export function print<T>(context: Context, report: T, table: (report: T) => void): void {
   if (context.out.isJson) context.out.json(report);
   else table(report);

@@ -1,20 +1,32 @@
 import type { SoakReport } from '@forkd/bench';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
-import { integer } from '../../lib/parse.ts';
+import { integer } from '../../parse/parse.ts';
 import { measure, print, quantiles } from './measure.ts';
 
-type Options = { clients: number; secs: number; rounds: number; children: number };
+interface Options {
+  clients: number;
+  secs: number;
+  rounds: number;
+  children: number;
+  hostile: number;
+}
 
 export const soak = defineCommand<Options>({
   name: 'soak',
-  summary: 'many clients of one controller for a long time: what they wait for, and whether anything is left',
+  summary: 'run many clients for a long time: how long they wait, and whether anything is left',
   args: [],
   options: [
     { flags: '--clients <n>', summary: 'clients at once', parse: integer('--clients', 1, 1000), default: 200 },
-    { flags: '--secs <n>', summary: 'how long they go on', parse: integer('--secs', 1, 86_400), default: 600 },
-    { flags: '--rounds <n>', summary: 'then, rounds of forks', parse: integer('--rounds', 1, 1000), default: 20 },
-    { flags: '--children <n>', summary: 'forks in a round', parse: integer('--children', 1, 1000), default: 100 },
+    { flags: '--secs <n>', summary: 'how long they run', parse: integer('--secs', 1, 86_400), default: 600 },
+    { flags: '--rounds <n>', summary: 'rounds of forks after that', parse: integer('--rounds', 1, 1000), default: 20 },
+    { flags: '--children <n>', summary: 'forks per round', parse: integer('--children', 1, 1000), default: 100 },
+    {
+      flags: '--hostile <n>',
+      summary: 'hostile clients beside them',
+      parse: integer('--hostile', 1, 1000),
+      default: 20,
+    },
   ],
   examples: [{ line: 'forkd bench soak', summary: '200 clients for ten minutes, then 20 times 100 forks' }],
   run,
@@ -30,6 +42,18 @@ function printTables({ out }: Context, report: SoakReport): void {
     ['REQUEST', 'N', 'p50 / p99 / max', 'REFUSED'],
     report.summary.map((entry) => [entry.kind, String(entry.ms.n), quantiles(entry.ms), String(entry.refused)]),
   );
+  for (const beside of report.neighbours) {
+    const { looked, later_than_250_ms: late } = beside.loop;
+    out.table(
+      [beside.hostile ? 'BESIDE HOSTILE CLIENTS' : 'AMONG THEMSELVES', 'p50 / p99 / max'],
+      [
+        ['/healthz of another caller', quantiles(beside.health_ms)],
+        ['exec of another caller', quantiles(beside.exec_ms)],
+        ...beside.summary.map((entry) => [entry.kind, quantiles(entry.ms)]),
+        ['event loop later than 250 ms', `${late} of ${looked}`],
+      ],
+    );
+  }
   const held = { before: report.before, after: report.after };
   const rounds = { 'before the rounds': report.before_rounds, 'after the rounds': report.after_rounds };
   out.table(
@@ -44,6 +68,6 @@ function printTables({ out }: Context, report: SoakReport): void {
       String(row.sandboxes),
     ]),
   );
-  out.note(`${report.requests_per_s} requests a second, ${report.errors.length} errors`);
+  out.note(`${report.requests_per_s} requests per second, ${report.errors.length} errors`);
   for (const error of report.errors) out.warn(error);
 }

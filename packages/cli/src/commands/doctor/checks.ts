@@ -10,6 +10,7 @@ import { memoryChecks } from './checks/memory.ts';
 import { nativeChecks } from './checks/native.ts';
 import { networkChecks } from './checks/network.ts';
 import { platformChecks } from './checks/platform.ts';
+import { randomChecks } from './checks/random.ts';
 import { toolChecks } from './checks/tools.ts';
 import type { Facts } from './facts.ts';
 import { skip, type Finding } from './row.ts';
@@ -28,16 +29,17 @@ export const checks: readonly Check[] = [
   ...dataChecks,
   ...networkChecks,
   ...daemonChecks,
+  ...randomChecks,
 ];
 
-/** What each row finds, by its id. */
+/** Runs all checks. Returns their findings by id. */
 export async function lookAtAll(facts: Facts): Promise<Map<string, Finding>> {
   const findings = new Map<string, Finding>();
   for (const check of checks) findings.set(check.id, await lookAt(check, facts));
   return findings;
 }
 
-/** What one row finds. A file that this host hides from it keeps no other row from being looked at. */
+/** Runs one check. A failed system call makes the row a skip, so that the other rows are still checked. */
 export async function lookAt(check: Check, facts: Facts): Promise<Finding> {
   try {
     return await check.look(facts);

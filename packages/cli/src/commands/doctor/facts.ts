@@ -1,15 +1,15 @@
-import type { HostInfo } from '@forkd/api';
+import { resolve } from 'node:path';
+import type { HostInfo, SnapshotInfo } from '@forkd/api';
 import { isForkdError, type ForkdError } from '@forkd/sdk';
 import { controllerProgram, defaultDataDir } from '@forkd/sdk/local';
-import path from 'node:path';
 import type { Context } from '../../context.ts';
 import { findProgram, runProgram } from './programs.ts';
-import { pagerProgram, type NativeProgram } from './native.ts';
+import { command, type Fix } from './row.ts';
 
 export type Controller = { host: HostInfo; place: string } | { host: undefined; error: ForkdError };
 
-/** What `forkd-pager --probe` prints: of each thing why it cannot be had, null where it was tried and works. */
-export type KernelProbe = {
+/** The output of `forkd-pager --probe`: for each feature why it is unavailable, or null if it was tried and works. */
+export interface KernelProbe {
   live_unavailable: string | null;
   missing_unavailable: string | null;
   sharing_unavailable: string | null;
@@ -17,31 +17,55 @@ export type KernelProbe = {
   seal_unavailable: string | null;
   pagemap_scan_unavailable: string | null;
   page_list_unavailable: string | null;
-};
-export type Probed = { probe: KernelProbe } | { probe: undefined; reason: string; pager: NativeProgram };
+}
+export type Probed = { probe: KernelProbe } | { probe: undefined; reason: string; fix: Fix | null };
 
-/** What `forkd-controller probe` prints of the `firecracker` on the PATH. */
-export type FirecrackerProbe = {
+/** A native program in the output of `forkd-controller probe programs`. */
+export interface NativeProgram {
+  file: string;
+  /** The environment variable that names another file. */
+  variable: string;
+  /** The checkout that builds the file, if one does. */
+  checkout: string | null;
+}
+export type Natives = Record<'pager' | 'shim' | 'jail' | 'agent', NativeProgram>;
+
+/** The output of `forkd-controller probe` about the `firecracker` on the PATH. */
+export interface FirecrackerProbe {
   version: string;
   shared_memory: boolean;
   vmstate_only: boolean;
   write_protect: boolean;
+  /** True if a trial VM was branched live, else the reason, as a sentence. */
+  live: true | string;
   jailer: { ok: boolean; detail: string } | null;
-};
+}
 export type Firecracker = { file: string } & (
   | { probe: FirecrackerProbe; reason?: undefined }
   | { probe: undefined; reason: string }
 );
 
-export type Qemu = { file: string | undefined; version: string | undefined; error: string | undefined };
+/** The output of `forkd-controller probe accelerator`. */
+export interface AcceleratorProbe {
+  accelerator: string;
+  cpu_model: string;
+  reason: string;
+}
 
-/** A controller has to start, and in it a Firecracker, with its jailer and without. */
-const FIRECRACKER_TIMEOUT_MS = 40_000;
+export interface Qemu {
+  file: string | undefined;
+  version: string | undefined;
+  error: string | undefined;
+}
 
-/** What several rows need to know. Each is found out once, when it is first asked for; nothing is started that stays. */
+/** Time for a controller to start, and for its trial VMMs: Firecracker with and without jailer, or QEMU per CPU model. */
+const PROBE_TIMEOUT_MS = 40_000;
+
+/** Facts that several rows need. Each is determined once, on first use. No process that is started for it stays. */
 export class Facts {
   readonly context: Context;
   #controller: Promise<Controller> | undefined;
+  #natives: Promise<Natives | { said: string }> | undefined;
   #probed: Promise<Probed> | undefined;
   #qemu: Promise<Qemu> | undefined;
   #firecracker: Promise<Firecracker | undefined> | undefined;
@@ -58,10 +82,17 @@ export class Facts {
     return this.context.signal;
   }
 
-  /** The controller that runs, if one does: none is started. */
+  /** The running controller, if any. None is started. */
   controller(): Promise<Controller> {
     this.#controller ??= askController(this.context);
     return this.#controller;
+  }
+
+  /** The snapshots of the running controller; `undefined` if none runs. */
+  async snapshots(): Promise<SnapshotInfo[] | undefined> {
+    if ((await this.host()) === undefined) return undefined;
+    const client = await this.context.runningClient();
+    return client.listSnapshots({ signal: this.signal });
   }
 
   async host(): Promise<HostInfo | undefined> {
@@ -70,10 +101,16 @@ export class Facts {
 
   async dataDir(): Promise<string> {
     const host = await this.host();
-    return path.resolve(host?.data_dir ?? this.context.globals.dataDir ?? defaultDataDir(this.env));
+    return resolve(host?.data_dir ?? this.context.globals.dataDir ?? defaultDataDir(this.env));
   }
 
-  /** The kernel, as the pager finds it by trying. */
+  /** The native programs, as the controller's program finds them, or what that program said instead. */
+  natives(): Promise<Natives | { said: string }> {
+    this.#natives ??= askForNatives(this);
+    return this.#natives;
+  }
+
+  /** Kernel features, as the pager finds them by trying. */
   kernel(): Promise<Probed> {
     this.#probed ??= probeKernel(this);
     return this.#probed;
@@ -84,7 +121,7 @@ export class Facts {
     return this.#qemu;
   }
 
-  /** `undefined` where there is none. */
+  /** The Firecracker on the PATH; `undefined` if there is none. */
   firecracker(): Promise<Firecracker | undefined> {
     this.#firecracker ??= probeFirecracker(this);
     return this.#firecracker;
@@ -102,12 +139,25 @@ async function askController(context: Context): Promise<Controller> {
   }
 }
 
-async function probeKernel({ env, signal }: Facts): Promise<Probed> {
-  const pager = pagerProgram(env);
+/** The command that builds a program, if a checkout does. */
+export function buildOf({ checkout }: NativeProgram): Fix | null {
+  return checkout === null ? null : command('npm', '--prefix', checkout, 'run', 'build');
+}
+
+async function askForNatives({ env, signal }: Facts): Promise<Natives | { said: string }> {
+  const answer = await askProgram(['probe', 'programs'], env, signal);
+  return 'said' in answer ? answer : (JSON.parse(answer.stdout) as Natives);
+}
+
+async function probeKernel(facts: Facts): Promise<Probed> {
+  const { env, signal } = facts;
+  const natives = await facts.natives();
+  if ('said' in natives) return { probe: undefined, reason: unanswered(natives), fix: null };
+  const { pager } = natives;
   const { stdout, stderr, status, error } = await runProgram(pager.file, ['--probe'], { env, signal });
   if (status === 0) return { probe: JSON.parse(stdout) as KernelProbe };
   const said = error ?? (stderr.trim() || `it ended with ${status}`);
-  return { probe: undefined, reason: `${pager.file} --probe does not answer: ${said}`, pager };
+  return { probe: undefined, reason: `${pager.file} --probe does not answer: ${said}`, fix: buildOf(pager) };
 }
 
 async function findQemu({ env, signal }: Facts): Promise<Qemu> {
@@ -120,22 +170,33 @@ async function findQemu({ env, signal }: Facts): Promise<Qemu> {
   return { file, version: /version (\d+(?:\.\d+)+)/.exec(stdout)?.[1], error: undefined };
 }
 
-/** The controller knows how to ask one; none is started that stays. */
 async function probeFirecracker({ env, signal }: Facts): Promise<Firecracker | undefined> {
   const file = await findProgram('firecracker', env);
   if (file === undefined) return undefined;
+  const answer = await askProgram(['probe'], env, signal);
+  return 'said' in answer
+    ? { file, probe: undefined, reason: answer.said }
+    : { file, probe: JSON.parse(answer.stdout) as FirecrackerProbe };
+}
+
+export function unanswered({ said }: { said: string }): string {
+  return `the controller's program does not answer: ${said}`;
+}
+
+/** Runs a probe of the controller's program, which exits afterwards. Returns its output, or its error message. */
+export async function askProgram(
+  args: readonly string[],
+  env: NodeJS.ProcessEnv,
+  signal: AbortSignal,
+): Promise<{ stdout: string } | { said: string }> {
   try {
     const controller = controllerProgram(env);
-    const { stdout, stderr, status, error } = await runProgram(controller.file, [...controller.args, 'probe'], {
-      env,
-      signal,
-      timeoutMs: FIRECRACKER_TIMEOUT_MS,
-    });
-    if (status === 0) return { file, probe: JSON.parse(stdout) as FirecrackerProbe };
-    const said = error ?? (stderr.trim().replace(/^forkd-controller: /, '') || `it ended with ${status}`);
-    return { file, probe: undefined, reason: said };
+    const options = { env, signal, timeoutMs: PROBE_TIMEOUT_MS };
+    const { stdout, stderr, status, error } = await runProgram(controller.file, [...controller.args, ...args], options);
+    if (status === 0) return { stdout };
+    return { said: error ?? (stderr.trim().replace(/^forkd-controller: /, '') || `it ended with ${status}`) };
   } catch (error) {
     if (!isForkdError(error)) throw error;
-    return { file, probe: undefined, reason: error.message };
+    return { said: error.message };
   }
 }

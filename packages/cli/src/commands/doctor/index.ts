@@ -8,20 +8,20 @@ import { toRow } from './row.ts';
 
 export const doctor = defineCommand<{ fix?: boolean }>({
   name: 'doctor',
-  summary: 'check what this host can do, and say what is missing',
-  description: 'Exit code 1 only where a row fails: a warning says what is lost, and what still works.',
+  summary: 'check this host, and say what is missing',
+  description: 'Exits with 1 if a row fails. A warning says what is lost and what still works.',
   args: [],
   options: [
     {
       flags: '--fix',
-      summary: 'offer the command that mends each row, one by one, and run it after a y',
+      summary: 'offer a command for each row that can be repaired, and run it if you agree',
       conflicts: ['json'],
     },
   ],
   examples: [
     { line: 'forkd doctor', summary: 'as a table' },
-    { line: 'forkd doctor --fix', summary: 'and mend what a command can mend, asking each time' },
-    { line: 'forkd doctor --json', summary: '{rows: [{id, status, detail, hint}]}, and fix where a command mends it' },
+    { line: 'forkd doctor --fix', summary: 'repair rows, asking each time' },
+    { line: 'forkd doctor --json', summary: '{rows: [{id, status, detail, hint, fix}]}, for a program' },
   ],
   run,
 });

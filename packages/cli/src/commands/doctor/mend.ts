@@ -6,18 +6,18 @@ import { checks, lookAt } from './checks.ts';
 import { Facts } from './facts.ts';
 import { commandLine, type Finding, type Fix } from './row.ts';
 
-/** Nothing is run that nobody was asked about. */
+/** Requires a terminal, as no command is run without asking the user. */
 export function requireTerminal(context: Context): void {
   if (context.out.streams.stdin.isTTY) return;
   throw new UsageError(
-    '--fix asks before each command, and stdin is no terminal',
-    'run it in a terminal, or run the commands that `forkd doctor` prints',
+    '--fix asks before each command, and stdin is not a terminal.',
+    'Run it in a terminal, or run the commands that `forkd doctor` prints.',
   );
 }
 
 /**
  * Offers the command of each row that warns or fails, each command once.
- * @returns whether any was run, so that the rows may no longer say what is.
+ * @returns true if any command was run; the findings may then be out of date.
  */
 export async function mend(context: Context, findings: ReadonlyMap<string, Finding>): Promise<boolean> {
   const offered = new Set<string>();
@@ -25,7 +25,7 @@ export async function mend(context: Context, findings: ReadonlyMap<string, Findi
   for (const check of checks) {
     const first = findings.get(check.id);
     if (first === undefined || !isOffered(first)) continue;
-    // Another row's command may have mended this one meanwhile.
+    // The command of another row may have fixed this one.
     const now = hasRun ? await lookAt(check, new Facts(context)) : first;
     if (!isOffered(now)) continue;
     const line = commandLine(now.fix);
@@ -46,7 +46,7 @@ function isOffered(finding: Finding): finding is Finding & { fix: Fix } {
 async function isWanted({ out, signal }: Context, question: string): Promise<boolean> {
   const prompt = createInterface({ input: out.streams.stdin, output: out.streams.stdout, terminal: false });
   try {
-    // The end of the input is a no to all.
+    // The end of the input answers no to all questions.
     const closed = new Promise<string>((resolve) => prompt.once('close', () => resolve('')));
     const answer = await Promise.race([prompt.question(question, { signal }), closed]);
     return /^y(es)?$/i.test(answer.trim());
@@ -55,7 +55,7 @@ async function isWanted({ out, signal }: Context, question: string): Promise<boo
   }
 }
 
-/** Runs it where its output is seen and it can ask in turn. @returns how it ended, unless it ended well. */
+/** Runs the command on the user's terminal, where it can ask questions. @returns how it failed; undefined if it did not. */
 function runFix({ env, signal }: Context, { argv: [file, ...args], input }: Fix): Promise<string | undefined> {
   signal.throwIfAborted();
   return new Promise((resolve, reject) => {
@@ -64,7 +64,7 @@ function runFix({ env, signal }: Context, { argv: [file, ...args], input }: Fix)
       signal,
       stdio: [input === undefined ? 'inherit' : 'pipe', 'inherit', 'inherit'],
     });
-    // One that does not read its input says by its status what went wrong.
+    // If the command does not read its input, its exit status has the reason.
     child.stdin?.on('error', () => {});
     child.stdin?.end(`${input}\n`);
     child.once('error', (error) => (signal.aborted ? reject(signal.reason as Error) : resolve(error.message)));

@@ -1,13 +1,13 @@
-import type { Output } from '../../lib/output.ts';
-import { formatTable } from '../../lib/text.ts';
+import type { Output } from '../../output/output.ts';
+import { formatTable } from '../../output/text.ts';
 import type { Row, RowStatus } from './row.ts';
 
 const symbols: Readonly<Record<RowStatus, string>> = { pass: '✓', warn: '!', fail: '✗', skip: '-' };
 const statuses: readonly RowStatus[] = ['pass', 'warn', 'fail', 'skip'];
 
-/** A line a row, what to do about it below those that are not well, and how many there are of each. */
+/** Prints one line per row, the remedy below rows that do not pass, and the number of rows per status. */
 export function printRows(out: Output, rows: readonly Row[]): void {
-  // The table of all, so that the columns stand below each other, and what belongs to a row after its line.
+  // Format all rows as one table, so that the columns align. Then print the remarks of each row after its line.
   const [header = '', ...lines] = formatTable(
     ['', 'CHECK', 'STATUS', 'DETAIL'].map((cell) => out.colors.bold(cell)),
     rows.map((row) => cells(out, row)),
@@ -29,6 +29,6 @@ function printRemarks(out: Output, { status, hint, fix }: Row): void {
 
 function cells({ colors }: Output, { id, status, detail }: Row): string[] {
   const paint = { pass: colors.green, warn: colors.yellow, fail: colors.red, skip: colors.dim }[status];
-  // What other programs said may be several lines long.
+  // Messages of other programs may have several lines.
   return [paint(symbols[status]), id, paint(status), detail.replaceAll(/\s*\n\s*/g, '; ')];
 }

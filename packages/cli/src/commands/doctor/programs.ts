@@ -1,21 +1,28 @@
 import { spawn } from 'node:child_process';
 import { constants } from 'node:fs';
 import { access } from 'node:fs/promises';
-import path from 'node:path';
+import { delimiter, join } from 'node:path';
 
 const TIMEOUT_MS = 10_000;
 const OUTPUT_CHARS_MAX = 64 * 1024;
+/** The time for reading output that is still in a pipe after the program has exited. */
+const DRAIN_MS = 200;
 
-export type Ended = { status: number | string; stdout: string; stderr: string; error?: string };
-type RunOptions = {
+export interface Ended {
+  status: number | string;
+  stdout: string;
+  stderr: string;
+  error?: string;
+}
+interface RunOptions {
   env: NodeJS.ProcessEnv;
   signal: AbortSignal;
   timeoutMs?: number;
-  /** Ends the program once it has printed this. */
+  /** Kill the program once it has printed this text. */
   until?: string;
-};
+}
 
-/** Runs a program to its end, which comes at the deadline at the latest. `error` says why it could not be started. */
+/** Runs a program to its end, and kills it at the deadline. `error` says why it could not be started. */
 export function runProgram(file: string, args: readonly string[], options: RunOptions): Promise<Ended> {
   const { env, signal, timeoutMs = TIMEOUT_MS, until } = options;
   signal.throwIfAborted();
@@ -33,6 +40,10 @@ export function runProgram(file: string, args: readonly string[], options: RunOp
       ended.stderr = (ended.stderr + text).slice(-OUTPUT_CHARS_MAX);
     });
     child.once('error', (error) => (ended.error = error.message));
+    // A background child of the program may keep the pipes open for ever.
+    child.once('exit', () =>
+      setTimeout(() => [child.stdout, child.stderr].forEach((pipe) => pipe.destroy()), DRAIN_MS),
+    );
     child.once('close', (code, by) => {
       clearTimeout(timer);
       signal.removeEventListener('abort', kill);
@@ -43,8 +54,8 @@ export function runProgram(file: string, args: readonly string[], options: RunOp
 }
 
 export async function findProgram(name: string, env: NodeJS.ProcessEnv): Promise<string | undefined> {
-  for (const directory of (env['PATH'] ?? '').split(path.delimiter).filter(Boolean)) {
-    const file = path.join(directory, name);
+  for (const directory of (env['PATH'] ?? '').split(delimiter).filter(Boolean)) {
+    const file = join(directory, name);
     const isExecutable = await access(file, constants.X_OK).then(
       () => true,
       () => false,

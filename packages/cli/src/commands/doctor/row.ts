@@ -1,13 +1,27 @@
 export type RowStatus = 'pass' | 'warn' | 'fail' | 'skip';
 
-/** A command that mends something: arguments, since no shell ever reads them, and what it is given on stdin. */
-export type Fix = { argv: readonly [string, ...string[]]; input?: string };
+/** A command that fixes a problem: its arguments, which no shell parses, and its stdin. */
+export interface Fix {
+  argv: readonly [string, ...string[]];
+  input?: string;
+}
 
-/** What a look at the host has found. `hint` says what is lost and what still works. */
-export type Finding = { status: RowStatus; detail: string; hint: string | null; fix: Fix | null };
+/** The result of a check. `hint` says what is lost and what still works. */
+export interface Finding {
+  status: RowStatus;
+  detail: string;
+  hint: string | null;
+  fix: Fix | null;
+}
 
-/** A finding as it is printed: `fix` is the exact command line, and not there where no command mends it. */
-export type Row = { id: string; status: RowStatus; detail: string; hint: string | null; fix?: string };
+/** A finding as it is printed. `fix` is the exact command line, and absent if no command fixes the problem. */
+export interface Row {
+  id: string;
+  status: RowStatus;
+  detail: string;
+  hint: string | null;
+  fix?: string;
+}
 
 export function pass(detail: string): Finding {
   return { status: 'pass', detail, hint: null, fix: null };
@@ -23,7 +37,7 @@ export function fail(detail: string, hint: string, fix: Fix | null = null): Find
   return { status: 'fail', detail, hint, fix };
 }
 
-/** It could not be looked at from here, or does not matter yet. */
+/** The check was not possible here, or does not matter yet. */
 export function skip(detail: string, hint: string | null = null, fix: Fix | null = null): Finding {
   return { status: 'skip', detail, hint, fix };
 }

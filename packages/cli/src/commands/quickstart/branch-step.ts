@@ -1,28 +1,30 @@
-import { CommandError } from '../../lib/errors.ts';
-import { formatBytes, formatMs } from '../../lib/text.ts';
+import { messageOf, CodedError } from '@forkd/api/constants';
+import { formatBytes, formatMs } from '../../output/text.ts';
 import { counterArgs, counterStart } from './counter.ts';
 import { Follower } from './follower.ts';
 import type { BranchFigures } from './report.ts';
 import { branchTags, type Run } from './run.ts';
 
-/** Lines that a counter has to print by itself before it counts as running. */
+/** The number of new lines that prove that a counter runs. */
 const LINES_TO_SEE = 10;
 const FLOOR_SAMPLES = 3;
 
-type Source = { sandboxId: string; commandId: string; follower: Follower };
+interface Source {
+  sandboxId: string;
+  commandId: string;
+  follower: Follower;
+}
 
-/** Branches one child live, several times, while a command runs in it; every branch is forked, and its command looked at. */
+/** Branches one child live several times while a counter runs in it. Forks each branch and checks the counter there. */
 export async function branchStep(run: Run): Promise<BranchFigures[]> {
   const { client, host, context } = run;
   const sandboxId = run.sandboxes[0];
-  if (sandboxId === undefined) throw new CommandError('not_found_sandbox', 'no child was started');
+  if (sandboxId === undefined) throw new CodedError('not_found_sandbox', 'No child was started.');
   context.out.line(`3. Run a counter in ${sandboxId}, and branch it live ${branchTags.length} times while it counts`);
   if (host.engine.live_unavailable !== null) {
-    throw new CommandError(
-      'unsupported',
-      `no live branch on this host: ${host.engine.live_unavailable}`,
-      'see `forkd doctor`',
-    );
+    throw new CodedError('unsupported', `No live branch on this host: ${host.engine.live_unavailable}`, {
+      hint: '`forkd doctor` says more.',
+    });
   }
   const { signal } = context;
   const command = await client.startCommand(sandboxId, { args: [...counterArgs] }, { signal });
@@ -46,15 +48,15 @@ async function branchOnce(run: Run, source: Source, tag: string): Promise<Branch
   const startMs = performance.now();
   const info = await client.branch(source.sandboxId, { tag, mode: 'live', until: 'ready' }, { signal });
   const readyMs = info.ready_ms ?? performance.now() - startMs;
-  // What the source had printed by now was printed by the source. What a child has beyond that, it printed itself.
+  // Output up to here was printed by the source. Output of a child beyond this offset was printed by the child.
   const { output_end: endOfSource } = await client.getCommand(source.sandboxId, source.commandId, { signal });
-  const pauseMs = info.pause_ms ?? (info.pause_us ?? Number.NaN) / 1000;
+  const pauseMs = (info.pause_us ?? Number.NaN) / 1000;
   const captured = info.captured_bytes ?? 0;
   out.line(
     `   ${tag}: paused ${formatMs(pauseMs)} (floor ${formatMs(floorMs)}), captured ${formatBytes(captured)}, ready in ${formatMs(readyMs)}`,
   );
   const [forked] = await client.createSandboxes({ snapshot_tag: tag, n: 1 }, { signal });
-  if (forked === undefined) throw new CommandError('bad_response', `the fork of ${tag} is empty`);
+  if (forked === undefined) throw new CodedError('bad_response', `The fork of ${tag} is empty.`);
   run.sandboxes.push(forked.id);
 
   const child = new Follower(client, { sandboxId: forked.id, commandId: source.commandId }, before);
@@ -95,7 +97,7 @@ function seeLines(follower: Follower, what: string, signal: AbortSignal): Promis
   return follower.until((state) => state.next >= wanted, what, signal);
 }
 
-/** @returns what was wrong with a counter's lines until it came so far, or why it did not; undefined when all is well. */
+/** @returns the fault in a counter's lines up to the condition, or why the condition was not met; undefined if all is well. */
 async function faultOf(
   follower: Follower,
   isMet: Parameters<Follower['until']>[0],
@@ -107,7 +109,7 @@ async function faultOf(
     await seeLines(follower, what, signal);
   } catch (error) {
     if (signal.aborted) throw error;
-    return follower.reader.fault ?? (error instanceof Error ? error.message : String(error));
+    return follower.reader.fault ?? messageOf(error);
   }
   return follower.reader.fault;
 }

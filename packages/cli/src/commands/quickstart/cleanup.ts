@@ -1,28 +1,28 @@
+import { CodedError } from '@forkd/api/constants';
 import { isForkdError, Sandbox, sleep, Snapshot, type ForkdClient } from '@forkd/sdk';
-import { CommandError } from '../../lib/errors.ts';
 import { stopController } from '../../lib/stop-controller.ts';
 import { branchTags, TEMPLATE_TAG } from './run.ts';
 
 const CLEANUP_TIMEOUT_MS = 120_000;
 const RETRY_MS = 100;
 
-export type CleanupPlan = {
+export interface CleanupPlan {
   client: ForkdClient;
-  /** Sandboxes that were there before us, and stay. */
+  /** Sandboxes that existed before this run, and stay. */
   sandboxesBefore: ReadonlySet<string>;
   keepsSnapshots: boolean;
   startedController: boolean;
-};
+}
 
 /**
- * Leaves nothing of ours running, whatever step the run ended in. It has a time of its own: the run's signal may have
- * been aborted, which is why we are here.
+ * Ends everything that the run has started, whichever step failed. The clean-up has its own timeout, because the signal of
+ * the run may already be aborted.
  */
 export async function cleanUp(plan: CleanupPlan): Promise<void> {
   const { client } = plan;
   const signal = AbortSignal.timeout(CLEANUP_TIMEOUT_MS);
   const tags = [...branchTags, TEMPLATE_TAG];
-  // Asked of the controller and not of our own list: a fork that was aborted may have started children all the same.
+  // Ask the controller, not our own list: an aborted fork may have started children anyway.
   await killOurs(client, tags, plan.sandboxesBefore, signal);
   const present = (await client.listSnapshots({ signal })).map((snapshot) => snapshot.tag);
   const ours = tags.filter((tag) => present.includes(tag));
@@ -36,9 +36,9 @@ export async function cleanUp(plan: CleanupPlan): Promise<void> {
     (sandbox) => tags.includes(sandbox.snapshot_tag) && !plan.sandboxesBefore.has(sandbox.id),
   );
   if (leftOfOurs.length > 0) {
-    throw new CommandError('guest_unreachable', `still running: ${leftOfOurs.map((sandbox) => sandbox.id).join(', ')}`);
+    throw new CodedError('guest_unreachable', `Still running: ${leftOfOurs.map((sandbox) => sandbox.id).join(', ')}`);
   }
-  // Sandboxes of others run on by themselves, as they did before this controller was started.
+  // Sandboxes of others keep running without a controller, as they did before this one was started.
   if (plan.startedController) await stopController(client, left.length === 0, signal);
 }
 
@@ -53,7 +53,7 @@ async function killOurs(
   await Promise.all(ours.map((sandbox) => Sandbox.kill(sandbox.id, { client, signal })));
 }
 
-/** Removes snapshots in this order. One that is still being written to disk is waited for. */
+/** Removes snapshots in this order. Waits for a snapshot that is still being written to disk. */
 export async function removeTags(client: ForkdClient, tags: readonly string[], signal: AbortSignal): Promise<void> {
   for (const tag of tags) {
     for (;;) {

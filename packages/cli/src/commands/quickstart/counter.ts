@@ -1,6 +1,6 @@
 /**
- * A command that runs for long and can be checked: it prints `n check`, where `check` depends on all lines before. It
- * writes to a page a line, so that a branch has something to capture.
+ * A long-running command whose output can be verified: it prints `n check`, where `check` depends on all previous lines.
+ * The command writes to one memory page per line, so that a branch has something to capture.
  */
 const PROGRAM = `
 import sys, time
@@ -16,14 +16,18 @@ while True:
 
 export const counterArgs: readonly string[] = ['python3', '-u', '-c', PROGRAM];
 
-/** Where the counter is: the number that comes next, the check of the line before, and the byte of output it begins at. */
-export type CounterState = { readonly next: number; readonly check: number; readonly offset: number };
+/** The state of a counter: the next number, the check of the previous line, and the output offset of the next line. */
+export interface CounterState {
+  readonly next: number;
+  readonly check: number;
+  readonly offset: number;
+}
 
 export const counterStart: CounterState = { next: 0, check: 1, offset: 0 };
 
 const NEWLINE = 0x0a;
 
-/** Reads a counter's output from a known state on, and sees every line that is missing, doubled or wrong. */
+/** Verifies a counter's output from a known state on. Detects every missing, duplicate or wrong line. */
 export class CounterReader {
   #state: CounterState;
   #pending = Buffer.alloc(0);
@@ -37,7 +41,7 @@ export class CounterReader {
     return this.#state;
   }
 
-  /** The first thing that was not as it must be. */
+  /** The first fault that was found in the output. */
   get fault(): string | undefined {
     return this.#fault;
   }

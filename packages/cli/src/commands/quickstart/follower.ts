@@ -1,12 +1,15 @@
+import { CodedError } from '@forkd/api/constants';
 import { errorFromEvent, type ForkdClient } from '@forkd/sdk';
-import { CommandError } from '../../lib/errors.ts';
 import { CounterReader, type CounterState } from './counter.ts';
 
 const WAIT_MS = 120_000;
 
-type Waiter = { isMet: (state: CounterState) => boolean; resolve: () => void };
+interface Waiter {
+  isMet: (state: CounterState) => boolean;
+  resolve: () => void;
+}
 
-/** Follows a counter in one sandbox over one connection, which is never opened again: a stream that breaks is a fault. */
+/** Follows a counter in one sandbox over a single connection. A broken stream is a fault, so there is no reconnect. */
 export class Follower {
   readonly reader: CounterReader;
   readonly #abort = new AbortController();
@@ -19,7 +22,7 @@ export class Follower {
     this.#done = this.#follow(client, place, from.offset);
   }
 
-  /** Waits until the counter has come so far. Rejects when its output ends, or when it takes too long. */
+  /** Waits until the counter's state meets the condition. Rejects if the output ends first, or after a timeout. */
   async until(isMet: (state: CounterState) => boolean, what: string, signal: AbortSignal): Promise<void> {
     if (isMet(this.reader.state)) return;
     if (this.#end !== undefined) throw this.#end;
@@ -30,7 +33,7 @@ export class Follower {
         this.#waiters.push({ isMet, resolve });
         this.#done.then(() => reject(this.#end), reject);
         timer = setTimeout(
-          () => reject(new CommandError('guest_unreachable', `${what}: not within ${WAIT_MS / 1000} s`)),
+          () => reject(new CodedError('guest_unreachable', `${what}: not within ${WAIT_MS / 1000} s.`)),
           WAIT_MS,
         );
         onAbort = () => reject(signal.reason);
@@ -56,7 +59,7 @@ export class Follower {
         else if (event.type === 'gap') this.reader.gap(event.from, event.to);
         else if (event.type === 'error') throw errorFromEvent(event);
       }
-      this.#end = new CommandError('command_ended', `the counter in ${place.sandboxId} has ended`);
+      this.#end = new CodedError('command_ended', `The counter in ${place.sandboxId} has ended.`);
     } catch (error) {
       this.#end = error instanceof Error ? error : new Error(String(error));
     }

@@ -1,14 +1,14 @@
+import { CodedError } from '@forkd/api/constants';
 import type { ForkdClient } from '@forkd/sdk';
-import { CommandError } from '../../lib/errors.ts';
-import { formatMs } from '../../lib/text.ts';
+import { formatMs } from '../../output/text.ts';
 import type { ForkFigures } from './report.ts';
 import { FORK_COUNT, TEMPLATE_TAG, type Run } from './run.ts';
 import { countDistinct, ownNames, parseAnswer, QUESTION, sharedNames, type ChildAnswer } from './warm.ts';
 
-/** Ten at once on two cores under emulation: each has to wait for the others. */
+/** Long enough for ten children at once on two emulated cores, where each waits for the others. */
 const EVAL_TIMEOUT_SECS = 120;
 
-/** Forks the template, and asks every child for what it must know and for what must be its own. */
+/** Forks the template, and asks every child for the inherited values and for the values that must be unique. */
 export async function forkStep(run: Run, nonce: string): Promise<ForkFigures> {
   const { client, checks } = run;
   const { out, signal } = run.context;
@@ -52,7 +52,7 @@ export async function forkStep(run: Run, nonce: string): Promise<ForkFigures> {
 async function ask(client: ForkdClient, id: string, signal: AbortSignal): Promise<ChildAnswer> {
   const answer = await client.eval(id, { code: QUESTION, timeout_secs: EVAL_TIMEOUT_SECS }, { signal });
   if (answer.result === null) {
-    throw new CommandError('guest_failed', `${id} could not answer: ${answer.error ?? 'it gave no result'}`);
+    throw new CodedError('guest_failed', `Sandbox ${id} could not answer: ${answer.error ?? 'It gave no result.'}`);
   }
   return parseAnswer(answer.result);
 }

@@ -1,10 +1,11 @@
 import { writeFile } from 'node:fs/promises';
 import type { HostInfo } from '@forkd/api';
+import { CodedError } from '@forkd/api/constants';
 import type { ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
-import { CommandError, reportOf } from '../../lib/errors.ts';
-import { formatBytes } from '../../lib/text.ts';
+import { reportOf } from '../../lib/errors.ts';
+import { formatBytes } from '../../output/text.ts';
 import { branchStep } from './branch-step.ts';
 import { cleanUp } from './cleanup.ts';
 import { forkStep } from './fork-step.ts';
@@ -12,21 +13,24 @@ import { Checks, printReport, type MemoryFigures, type Report } from './report.t
 import type { Run } from './run.ts';
 import { templateStep } from './template-step.ts';
 
-type Options = { json?: string; keep?: boolean };
+interface Options {
+  json?: string;
+  keep?: boolean;
+}
 
 export const quickstart = defineCommand<Options>({
   name: 'quickstart',
-  summary: 'show on real guests what forkd does: warm, fork, branch live',
+  summary: 'show what forkd does, on real guests: warm up, fork, branch live',
   description:
-    'Builds a Python template, forks ten children of it, and branches one of them three times while a command runs in it.\nEverything that it says is checked; a claim that does not hold makes it fail. It leaves nothing running.',
+    'Builds a Python template, forks ten children, and branches one of them three times while a command runs in it.\nEvery claim is checked, and a claim that does not hold is a failure. Nothing keeps running.',
   args: [],
   options: [
     { flags: '--json <file>', summary: 'write the figures to this file', completes: 'file' },
     { flags: '--keep', summary: 'keep the snapshots' },
   ],
   examples: [
-    { line: 'forkd quickstart', summary: 'all of it' },
-    { line: 'forkd quickstart --json figures.json', summary: 'and the figures' },
+    { line: 'forkd quickstart', summary: 'run all steps' },
+    { line: 'forkd quickstart --json figures.json', summary: 'write the figures to a file too' },
   ],
   run: quickstartRun,
 });
@@ -36,23 +40,21 @@ async function quickstartRun({ context, options }: Call<Options>): Promise<void>
   const sandboxesBefore = new Set((await client.listSandboxes()).map((sandbox) => sandbox.id));
   const checks = new Checks(context.out);
   const clean = () => {
-    context.out.note('cleaning up');
+    context.out.note('Cleaning up.');
     return cleanUp({ client, sandboxesBefore, keepsSnapshots: options.keep === true, startedController });
   };
   const report = await measure(context, client, checks).catch(async (error: unknown) => {
-    // What went wrong first is what is told; that something could not be cleared away comes on top.
-    await clean().catch((second: unknown) => context.out.warn(`cleaning up: ${reportOf(second).error}`));
+    // Report the first failure. A failed clean-up is only a warning.
+    await clean().catch((second: unknown) => context.out.warn(`Clean-up failed: ${reportOf(second).error}`));
     throw error;
   });
   printReport(context.out, report);
   await clean();
   if (options.json !== undefined) await writeFile(options.json, `${JSON.stringify(report, null, 2)}\n`);
   if (checks.failed > 0) {
-    throw new CommandError(
-      'check_failed',
-      `${checks.failed} of the checks failed`,
-      'the lines marked FAILED say which',
-    );
+    throw new CodedError('check_failed', `${checks.failed} of the checks failed.`, {
+      hint: 'The lines marked FAILED say which.',
+    });
   }
   context.out.line('All checks passed; nothing is left running.');
 }

@@ -1,10 +1,15 @@
 import type { HostInfo } from '@forkd/api';
-import type { Output } from '../../lib/output.ts';
-import { formatBytes, formatMs } from '../../lib/text.ts';
+import type { Output } from '../../output/output.ts';
+import { formatBytes, formatMs } from '../../output/text.ts';
 
-export type ForkFigures = { n: number; first_answer_ms: number; all_answered_ms: number; distinct: number };
+export interface ForkFigures {
+  n: number;
+  first_answer_ms: number;
+  all_answered_ms: number;
+  distinct: number;
+}
 
-export type BranchFigures = {
+export interface BranchFigures {
   tag: string;
   pause_ms: number;
   floor_ms: number;
@@ -12,20 +17,24 @@ export type BranchFigures = {
   ready_ms: number;
   source_continued: boolean;
   child_continued: boolean;
-};
+}
 
-export type MemoryFigures = { sandbox: string; private_bytes: number; shared_bytes: number };
+export interface MemoryFigures {
+  sandbox: string;
+  private_bytes: number;
+  shared_bytes: number;
+}
 
-/** What `--json FILE` writes. */
-export type Report = {
+/** The report that `--json FILE` writes. */
+export interface Report {
   host: HostInfo;
   template: { build_ms: number; warm_ms: number };
   fork: ForkFigures;
   branches: BranchFigures[];
   memory: MemoryFigures[];
-};
+}
 
-/** What was claimed and whether it was so. All of them are looked at; one that was not so makes the run a failure. */
+/** The claims of the run and their outcomes. All claims are checked; one that is false makes the run fail. */
 export class Checks {
   readonly #out: Output;
   #failed = 0;

@@ -12,12 +12,12 @@ export const branchTags: readonly string[] = Array.from(
   (_, index) => `${TEMPLATE_TAG}-branch-${index + 1}`,
 );
 
-/** What the steps of one quickstart share. */
-export type Run = {
+/** The state that the steps of one quickstart share. */
+export interface Run {
   context: Context;
   client: ForkdClient;
   host: HostInfo;
   checks: Checks;
   /** The children, in the order in which they were started. */
   sandboxes: string[];
-};
+}

@@ -1,12 +1,12 @@
 import { randomBytes } from 'node:crypto';
 import type { ForkdClient } from '@forkd/sdk';
 import { buildTemplate } from '../../lib/build.ts';
-import { formatMs } from '../../lib/text.ts';
+import { formatMs } from '../../output/text.ts';
 import { removeTags } from './cleanup.ts';
 import { branchTags, TEMPLATE_TAG, type Run } from './run.ts';
 import { warmCode } from './warm.ts';
 
-/** Builds and warms the template. @returns its figures and the nonce that its children have to know. */
+/** Builds and warms up the template. @returns its times and the nonce that its children must know. */
 export async function templateStep(run: Run): Promise<{ build_ms: number; warm_ms: number; nonce: string }> {
   const { out } = run.context;
   out.line('1. Build the python image, boot it, warm it, snapshot it');
@@ -20,7 +20,7 @@ export async function templateStep(run: Run): Promise<{ build_ms: number; warm_m
   return { build_ms: times.build_ms, warm_ms: times.warm_ms, nonce };
 }
 
-/** Of a run before that was ended the hard way, or that was told to keep them. */
+/** Removes snapshots of an earlier run that was killed or was told to keep them. */
 async function removeLeftovers(client: ForkdClient, signal: AbortSignal): Promise<void> {
   const present = new Set((await client.listSnapshots({ signal })).map((snapshot) => snapshot.tag));
   await removeTags(

@@ -1,6 +1,6 @@
 /**
- * The warm-up: state that only this interpreter has, since half of it is random and was made here. `nonce` is ours, so
- * that an answer cannot come from a template of another run.
+ * The warm-up code: makes random state that only this interpreter has. `nonce` comes from this run, so an answer cannot come
+ * from a template of another run.
  */
 export function warmCode(nonce: string): string {
   return `
@@ -27,27 +27,32 @@ def answer():
 `.trimStart();
 }
 
-/** What is asked of every child. */
+/** The expression that every child evaluates. */
 export const QUESTION = 'answer()';
 
 /** The names of `own`, in its order, for messages. */
 export const ownNames = ['hostname', 'machine-id', 'random.random()', 'os.urandom()', 'numpy.random.random()'] as const;
 
-export type ChildAnswer = { nonce: string; secret: string; intact: boolean; own: (string | number)[] };
+export interface ChildAnswer {
+  nonce: string;
+  secret: string;
+  intact: boolean;
+  own: (string | number)[];
+}
 
-/** The answer out of the repr of a Python string: JSON in ASCII without backslashes, in single quotes. */
+/** Parses the repr of a Python string that holds the answer: ASCII JSON without backslashes, in single quotes. */
 export function parseAnswer(repr: string): ChildAnswer {
   return JSON.parse(repr.replace(/^'|'$/g, '')) as ChildAnswer;
 }
 
-/** How many of the answers share nothing with any other: a child that has but one value in common does not count. */
+/** Counts the answers that share no value with any other answer. */
 export function countDistinct(answers: readonly ChildAnswer[]): number {
   return answers.filter((answer) =>
     answers.every((other) => other === answer || answer.own.every((value, index) => value !== other.own[index])),
   ).length;
 }
 
-/** The values that some children have in common, by name, for a message. */
+/** The names of values that some children have in common, for a message. */
 export function sharedNames(answers: readonly ChildAnswer[]): string[] {
   return ownNames.filter((_, index) => new Set(answers.map((answer) => answer.own[index])).size < answers.length);
 }

@@ -1,21 +1,21 @@
-import path from 'node:path';
+import { resolve } from 'node:path';
 import { defineCommand, type Call } from '../../command.ts';
-import { withProgress } from '../../lib/progress.ts';
-import { resolveSnapshot } from '../../lib/resolve.ts';
-import { formatBytes } from '../../lib/text.ts';
+import { withProgress } from '../../output/progress.ts';
+import { formatBytes } from '../../output/text.ts';
+import { resolveSnapshot } from '../../parse/resolve.ts';
 import { formatOption, type FormatOptions } from './format.ts';
 
 export const exportCommand = defineCommand<FormatOptions>({
   name: 'export',
-  summary: 'write a snapshot as the files that Firecracker itself loads',
+  summary: 'write a snapshot as files that Firecracker loads',
   description:
-    'DIR is made, and gets vmstate, memory.bin, root.img and forkd.json. Where the file system can, the files share their\nblocks with the store. Only of snapshots that were taken with Firecracker, and only on the host of the controller.',
+    "Creates DIR with vmstate, memory.bin, root.img and forkd.json. If the file system supports it, the files share blocks\nwith the store. Works only for snapshots taken with Firecracker, and only on the controller's host.",
   args: [
-    { name: 'tag', summary: 'tag, or a beginning of it', completes: 'snapshot' },
-    { name: 'dir', summary: 'directory that is not there yet', completes: 'directory' },
+    { name: 'tag', summary: 'tag, or the beginning of it', completes: 'snapshot' },
+    { name: 'dir', summary: 'directory to create', completes: 'directory' },
   ],
   options: [formatOption],
-  examples: [{ line: 'forkd snapshot export py ./py --format firecracker', summary: 'its chain made flat' }],
+  examples: [{ line: 'forkd snapshot export py ./py --format firecracker', summary: 'export a snapshot' }],
   run,
 });
 
@@ -23,7 +23,7 @@ async function run({ context, args, options: { format } }: Call<FormatOptions>):
   const [text = '', given = ''] = args;
   const client = await context.client();
   const tag = await resolveSnapshot(client, text, context);
-  const dir = path.resolve(given);
+  const dir = resolve(given);
   const work = client.exportSnapshot(tag, { format, dir }, { signal: context.signal });
   const done = await withProgress(context.out, 'export', `${tag} to ${dir}`, work);
   if (context.out.isJson) context.out.json(done);

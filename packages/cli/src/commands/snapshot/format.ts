@@ -5,7 +5,7 @@ export type FormatOptions = Pick<ExportSnapshotRequest, 'format'>;
 
 export const formatOption: OptionSpec = {
   flags: '--format <format>',
-  summary: 'whose files they are',
+  summary: 'format of the files',
   choices: ['firecracker'],
   required: true,
 };

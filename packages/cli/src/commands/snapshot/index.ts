@@ -1,6 +1,5 @@
-import path from 'node:path';
+import { resolve } from 'node:path';
 import type { CreateSnapshotRequest } from '@forkd/api';
-import { limits } from '@forkd/api/constants';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
 import { branchSandbox, type BranchFlags } from '../../lib/branch.ts';
@@ -12,7 +11,9 @@ import {
   type TemplateOptions,
 } from '../../lib/build.ts';
 import { UsageError } from '../../lib/errors.ts';
-import { seconds, tag } from '../../lib/parse.ts';
+import { safetyOption } from '../../parse/fork-options.ts';
+import { accepted, replaced } from '../../parse/older-options.ts';
+import { tag } from '../../parse/parse.ts';
 import { exportCommand } from './export.ts';
 import { importCommand } from './import.ts';
 
@@ -21,44 +22,48 @@ type Options = TemplateOptions &
     tag?: string;
     rootfs?: string;
     rw?: boolean;
-    tap?: string;
-    bootWaitSecs?: number;
     fromSandbox?: string;
   };
 
 export const snapshot = defineCommand<Options>({
   name: 'snapshot',
-  summary: 'branch a running sandbox, or boot a root file system and snapshot it',
+  summary: 'branch a running sandbox, or boot a root file system and take a snapshot',
   description:
-    'With --from-sandbox the source runs on, and its connections stay. Without a mode the branch is live where this host\ncan do that, else diff. `forkd from-image` makes a template from an image.',
+    'With --from-sandbox the source keeps running and keeps its connections. Without a mode the branch is live; on a host\nwithout live branches it is diff. `forkd from-image` makes a template from an image.',
   args: [],
   options: [
-    { flags: '--tag <tag>', summary: 'name of the snapshot; a branch without one is given one', parse: tag },
-    { flags: '--from-sandbox <sandbox>', summary: 'branch this one', completes: 'sandbox' },
-    { flags: '--live', summary: 'copy while the source runs: the shortest pause', conflicts: ['diff', 'full'] },
-    { flags: '--diff', summary: 'copy what changed while the source is paused', conflicts: ['live', 'full'] },
-    { flags: '--full', summary: 'copy all of its memory while it is paused', conflicts: ['live', 'diff'] },
-    { flags: '--no-wait', summary: 'return as soon as the source runs again (live only)' },
+    { flags: '--tag <tag>', summary: 'name of the snapshot (default for a branch: a new name)', parse: tag },
+    { flags: '--from-sandbox <sandbox>', summary: 'sandbox to branch', completes: 'sandbox' },
+    { flags: '--live', summary: 'copy while the source runs; the shortest pause', conflicts: ['diff', 'full'] },
+    { flags: '--diff', summary: 'pause the source and copy what has changed', conflicts: ['live', 'full'] },
+    { flags: '--full', summary: 'pause the source and copy all of its memory', conflicts: ['live', 'diff'] },
+    { flags: '--no-wait', summary: 'return as soon as the source runs again (live branches only)' },
     {
       flags: '--until <when>',
-      summary: 'return when the source has resumed, the branch is ready to fork, or is durable on disk',
+      summary: 'return when the source runs again, the branch can be forked, or the branch is on disk',
       choices: ['resumed', 'ready', 'durable'],
     },
+    {
+      flags: '--audit',
+      summary: 'compare every page of the branch with guest memory; the pause lasts until all of it is copied',
+    },
+    safetyOption('programs are stopped during the branch, and in a child until it has its own identity and clock'),
     { flags: '--kernel <file>', summary: 'kernel to boot', completes: 'file' },
     { flags: '--rootfs <file>', summary: 'root file system to boot', completes: 'file' },
-    { flags: '--rw', summary: 'mount it writable' },
-    { flags: '--tap <device>', summary: 'tap device of the template' },
-    {
-      flags: '--boot-wait-secs <secs>',
-      summary: `how long the boot may take (default: ${limits.bootWaitSecsDefault})`,
-      parse: seconds('--boot-wait-secs', limits.bootWaitSecsMax),
-    },
+    { flags: '--rw', summary: 'mount the root file system writable' },
     ...templateOptions,
+    accepted('--keep-workdir', 'nothing is left behind'),
+    replaced(
+      '--volume <volume>',
+      'A sandbox has no volumes.',
+      'Put the files into the image, or copy them with `forkd cp`.',
+    ),
   ],
   examples: [
     { line: 'forkd snapshot --from-sandbox sb-1f --tag before-upgrade', summary: 'branch a running sandbox' },
-    { line: 'forkd snapshot --from-sandbox sb-1f --no-wait', summary: 'and do not wait for the disk' },
-    { line: 'forkd snapshot --tag base --kernel vmlinuz --rootfs root.erofs', summary: 'boot and snapshot' },
+    { line: 'forkd snapshot --from-sandbox sb-1f --no-wait', summary: 'without waiting for the disk' },
+    { line: 'forkd snapshot --from-sandbox sb-1f --audit', summary: 'with a check of every page' },
+    { line: 'forkd snapshot --tag base --kernel vmlinuz --rootfs root.erofs', summary: 'boot, then take a snapshot' },
   ],
   subcommands: [exportCommand, importCommand],
   run,
@@ -67,7 +72,7 @@ export const snapshot = defineCommand<Options>({
 async function run({ context, options }: Call<Options>): Promise<void> {
   if (options.fromSandbox !== undefined) {
     if (options.rootfs !== undefined || options.kernel !== undefined) {
-      throw new UsageError('snapshot: --from-sandbox excludes --kernel and --rootfs');
+      throw new UsageError('snapshot: --from-sandbox excludes --kernel and --rootfs.');
     }
     await branchSandbox(context, options.fromSandbox, options.tag, options);
     return;
@@ -77,19 +82,19 @@ async function run({ context, options }: Call<Options>): Promise<void> {
 
 async function bootSnapshot(context: Context, options: Options): Promise<void> {
   if (options.tag === undefined || options.rootfs === undefined) {
-    throw new UsageError('snapshot: give --tag and --rootfs to boot, or --from-sandbox to branch');
+    throw new UsageError('snapshot: Give --tag and --rootfs to boot, or --from-sandbox to branch.');
   }
-  if (options.live || options.diff || options.full || !options.wait || options.until !== undefined) {
-    throw new UsageError('snapshot: --live, --diff, --full, --no-wait and --until go with --from-sandbox');
+  const ofBranches = [options.live, options.diff, options.full, options.audit, options.until, options.safety];
+  if (!options.wait || ofBranches.some((option) => option !== undefined)) {
+    const flags = '--live, --diff, --full, --audit, --no-wait, --until and --safety';
+    throw new UsageError(`snapshot: ${flags} need --from-sandbox.`);
   }
   const request: CreateSnapshotRequest = {
     tag: options.tag,
-    rootfs: path.resolve(options.rootfs),
+    rootfs: resolve(options.rootfs),
     ...(await templateFields(options)),
   };
-  if (options.kernel !== undefined) request.kernel = path.resolve(options.kernel);
+  if (options.kernel !== undefined) request.kernel = resolve(options.kernel);
   if (options.rw) request.rw = true;
-  if (options.tap !== undefined) request.tap = options.tap;
-  if (options.bootWaitSecs !== undefined) request.boot_wait_secs = options.bootWaitSecs;
   printTemplate(context, await buildTemplate(context, request));
 }

@@ -1,22 +1,22 @@
 import type { CreateWorkspaceRequest } from '@forkd/api';
 import { defineCommand, type Call } from '../../command.ts';
-import { hostFields, hostOptions, type HostOptions } from '../../lib/fork-options.ts';
-import { nameOf } from '../../lib/parse.ts';
-import { withProgress } from '../../lib/progress.ts';
-import { resolveSnapshot } from '../../lib/resolve.ts';
+import { withProgress } from '../../output/progress.ts';
+import { hostFields, hostOptions, type HostOptions } from '../../parse/fork-options.ts';
+import { nameOf } from '../../parse/parse.ts';
+import { resolveSnapshot } from '../../parse/resolve.ts';
 import { printRunning } from './print.ts';
 
 type Options = HostOptions & { snapshot: string };
 
 export const create = defineCommand<Options>({
   name: 'create',
-  summary: 'make a workspace, and start its sandbox',
+  summary: 'create a workspace, and start its sandbox',
   description: 'Prints the id of the sandbox.',
   args: [{ name: 'name', summary: 'name of the workspace' }],
   options: [
     {
       flags: '--snapshot <tag>',
-      summary: 'snapshot that it begins with, or a beginning of its tag',
+      summary: 'snapshot to start from: its tag, or the beginning of it',
       required: true,
       completes: 'snapshot',
     },

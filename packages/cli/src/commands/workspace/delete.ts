@@ -3,11 +3,11 @@ import { defineCommand, type Call } from '../../command.ts';
 export const deleteCommand = defineCommand({
   name: 'delete',
   aliases: ['rm'],
-  summary: 'remove workspaces with their state, and end their sandboxes',
-  description: 'The snapshots that they came from stay.',
+  summary: 'delete workspaces with their state, and kill their sandboxes',
+  description: 'The snapshots that they were started from stay.',
   args: [{ name: 'name', summary: 'names of the workspaces', variadic: true, completes: 'workspace' }],
   options: [],
-  examples: [{ line: 'forkd workspace delete dev', summary: 'nothing of it is left' }],
+  examples: [{ line: 'forkd workspace delete dev', summary: 'delete the workspace and its state' }],
   run,
 });
 

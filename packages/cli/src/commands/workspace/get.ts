@@ -1,14 +1,14 @@
 import { defineCommand, type Call } from '../../command.ts';
-import { formatAge } from '../../lib/text.ts';
+import { formatAge } from '../../output/text.ts';
 
 export const get = defineCommand({
   name: 'get',
-  summary: 'what is known of a workspace',
+  summary: 'show a workspace',
   args: [{ name: 'name', summary: 'name of the workspace', completes: 'workspace' }],
   options: [],
   examples: [
-    { line: 'forkd workspace get dev', summary: 'in lines' },
-    { line: 'forkd workspace get dev --json', summary: 'as the API answers' },
+    { line: 'forkd workspace get dev', summary: 'for a person' },
+    { line: 'forkd workspace get dev --json', summary: 'for a program' },
   ],
   run,
 });

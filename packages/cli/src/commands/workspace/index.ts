@@ -9,13 +9,13 @@ import { suspend } from './suspend.ts';
 export const workspace = defineCommand({
   name: 'workspace',
   aliases: ['ws'],
-  summary: 'sandboxes that outlive their VM: suspended to a snapshot, resumed from it',
+  summary: 'manage sandboxes that outlive their virtual machine',
   args: [],
   options: [],
   examples: [
-    { line: 'forkd workspace create dev --snapshot py', summary: 'starts one, and prints its sandbox' },
-    { line: 'forkd workspace suspend dev', summary: 'ends the VM, and keeps what is in it' },
-    { line: 'forkd workspace resume dev', summary: 'goes on from there' },
+    { line: 'forkd workspace create dev --snapshot py', summary: 'start a workspace, and print the id of its sandbox' },
+    { line: 'forkd workspace suspend dev', summary: 'keep its state as a snapshot, and end the virtual machine' },
+    { line: 'forkd workspace resume dev', summary: 'continue from there' },
   ],
   subcommands: [create, suspend, resume, list, get, deleteCommand],
 });

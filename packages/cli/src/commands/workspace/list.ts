@@ -1,15 +1,15 @@
 import { defineCommand, type Call } from '../../command.ts';
-import { formatAge } from '../../lib/text.ts';
+import { formatAge } from '../../output/text.ts';
 
 export const list = defineCommand({
   name: 'list',
   aliases: ['ls'],
-  summary: 'list the workspaces',
+  summary: 'list workspaces',
   args: [],
   options: [],
   examples: [
     { line: 'forkd workspace list', summary: 'as a table' },
-    { line: 'forkd workspace list -q', summary: 'only the names' },
+    { line: 'forkd workspace list -q', summary: 'names only' },
   ],
   run,
 });

@@ -1,10 +1,10 @@
 import { defineCommand, type Call } from '../../command.ts';
-import { withProgress } from '../../lib/progress.ts';
+import { withProgress } from '../../output/progress.ts';
 import { printRunning } from './print.ts';
 
 export const resume = defineCommand({
   name: 'resume',
-  summary: 'start a sandbox of a workspace where it was suspended',
+  summary: 'start the sandbox of a workspace where it was suspended',
   description: 'Prints the id of the sandbox.',
   args: [{ name: 'name', summary: 'name of the workspace', completes: 'workspace' }],
   options: [],

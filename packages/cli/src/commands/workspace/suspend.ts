@@ -1,12 +1,14 @@
 import { defineCommand, type Call } from '../../command.ts';
-import { withProgress } from '../../lib/progress.ts';
+import { withProgress } from '../../output/progress.ts';
 
-type Options = { diff?: boolean };
+interface Options {
+  diff?: boolean;
+}
 
 export const suspend = defineCommand<Options>({
   name: 'suspend',
-  summary: 'end the sandbox of a workspace, and keep what is in it',
-  description: 'Prints the tag of the snapshot that its state is in.',
+  summary: 'keep the state of a workspace as a snapshot, and end its sandbox',
+  description: 'Prints the tag of that snapshot.',
   args: [{ name: 'name', summary: 'name of the workspace', completes: 'workspace' }],
   options: [{ flags: '--diff', summary: 'accepted: only what changed is ever written', hidden: true }],
   examples: [{ line: 'forkd workspace suspend dev', summary: 'until `forkd workspace resume dev`' }],

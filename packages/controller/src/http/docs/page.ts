@@ -1,11 +1,10 @@
 import { createHash } from 'node:crypto';
-
 import type { OpenApiDocument, OperationObject } from '../openapi/document.ts';
 import { fieldsTable, row, table, typeOf } from './schema.ts';
 import { style } from './style.ts';
 import { escapeHtml, inline, paragraphs } from './text.ts';
 
-/** Nothing but the page's own style is applied, and nothing is fetched or run. */
+/** Allows the page's own style sheet and nothing else: no script, no font, no picture. */
 export const contentSecurityPolicy = [
   "default-src 'none'",
   `style-src 'sha256-${createHash('sha256').update(style).digest('base64')}'`,
@@ -14,7 +13,7 @@ export const contentSecurityPolicy = [
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** The API document as one page for people, without scripts: a browser shows it, and so does a file that it is saved to. */
+/** Renders the API document as one page without scripts. A saved copy of the page works too. */
 export function docsPage(document: OpenApiDocument): string {
   const { info, tags, components } = document;
   const all = Object.entries(document.paths).flatMap(([path, methods]) =>
@@ -41,7 +40,7 @@ export function docsPage(document: OpenApiDocument): string {
     `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${style}</style></head><body>` +
     `<nav><b>${escapeHtml(info.title)} ${escapeHtml(info.version)}</b>${links.join('')}<h2><a href="#schemas">Types</a></h2></nav>` +
     `<main><h1>${escapeHtml(info.title)} API</h1><p>${intro}</p>${sections.join('')}` +
-    `<section><h2 id="schemas">Types</h2><p><b>*</b> is always there.</p>${types.join('')}</section></main></body></html>`
+    `<section><h2 id="schemas">Types</h2><p><b>*</b> marks a field that is always present.</p>${types.join('')}</section></main></body></html>`
   );
 }
 
@@ -52,9 +51,9 @@ interface Route {
 }
 
 const intro =
-  'Bodies are JSON, unless said otherwise. On TCP each request but <code>GET /healthz</code> carries a token: ' +
-  '<code>Authorization: Bearer …</code>. Each reply has an <code>x-request-id</code>, the request’s own if it came with one. ' +
-  'The same for programs: <a href="openapi.json">openapi.json</a> (OpenAPI 3.1).';
+  'Bodies are JSON unless stated otherwise. Over TCP every request except <code>GET /healthz</code> needs a token: ' +
+  '<code>Authorization: Bearer …</code>. Every reply has an <code>x-request-id</code>: the id of the request, if it had one. ' +
+  'The same document for programs: <a href="openapi.json">openapi.json</a> (OpenAPI 3.1).';
 
 function linkTo({ operationId, summary }: OperationObject): string {
   return `<a href="#${escapeHtml(operationId)}" title="${escapeHtml(summary)}">${escapeHtml(operationId)}</a>`;
@@ -73,7 +72,7 @@ function routeOf({ path, method, operation }: Route, { components }: OpenApiDocu
 }
 
 function parametersOf({ parameters = [] }: OperationObject): string {
-  // What every route takes is said at the top.
+  // Parameters of every route are named at the top of the page.
   const own = parameters.flatMap((parameter) => ('$ref' in parameter ? [] : [parameter]));
   if (own.length === 0) return '';
   const rows = own.map(({ name, schema, required, description = '', in: where }) => {
@@ -84,7 +83,9 @@ function parametersOf({ parameters = [] }: OperationObject): string {
 
 function bodyOf({ requestBody }: OperationObject): string {
   if (requestBody === undefined) return '';
-  const said = Object.entries(requestBody.content).map(([mediaType, content]) => contentOf(mediaType, content));
+  const said = Object.entries(requestBody.content).map(
+    ([mediaType, content]) => contentOf(mediaType, content) + exampleOf(content),
+  );
   const optional = requestBody.required ? '' : ' <small>optional</small>';
   return `<h4>Body${optional}</h4>${paragraphs(requestBody.description ?? '')}${said.join('')}`;
 }
@@ -96,12 +97,20 @@ function contentOf(mediaType: string, content: Record<string, unknown>): string 
   return `<p>${type} <small>${escapeHtml(mediaType)}</small></p>`;
 }
 
+function exampleOf({ example }: Record<string, unknown>): string {
+  if (example === undefined) return '';
+  const text = typeof example === 'string' ? example : JSON.stringify(example, null, 2);
+  return `<pre>${escapeHtml(text)}</pre>`;
+}
+
 function repliesOf(operation: OperationObject, shared: OpenApiDocument['components']['responses']): string {
   const rows = Object.entries(operation.responses).map(([status, response]) => {
     const found = '$ref' in response ? shared[response.$ref.split('/').at(-1) ?? ''] : response;
     const { description, content = {} } = found ?? { description: '' };
     const isError = Number(status) >= 400;
-    const bodies = isError ? [] : Object.entries(content).map(([mediaType, one]) => contentOf(mediaType, one));
+    const bodies = isError
+      ? []
+      : Object.entries(content).map(([mediaType, one]) => contentOf(mediaType, one) + exampleOf(one));
     return `<tr><th>${escapeHtml(status)}</th><td>${paragraphs(description)}${bodies.join('')}</td></tr>`;
   });
   return `<h4>Replies</h4>${table(rows)}`;

@@ -1,7 +1,7 @@
 import type { JsonSchema } from '../openapi/components.ts';
 import { escapeHtml, inline } from './text.ts';
 
-/** The fields of an object, one a row; nothing for what has none. */
+/** A table with one row per field of an object. Empty for a schema without fields. */
 export function fieldsTable(schema: JsonSchema): string {
   const { properties, required } = schema as { properties?: Record<string, JsonSchema>; required?: string[] };
   if (properties === undefined) return '';
@@ -19,7 +19,7 @@ export function row(name: string, schema: JsonSchema, isRequired: boolean, text 
   return `<tr><th><code>${escapeHtml(name)}</code>${mark}</th><td>${typeOf(schema)}</td><td>${said}</td></tr>`;
 }
 
-/** The type in a few words, with its bounds and its default. */
+/** Names the type in a few words, with its bounds and its default. */
 export function typeOf(schema: JsonSchema): string {
   const bounds = boundsOf(schema);
   return `${shapeOf(schema)}${bounds === '' ? '' : ` <small>${escapeHtml(bounds)}</small>`}`;

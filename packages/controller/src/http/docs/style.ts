@@ -1,4 +1,4 @@
-/** Of the docs page. It names no font and no picture that a browser would have to fetch. */
+/** Style sheet of the docs page. The page loads no font and no picture. */
 export const style = `
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --dim: #777; --accent: #0a6; }
 * { box-sizing: border-box; }
@@ -11,9 +11,10 @@ main { padding: 1.5rem 2.5rem 6rem; max-width: 70rem; }
 h1 { margin: 0; } h2 { margin: 3rem 0 .3rem; } h4 { margin: 1rem 0 .2rem; }
 p { margin: .3rem 0; } small, .dim { color: var(--dim); } a { color: var(--accent); }
 code { font: .88em ui-monospace, monospace; background: var(--soft); padding: .05em .3em; border-radius: 3px; overflow-wrap: anywhere; }
+pre { font: .82em/1.45 ui-monospace, monospace; background: var(--soft); padding: .5em .7em; border-radius: 3px; overflow-x: auto; }
 details { border: 1px solid var(--line); border-radius: 6px; margin: .5rem 0; }
 details > div { padding: 0 1rem 1rem; border-top: 1px solid var(--line); }
-/* What a link leads to is open, in browsers that can. */
+/* Open the target of a link, in browsers that support it. */
 details:target::details-content { content-visibility: visible; block-size: auto; }
 details:target { border-color: var(--accent); }
 summary { cursor: pointer; padding: .5rem .8rem; display: flex; gap: .8rem; align-items: baseline; flex-wrap: wrap; }

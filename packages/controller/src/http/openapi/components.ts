@@ -1,10 +1,12 @@
 import * as api from '@forkd/api';
 import type { TSchema } from 'typebox';
 
-/** A schema as the document writes it. */
-export type JsonSchema = { [keyword: string]: unknown };
+/** A JSON schema of the document. */
+export interface JsonSchema {
+  [keyword: string]: unknown;
+}
 
-/** What clients have types for. Whatever is not among them is written where it is used. */
+/** Schemas with a name in the document. All others are written inline. */
 const named: Record<string, TSchema> = {
   BranchRequest: api.BranchRequest,
   CommandEvent: api.CommandEvent,
@@ -46,27 +48,36 @@ const named: Record<string, TSchema> = {
   WorkspaceInfo: api.WorkspaceInfo,
 };
 
-/** By what they look like, since a schema that is made optional is copied. */
-const names = new Map(Object.entries(named).map(([name, schema]) => [JSON.stringify(schema), name]));
+/** A named schema is recognised by its content, because a schema that becomes optional or described is a copy. */
+const names = new Map(Object.entries(named).map(([name, schema]) => [contentOf(schema), name]));
+
+function contentOf(schema: unknown): string {
+  const { description: _description, examples: _examples, ...content } = schema as JsonSchema;
+  return JSON.stringify(content);
+}
 
 export function componentSchemas(): Record<string, JsonSchema> {
   return Object.fromEntries(Object.entries(named).map(([name, schema]) => [name, inner(schema)]));
 }
 
-/** The schema in the words of the document: a reference where it has a name, and unions as readers expect them. */
+/** The schema for the document: a reference if it has a name, and unions in the form that readers expect. */
 export function documented(schema: unknown): JsonSchema {
-  const name = names.get(JSON.stringify(schema));
-  return name === undefined ? inner(schema) : { $ref: `#/components/schemas/${name}` };
+  const name = names.get(contentOf(schema));
+  if (name === undefined) return inner(schema);
+  const { description } = schema as JsonSchema;
+  const isOwn = description !== undefined && description !== (named[name] as JsonSchema)['description'];
+  return { $ref: `#/components/schemas/${name}`, ...(isOwn && { description }) };
 }
 
 function inner(schema: unknown): JsonSchema {
-  const { properties, patternProperties, items, anyOf, ...rest } = schema as JsonSchema;
+  const { description, examples: _, properties, patternProperties, items, anyOf, ...rest } = schema as JsonSchema;
   return {
     ...rest,
     ...(properties !== undefined && { properties: each(properties) }),
     ...(patternProperties !== undefined && recordOf(patternProperties)),
     ...(items !== undefined && { items: documented(items) }),
     ...(Array.isArray(anyOf) && unionOf(anyOf.map(documented))),
+    ...(description !== undefined && { description }),
   };
 }
 
@@ -74,7 +85,7 @@ function each(schemas: unknown): Record<string, JsonSchema> {
   return Object.fromEntries(Object.entries(schemas as JsonSchema).map(([key, value]) => [key, documented(value)]));
 }
 
-/** One pattern of keys is said as such: what is no such key is refused. */
+/** A single pattern becomes `propertyNames`, because keys that do not match it are refused. */
 function recordOf(patternProperties: unknown): JsonSchema {
   const [only, ...others] = Object.entries(patternProperties as JsonSchema);
   if (only === undefined || others.length > 0) return { patternProperties: each(patternProperties) };
@@ -83,7 +94,7 @@ function recordOf(patternProperties: unknown): JsonSchema {
   return { ...(!isAnyKey && { propertyNames: { pattern } }), additionalProperties: documented(value) };
 }
 
-/** Words of which one is meant are an enum; what may be null has two types. */
+/** A union of constants becomes an enum, and a nullable type becomes a list of two types. */
 function unionOf(branches: JsonSchema[]): JsonSchema {
   const nullable = branches.some(({ type }) => type === 'null');
   const others = branches.filter(({ type }) => type !== 'null');

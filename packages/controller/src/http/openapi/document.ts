@@ -1,16 +1,14 @@
-import { errorRegistry, limits } from '@forkd/api';
-import type { ErrorCode } from '@forkd/api';
+import { errorRegistry, limits, type ErrorCode } from '@forkd/api';
 import type { FastifyInstance, FastifySchema } from 'fastify';
 import type { TSchema } from 'typebox';
-
 import { version } from '../../version.ts';
-import type { JsonSchema } from './components.ts';
-import { componentSchemas, documented } from './components.ts';
+import { type JsonSchema, componentSchemas, documented } from './components.ts';
 import { errorsByStatus } from './errors.ts';
+import { exampleOf } from './examples.ts';
 import type { Operation, Reply } from './operation.ts';
 import { tags } from './tags.ts';
 
-/** A route with its description. */
+/** A route and its description. */
 interface DescribedRoute {
   method: string;
   url: string;
@@ -42,6 +40,7 @@ export interface OperationObject {
   security?: unknown[];
 }
 
+/** The body by media type: its schema and its example. */
 type Content = Record<string, JsonSchema>;
 export interface Reference {
   $ref: string;
@@ -51,6 +50,7 @@ interface ParameterObject {
   in: string;
   required: boolean;
   description?: string;
+  example?: unknown;
   schema: JsonSchema;
 }
 interface ResponseObject {
@@ -59,7 +59,7 @@ interface ResponseObject {
   content?: Content;
 }
 
-/** Notes the routes that `app` is given from now on. What is returned makes the document of them. */
+/** Records every route that is added to `app` from now on. The returned function makes the document of these routes. */
 export function describeRoutes(app: FastifyInstance): () => OpenApiDocument {
   const routes: DescribedRoute[] = [];
   app.addHook('onRoute', ({ method, url, schema, config }) => {
@@ -97,13 +97,13 @@ function documentOf(routes: readonly DescribedRoute[]): OpenApiDocument {
     components: {
       schemas: componentSchemas(),
       headers: { RequestId: requestIdHeader },
-      parameters: { RequestId: requestIdParameter },
+      parameters: { RequestId: requestIdParameter, Prefer: preferParameter },
       responses: onlyErrors(routes),
       securitySchemes: {
         bearer: {
           type: 'http',
           scheme: 'bearer',
-          description: 'A token of the file that `--token-file` names. The unix socket asks for none.',
+          description: 'A token from the file that `--token-file` names. The unix socket needs no token.',
         },
       },
     },
@@ -114,12 +114,22 @@ const requestIdParameter: ParameterObject = {
   name: 'x-request-id',
   in: 'header',
   required: false,
-  description: 'An id of the caller’s for this request, in his logs and in ours.',
+  description: 'An id that the caller gives the request. It appears in the log of the controller.',
+  schema: { type: 'string' },
+};
+
+const preferParameter: ParameterObject = {
+  name: 'Prefer',
+  in: 'header',
+  required: false,
+  description:
+    '`handling=strict`: refuse the request if it has a field that the route does not know. Otherwise such a field has no effect, ' +
+    'and each object of a JSON reply names it in `warnings`.',
   schema: { type: 'string' },
 };
 
 const requestIdHeader = {
-  description: 'The id of the request in the logs: the one that it came with, else a new one.',
+  description: 'The id of the request in the log: the one that the caller sent, or a new one.',
   schema: { type: 'string' },
 };
 
@@ -130,7 +140,7 @@ function operationOf({ operation, schema }: DescribedRoute): OperationObject {
   const parameters = [
     ...parametersOf('path', schema?.params),
     ...parametersOf('query', schema?.querystring),
-    ...headersOf(operation),
+    ...headersOf(operation, schema),
   ];
   const requestBody = requestBodyOf(operation, schema);
   const replies = Object.entries(operation.replies).map(([status, reply]) => [status, replyOf(reply)] as const);
@@ -153,52 +163,74 @@ function parametersOf(where: 'path' | 'query', schema: unknown): ParameterObject
   const { properties = {}, required = [] } = (schema ?? {}) as { properties?: object; required?: string[] };
   return Object.entries(properties).map(([name, value]) => {
     const { description, ...rest } = documented(value);
+    const example = exampleOf(value as TSchema);
     const isRequired = required.includes(name);
     return {
       name,
       in: where,
       required: isRequired,
       ...(typeof description === 'string' && { description }),
+      ...(example !== undefined && { example }),
       schema: rest,
     };
   });
 }
 
-function headersOf({ more }: Operation): (ParameterObject | Reference)[] {
-  const header = (name: string, description: string, schema: JsonSchema): ParameterObject => {
-    return { name, in: 'header', required: false, description, schema: { type: 'string', ...schema } };
+function headersOf({ more }: Operation, schema: FastifySchema | undefined): (ParameterObject | Reference)[] {
+  const header = (name: string, description: string, bounds: JsonSchema): ParameterObject => {
+    return { name, in: 'header', required: false, description, schema: { type: 'string', ...bounds } };
   };
   const given: ParameterObject[] = [];
   if (more.idempotent === true) {
     const hours = limits.idempotencyKeepSecs / 3600;
-    const text = `Carried out once, however often it is sent with this key; the reply is kept for ${hours} hours.`;
+    const text =
+      `A request that is repeated with the same key is carried out once. The reply is kept for ${hours} hours, or until ` +
+      `${limits.idempotencyRepliesMax} newer replies are kept. A repetition waits while the first request is under way.`;
     given.push(header('Idempotency-Key', text, { minLength: 1, maxLength: limits.idempotencyKeyBytesMax }));
   }
   if (more.resumable === true) {
-    given.push(header('Last-Event-ID', 'As `after`, which goes before it: browsers send it by themselves.', {}));
+    given.push(
+      header(
+        'Last-Event-ID',
+        'Same as `after`, which has precedence. Browsers send this header when they reconnect.',
+        {},
+      ),
+    );
   }
-  return [...given, { $ref: '#/components/parameters/RequestId' }];
+  const hasFields = schema?.body !== undefined || schema?.querystring !== undefined;
+  const common = hasFields ? ['Prefer', 'RequestId'] : ['RequestId'];
+  return [...given, ...common.map((name) => ({ $ref: `#/components/parameters/${name}` }))];
 }
 
 function requestBodyOf({ more }: Operation, schema: FastifySchema | undefined): OperationObject['requestBody'] {
   if (more.rawBody !== undefined) {
-    return { required: false, description: more.rawBody, content: { 'application/octet-stream': {} } };
+    return {
+      required: false,
+      description: more.rawBody,
+      content: { 'application/octet-stream': { example: 'hello\n' } },
+    };
   }
   if (schema?.body === undefined) return undefined;
   const { required = [] } = schema.body as { required?: string[] };
-  return { required: required.length > 0, content: { 'application/json': { schema: documented(schema.body) } } };
+  const bytesMax = more.largeBody === true ? limits.largeJsonBodyBytesMax : limits.jsonBodyBytesMax;
+  const description = `At most ${bytesMax / 1024} KiB.`;
+  return {
+    required: required.length > 0,
+    description,
+    content: { 'application/json': { schema: documented(schema.body), example: exampleOf(schema.body as TSchema) } },
+  };
 }
 
-function replyOf({ description, mediaType, schema, isStream = false }: Reply): ResponseObject {
+function replyOf({ description, mediaType, schema, example, isStream = false }: Reply): ResponseObject {
   const headers = everyReply;
   if (mediaType === undefined) return { description, headers };
-  if (schema === undefined) return { description, headers, content: { [mediaType]: {} } };
-  // OpenAPI 3.1 has no word for the items of a stream; 3.2 calls them `itemSchema`.
+  if (schema === undefined) return { description, headers, content: { [mediaType]: { example } } };
+  // OpenAPI 3.1 has no keyword for the items of a stream. OpenAPI 3.2 has `itemSchema`.
   const word = isStream ? 'x-itemSchema' : 'schema';
-  return { description, headers, content: { [mediaType]: { [word]: documented(schema) } } };
+  return { description, headers, content: { [mediaType]: { [word]: documented(schema), example } } };
 }
 
-/** Statuses with one code are the same wherever they come, and are written once. */
+/** A status with a single code is the same for all operations, and is written once. */
 function onlyErrors(routes: readonly DescribedRoute[]): Record<string, ResponseObject> {
   const all = routes.flatMap(({ operation, schema }) =>
     [...errorsByStatus(operation, schema).values()].flatMap((codes): [string, ResponseObject][] => {

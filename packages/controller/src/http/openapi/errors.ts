@@ -1,16 +1,14 @@
-import type { ErrorCode } from '@forkd/api';
-import { errorRegistry, TAG_PATTERN } from '@forkd/api';
+import { type ErrorCode, errorRegistry, TAG_PATTERN } from '@forkd/api';
 import type { FastifySchema } from 'fastify';
-
 import type { Operation } from './operation.ts';
 
-/** What needs the pager, and through it QEMU. */
+/** Errors of requests that need the pager and its engine. */
 export const pagerErrors = ['pager_unavailable', 'engine_failed', 'engine_missing', 'shutting_down'] as const;
 
-/** What goes to one sandbox. */
-export const sandboxErrors = ['not_found_sandbox'] as const;
+/** Errors of requests to one sandbox. */
+export const sandboxErrors = ['not_found_sandbox', 'sandbox_ended'] as const;
 
-/** What the guest of a sandbox is asked. */
+/** Errors of requests to the guest of a sandbox. */
 export const guestErrors = [
   ...sandboxErrors,
   'sandbox_paused',
@@ -20,10 +18,10 @@ export const guestErrors = [
   'shutting_down',
 ] as const;
 
-/** What is read from the store or written to it. */
+/** Errors of requests that read or write the store. */
 export const storeErrors = ['corrupt_layer', 'disk_full'] as const;
 
-/** What starts VMs. */
+/** Errors of requests that start VMs. */
 export const startErrors = [
   ...pagerErrors,
   ...storeErrors,
@@ -35,22 +33,25 @@ export const startErrors = [
   'unsupported',
 ] as const;
 
-/** Before a route is found, or by what went wrong inside. */
+/** Errors that any request can meet, before its route is found or because of a bug. */
 const ofAny: readonly ErrorCode[] = [
   'bad_request',
   'request_timeout',
   'url_too_long',
   'headers_too_large',
+  'host_not_allowed',
+  'origin_not_allowed',
   'shutting_down',
   'internal',
 ];
 
-/** All codes that a route can answer with, by their status, each in the order of the registry. */
+/** All error codes of a route by status, in the order of the registry. */
 export function errorsByStatus(operation: Operation, schema: FastifySchema | undefined): Map<number, ErrorCode[]> {
   const codes = new Set<ErrorCode>([...operation.errors, ...ofAny]);
   if (operation.more.open !== true) codes.add('unauthorized');
   if (operation.more.idempotent === true) codes.add('idempotency_conflict').add('bad_request');
   if (schema?.body !== undefined) codes.add('bad_media_type').add('too_large');
+  if (operation.more.largeBody === true) codes.add('busy');
   if (namesTag(schema)) codes.add('bad_tag');
   const byStatus = new Map<number, ErrorCode[]>();
   for (const code of Object.keys(errorRegistry) as ErrorCode[]) {
@@ -61,7 +62,7 @@ export function errorsByStatus(operation: Operation, schema: FastifySchema | und
   return new Map([...byStatus].toSorted(([one], [other]) => one - other));
 }
 
-/** Validation has a code of its own for tags. */
+/** Validation reports an invalid tag with a code of its own. */
 function namesTag(schema: FastifySchema | undefined): boolean {
   return [schema?.params, schema?.querystring, schema?.body].some((part) => {
     return JSON.stringify(part ?? null).includes(JSON.stringify(TAG_PATTERN));

@@ -1,57 +1,60 @@
-import type { ErrorCode } from '@forkd/api';
-import { NDJSON_MEDIA_TYPE } from '@forkd/api';
+import { type ErrorCode, NDJSON_MEDIA_TYPE } from '@forkd/api';
 import type { TSchema } from 'typebox';
-
+import { exampleItemsOf, exampleOf } from './examples.ts';
 import type { tags } from './tags.ts';
 
 declare module 'fastify' {
   interface FastifyContextConfig {
-    /** How the API document tells of the route. What the route takes stands in its schema. */
+    /** Description of the route for the API document. Its parameters and body are described by its schema. */
     operation?: Operation;
   }
 }
 
-/** What a route is for and what it answers, beside what it takes. */
+/** Purpose, replies and errors of a route. */
 export interface Operation {
-  /** Unique; what generated clients call it. */
+  /** Unique name, which generated clients use. */
   id: string;
   tag: keyof typeof tags;
-  /** One sentence. */
+  /** The purpose in a single sentence. */
   summary: string;
   replies: Readonly<Record<number, Reply>>;
-  /** Of the registry, beside those that any route may answer with. */
+  /** Error codes, besides those that every route may reply with. */
   errors: readonly ErrorCode[];
   more: Readonly<MoreOfOperation>;
 }
 
 interface MoreOfOperation {
   description?: string;
-  /** Answers whoever asks. */
+  /** Answers without a token. */
   open?: true;
   /** Takes the header `Idempotency-Key`. */
   idempotent?: true;
   /** Takes the header `Last-Event-ID`. */
   resumable?: true;
-  /** The body is bytes; what they are. */
+  /** Allows a longer JSON body: a command with its input, or a program. */
+  largeBody?: true;
+  /** Description of a body that is raw bytes. */
   rawBody?: string;
-  /** Other fields of the bodies of errors, by their code. */
+  /** Additional fields of error bodies, by error code. */
   details?: Readonly<Partial<Record<ErrorCode, TSchema>>>;
 }
 
-/** A reply of success: its body, if it has any. */
+/** A successful reply, and its body if it has one. */
 export interface Reply {
   description: string;
   mediaType?: string;
-  /** Of the body, or of each item of a stream. */
+  /** Schema of the body, or of each item of a stream. */
   schema?: TSchema;
+  /** Example of the body; text unless the body is JSON. */
+  example?: unknown;
   isStream?: boolean;
 }
 
 type Described = Omit<Operation, 'id' | 'tag' | 'summary' | 'more'> & MoreOfOperation;
 
 /**
- * Describes the routes of one tag. The description goes into the route's `config`, where Fastify does not see it: given
- * to Fastify as a response schema it would be what replies are written by, and fields that it does not name would vanish.
+ * Describes the routes of one tag. The description goes into the route's `config`, where Fastify does not see it. As a
+ * response schema, it would make Fastify drop the fields of a reply that it does not name.
  */
 export function operationsOf(tag: Operation['tag']) {
   return (id: string, summary: string, { replies, errors, ...more }: Described): { operation: Operation } => ({
@@ -59,22 +62,27 @@ export function operationsOf(tag: Operation['tag']) {
   });
 }
 
-export function json(description: string, schema: TSchema): Reply {
-  return { description, mediaType: 'application/json', schema };
+/** A JSON body. `changes` are fields in which the example of this reply differs from that of its schema. */
+export function json(description: string, schema: TSchema, changes?: object): Reply {
+  const own = exampleOf(schema);
+  const example = changes === undefined ? own : { ...(own as object), ...changes };
+  return { description, mediaType: 'application/json', schema, example };
 }
 
-/** One JSON object a line. */
+/** A stream with one JSON object per line. */
 export function lines(description: string, schema: TSchema): Reply {
-  return { description, mediaType: NDJSON_MEDIA_TYPE, schema, isStream: true };
+  const example = exampleItemsOf(schema).map((item) => `${JSON.stringify(item)}\n`);
+  return { description, mediaType: NDJSON_MEDIA_TYPE, schema, isStream: true, example: example.join('') };
 }
 
 export function serverSentEvents(description: string, schema: TSchema): Reply {
-  return { description, mediaType: 'text/event-stream', schema, isStream: true };
+  const example = exampleItemsOf(schema).map((item) => `data: ${JSON.stringify(item)}\n\n`);
+  return { description, mediaType: 'text/event-stream', schema, isStream: true, example: example.join('') };
 }
 
-/** Of any other media type. */
-export function bytes(description: string, mediaType: string): Reply {
-  return { description, mediaType };
+/** A body of any other media type. */
+export function bytes(description: string, mediaType: string, example: string): Reply {
+  return { description, mediaType, example };
 }
 
 export function nothing(description: string): Reply {

@@ -1,9 +1,9 @@
-/** The parts of the document, in its order. */
+/** The sections of the document, in order. */
 export const tags = {
-  sandboxes: 'Running VMs: fork them from snapshots, look at them, pause them, branch them, end them.',
-  commands: 'Processes in sandboxes. They belong to the guest, not to the connection that started them.',
+  sandboxes: 'Running VMs: fork them from snapshots, inspect, pause, branch and end them.',
+  commands: 'Processes in sandboxes. A command belongs to its guest, and outlives the connection that started it.',
   files: 'Files in sandboxes.',
-  snapshots: 'Restorable points: templates, which are built from images, and branches of running sandboxes.',
-  workspaces: 'Sandboxes with a name that outlive their VM.',
+  snapshots: 'Restorable states: templates, which are built from images, and branches of running sandboxes.',
+  workspaces: 'Named sandboxes that outlive their VM.',
   host: 'The controller and its host.',
 } as const;

@@ -1,14 +1,17 @@
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
-
 import { contentSecurityPolicy, docsPage } from '../docs/page.ts';
 import type { OpenApiDocument } from '../openapi/document.ts';
 import { bytes, json, operationsOf } from '../openapi/operation.ts';
 
-/** The API as a document, for programs and for people. `documentOf` is called once all routes are there. */
+/** Serves the API document for programs and for people. `documentOf` is called after all routes have been added. */
 export function docsRoutes(app: FastifyInstance, documentOf: () => OpenApiDocument): void {
   let page: string | null = null;
-  app.get('/openapi.json', { config: described.document }, () => documentOf());
+  let text: string | null = null;
+  app.get('/openapi.json', { config: described.document }, (_request, reply) => {
+    text ??= JSON.stringify(documentOf());
+    return reply.type('application/json; charset=utf-8').send(text);
+  });
   app.get('/docs', { config: described.page }, (_request, reply) => {
     page ??= docsPage(documentOf());
     return reply
@@ -20,14 +23,15 @@ export function docsRoutes(app: FastifyInstance, documentOf: () => OpenApiDocume
 }
 
 const operation = operationsOf('host');
+const OpenApi = Type.Object({}, { additionalProperties: true, examples: [{ openapi: '3.1.0' }] });
 
 const described = {
-  document: operation('openapi', 'This document.', {
-    replies: { 200: json('OpenAPI 3.1.', Type.Object({}, { additionalProperties: true })) },
+  document: operation('openapi', 'Gets this document.', {
+    replies: { 200: json('The document, in OpenAPI 3.1.', OpenApi) },
     errors: [],
   }),
-  page: operation('docs', 'This document as a page for people.', {
-    replies: { 200: bytes('A page that needs no network.', 'text/html') },
+  page: operation('docs', 'Gets this document as a web page.', {
+    replies: { 200: bytes('A page that loads nothing else.', 'text/html', '<!doctype html>…') },
     errors: [],
   }),
 };

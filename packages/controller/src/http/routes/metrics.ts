@@ -1,5 +1,4 @@
 import type { FastifyInstance } from 'fastify';
-
 import type { AppParts } from '../app-parts.ts';
 import { bytes, operationsOf } from '../openapi/operation.ts';
 
@@ -11,7 +10,7 @@ export function metricsRoutes(app: FastifyInstance, { metrics }: AppParts): void
   );
 }
 
-const described = operationsOf('host')('metrics', 'Metrics for Prometheus.', {
-  replies: { 200: bytes('In the text format of Prometheus.', 'text/plain') },
+const described = operationsOf('host')('metrics', 'Gets metrics for Prometheus.', {
+  replies: { 200: bytes('The metrics, in the text format of Prometheus.', 'text/plain', 'forkd_sandboxes_active 3\n') },
   errors: [],
 });

@@ -16,66 +16,79 @@ import {
 } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
 import { Type } from 'typebox';
-
-import type { OnProgress } from '../../snapshots/progress.ts';
+import { buildTemplate } from '../../operations/build-template.ts';
+import { compact } from '../../operations/compact.ts';
+import { exportSnapshot } from '../../operations/export.ts';
+import { importSnapshot } from '../../operations/import.ts';
+import { getSnapshot, getSnapshotDetail } from '../../operations/inspect.ts';
+import { listSnapshots } from '../../operations/list.ts';
+import type { OnProgress } from '../../operations/progress.ts';
+import { prune } from '../../operations/prune.ts';
+import { removeSnapshot } from '../../operations/remove.ts';
 import type { AppParts } from '../app-parts.ts';
 import { answerOnce } from '../idempotency.ts';
 import { pagerErrors, startErrors, storeErrors } from '../openapi/errors.ts';
 import { json, lines, nothing, operationsOf } from '../openapi/operation.ts';
-import type { Services } from '../services.ts';
-import { eventsWhile, sendEvents, wantsEvents } from '../streams.ts';
+import { eventsWhile, sendEvents, sendList, wantsEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
-export function snapshotRoutes(instance: FastifyInstance, { services, signals, log, listener }: AppParts): void {
+export function snapshotRoutes(instance: FastifyInstance, { run, replies, signals, log, listener }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
-  const { snapshots, replies } = services;
-
   const params = TagParams;
-  app.get('/v1/snapshots', { config: described.list }, () => snapshots.list());
+  app.get('/v1/snapshots', { config: described.list }, async (_request, reply) =>
+    sendList(reply, await run(listSnapshots)),
+  );
   app.get('/v1/snapshots/:tag', { schema: { params }, config: described.get }, (request) =>
-    snapshots.info(request.params.tag),
+    run(getSnapshot, request.params.tag),
   );
   app.get('/v1/snapshots/:tag/info', { schema: { params }, config: described.detail }, (request) =>
-    snapshots.detail(request.params.tag),
+    run(getSnapshotDetail, request.params.tag),
   );
 
   const creation = { schema: { body: CreateSnapshotRequest }, config: described.create };
   app.post('/v1/snapshots', creation, async (request, reply) => {
-    const signal = signals.ofCall(reply);
-    if (wantsEvents(request)) return sendEvents(reply, log, buildEvents(snapshots, request.body, signal));
-    return answerOnce(replies, request, reply, async (requestKey) => {
-      const { snapshot } = await snapshots.create(request.body, signal, () => undefined, requestKey);
+    if (wantsEvents(request)) {
+      if (request.headers['idempotency-key'] !== undefined) throw keyWithProgress();
+      return sendEvents(reply, log, buildEvents(run, request.body, signals.ofCall(reply)));
+    }
+    return answerOnce({ replies, signals }, request, reply, async (requestKey, signal) => {
+      const { snapshot } = await run(buildTemplate, request.body, signal, () => undefined, requestKey);
       return { status: 201, body: snapshot };
     });
   });
 
   const pruning = { schema: { body: PruneSnapshotsRequest }, config: described.prune };
-  app.post('/v1/snapshots/prune', pruning, (request) => snapshots.prune(request.body));
+  app.post('/v1/snapshots/prune', pruning, (request) => run(prune, request.body));
   const compaction = { schema: { params, body: CompactSnapshotRequest }, config: described.compact };
   app.post('/v1/snapshots/:tag/compact', compaction, (request, reply) =>
-    snapshots.compact(request.params.tag, request.body.to, signals.ofCall(reply)),
+    run(compact, request.params.tag, request.body.to, signals.ofCall(reply)),
   );
 
   const exporting = { schema: { params, body: ExportSnapshotRequest }, config: described.export };
   app.post('/v1/snapshots/:tag/export', exporting, ({ params: { tag }, body }, reply) => {
     onlyOnSocket(listener, `POST /v1/snapshots/${tag}/export`);
-    return snapshots.export(tag, body, signals.ofCall(reply));
+    return run(exportSnapshot, tag, body, signals.ofCall(reply));
   });
   const importing = { schema: { params, body: ImportSnapshotRequest }, config: described.import };
   app.post('/v1/snapshots/:tag/import', importing, async ({ params: { tag }, body }, reply) => {
     onlyOnSocket(listener, `POST /v1/snapshots/${tag}/import`);
-    const info = await snapshots.import(tag, body, signals.ofCall(reply));
+    const info = await run(importSnapshot, tag, body, signals.ofCall(reply));
     return reply.code(201).send(info);
   });
 
   const removal = { schema: { params, querystring: DeleteSnapshotQuery }, config: described.remove };
   app.delete('/v1/snapshots/:tag', removal, async (request, reply) => {
-    await snapshots.remove(request.params.tag, request.query);
+    await run(removeSnapshot, request.params.tag, request.query);
     return reply.code(204).send();
   });
 }
 
-/** What names files of the host is for those who have an account on it. */
+/** A streamed reply is not kept, so a key would promise a repetition that cannot be kept. */
+function keyWithProgress(): ApiError {
+  return new ApiError('bad_request', 'POST /v1/snapshots: a streamed reply does not support Idempotency-Key.');
+}
+
+/** Routes that take paths of the host are for callers with an account on it. */
 function onlyOnSocket(listener: AppParts['listener'], route: string): void {
   if (listener !== 'socket') throw new ApiError('socket_only', `${route} is answered on the unix socket only.`);
 }
@@ -85,25 +98,26 @@ const found = ['not_found_snapshot', 'bad_tag'] as const;
 const dependents = Type.Object({ dependents: Type.Optional(Type.Array(Type.String())) });
 
 const described = {
-  list: operation('listSnapshots', 'The snapshots, those that are still being written included.', {
-    replies: { 200: json('They.', SnapshotList) },
+  list: operation('listSnapshots', 'Lists the snapshots, including those that are still being written.', {
+    replies: { 200: json('The snapshots.', SnapshotList) },
     errors: storeErrors,
   }),
-  get: operation('getSnapshot', 'A snapshot.', {
+  get: operation('getSnapshot', 'Gets a snapshot.', {
     replies: { 200: json('The snapshot.', SnapshotInfo) },
     errors: [...found, ...storeErrors],
   }),
-  detail: operation('getSnapshotDetail', 'What a snapshot takes, and its place in the chain.', {
-    replies: { 200: json('Its sizes and its kin.', SnapshotInfoDetail) },
+  detail: operation('getSnapshotDetail', 'Gets the sizes, ancestors and dependents of a snapshot.', {
+    replies: { 200: json('The sizes, ancestors and dependents.', SnapshotInfoDetail) },
     errors: [...found, ...storeErrors, 'not_forkable'],
   }),
-  create: operation('createSnapshot', 'Boots an image, warms it up, and makes a template of it.', {
+  create: operation('createSnapshot', 'Builds a template: boots an image, warms it up and takes a snapshot.', {
+    largeBody: true,
     description:
-      'Exactly one of `source` and `rootfs`. With the header `Accept: application/x-ndjson` the reply is its progress, whose ' +
-      'last line is the result or an error.',
+      'Give exactly one of `source` and `rootfs`. With the header `Accept: application/x-ndjson` the reply streams progress, and ' +
+      'its last line is the result or an error.',
     idempotent: true,
     replies: {
-      200: lines('Its progress.', SnapshotEvent),
+      200: lines('The progress, and the result.', SnapshotEvent),
       201: json('The template is on disk.', SnapshotInfo),
     },
     errors: [
@@ -123,13 +137,13 @@ const described = {
       'branch_failed',
     ],
   }),
-  prune: operation('pruneSnapshots', 'Removes branches that are old or many.', {
-    description: 'Templates stay, and so does what others need. One of `older_than_secs` and `keep` is needed.',
-    replies: { 200: json('What is gone, or would be.', PruneSnapshotsResponse) },
+  prune: operation('pruneSnapshots', 'Removes branches that are too old or too many.', {
+    description: 'Templates are kept, and so are snapshots that others need. Give `older_than_secs`, `keep` or both.',
+    replies: { 200: json('The removed branches, or those that would be removed.', PruneSnapshotsResponse) },
     errors: storeErrors,
   }),
-  compact: operation('compactSnapshot', 'Writes a snapshot anew that needs none of those below it.', {
-    replies: { 200: json('The new one.', SnapshotInfo) },
+  compact: operation('compactSnapshot', 'Compacts a snapshot: writes a copy that needs none of its ancestors.', {
+    replies: { 200: json('The compacted snapshot.', SnapshotInfo, { tag: 'after-import-flat' }) },
     errors: [
       ...found,
       ...pagerErrors,
@@ -142,10 +156,10 @@ const described = {
   }),
   export: operation(
     'exportSnapshot',
-    "Writes a snapshot as Firecracker's own files: device state, memory, root image.",
+    "Exports a snapshot in Firecracker's file format: device state, memory and root image.",
     {
-      description: 'On the unix socket only. The directory is there whole, or not at all.',
-      replies: { 200: json('What was written.', ExportSnapshotResponse) },
+      description: 'On the unix socket only. The directory appears complete, or not at all.',
+      replies: { 200: json('The sizes of the exported files.', ExportSnapshotResponse) },
       errors: [
         ...found,
         ...pagerErrors,
@@ -159,9 +173,9 @@ const described = {
       ],
     },
   ),
-  import: operation('importSnapshot', "Makes a snapshot of Firecracker's own files.", {
+  import: operation('importSnapshot', "Imports files in Firecracker's format as a snapshot.", {
     description:
-      'On the unix socket only. A directory that an export has written says all that is needed; of another, `rootfs` is needed too.',
+      'On the unix socket only. A directory that an export has written needs no other field. Any other directory needs `rootfs`.',
     replies: { 201: json('The snapshot is on disk.', SnapshotInfo) },
     errors: [
       ...pagerErrors,
@@ -179,14 +193,17 @@ const described = {
     ],
   }),
   remove: operation('deleteSnapshot', 'Removes a snapshot.', {
-    replies: { 204: nothing('It is gone.') },
+    description:
+      'A branch keeps the snapshot that it names as its `parent_tag`; any other branch has what it needs without. A snapshot that ' +
+      'is ready and not yet on disk is removed once it is.',
+    replies: { 204: nothing('The snapshot is gone.') },
     errors: [...found, ...storeErrors, 'has_dependents', 'snapshot_in_flight'],
     details: { has_dependents: dependents },
   }),
 };
 
 function buildEvents(
-  snapshots: Services['snapshots'],
+  run: AppParts['run'],
   request: CreateSnapshotRequest,
   signal: AbortSignal,
 ): AsyncGenerator<SnapshotEvent> {
@@ -194,7 +211,7 @@ function buildEvents(
   return eventsWhile<SnapshotEvent>(async (report) => {
     const onProgress: OnProgress = (stage, message) =>
       report({ type: 'progress', stage, message, elapsed_ms: performance.now() - beganMs });
-    const result = await snapshots.create(request, signal, onProgress, null);
+    const result = await run(buildTemplate, request, signal, onProgress, null);
     return { type: 'result', ...result };
   });
 }

@@ -6,35 +6,41 @@ import {
   WorkspaceParams,
 } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
-
+import {
+  createWorkspace,
+  getWorkspace,
+  listWorkspaces,
+  removeWorkspace,
+  resumeWorkspace,
+  suspendWorkspace,
+} from '../../operations/workspaces.ts';
 import type { AppParts } from '../app-parts.ts';
 import { pagerErrors, startErrors, storeErrors } from '../openapi/errors.ts';
 import { json, nothing, operationsOf } from '../openapi/operation.ts';
 import type { SchemaTypes } from '../validation.ts';
 
-export function workspaceRoutes(instance: FastifyInstance, { services, signals }: AppParts): void {
+export function workspaceRoutes(instance: FastifyInstance, { run, signals }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
-  const { workspaces } = services;
   const params = WorkspaceParams;
 
-  app.get('/v1/workspaces', { config: described.list }, () => workspaces.list());
+  app.get('/v1/workspaces', { config: described.list }, () => run(listWorkspaces));
   app.get('/v1/workspaces/:name', { schema: { params }, config: described.get }, (request) =>
-    workspaces.get(request.params.name),
+    run(getWorkspace, request.params.name),
   );
   app.post(
     '/v1/workspaces',
     { schema: { body: CreateWorkspaceRequest }, config: described.create },
-    async (request, reply) => reply.code(201).send(await workspaces.create(request.body, signals.ofCall(reply))),
+    async (request, reply) => reply.code(201).send(await run(createWorkspace, request.body, signals.ofCall(reply))),
   );
   app.delete('/v1/workspaces/:name', { schema: { params }, config: described.remove }, async (request, reply) => {
-    await workspaces.remove(request.params.name);
+    await run(removeWorkspace, request.params.name);
     return reply.code(204).send();
   });
-  // Without a signal: a suspension goes on when its caller leaves.
+  // A suspension gets no signal, because it continues if its caller disconnects.
   const suspension = { schema: { params, body: SuspendWorkspaceRequest }, config: described.suspend };
-  app.post('/v1/workspaces/:name/suspend', suspension, (request) => workspaces.suspend(request.params.name));
+  app.post('/v1/workspaces/:name/suspend', suspension, (request) => run(suspendWorkspace, request.params.name));
   app.post('/v1/workspaces/:name/resume', { schema: { params }, config: described.resume }, (request, reply) =>
-    workspaces.resume(request.params.name, signals.ofCall(reply)),
+    run(resumeWorkspace, request.params.name, signals.ofCall(reply)),
   );
 }
 
@@ -42,40 +48,47 @@ const operation = operationsOf('workspaces');
 const found = ['not_found_workspace'] as const;
 const starting = [...startErrors, 'not_found_snapshot', 'not_forkable'] as const;
 
+/** Fields in which the example of a suspended workspace differs. */
+const suspended = { status: 'suspended', current_state_tag: 'ws-91c2e07a4d-1', live_sandbox_id: undefined };
+
 const described = {
-  list: operation('listWorkspaces', 'The workspaces.', {
-    replies: { 200: json('They.', WorkspaceList) },
+  list: operation('listWorkspaces', 'Lists the workspaces.', {
+    replies: { 200: json('The workspaces.', WorkspaceList) },
     errors: [],
   }),
-  get: operation('getWorkspace', 'A workspace.', {
+  get: operation('getWorkspace', 'Gets a workspace.', {
     replies: { 200: json('The workspace.', WorkspaceInfo) },
     errors: found,
   }),
-  create: operation('createWorkspace', 'Makes a workspace, and starts its first sandbox.', {
-    replies: { 201: json('It runs.', WorkspaceInfo) },
-    errors: [...starting, 'workspace_exists', 'workspace_busy'],
+  create: operation('createWorkspace', 'Creates a workspace and starts its first sandbox.', {
+    replies: { 201: json('The workspace is running.', WorkspaceInfo) },
+    errors: [...starting, 'workspace_exists', 'workspace_busy', 'name_taken'],
   }),
-  remove: operation('deleteWorkspace', 'Ends the sandbox of a workspace and removes its state.', {
-    description: 'The snapshot that it was made from stays.',
-    replies: { 204: nothing('It is gone.') },
+  remove: operation('deleteWorkspace', 'Deletes a workspace: ends its sandbox and removes its saved state.', {
+    description: 'The snapshot that the workspace was created from is kept.',
+    replies: { 204: nothing('The workspace is gone.') },
     errors: [...found, ...storeErrors, 'workspace_busy', 'has_dependents', 'snapshot_in_flight'],
   }),
-  suspend: operation('suspendWorkspace', 'Makes a snapshot of the sandbox of a workspace, and ends the sandbox.', {
-    replies: { 200: json('It is suspended.', WorkspaceInfo) },
-    errors: [
-      ...found,
-      ...pagerErrors,
-      ...storeErrors,
-      'workspace_busy',
-      'workspace_not_running',
-      'branch_cap',
-      'branch_in_flight',
-      'branch_failed',
-      'out_of_memory',
-    ],
-  }),
-  resume: operation('resumeWorkspace', 'Starts a sandbox from the state of a workspace.', {
-    replies: { 200: json('It runs.', WorkspaceInfo) },
+  suspend: operation(
+    'suspendWorkspace',
+    'Suspends a workspace: takes a snapshot of its sandbox and ends the sandbox.',
+    {
+      replies: { 200: json('The workspace is suspended.', WorkspaceInfo, suspended) },
+      errors: [
+        ...found,
+        ...pagerErrors,
+        ...storeErrors,
+        'workspace_busy',
+        'workspace_not_running',
+        'branch_cap',
+        'branch_in_flight',
+        'branch_failed',
+        'out_of_memory',
+      ],
+    },
+  ),
+  resume: operation('resumeWorkspace', 'Resumes a workspace: starts a sandbox from its saved state.', {
+    replies: { 200: json('The workspace is running.', WorkspaceInfo) },
     errors: [...starting, ...found, 'workspace_busy'],
   }),
 };

@@ -1,5 +1,5 @@
 import { readFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import type { Check } from '../check.ts';
 import { command, pass, warn, type Finding, type Fix } from '../row.ts';
 
@@ -8,14 +8,18 @@ const LOST = 'a sandbox with a memory limit is refused; all others work';
 
 export const cgroupChecks: readonly Check[] = [{ id: 'cgroup_v2', look: cgroups }];
 
-type Mount = { place: string; kind: string; options: readonly string[] };
+interface Mount {
+  place: string;
+  kind: string;
+  options: readonly string[];
+}
 
-/** Limits of memory are put into version 2 where it has that controller, else into version 1. */
+/** Memory limits use cgroup v2 if it has the memory controller, else v1. */
 async function cgroups(): Promise<Finding> {
   const mounts = await readMounts();
   const second = mounts.filter(({ kind }) => kind === 'cgroup2');
   for (const { place } of second) {
-    const controllers = await readFile(path.join(place, 'cgroup.controllers'), 'utf8').catch(() => '');
+    const controllers = await readFile(join(place, 'cgroup.controllers'), 'utf8').catch(() => '');
     if (controllers.trim().split(' ').includes('memory')) return pass(`${place} limits memory`);
   }
   const first = mounts.find(({ kind, options }) => kind === 'cgroup' && options.includes('memory'));
@@ -27,7 +31,7 @@ async function cgroups(): Promise<Finding> {
   return warn(detail, `${LOST}; boot the host with systemd.unified_cgroup_hierarchy=1 cgroup_enable=memory`);
 }
 
-/** The version that the kernel has bound its memory controller to is the one to mount. */
+/** Returns the command that mounts the cgroup version to which the kernel has bound the memory controller. */
 async function mounting(): Promise<Fix | null> {
   const text = await readFile('/proc/cgroups', 'utf8').catch(() => '');
   const [, hierarchy, enabled] = /^memory\t(\d+)\t\d+\t(\d)$/m.exec(text) ?? [];

@@ -19,7 +19,7 @@ async function daemon(facts: Facts): Promise<Finding> {
   return fail(message, `no verb that needs a sandbox works; ${hint ?? 'its log says more'}`);
 }
 
-/** What may be asked of the controller that runs, as it says itself. */
+/** Lists the capabilities that the running controller reports. */
 async function capabilities(facts: Facts): Promise<Finding> {
   const host = await facts.host();
   if (host === undefined) return skip('a controller that runs says what can be asked of it');

@@ -1,17 +1,17 @@
 import { accessSync, constants, existsSync, statSync } from 'node:fs';
 import { open, statfs } from 'node:fs/promises';
-import path from 'node:path';
-import { formatBytes } from '../../../lib/text.ts';
+import { dirname, join } from 'node:path';
+import { formatBytes } from '../../../output/text.ts';
 import { cachedKernel } from '../cached-kernel.ts';
 import type { Check } from '../check.ts';
 import type { Facts } from '../facts.ts';
 import { findProgram } from '../programs.ts';
 import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
 
-/** An image of the python recipe with its build takes about this much. */
+/** The approximate space for an image of the python recipe and its build. */
 const FREE_BYTES_WARN = 2 * 1024 ** 3;
 const FREE_BYTES_FAIL = 256 * 1024 ** 2;
-/** Where every x86 boot image says what it is. */
+/** The magic number of every x86 boot image. */
 const MAGIC = { offset: 0x202, text: 'HdrS' } as const;
 
 export const dataChecks: readonly Check[] = [
@@ -21,7 +21,7 @@ export const dataChecks: readonly Check[] = [
 ];
 
 async function kernelImage(facts: Facts): Promise<Finding> {
-  const cacheDir = path.join(await facts.dataDir(), 'cache');
+  const cacheDir = join(await facts.dataDir(), 'cache');
   const kernel = await cachedKernel(cacheDir);
   if (kernel === undefined) {
     if ((await findProgram('apt-get', facts.env)) !== undefined) {
@@ -33,9 +33,9 @@ async function kernelImage(facts: Facts): Promise<Finding> {
     );
   }
   if (await isBootImage(kernel.vmlinuz)) return pass(kernel.vmlinuz);
-  const home = path.dirname(kernel.vmlinuz);
-  // Nothing but what was fetched into the cache is offered for removal.
-  const isFetched = path.dirname(home) === path.join(cacheDir, 'kernels');
+  const home = dirname(kernel.vmlinuz);
+  // Only a kernel that was fetched into the cache is offered for removal.
+  const isFetched = dirname(home) === join(cacheDir, 'kernels');
   return warn(
     `${kernel.vmlinuz} is not a boot image`,
     'no template can be made with it; once it is removed the next one fetches it anew; snapshots can be forked',
@@ -82,6 +82,6 @@ async function freeSpace(facts: Facts): Promise<Finding> {
 
 function nearestExisting(directory: string): string {
   let current = directory;
-  while (!existsSync(current)) current = path.dirname(current);
+  while (!existsSync(current)) current = dirname(current);
   return current;
 }

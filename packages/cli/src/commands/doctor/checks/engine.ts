@@ -1,13 +1,12 @@
 import type { Check } from '../check.ts';
-import type { Facts } from '../facts.ts';
-import { shimLibrary } from '../native.ts';
+import { buildOf, type Facts, unanswered } from '../facts.ts';
 import { runProgram } from '../programs.ts';
 import { aptInstall, fail, pass, skip, type Finding } from '../row.ts';
 import { acceleratorFinding } from './accelerator.ts';
 
-/** What the restore was made with; older ones may lack what it needs. */
+/** The oldest QEMU that restore was developed with. Older ones may lack features that it needs. */
 const QEMU_MAJOR_MIN = 7;
-/** How a VMM ends whose shim cannot do its work; `EXIT_STATUS` in the shim. */
+/** Exit status of a VMM whose shim has failed: `EXIT_STATUS` in the shim. */
 const SHIM_GAVE_UP = 97;
 const QEMU_FIX = aptInstall(['qemu-system-x86']);
 const NO_QEMU = 'no sandbox can be run without QEMU; snapshots can be listed and removed';
@@ -35,14 +34,16 @@ async function version(facts: Facts): Promise<Finding> {
 }
 
 /**
- * The shim without the memory file that it is always left: in a QEMU that it was really loaded into, it says so and ends it with
- * its own status. A QEMU that has not loaded it prints its version and ends well, as one does in which it has nothing to do.
+ * Tests the shim by loading it into QEMU without its memory file. A loaded shim then prints an error and exits with its own
+ * status. If QEMU did not load the shim, or the shim has no work, QEMU prints its version and exits with 0.
  */
 async function shim(facts: Facts): Promise<Finding> {
   const { file: qemu } = await facts.qemu();
-  const library = shimLibrary(facts.env);
+  const natives = await facts.natives();
   const hint = 'no sandbox can be run, since the shim gives QEMU its memory; build it again for this host';
   if (qemu === undefined) return skip('there is no QEMU to load it into');
+  if ('said' in natives) return skip(unanswered(natives));
+  const { shim: library } = natives;
   const preload = { ...facts.env, LD_PRELOAD: library.file };
   const called = { FORKD_SHIM_SANDBOX: 'doctor', FORKD_SHIM_KEY: 'none', FORKD_SHIM_SOCKET: '/dev/null' };
   const call = { ...preload, ...called, FORKD_SHIM_MEM_BYTES: '4096' };
@@ -52,5 +53,5 @@ async function shim(facts: Facts): Promise<Finding> {
   const hasAnswered = loaded.status === SHIM_GAVE_UP && loaded.stderr.startsWith('forkd-shim: ');
   if (hasAnswered && inert.status === 0) return pass(`${library.file} was loaded into ${qemu}`);
   const said = (loaded.error ?? loaded.stderr).trim().split('\n')[0] || `QEMU ended with ${loaded.status}`;
-  return fail(`${library.file} does not work in ${qemu}: ${said}`, hint, library.fix);
+  return fail(`${library.file} does not work in ${qemu}: ${said}`, hint, buildOf(library));
 }

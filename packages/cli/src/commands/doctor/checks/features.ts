@@ -6,9 +6,9 @@ import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
 const UFFD_SYSCTL = '/proc/sys/vm/unprivileged_userfaultfd';
 const LOST = 'live branches are lost; diff and full branches still work';
 const UNSERVED =
-  'forkd-pager serve can serve no VM, and no Firecracker restores from memory that is shared; QEMU is not affected';
+  'forkd-page-server can serve no VM, and no Firecracker restores from memory that is shared; QEMU is not affected';
 
-/** What the kernel gives, found by trying: by the controller's pager, or by a pager that tries and ends. */
+/** Kernel features, found by trying: by the running controller's pager, or by a pager that probes and exits. */
 export const featureChecks: readonly Check[] = [
   { id: 'uffd_wp', look: uffd },
   { id: 'page_server', look: probed(pageServer) },
@@ -18,7 +18,7 @@ export const featureChecks: readonly Check[] = [
 
 async function uffd(facts: Facts): Promise<Finding> {
   const host = await facts.host();
-  // What another engine cannot do says nothing about the kernel.
+  // Only QEMU's answer is about the kernel. Other engines may lack live branches for other reasons.
   if (host?.engine.name === 'qemu') {
     return uffdFinding(host.engine.live_unavailable, 'the controller can branch live');
   }
@@ -30,7 +30,7 @@ function uffdFinding(reason: string | null, works: string): Finding {
   return lostFinding(reason, LOST, 'the kernel is too old or built without it: live needs Linux 5.19 or newer');
 }
 
-/** Both of its ways: a page that a VM has not is given to it, and one that a memfd has is mapped into it. */
+/** Judges both ways to serve a page: copying a missing page into a VM, and mapping a page of a memfd. */
 function pageServer({ missing_unavailable: missing, sharing_unavailable: sharing }: KernelProbe): Finding {
   if (missing !== null) return lostFinding(missing, UNSERVED, 'the kernel is too old or built without userfaultfd');
   if (sharing === null) return pass('a page was served, and one of a memfd was mapped and write-protected');
@@ -48,7 +48,7 @@ function lostFinding(reason: string, lost: string, otherwise: string): Finding {
   );
 }
 
-/** Where the kernel denies it to nobody, something else does. */
+/** True if the kernel allows userfaultfd to every user. A denial then has another cause. */
 function everybodyMay(): boolean {
   return existsSync(UFFD_SYSCTL) && readFileSync(UFFD_SYSCTL, 'latin1').trim() === '1';
 }
@@ -77,11 +77,11 @@ function probed(judge: (probe: KernelProbe) => Finding): (facts: Facts) => Promi
   return async (facts) => {
     const kernel = await facts.kernel();
     if (kernel.probe !== undefined) return judge(kernel.probe);
-    return skip(kernel.reason, 'the pager tries this, and has to be built for it', kernel.pager.fix);
+    return skip(kernel.reason, 'the pager tries this, and has to be built for it', kernel.fix);
   };
 }
 
-/** EPERM and EACCES, as Rust writes them. */
+/** Matches EPERM and EACCES in the notation of Rust. */
 function isDenied(reason: string): boolean {
   return /\(os error (1|13)\)/.test(reason);
 }

@@ -4,9 +4,10 @@ import { pass, skip, warn, type Finding } from '../row.ts';
 
 const RELEASES = 'https://github.com/firecracker-microvm/firecracker/releases';
 const UNUSED = 'QEMU runs the sandboxes unless a controller is started with --engine firecracker';
+const NO_LIVE = 'live branches of its VMs are lost; diff and full branches work, and QEMU branches live';
 const NOT_THERE = 'there is no Firecracker to ask';
 
-/** The second engine, which nobody needs: what is not there is no fault, and what is there is tried. */
+/** Checks of Firecracker, the optional engine. A missing one is no fault; an installed one is tried. */
 export const firecrackerChecks: readonly Check[] = [
   { id: 'firecracker', look: program },
   { id: 'firecracker_live', look: asked(live) },
@@ -26,18 +27,18 @@ async function program(facts: Facts): Promise<Finding> {
   );
 }
 
-function live({ shared_memory, vmstate_only, write_protect }: FirecrackerProbe): Finding {
+function live({ shared_memory, vmstate_only, write_protect, live: tried }: FirecrackerProbe): Finding {
   const extensions = [
     ['mem_backend.shared', shared_memory],
     ['VmstateOnly', vmstate_only],
     ['PUT /uffd/wp', write_protect],
   ] as const;
   const missing = extensions.filter(([, has]) => !has).map(([name]) => name);
-  if (missing.length === 0) return pass(`it has ${extensions.map(([name]) => name).join(', ')}`);
-  return warn(
-    `it has no ${missing.join(', ')}`,
-    'live branches of its VMs are lost; diff and full branches work, and QEMU branches live; a build of Firecracker that has them is needed',
-  );
+  if (missing.length > 0) {
+    return warn(`it has no ${missing.join(', ')}`, `${NO_LIVE}; a build of Firecracker that has them is needed`);
+  }
+  if (tried !== true) return warn(tried, NO_LIVE);
+  return pass(`it has ${extensions.map(([name]) => name).join(', ')}`);
 }
 
 function jailer({ jailer: found }: FirecrackerProbe): Finding {

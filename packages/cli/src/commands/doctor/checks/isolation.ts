@@ -4,7 +4,7 @@ import { pass, skip, warn, type Finding } from '../row.ts';
 
 export const isolationChecks: readonly Check[] = [{ id: 'isolation', look: isolation }];
 
-/** How VMMs are confined, which only a controller has tried. */
+/** Reports how VMMs are confined. Only a controller has tried that. */
 async function isolation(facts: Facts): Promise<Finding> {
   const host = await facts.host();
   if (host === undefined) return skip('a controller that runs says how it confines VMMs');

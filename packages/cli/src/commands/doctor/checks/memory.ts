@@ -1,21 +1,24 @@
 import { readFile } from 'node:fs/promises';
-import { formatBytes } from '../../../lib/text.ts';
+import { layerLine } from '../../../output/layer-memory.ts';
+import { formatBytes } from '../../../output/text.ts';
 import type { Check } from '../check.ts';
+import type { Facts } from '../facts.ts';
 import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
 
 const MIB = 1024 ** 2;
-/** What the controller counts for a VMM, and what a child that does little writes of its own. */
+/** The controller's estimate for a VMM plus the private pages of a child that does little. */
 const SMALL_SANDBOX_BYTES = 64 * MIB;
 const HOST_RESERVE_BYTES = 128 * MIB;
-/** A template with 512 MiB, the default, is booted with less than this refused. */
+/** If less is available, a template with 512 MiB, the default, may be refused. */
 const COMFORTABLE_BYTES = 1024 * MIB;
-/** The kernel's own default. */
+/** The default of the kernel. */
 const MAP_COUNT_MIN = 65_530;
 const MAP_COUNT_GOOD = 262_144;
 const KSM_RUN = '/sys/kernel/mm/ksm/run';
 
 export const memoryChecks: readonly Check[] = [
   { id: 'memory', look: memory },
+  { id: 'layer_memory', look: layerMemory },
   { id: 'max_map_count', look: maxMapCount },
   { id: 'ksm', look: ksm },
   { id: 'hugepages', look: hugePages },
@@ -32,12 +35,25 @@ async function memory(): Promise<Finding> {
   return warn(detail, 'a template with the default of 512 MiB may be refused; smaller ones work with --mem-mib');
 }
 
+/** Reports the layers that the running controller's pager holds. Those not on disk yet cannot be evicted. */
+async function layerMemory(facts: Facts): Promise<Finding> {
+  const host = await facts.host();
+  if (host === undefined) return skip('a controller that runs says what its layers take');
+  const { pending_bytes: pendingBytes, budget_bytes: budgetBytes } = host.layers;
+  const line = layerLine(host.layers);
+  if (pendingBytes <= budgetBytes) return pass(line);
+  return warn(
+    line,
+    'layers that are not on disk stay in memory: free space, or remove snapshots that failed with forkd rmi',
+  );
+}
+
 async function maxMapCount(): Promise<Finding> {
   const count = Number(await readFile('/proc/sys/vm/max_map_count', 'latin1'));
   if (count >= MAP_COUNT_MIN) return pass(`vm.max_map_count is ${count}`);
   return warn(
     `vm.max_map_count is ${count}, less than ${MAP_COUNT_MIN}`,
-    'forks of long chains of scattered branches fail, since each extent of a layer is a mapping; templates and short chains work',
+    'memory in many pieces is merged before it is forked, which takes time; everything works',
     command('sysctl', '-w', `vm.max_map_count=${MAP_COUNT_GOOD}`),
   );
 }

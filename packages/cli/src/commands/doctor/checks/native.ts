@@ -1,14 +1,15 @@
 import { access } from 'node:fs/promises';
 import type { Check } from '../check.ts';
-import type { Facts } from '../facts.ts';
-import { nativePrograms } from '../native.ts';
+import { buildOf, type Facts, unanswered } from '../facts.ts';
 import { fail, pass, type Finding } from '../row.ts';
 
 export const nativeChecks: readonly Check[] = [{ id: 'native_programs', look: native }];
 
-/** What is built of Rust, without which nothing runs. Whether it works is for the rows that use it. */
-async function native({ env }: Facts): Promise<Finding> {
-  const programs = nativePrograms(env);
+/** Checks that the Rust programs exist, without which nothing runs. Other rows check if they work. */
+async function native(facts: Facts): Promise<Finding> {
+  const natives = await facts.natives();
+  if ('said' in natives) return fail(unanswered(natives), 'no sandbox can be run without it; install forkd again');
+  const programs = Object.values(natives);
   const isThere = await Promise.all(
     programs.map(({ file }) =>
       access(file).then(
@@ -23,6 +24,6 @@ async function native({ env }: Facts): Promise<Finding> {
   return fail(
     `not there: ${missing.map(({ file, variable }) => `${file} (${variable} names another)`).join(', ')}`,
     'no sandbox can be run without its pager, shim and launcher, and no template made without its agent',
-    first.fix,
+    buildOf(first),
   );
 }

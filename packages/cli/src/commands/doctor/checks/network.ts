@@ -5,7 +5,7 @@ import { skip, type Finding } from '../row.ts';
 
 const NO_NETWORK = 'guests have no network yet';
 
-/** What a guest's network will need. None of it matters today, so nothing here is judged. */
+/** Requirements of a future guest network. They do not matter yet, so nothing here is judged. */
 export const networkChecks: readonly Check[] = [
   { id: 'ip_forward', look: ipForward },
   { id: 'tap_device', look: tapDevice },

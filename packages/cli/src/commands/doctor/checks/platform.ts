@@ -1,11 +1,12 @@
 import { accessSync, closeSync, constants, existsSync, openSync, statSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import os from 'node:os';
+import { messageOf } from '@forkd/api/constants';
 import type { Check } from '../check.ts';
 import { command, fail, pass, warn, type Finding } from '../row.ts';
 
 const NODE_OLDEST = '20.19.0';
-/** The first with write-protection of shmem mappings, which layers are. */
+/** The first kernel that can write-protect shmem mappings, such as those of layers. */
 const LIVE_KERNEL = '5.19';
 const KVM = '/dev/kvm';
 const SLOWER = 'guests are emulated (TCG): everything works, more slowly';
@@ -59,7 +60,7 @@ async function processorFlag(): Promise<string | undefined> {
 async function kvm(): Promise<Finding> {
   if (!existsSync(KVM)) {
     const flag = await processorFlag();
-    // Without virtualization in the processor neither module can be loaded.
+    // Neither KVM module can be loaded if the processor has no virtualization.
     if (flag === undefined) return warn(`${KVM} is not there`, `${SLOWER}; see the row hw_virt`);
     const module = flag === 'vmx' ? 'kvm_intel' : 'kvm_amd';
     return warn(`${KVM} is not there`, `${SLOWER}; its module may not be loaded`, command('modprobe', module));
@@ -71,13 +72,13 @@ async function kvm(): Promise<Finding> {
     accessSync(KVM, constants.R_OK | constants.W_OK);
     closeSync(openSync(KVM, constants.O_RDWR));
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     return warn(
       `${KVM} cannot be opened: ${reason}`,
       `${SLOWER}; run the controller as root or as a member of the group kvm`,
     );
   }
-  // Whether a kernel runs on it is another matter, which the row `accelerator` is about.
+  // The row `accelerator` checks if KVM can run a kernel.
   return pass(`${KVM} can be opened`);
 }
 

@@ -3,30 +3,21 @@ import type { Facts } from '../facts.ts';
 import { findProgram, runProgram } from '../programs.ts';
 import { aptInstall, pass, skip, warn, type Finding } from '../row.ts';
 
-/** The programs that make images, the Debian package of each, and what is lost without it. */
+/** The programs that make images, the Debian package of each, and the images that need it. */
 const imageTools = [
   { program: 'mkfs.erofs', package: 'erofs-utils', use: 'any image' },
   { program: 'mmdebstrap', package: 'mmdebstrap', use: 'the recipes python and debian' },
   { program: 'busybox', package: 'busybox-static', use: 'the recipe busybox' },
   { program: 'skopeo', package: 'skopeo', use: 'registries and archives' },
-  { program: 'umoci', package: 'umoci', use: 'container images' },
+  { program: 'tar', package: 'tar', use: 'container images' },
   { program: 'zstd', package: 'zstd', use: 'compressed layers' },
   { program: 'xz', package: 'xz-utils', use: 'kernels with compressed modules' },
   { program: 'apt-get', package: 'apt', use: 'the guest kernel' },
   { program: 'dpkg', package: 'dpkg', use: 'the guest kernel' },
 ] as const;
 
-/** What forkd runs, as the set-up of a checkout installs it. */
-const packages = [
-  'qemu-system-x86',
-  'mmdebstrap',
-  'erofs-utils',
-  'zstd',
-  'cpio',
-  'skopeo',
-  'umoci',
-  'busybox-static',
-] as const;
+/** The Debian packages that forkd uses, as the set-up of a checkout installs them. */
+const packages = ['qemu-system-x86', 'mmdebstrap', 'erofs-utils', 'zstd', 'cpio', 'skopeo', 'busybox-static'] as const;
 
 export const toolChecks: readonly Check[] = [
   { id: 'image_tools', look: tools },

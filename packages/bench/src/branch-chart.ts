@@ -1,7 +1,0 @@
-import type { BranchReport } from './branch.ts';
-
-/** The pauses of a report as an SVG. What draws is large, and loaded only for this. */
-export async function branchChart({ summary }: BranchReport): Promise<string> {
-  const { pauseChart } = await import('./charts/index.ts');
-  return `${pauseChart(summary)}\n`;
-}

@@ -1,0 +1,195 @@
+import { stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
+import {
+  ApiError,
+  createSnapshotProblem,
+  limits as apiLimits,
+  newSandboxId,
+  type CreateSnapshotRequest,
+  type SnapshotInfo,
+  type SnapshotResultEvent,
+} from '@forkd/api';
+import { anySignal, type KernelFiles, type Vm } from '@forkd/engine';
+import { buildRoot } from '@forkd/images';
+import { asDigest, type Blob } from '@forkd/store';
+import { withDeadline } from '../deadline.ts';
+import { toApiError } from '../errors.ts';
+import { limits } from '../limits.ts';
+import type { Runtime } from '../runtime/vmm.ts';
+import { withScope, type Scope } from '../scope.ts';
+import type { SnapshotContents } from '../state/catalog.ts';
+import { statsOf } from '../state/describe.ts';
+import type { Draft } from '../state/draft.ts';
+import { askForRefresh, randomWarning } from '../state/refresh.ts';
+import { newRecord } from '../state/sandbox-record.ts';
+import type { Sandbox } from '../state/sandbox.ts';
+import { admit } from './admission.ts';
+import type { Host } from './host.ts';
+import { newFacts } from './new-facts.ts';
+import type { OnProgress } from './progress.ts';
+import { readRootFile, type Root } from './root-file.ts';
+import { awaitAgent, warm } from './warm.ts';
+
+type BuiltTemplate = Omit<SnapshotResultEvent, 'type'>;
+
+/** A build under way. */
+interface Build {
+  draft: Draft;
+  request: CreateSnapshotRequest;
+  signal: AbortSignal;
+  onProgress: OnProgress;
+  scope: Scope;
+}
+
+/** When each stage of a build was done. */
+interface StageTimes {
+  imageDoneMs: number;
+  bootDoneMs: number;
+  warmDoneMs: number;
+}
+
+/** Makes a template, whole or not at all: boots an image, warms it and takes a snapshot. */
+export async function buildTemplate(
+  host: Host,
+  request: CreateSnapshotRequest,
+  signal: AbortSignal,
+  onProgress: OnProgress,
+  requestKey: string | null,
+): Promise<BuiltTemplate> {
+  const problem = createSnapshotProblem(request);
+  if (problem !== undefined) throw new ApiError('bad_request', problem);
+  const { catalog, replies, log } = host;
+  const { tag, tap } = request;
+  const source = request.source ?? request.rootfs ?? '';
+  const facts = newFacts(tag, { machine: null, image: null, source, python: false, refresh: null, safety: 'standard' });
+  const note = () => replies.noteSnapshot(requestKey, tag);
+  const beganMs = performance.now();
+  const done: StageTimes = { imageDoneMs: beganMs, bootDoneMs: beganMs, warmDoneMs: beganMs };
+  // The scope ends the VM of the build once the snapshot is on disk.
+  return withScope(log, async (scope) => {
+    const snapshot = await catalog.make(facts, { context: `Snapshot '${tag}'`, signal, note }, (draft) =>
+      build(host, { draft, request, signal, onProgress, scope }, done).catch((error: unknown) => {
+        const { code, message } = toApiError(signal.aborted ? signal.reason : error);
+        log.warn({ tag, code }, message);
+        throw error;
+      }),
+    );
+    const times = { ...stageMs(done), snapshot_ms: performance.now() - done.warmDoneMs };
+    log.info({ tag, ...times }, 'template is durable');
+    if (tap != null) addWarning(snapshot, `tap '${tap}' was passed over: guests have no network yet`);
+    return { snapshot, build_ms: done.imageDoneMs - beganMs, ...times };
+  });
+}
+
+async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotContents> {
+  const { draft, request, signal, onProgress } = of;
+  const memMib = request.mem_mib ?? apiLimits.memMibDefault;
+  // Asked first: an image can take minutes to make.
+  await admit(`A boot with ${memMib} MiB`, 1, memMib * 1024 * 1024 + limits.vmOverheadBytes);
+  const root = await rootOf(host, of);
+  const kernel = await kernelOf(host, of);
+  const rootDisk = await host.store.putFile(root.erofs, { link: root.frozen, signal });
+  done.imageDoneMs = performance.now();
+
+  const runtime = await host.vmm.use(signal);
+  const { sandbox, vm } = await bootVm(host, of, { runtime, kernel, root, rootDisk, memMib });
+  const { machine } = vm.record;
+  const guestSignal = anySignal(signal, sandbox.ended.signal);
+  await awaitAgent(sandbox, bootWaitMs(request, runtime), guestSignal);
+  done.bootDoneMs = performance.now();
+  // The guest is asked before anything of a user runs in it.
+  const refresh = await askForRefresh(sandbox, machine.mem_mib, guestSignal);
+  const warning = randomWarning(refresh);
+  if (warning !== undefined) onProgress('boot', warning);
+
+  onProgress('warm', 'warming up');
+  const python = await warm(sandbox, { image: root.config, request, signal: guestSignal, onProgress });
+  done.warmDoneMs = performance.now();
+
+  onProgress('snapshot', 'taking the snapshot');
+  const late = () => new ApiError('branch_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
+  const taken = await withDeadline(limits.branchTimeoutMs, guestSignal, late, (inTime) =>
+    vm.branch({ mode: 'diff', resume: false }, { signal: inTime }),
+  );
+  // The VM was not resumed, so that its pause says nothing. A template holds all pages that were written.
+  const whole = { ...taken.stats, diff_us: 0 };
+  const { pause_us: _us, pause_ms: _ms, ...stats } = statsOf(whole, 'full', machine.mem_mib);
+  draft.stats = { ...stats, ...stageMs(done) };
+  const blobOf = ({ digest, size }: { digest: string; size: number }) => ({ digest: asDigest(digest), size });
+  return {
+    facts: { machine, image: root.config, source: root.source, python, refresh },
+    memory: taken.stack.map(blobOf),
+    deviceState: blobOf(taken.device_state),
+    rootDisk,
+  };
+}
+
+async function rootOf({ paths }: Host, { request, signal, onProgress }: Build): Promise<Root> {
+  const { source, rootfs } = request;
+  const buildFrom = async (from: string): Promise<Root> => {
+    const onLine = (line: string) => onProgress('image', line);
+    const options = { source: from, cacheDir: paths.cache, signal, onProgress: onLine };
+    return { ...(await buildRoot(options)), frozen: true };
+  };
+  if (typeof source === 'string') return buildFrom(source);
+  const file = resolve(rootfs ?? '');
+  const info = await stat(file).catch(() => null);
+  return info?.isDirectory() ? buildFrom(`dir:${file}`) : readRootFile(file);
+}
+
+async function kernelOf({ boot }: Host, { request, signal, onProgress }: Build): Promise<KernelFiles> {
+  const own = request.kernel == null ? {} : { kernelFile: resolve(request.kernel) };
+  return boot.files({ ...own, signal, onProgress: (line) => onProgress('kernel', line) });
+}
+
+async function bootVm(
+  { registry, store }: Host,
+  { draft, request, signal, onProgress, scope }: Build,
+  parts: { runtime: Runtime; kernel: KernelFiles; root: Root; rootDisk: Blob; memMib: number },
+): Promise<{ sandbox: Sandbox; vm: Vm }> {
+  const { runtime, kernel, root, rootDisk, memMib } = parts;
+  const vcpus = request.vcpus ?? apiLimits.vcpusDefault;
+  onProgress('boot', `booting under ${runtime.engine.accelerator}: ${runtime.engine.acceleratorReason}`);
+  const id = newSandboxId();
+  const record = newRecord({
+    id,
+    kind: 'template',
+    snapshot_tag: draft.tag,
+    snapshot_digest: null,
+    root_disk: rootDisk,
+    image: root.config,
+    source: root.source,
+    python: false,
+    refresh: null,
+  });
+  const sandbox = await registry.reserve(record, [rootDisk.digest]);
+  scope.defer(`the VM of template '${draft.tag}'`, () => registry.end(sandbox));
+  const vm = await runtime.engine.boot({
+    id,
+    dir: sandbox.vmDir,
+    rootImage: store.blobPath(rootDisk.digest),
+    pager: runtime.pager,
+    memMib,
+    vcpus,
+    kernel,
+    ...(request.cpu_model != null && { cpuModel: request.cpu_model }),
+    signal,
+    timeoutMs: bootWaitMs(request, runtime),
+  });
+  registry.attach(sandbox, vm);
+  return { sandbox, vm };
+}
+
+function stageMs({ imageDoneMs, bootDoneMs, warmDoneMs }: StageTimes) {
+  return { boot_ms: bootDoneMs - imageDoneMs, warm_ms: warmDoneMs - bootDoneMs };
+}
+
+function addWarning(snapshot: SnapshotInfo, warning: string): void {
+  snapshot.warning = snapshot.warning === undefined ? warning : `${snapshot.warning}; ${warning}`;
+}
+
+/** An emulated guest boots slowly, even for a client that asks for the time that KVM takes. */
+function bootWaitMs(request: CreateSnapshotRequest, { engine }: Runtime): number {
+  const askedMs = (request.boot_wait_secs ?? apiLimits.bootWaitSecsDefault) * 1000;
+  return engine.accelerator === 'tcg' ? Math.max(askedMs, limits.bootWaitTcgMsMin) : Math.max(askedMs, 1000);
+}

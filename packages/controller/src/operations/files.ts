@@ -1,0 +1,111 @@
+import {
+  ApiError,
+  type DirEntry,
+  type FileQuery,
+  type FileStat,
+  type MakeDirQuery,
+  type RenameFileRequest,
+  type StatQuery,
+} from '@forkd/api';
+import type { Bytes, FileContents, GuestAgent } from '@forkd/guest';
+import type * as guest from '@forkd/guest';
+import { toApiError } from '../errors.ts';
+import type { LargeReply } from '../large-reply.ts';
+import { guestFailure } from '../state/guest-errors.ts';
+import type { Sandbox } from '../state/sandbox.ts';
+import { listAs, openGuest, type GuestHost } from './guest-replies.ts';
+
+export async function readFile(host: GuestHost, id: string, path: string, outer: AbortSignal): Promise<FileContents> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  const file = await sandbox.guest.call((agent) => agent.readFile(path, { signal }), { signal, repeatable: true });
+  return { ...file, data: dataOf(sandbox, file.data, signal) };
+}
+
+export async function writeFile(
+  host: GuestHost,
+  id: string,
+  query: FileQuery,
+  data: Bytes,
+  outer: AbortSignal,
+): Promise<void> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  const mode = query.mode === undefined ? {} : { mode: parseInt(query.mode, 8) };
+  await sandbox.guest.call((agent) => agent.writeFile(query.path, data, { ...mode, signal }), { signal });
+}
+
+export async function statFile(
+  host: GuestHost,
+  id: string,
+  { path, follow = false }: StatQuery,
+  outer: AbortSignal,
+): Promise<FileStat> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  const call = (agent: GuestAgent) => agent.stat(path, { follow, signal });
+  const { uid, gid, target = null, ...facts } = await sandbox.guest.call(call, { signal, repeatable: true });
+  return { ...factsOf(facts), uid, gid, target };
+}
+
+export async function makeDir(
+  host: GuestHost,
+  id: string,
+  { path, mode }: MakeDirQuery,
+  outer: AbortSignal,
+): Promise<void> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  const options = { ...(mode !== undefined && { mode: parseInt(mode, 8) }), signal };
+  await sandbox.guest.call((agent) => agent.makeDir(path, options), { signal, repeatable: true });
+}
+
+export async function renameFile(
+  host: GuestHost,
+  id: string,
+  { from, to }: RenameFileRequest,
+  outer: AbortSignal,
+): Promise<void> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  await sandbox.guest.call((agent) => agent.rename(from, to, { signal }), { signal });
+}
+
+export async function removeFile(
+  host: GuestHost,
+  id: string,
+  path: string,
+  recursive: boolean,
+  outer: AbortSignal,
+): Promise<void> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  if (await sandbox.guest.call((agent) => agent.remove(path, { recursive, signal }), { signal })) return;
+  throw new ApiError('not_found_file', `Sandbox ${id} has no file ${path}.`);
+}
+
+export async function listDir(
+  host: GuestHost,
+  id: string,
+  path: string,
+  outer: AbortSignal,
+): Promise<DirEntry[] | LargeReply> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  return listAs(host, sandbox, signal, (agent, list, budget) =>
+    agent.listDir(path, (entry) => list.add(entryOf(entry)), { signal, budget }),
+  );
+}
+
+async function* dataOf(
+  sandbox: Sandbox,
+  data: AsyncIterable<Uint8Array>,
+  signal: AbortSignal,
+): AsyncGenerator<Uint8Array> {
+  try {
+    yield* data;
+  } catch (error) {
+    throw signal.aborted ? toApiError(signal.reason) : guestFailure(sandbox.id, error);
+  }
+}
+
+function entryOf({ name, ...facts }: guest.DirectoryEntry): DirEntry {
+  return { name, ...factsOf(facts) };
+}
+
+function factsOf({ type, sizeBytes, mode, mtimeUnix }: Omit<guest.DirectoryEntry, 'name'>): Omit<DirEntry, 'name'> {
+  return { type, size: sizeBytes, mode: mode.toString(8).padStart(4, '0'), mtime_unix: mtimeUnix };
+}

@@ -1,0 +1,103 @@
+import { type CreateSnapshotRequest, ApiError, boundedText, type Image, visibleText } from '@forkd/api';
+import { GuestError } from '@forkd/guest';
+import { withDeadline } from '../deadline.ts';
+import { limits } from '../limits.ts';
+import type { Sandbox } from '../state/sandbox.ts';
+import { OutputLines } from './output-lines.ts';
+import { printedDetails } from './printed.ts';
+import type { OnProgress } from './progress.ts';
+
+/** The length of the output that the sentence of a failure quotes. */
+const lastLineCharsMax = 500;
+
+/** Waits until the agent of a guest that boots answers. */
+export async function awaitAgent(sandbox: Sandbox, timeoutMs: number, signal: AbortSignal): Promise<void> {
+  const late = () => {
+    const sentence = `The guest has booted for ${timeoutMs / 1000} s and its agent does not answer.`;
+    return new ApiError('boot_timeout', sentence);
+  };
+  await withDeadline(timeoutMs, signal, late, (inTime) =>
+    sandbox.guest.connect(timeoutMs + limits.guestGraceMs, inTime),
+  );
+}
+
+interface WarmOptions {
+  image: Image;
+  request: CreateSnapshotRequest;
+  signal: AbortSignal;
+  onProgress: OnProgress;
+}
+
+/** Gives the guest the configuration of its image and runs the warm-up. Returns whether the guest has Python. */
+export async function warm(sandbox: Sandbox, { image, request, signal, onProgress }: WarmOptions): Promise<boolean> {
+  const { warm: code, warm_command: command } = request;
+  await sandbox.guest.call((agent) => agent.configure(image, { signal }), { signal });
+  const python = await startPython(sandbox, signal);
+  if (code != null) {
+    if (!python) throw new ApiError('unsupported', 'The warm-up code is Python, and the image has no python3.');
+    onProgress('warm', 'running the warm-up code');
+    await warmCode(sandbox, code, signal);
+  }
+  if (command != null) {
+    onProgress('warm', `running ${command.join(' ')}`);
+    await warmCommand(sandbox, command, onProgress, signal);
+  }
+  return python;
+}
+
+async function startPython(sandbox: Sandbox, signal: AbortSignal): Promise<boolean> {
+  const timeoutMs = limits.warmTimeoutMs;
+  return sandbox.guest.call(
+    async (agent) => {
+      try {
+        await agent.startInterpreter('python', { timeoutMs, signal });
+        return true;
+      } catch (error) {
+        if (error instanceof GuestError && error.code === 'interpreter_not_found') return false;
+        throw error;
+      }
+    },
+    { signal },
+  );
+}
+
+async function warmCode(sandbox: Sandbox, code: string, signal: AbortSignal): Promise<void> {
+  const options = {
+    evalTimeoutMs: limits.warmTimeoutMs,
+    timeoutMs: limits.warmTimeoutMs + limits.guestGraceMs,
+    signal,
+  };
+  const result = await sandbox.guest.call((agent) => agent.eval(code, options), { signal });
+  if (result.error === undefined && result.exitCode === 0) return;
+  throw new ApiError('warm_failed', `The warm-up code failed: ${lastLine(result.error ?? result.stderr)}`, {
+    details: printedDetails(result),
+  });
+}
+
+async function warmCommand(
+  sandbox: Sandbox,
+  command: readonly string[],
+  onProgress: OnProgress,
+  signal: AbortSignal,
+): Promise<void> {
+  const lines = new OutputLines((line) => onProgress('output', line));
+  const options = {
+    commandTimeoutMs: limits.warmTimeoutMs,
+    keepBytesMax: limits.errorOutputBytesMax,
+    onOutput: (data: Uint8Array) => lines.add(data),
+    signal,
+  };
+  const result = await sandbox.guest.call((agent) => agent.run(command, options), { signal });
+  // The guest must forget the command, or each child would list it as its own.
+  await sandbox.guest.call((agent) => agent.forget(result.id, { signal }), { signal });
+  const last = lines.end();
+  if (result.exitCode === 0) return;
+  const said = printedDetails(result);
+  const how = result.timedOut ? 'ran out of time' : `ended with exit code ${result.exitCode}`;
+  const sentence = `The warm-up command ${command.join(' ')} ${how}: ${lastLine(said.stderr)}`;
+  throw new ApiError('warm_failed', sentence, { hint: `Its output ended with:\n${visibleText(last)}`, details: said });
+}
+
+function lastLine(text: string): string {
+  return boundedText(text.trim().split('\n').at(-1) ?? '', lastLineCharsMax);
+}

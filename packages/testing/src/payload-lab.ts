@@ -1,0 +1,162 @@
+import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
+import { delimiter, join, resolve } from 'node:path';
+import {
+  type Accelerator,
+  type BranchDone,
+  type CpuModel,
+  type Engine,
+  FirecrackerEngine,
+  type KernelFiles,
+  type Machine,
+  Pager,
+  QemuEngine,
+  type Shape,
+  type Vm,
+} from '@forkd/engine';
+import type { Point } from './lab.ts';
+import { BUILT, requireBuilt } from './paths.ts';
+import { PayloadConsole, payloadFiles, type PayloadOptions } from './payload.ts';
+
+const ROOT_IMAGE_BYTES = 1 << 20;
+
+export interface PayloadLabOptions extends PayloadOptions {
+  /** Accelerator with which QEMU runs the guests. */
+  accelerator?: Accelerator;
+  /** A `firecracker` program that runs the guests instead of QEMU. */
+  firecracker?: string;
+  /** VMMs that may wait for a restore. Default: none. */
+  poolMax?: number;
+}
+
+/** A private pager and engine whose guests have no kernel, so that they run even where KVM runs no Linux. */
+export class PayloadLab implements AsyncDisposable {
+  readonly dir: string;
+  readonly engine: Engine;
+  /** Replaced by {@link PayloadLab.newPager}. */
+  pager: Pager;
+  readonly rootImage: string;
+  readonly #kernel: KernelFiles;
+  readonly #vms = new Set<Vm>();
+  #serial = 0;
+
+  private constructor(dir: string, pager: Pager, engine: Engine, rootImage: string, kernel: KernelFiles) {
+    this.dir = dir;
+    this.pager = pager;
+    this.engine = engine;
+    this.rootImage = rootImage;
+    this.#kernel = kernel;
+  }
+
+  static async start({ firecracker, accelerator, poolMax = 0, ...payload }: PayloadLabOptions): Promise<PayloadLab> {
+    await requireBuilt();
+    // The path must be short, because the length of socket paths is limited.
+    const dir = await mkdtemp('/tmp/fk-');
+    const pager = await connect(dir);
+    if (firecracker !== undefined) await putOnPath(firecracker, join(dir, 'bin'));
+    const engine =
+      firecracker === undefined
+        ? await qemu(dir, pager, poolMax, accelerator)
+        : await FirecrackerEngine.create({ dir: join(dir, 'engine') });
+    const rootImage = join(dir, 'root');
+    await writeFile(rootImage, Buffer.alloc(ROOT_IMAGE_BYTES));
+    return new PayloadLab(dir, pager, engine, rootImage, await payloadFiles(dir, payload));
+  }
+
+  async boot(memMib: number, vcpus = 1, cpuModel: CpuModel = 'host'): Promise<Vm> {
+    return this.#keep(await this.engine.boot({ ...this.#spec(), memMib, vcpus, cpuModel, kernel: this.#kernel }));
+  }
+
+  async restore(point: Point): Promise<Vm> {
+    return this.#keep(await this.engine.restore({ ...this.#spec(), ...point }));
+  }
+
+  /** Resolves when `count` VMMs wait for a restore from `point`. */
+  fill({ machine }: Point, count: number): Promise<void> {
+    return this.engine.fill(this.#shape(machine), this.pager, count);
+  }
+
+  /** Starts another pager in place of one that has ended. */
+  async newPager(): Promise<void> {
+    this.pager = await connect(this.dir);
+  }
+
+  /** The point from which a branch of `vm` starts. */
+  point(vm: Vm, done: BranchDone): Point {
+    return {
+      machine: vm.record.machine,
+      stack: done.stack.map((layer) => layer.digest),
+      deviceState: this.blob(done.device_state.digest),
+    };
+  }
+
+  /** Guest memory as the layers of a branch describe it. */
+  async memoryIn(vm: Vm, done: BranchDone): Promise<Buffer> {
+    const file = join(this.dir, `memory-${(this.#serial += 1)}`);
+    const { stack } = this.point(vm, done);
+    await this.pager.exportMemory(vm.record.machine.mem_mib * 2 ** 20, stack, file);
+    const memory = await readFile(file);
+    await rm(file);
+    return memory;
+  }
+
+  /** Drops all that a branch has captured, in memory and on disk. The layers of `under` stay. */
+  async discard(done: BranchDone, under: Point): Promise<void> {
+    const captured = done.stack.map((layer) => layer.digest).filter((digest) => !under.stack.includes(digest));
+    for (const digest of captured) await this.pager.dropLayer(digest);
+    for (const digest of [...captured, done.device_state.digest]) await rm(this.blob(digest), { force: true });
+  }
+
+  console(vm: Vm): PayloadConsole {
+    return new PayloadConsole(vm.record.dir);
+  }
+
+  async kill(vm: Vm): Promise<void> {
+    await vm.kill();
+    this.#vms.delete(vm);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#vms].map((vm) => vm.kill()));
+    await this.engine.close();
+    // A test may have ended the pager.
+    await this.pager.shutdown().catch(() => undefined);
+    await rm(this.dir, { recursive: true, force: true });
+  }
+
+  /** The file of a blob of the store. */
+  blob(digest: string): string {
+    return join(this.dir, 'store/blobs/sha256', digest.replace('sha256:', ''));
+  }
+
+  #keep(vm: Vm): Vm {
+    this.#vms.add(vm);
+    return vm;
+  }
+
+  #shape(machine: Machine): Shape {
+    return { machine, rootImage: this.rootImage };
+  }
+
+  #spec() {
+    const id = `vm${(this.#serial += 1)}`;
+    return { id, dir: join(this.dir, id), rootImage: this.rootImage, pager: this.pager, timeoutMs: 60_000 };
+  }
+}
+
+function connect(dir: string): Promise<Pager> {
+  const [runDir, storeDir] = [join(dir, 'run'), join(dir, 'store')];
+  return Pager.ensure({ bin: BUILT.pager, runDir, storeDir });
+}
+
+function qemu(dir: string, pager: Pager, poolMax: number, accelerator: Accelerator | undefined): Promise<QemuEngine> {
+  const pool = { dir: join(dir, 'pool'), sizeMax: poolMax };
+  const binaries = { shim: BUILT.shim, jail: BUILT.jail };
+  return QemuEngine.create({ cacheDir: dir, ...binaries, pager, pool, ...(accelerator && { accelerator }) });
+}
+
+/** Puts `program` first on the PATH as `firecracker`, which is the name that the engine looks for. */
+async function putOnPath(program: string, dir: string): Promise<void> {
+  await mkdir(dir);
+  await symlink(resolve(program), join(dir, 'firecracker'));
+  process.env['PATH'] = `${dir}${delimiter}${process.env['PATH'] ?? ''}`;
+}
