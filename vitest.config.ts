@@ -1,17 +1,19 @@
 import { defineConfig } from 'vitest/config';
+import LongestFirst from './scripts/lib/longest-first.mjs';
 
-const shared = { testTimeout: 120_000, hookTimeout: 120_000 };
+const shared = { testTimeout: 120_000, hookTimeout: 120_000, globalSetup: './scripts/lib/bundle-setup.mjs' };
 
 export default defineConfig({
   test: {
     reporters: ['default', './scripts/lib/outcome-reporter.mjs'],
+    sequence: { sequencer: LongestFirst },
     projects: [
       {
         // Most of their time they wait for processes that they have started.
         test: {
           ...shared,
           name: 'packages',
-          include: ['packages/*/test/**/*.test.ts'],
+          include: ['{packages/*,bench/harness}/test/**/*.test.ts'],
           maxWorkers: 3,
           sequence: { groupOrder: 0 },
         },
@@ -22,6 +24,7 @@ export default defineConfig({
           ...shared,
           name: 'machines',
           include: ['tests/**/*.test.ts'],
+          globalSetup: ['tests/global-setup.ts'],
           maxWorkers: 2,
           sequence: { groupOrder: 1 },
         },

@@ -1,6 +1,6 @@
-// Branches a sandbox while a command counts in it, and shows that the count goes on in a child from where it was.
+// Branches a sandbox while a command counts in it, and shows that the count continues in a child.
 //   node examples/branch.mjs TAG
-// TAG is a template, as `forkd from-image` makes it; the controller is started if none runs.
+// TAG is a template, as `forkd from-image` makes it. The program starts a controller if none is running.
 import { Sandbox } from '@forkd/sdk';
 import { ensureController } from '@forkd/sdk/local';
 

@@ -1,4 +1,4 @@
-// Code that was written for forkd's own SDK: only its import is changed.
+// Shows code that was written for forkd's earlier SDK. Only its import has changed.
 //   node examples/controller.mjs
 import { Controller, ControllerError, Sandbox } from '@forkd/sdk/compat';
 

@@ -1,4 +1,4 @@
-// Makes the template `py`: Python, with something in its memory that every child will have.
+// Builds the template `py`: Python, with something in its memory that every child will have.
 //   node examples/create.mjs
 import { Snapshot } from '@forkd/sdk';
 

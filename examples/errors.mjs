@@ -1,4 +1,4 @@
-// What fails says what, why, and what to do about it.
+// Shows errors: each says what failed, why, and what to do about it.
 //   node examples/errors.mjs
 import { ForkdError, NotFoundError, Sandbox, TimeoutError } from '@forkd/sdk';
 
@@ -14,5 +14,5 @@ try {
 const signal = AbortSignal.timeout(1_000);
 const sandbox = await Sandbox.create('py');
 const reason = await sandbox.commands.run('sleep 1000', { signal }).catch((error) => error);
-console.log(reason === signal.reason); // an abort rejects with the signal's own reason
+console.log(reason === signal.reason); // an aborted call rejects with the signal's reason
 await sandbox.kill();

@@ -1,4 +1,4 @@
-// Asks the warmed interpreter, which has what the template was warmed with and keeps what it is told.
+// Evaluates code in the warm interpreter, which has the state of the template and keeps new state.
 //   node examples/eval.mjs
 import { Sandbox } from '@forkd/sdk';
 
@@ -6,5 +6,5 @@ const sandbox = await Sandbox.create('py');
 await sandbox.eval('total = sum(squares)');
 const { result } = await sandbox.eval('json.dumps({"total": total})');
 const { error } = await sandbox.eval('1 / 0', { timeoutMs: 5_000 });
-console.log(result, error.trim().split('\n').at(-1));
+console.log(result, error); // `traceback` has the rest of the error
 await sandbox.kill();

@@ -1,13 +1,16 @@
-// Writes, reads, lists and removes files in a sandbox.
+// Writes, reads, lists, renames and removes files in a sandbox.
 //   node examples/files.mjs
 import { Sandbox } from '@forkd/sdk';
 
 const sandbox = await Sandbox.create('py');
 const { files } = sandbox;
 
-await files.write('/srv/app/main.py', 'print("hello")\n', { mode: '0755' }); // the folders are made too
+await files.write('/srv/app/main.py', 'print("hello")\n', { mode: '0755' }); // creates the directories, too
 console.log(await files.read('/srv/app/main.py'));
 for (const { name, type, size } of await files.list('/srv/app')) console.log(name, type, size);
+await files.makeDir('/srv/app/data');
+await files.rename('/srv/app/data', '/srv/app/logs');
+console.log((await files.stat('/srv/app/logs')).type);
 
 let bytes = 0;
 for await (const chunk of files.readStream('/usr/bin/python3')) bytes += chunk.length; // of any size

@@ -1,4 +1,4 @@
-// Runs commands: to their end, in the background, with input, and with a time of their own.
+// Runs commands: to their end, in the background, with input, and with a timeout.
 //   node examples/run.mjs
 import { Sandbox } from '@forkd/sdk';
 
@@ -10,7 +10,7 @@ console.log(ran.stdout.trim(), ran.exitCode); // an exit code is a result, not a
 const slow = await sandbox.commands.run('echo so far; sleep 1000', { timeoutMs: 1_000 });
 console.log(slow.stdout.trim(), slow.timedOut);
 
-const { id } = await sandbox.commands.start('cat', { stdin: true }); // goes on when this program ends
+const { id } = await sandbox.commands.start('cat', { stdin: true }); // continues when this program ends
 await sandbox.commands.sendStdin(id, 'from far away', { close: true });
 const { stdout } = await (await sandbox.commands.attach(id)).wait();
 console.log(stdout);

@@ -1,4 +1,4 @@
-// Looks at snapshots, flattens one, and removes those that are old.
+// Lists snapshots, compacts one, and prunes old ones.
 //   node examples/snapshots.mjs
 import { Sandbox, Snapshot } from '@forkd/sdk';
 
@@ -11,6 +11,6 @@ console.log(ancestors, memory_physical_bytes > 0);
 const flat = await branch.compact('flat'); // needs none of its ancestors
 console.log((await flat.detail()).ancestors);
 
-const { removed } = await Snapshot.prune({ keep: 0 }); // of the branches of each template; `olderThanMs` goes by age
+const { removed } = await Snapshot.prune({ keep: 0 }); // keeps no branch of any template; `olderThanMs` prunes by age
 console.log(removed.includes('deep'));
 await Snapshot.delete('flat');

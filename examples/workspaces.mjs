@@ -1,4 +1,4 @@
-// A workspace is suspended and goes on later, with everything that was in its memory.
+// Suspends a workspace and resumes it later, with everything that was in its memory.
 //   node examples/workspaces.mjs
 import { Workspace } from '@forkd/sdk';
 

@@ -1,25 +1,25 @@
 // Writes the table of what each engine can do into docs/operate/engines.md:  node scripts/engines.mjs
-// It is asked of the functions that decide it, as `tsc -b` has built them: on a host that has everything, and on one for each
-// thing that a host may lack.
+// The table comes from the functions that decide, as `tsc -b` has built them: for a host that has everything, and for one host per
+// thing that may be missing.
 import { readFileSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
+import { join } from 'node:path';
 import { firecrackerCapabilities, qemuCapabilities } from '../packages/engine/dist/index.js';
 import { repoRoot } from './lib/terminal.mjs';
 
-const PAGE = path.join(repoRoot, 'docs/operate/engines.md');
-const MARK = '<!-- What is below is made';
+const PAGE = join(repoRoot, 'docs/operate/engines.md');
+const MARK = '<!-- The table below is made';
 
-const NO_LIMIT = { lack: { limitUnavailable: 'why' }, condition: 'where the host has a memory cgroup' };
+const NO_LIMIT = { lack: { limitUnavailable: 'why' }, condition: 'if the host has a memory cgroup' };
 const EXTENSIONS = { sharedMemory: true, vmstateOnly: true, writeProtect: true };
 
-/** Of each column the rules, a host that has everything, and what a host may lack. */
+/** Each column: its rules, a host that has everything, and what a host may lack. */
 const columns = [
   {
     title: 'QEMU',
     rules: qemuCapabilities,
     host: { liveUnavailable: null, limitUnavailable: null, pooled: true },
     lacks: [
-      { lack: { liveUnavailable: 'why' }, condition: 'where the host has userfaultfd that protects shared memory' },
+      { lack: { liveUnavailable: 'why' }, condition: 'if userfaultfd protects shared memory on the host' },
       NO_LIMIT,
       { lack: { pooled: false }, condition: 'unless `--vmm-pool` is 0' },
     ],
@@ -29,6 +29,7 @@ const columns = [
     rules: firecrackerCapabilities,
     host: {
       features: { version: '1.13.1', sharedMemory: false, vmstateOnly: false, writeProtect: false },
+      handover: 'it was not tried.',
       limitUnavailable: null,
       jailed: false,
     },
@@ -37,19 +38,23 @@ const columns = [
   {
     title: 'Firecracker with the live extensions',
     rules: firecrackerCapabilities,
-    host: { features: { version: '1.13.1', ...EXTENSIONS }, limitUnavailable: null, jailed: false },
-    lacks: [NO_LIMIT, { lack: { jailed: true }, condition: 'without its jailer' }],
+    host: { features: { version: '1.13.1', ...EXTENSIONS }, handover: true, limitUnavailable: null, jailed: false },
+    lacks: [
+      NO_LIMIT,
+      { lack: { jailed: true }, condition: 'without its jailer' },
+      { lack: { handover: 'why' }, condition: 'if its system call filters allow userfaultfd' },
+    ],
   },
 ];
 
 const meanings = {
   full: 'a branch that copies all of memory in the pause',
-  diff: 'one that copies what changed in the pause',
-  live: 'one that copies while the source runs on',
-  pause: 'a sandbox stands still until it is resumed',
+  diff: 'a branch that copies what changed, in the pause',
+  live: 'a branch that copies while the source keeps running',
+  pause: 'a sandbox is stopped until it is resumed',
   memory_limit: '`memory_limit_mib` of a fork',
   pool: 'VMMs that wait for the next fork',
-  floor: 'the least that a pause could cost, measured',
+  floor: 'measures the lower bound of a pause',
 };
 
 const head = ['', ...columns.map(({ title }) => title)];

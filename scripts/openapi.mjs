@@ -4,23 +4,23 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { request } from 'node:http';
-import path from 'node:path';
+import { join } from 'node:path';
 import { apiMarkdown } from './lib/api-markdown.mjs';
 import { repoRoot } from './lib/terminal.mjs';
 
-const PROGRAM = path.join(repoRoot, 'packages/controller/dist/main.js');
-const OUT = path.join(repoRoot, 'docs/reference');
+const PROGRAM = join(repoRoot, 'packages/controller/dist/main.js');
+const OUT = join(repoRoot, 'docs/reference');
 const START_TIMEOUT_MS = 20_000;
 
 const document = await ask('/openapi.json');
 mkdirSync(OUT, { recursive: true });
-writeFileSync(path.join(OUT, 'openapi.json'), `${JSON.stringify(document, null, 2)}\n`);
-writeFileSync(path.join(OUT, 'api.md'), apiMarkdown(document));
+writeFileSync(join(OUT, 'openapi.json'), `${JSON.stringify(document, null, 2)}\n`);
+writeFileSync(join(OUT, 'api.md'), apiMarkdown(document));
 
 /** @param {string} route of a controller that is started for this and ended after it */
 async function ask(route) {
   const dir = mkdtempSync('/tmp/fk-');
-  const socket = path.join(dir, 'c.sock');
+  const socket = join(dir, 'c.sock');
   const args = [PROGRAM, 'serve', '--data-dir', dir, '--socket', socket, '--no-tcp', '--vmm-pool', '0'];
   const controller = spawn(process.execPath, args, { stdio: ['ignore', 'pipe', 'inherit'] });
   const ended = once(controller, 'exit');

@@ -2,4 +2,4 @@
 import { setUpAndRun } from './lib/forward.mjs';
 import { runMain } from './setup.mjs';
 
-await runMain(() => setUpAndRun('packages/cli/dist/main.js', 'quickstart'));
+await runMain(() => setUpAndRun('packages/cli/bundle/forkd.js', 'quickstart'));

@@ -3,16 +3,16 @@
 // Both are compiled into everything, the standard library too: without it the thread sanitizer does not see its locks, and
 // finds races where there are none. That takes its source, and options that stable compilers have only under a switch.
 import { readFileSync, rmSync } from 'node:fs';
-import path from 'node:path';
+import { join, relative } from 'node:path';
 import { installPackages, missingPackages } from './lib/debian.mjs';
 import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds } from './lib/terminal.mjs';
 import { prepare, runMain } from './setup.mjs';
 
-const CRATES = ['forkd-capture', 'forkd-linux-sys', 'forkd-pager', 'forkd-protocol'];
+const CRATES = ['forkd-capture', 'forkd-layers', 'forkd-linux-sys', 'forkd-log', 'forkd-pager', 'forkd-protocol'];
 const TARGET = 'x86_64-unknown-linux-gnu';
 const BUILD = ['-Zbuild-std', '--locked', '--target', TARGET];
-const FOLDER = path.join(repoRoot, 'scripts/sanitize');
-const TARGET_DIR = path.join(process.env['CARGO_TARGET_DIR'] ?? path.join(repoRoot, 'target'), 'sanitize');
+const FOLDER = join(repoRoot, 'scripts/sanitize');
+const TARGET_DIR = join(process.env['CARGO_TARGET_DIR'] ?? join(repoRoot, 'target'), 'sanitize');
 
 /**
  * @typedef {object} Sanitizer
@@ -28,7 +28,7 @@ const sanitizers = [
     name: 'thread',
     canary: /ThreadSanitizer: data race/,
     // With a shorter memory of what each thread did it says nothing of a race whose other half it has forgotten.
-    options: { TSAN_OPTIONS: `history_size=7 suppressions=${path.join(FOLDER, 'thread.supp')}` },
+    options: { TSAN_OPTIONS: `history_size=7 suppressions=${join(FOLDER, 'thread.supp')}` },
   },
 ];
 
@@ -65,7 +65,7 @@ async function addStandardLibrarySource(log) {
 
 /** @param {Sanitizer} sanitizer */
 function environment({ name, options }) {
-  const targetDir = path.join(TARGET_DIR, name);
+  const targetDir = join(TARGET_DIR, name);
   return {
     ...process.env,
     ...options,
@@ -73,7 +73,7 @@ function environment({ name, options }) {
     RUSTC_BOOTSTRAP: '1',
     RUSTFLAGS: `-Zsanitizer=${name}`,
     // The protocol's tests write the types that they generate: not into the checkout.
-    TS_RS_EXPORT_DIR: path.join(targetDir, 'bindings'),
+    TS_RS_EXPORT_DIR: join(targetDir, 'bindings'),
   };
 }
 
@@ -105,7 +105,7 @@ async function build(sanitizer) {
 
 /** A sanitizer that does not find a planted fault has nothing to say about other code. @param {Sanitizer} sanitizer */
 async function findCanary(sanitizer) {
-  const manifest = path.join(FOLDER, 'canary/Cargo.toml');
+  const manifest = join(FOLDER, 'canary/Cargo.toml');
   const run = ['run', ...BUILD, '--manifest-path', manifest, '--bin', sanitizer.name];
   const { code, output, log } = await cargo(sanitizer, 'canary', run);
   if (code === 0 || !sanitizer.canary.test(output)) {
@@ -135,7 +135,7 @@ async function testCrate(sanitizer, crate) {
   say(`  ${crate}: ${result}`);
   if (result === 'FAILED') say(excerpt(log));
   for (const finding of found) say(`    ${finding}`);
-  if (result !== 'ok') say(`    all of it in ${path.relative(repoRoot, log)}`);
+  if (result !== 'ok') say(`    all of it in ${relative(repoRoot, log)}`);
   return { sanitizer: sanitizer.name, crate, result, tests, time: seconds(startedAt) };
 }
 

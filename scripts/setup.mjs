@@ -1,16 +1,14 @@
 // Brings a checkout from nothing to built: host checks, Debian packages, npm packages, TypeScript, Rust.
 // Plain JavaScript without dependencies, since it runs before `npm ci`. Every step is skipped when there is nothing to do.
-import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, rmSync } from 'node:fs';
 import os from 'node:os';
-import path from 'node:path';
+import { delimiter, join } from 'node:path';
 import { installPackages, missingPackages, runtimePackages, testPackages, unpackPackage } from './lib/debian.mjs';
-import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds } from './lib/terminal.mjs';
+import { step } from './lib/step.mjs';
+import { SetupError, capture, logFile, repoRoot, say } from './lib/terminal.mjs';
 
 const NODE_OLDEST = '20.19.0';
 const GUEST_TARGET = 'x86_64-unknown-linux-gnu';
-/** What npm, cargo and apt say when a name cannot be resolved or nobody answers. */
-const NO_NETWORK = /EAI_AGAIN|ENOTFOUND|ECONNREFUSED|ETIMEDOUT|Could not resolve|failure resolving|Couldn't connect/i;
 const NPM_QUIET = ['--no-audit', '--no-fund'];
 const RUSTUP_COMMAND = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y";
 
@@ -34,7 +32,8 @@ export async function prepare({ withTests = false } = {}) {
 
 /** What is compiled, by name; each of these throws a SetupError when it does not compile. */
 export const builds = {
-  typescript: () => compile('TypeScript', path.join(repoRoot, 'node_modules/.bin/tsc'), ['-b']),
+  typescript: () => compile('TypeScript', join(repoRoot, 'node_modules/.bin/tsc'), ['-b']),
+  programs: () => compile('programs', process.execPath, ['scripts/bundle.mjs']),
   rust: () => compile('Rust', 'cargo', ['build', '--release', '--locked']),
   guest: buildGuest,
 };
@@ -83,7 +82,7 @@ function checkRust() {
   if (!onPath('cargo')) {
     throw new SetupError('cargo, the Rust build tool, is not on this machine.', `Install it: ${RUSTUP_COMMAND}`);
   }
-  const wanted = /^rust-version = "(.+)"$/m.exec(readFileSync(path.join(repoRoot, 'Cargo.toml'), 'utf8'))?.[1] ?? '0';
+  const wanted = /^rust-version = "(.+)"$/m.exec(readFileSync(join(repoRoot, 'Cargo.toml'), 'utf8'))?.[1] ?? '0';
   const found = /\d+\.\d+\.\d+/.exec(capture('cargo', ['--version']))?.[0] ?? '0';
   if (isOlder(found, wanted)) {
     throw new SetupError(
@@ -91,7 +90,7 @@ function checkRust() {
       `Update it: rustup update stable (or, without rustup: ${RUSTUP_COMMAND})`,
     );
   }
-  const libraries = path.join(capture('rustc', ['--print', 'sysroot']).trim(), 'lib/rustlib', GUEST_TARGET, 'lib');
+  const libraries = join(capture('rustc', ['--print', 'sysroot']).trim(), 'lib/rustlib', GUEST_TARGET, 'lib');
   if (!existsSync(libraries)) {
     throw new SetupError(
       `Rust's standard library for ${GUEST_TARGET} is not on this machine, and the guest agent is built for it.`,
@@ -107,10 +106,10 @@ async function installNodeModules(log) {
 
 /** npm notes in `node_modules/.package-lock.json` what it installed; comparing versions is surer than comparing times. */
 function nodeModulesMatchLock() {
-  const installedFile = path.join(repoRoot, 'node_modules/.package-lock.json');
+  const installedFile = join(repoRoot, 'node_modules/.package-lock.json');
   if (!existsSync(installedFile)) return false;
   const installed = JSON.parse(readFileSync(installedFile, 'utf8')).packages;
-  const wanted = JSON.parse(readFileSync(path.join(repoRoot, 'package-lock.json'), 'utf8')).packages;
+  const wanted = JSON.parse(readFileSync(join(repoRoot, 'package-lock.json'), 'utf8')).packages;
   return Object.entries(wanted).every(
     ([name, entry]) =>
       !name.startsWith('node_modules/') || entry.optional || installed[name]?.version === entry.version,
@@ -138,37 +137,15 @@ async function compile(title, file, args, env) {
   await step(title, file, args, log, env);
 }
 
-/**
- * @param {string} title @param {string} file @param {readonly string[]} args @param {string} log
- * @param {NodeJS.ProcessEnv} [env]
- */
-async function step(title, file, args, log, env = process.env) {
-  const startedAt = performance.now();
-  const code = await runLogged(file, args, { log, env });
-  if (code !== 0) {
-    const command = [path.basename(file), ...args].join(' ');
-    const output = excerpt(log);
-    const offline = NO_NETWORK.test(output)
-      ? `The network is missing, or a package registry cannot be reached. Once it can: ${command}\n  `
-      : '';
-    throw new SetupError(
-      `${title}: '${command}' failed:\n${output}`,
-      `${offline}The whole output is in ${path.relative(repoRoot, log)}.`,
-    );
-  }
-  say(`  ${title}: ${seconds(startedAt)}`);
-}
-
 /** Root's PATH under sudo often lacks the place that rustup installs to. */
 function addCargoToPath() {
-  addToPath(path.join(process.env.CARGO_HOME ?? path.join(os.homedir(), '.cargo'), 'bin'));
+  addToPath(join(process.env.CARGO_HOME ?? join(os.homedir(), '.cargo'), 'bin'));
 }
 
 /** @param {string} directory appended, so that what the user put on PATH wins */
 function addToPath(directory) {
-  const parts = (process.env.PATH ?? '').split(path.delimiter);
-  if (existsSync(directory) && !parts.includes(directory))
-    process.env.PATH = [...parts, directory].join(path.delimiter);
+  const parts = (process.env.PATH ?? '').split(delimiter);
+  if (existsSync(directory) && !parts.includes(directory)) process.env.PATH = [...parts, directory].join(delimiter);
 }
 
 function linkerPackages() {
@@ -177,12 +154,7 @@ function linkerPackages() {
 
 /** @param {string} program */
 function onPath(program) {
-  return (process.env.PATH ?? '').split(path.delimiter).some((directory) => existsSync(path.join(directory, program)));
-}
-
-/** @param {string} file @param {readonly string[]} args */
-function capture(file, args) {
-  return spawnSync(file, args, { encoding: 'utf8', cwd: repoRoot }).stdout ?? '';
+  return (process.env.PATH ?? '').split(delimiter).some((directory) => existsSync(join(directory, program)));
 }
 
 /** @param {string} found @param {string} wanted dotted numbers, such as `20.19.0` */

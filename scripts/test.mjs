@@ -2,12 +2,12 @@
 //   npm test -- --only STEP[,STEP] [arguments for the step's command]
 // A step that fails does not stop the others. The exit code is 0 only when every step passed.
 import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
-import path from 'node:path';
+import { join, relative } from 'node:path';
 import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds, stateDir } from './lib/terminal.mjs';
 import { builds, prepare, runMain } from './setup.mjs';
 
 const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'];
-const OUTCOME_FILE = path.join(stateDir, 'logs/outcome.json');
+const OUTCOME_FILE = join(stateDir, 'logs/outcome.json');
 
 /**
  * @typedef {object} Step
@@ -49,13 +49,15 @@ await runMain(async () => {
 
 /** @param {string} program of node_modules @param {...string} args */
 function bin(program, ...args) {
-  return [path.join(repoRoot, 'node_modules/.bin', program), ...args];
+  return [join(repoRoot, 'node_modules/.bin', program), ...args];
 }
 
 /** Tests are no part of any package's build: each folder of them that has a tsconfig.json is checked by itself. */
 function testProjects() {
-  const packages = readdirSync(path.join(repoRoot, 'packages')).map((name) => `packages/${name}/test`);
-  return [...packages, 'tests'].filter((folder) => existsSync(path.join(repoRoot, folder, 'tsconfig.json')));
+  const packages = readdirSync(join(repoRoot, 'packages')).map((name) => `packages/${name}/test`);
+  return [...packages, 'bench/harness/test', 'tests'].filter((folder) =>
+    existsSync(join(repoRoot, folder, 'tsconfig.json')),
+  );
 }
 
 /** @param {string[]} argv */
@@ -107,9 +109,7 @@ async function runStep({ name, commands, live = false }, extra) {
   }
   const ok = code === 0;
   if (!ok && !live) say(excerpt(log));
-  say(
-    `  ${ok ? 'ok' : 'FAILED'} in ${seconds(startedAt)}${ok ? '' : `, all of it in ${path.relative(repoRoot, log)}`}`,
-  );
+  say(`  ${ok ? 'ok' : 'FAILED'} in ${seconds(startedAt)}${ok ? '' : `, all of it in ${relative(repoRoot, log)}`}`);
   return { name, ok, time: seconds(startedAt) };
 }
 

@@ -46,6 +46,7 @@ _forkd_verb() {
     ' attach') path='attach' ;;
     ' eval') path='eval' ;;
     ' cp') path='cp' ;;
+    ' files') path='files' ;;
     ' ping') path='ping' ;;
     ' logs') path='logs' ;;
     ' workspace' | ' ws') path='workspace' ;;
@@ -62,6 +63,9 @@ _forkd_verb() {
     ' wp-bench') path='wp-bench' ;;
     'snapshot export') path='snapshot export' ;;
     'snapshot import') path='snapshot import' ;;
+    'files stat') path='files stat' ;;
+    'files mkdir') path='files mkdir' ;;
+    'files mv') path='files mv' ;;
     'workspace create') path='workspace create' ;;
     'workspace suspend') path='workspace suspend' ;;
     'workspace resume') path='workspace resume' ;;
@@ -74,6 +78,7 @@ _forkd_verb() {
     'bench exec') path='bench exec' ;;
     'bench load') path='bench load' ;;
     'bench soak') path='bench soak' ;;
+    'bench torture') path='bench torture' ;;
     *) return 1 ;;
   esac
 }
@@ -104,21 +109,26 @@ _forkd_value() {
     'from-image --warm') place=none ;;
     'from-image --warm-file') place=file ;;
     'from-image --mem-mib') place=none ;;
+    'from-image --boot-wait-secs') place=none ;;
+    'from-image --tap') place=none ;;
     'from-image --vcpus') place=none ;;
+    'from-image --cpu-model') place=words choices='host x86-64-v2' ;;
     'from-image --daemon-url') place=none ;;
     'from-image --daemon-token') place=none ;;
     'from-image --data-dir') place=directory ;;
     'snapshot --tag') place=none ;;
     'snapshot --from-sandbox') place=sandbox ;;
     'snapshot --until') place=words choices='resumed ready durable' ;;
+    'snapshot --safety') place=words choices='standard strict' ;;
     'snapshot --kernel') place=file ;;
     'snapshot --rootfs') place=file ;;
-    'snapshot --tap') place=none ;;
-    'snapshot --boot-wait-secs') place=none ;;
     'snapshot --warm') place=none ;;
     'snapshot --warm-file') place=file ;;
     'snapshot --mem-mib') place=none ;;
+    'snapshot --boot-wait-secs') place=none ;;
+    'snapshot --tap') place=none ;;
     'snapshot --vcpus') place=none ;;
+    'snapshot --cpu-model') place=words choices='host x86-64-v2' ;;
     'snapshot --daemon-url') place=none ;;
     'snapshot --daemon-token') place=none ;;
     'snapshot --data-dir') place=directory ;;
@@ -165,12 +175,15 @@ _forkd_value() {
     'fork --label') place=none ;;
     'fork --ttl') place=none ;;
     'fork --on-expire') place=words choices='kill pause' ;;
+    'fork --safety') place=words choices='standard strict' ;;
+    'fork --settle-secs') place=none ;;
+    'fork --agent-address') place=none ;;
     'fork --daemon-url') place=none ;;
     'fork --daemon-token') place=none ;;
     'fork --data-dir') place=directory ;;
     'ls --label') place=none ;;
     'ls --name') place=sandbox ;;
-    'ls --state') place=words choices='running paused' ;;
+    'ls --state') place=words choices='running paused ended' ;;
     'ls --tag') place=snapshot ;;
     'ls --daemon-url') place=none ;;
     'ls --daemon-token') place=none ;;
@@ -189,6 +202,7 @@ _forkd_value() {
     'resume --daemon-url') place=none ;;
     'resume --daemon-token') place=none ;;
     'resume --data-dir') place=directory ;;
+    'kill --tag') place=snapshot ;;
     'kill --label') place=none ;;
     'kill --daemon-url') place=none ;;
     'kill --daemon-token') place=none ;;
@@ -211,6 +225,19 @@ _forkd_value() {
     'cp --daemon-url') place=none ;;
     'cp --daemon-token') place=none ;;
     'cp --data-dir') place=directory ;;
+    'files --daemon-url') place=none ;;
+    'files --daemon-token') place=none ;;
+    'files --data-dir') place=directory ;;
+    'files stat --daemon-url') place=none ;;
+    'files stat --daemon-token') place=none ;;
+    'files stat --data-dir') place=directory ;;
+    'files mkdir -m' | 'files mkdir --mode') place=none ;;
+    'files mkdir --daemon-url') place=none ;;
+    'files mkdir --daemon-token') place=none ;;
+    'files mkdir --data-dir') place=directory ;;
+    'files mv --daemon-url') place=none ;;
+    'files mv --daemon-token') place=none ;;
+    'files mv --data-dir') place=directory ;;
     'ping --daemon-url') place=none ;;
     'ping --daemon-token') place=none ;;
     'ping --data-dir') place=directory ;;
@@ -305,9 +332,17 @@ _forkd_value() {
     'bench soak --secs') place=none ;;
     'bench soak --rounds') place=none ;;
     'bench soak --children') place=none ;;
+    'bench soak --hostile') place=none ;;
     'bench soak --daemon-url') place=none ;;
     'bench soak --daemon-token') place=none ;;
     'bench soak --data-dir') place=directory ;;
+    'bench torture --minutes') place=none ;;
+    'bench torture --window-secs') place=none ;;
+    'bench torture --callers') place=none ;;
+    'bench torture --payloads') place=none ;;
+    'bench torture --daemon-url') place=none ;;
+    'bench torture --daemon-token') place=none ;;
+    'bench torture --data-dir') place=directory ;;
     'wp-bench --region-mib') place=none ;;
     'wp-bench --writers') place=none ;;
     'wp-bench --daemon-url') place=none ;;
@@ -354,11 +389,11 @@ _forkd_argument() {
 _forkd_words() {
   case "$1 $2" in
     ' options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    ' verbs') echo 'quickstart run from-image snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp ping logs workspace ws tree inspect stats events doctor cleanup stop version completion bench wp-bench' ;;
+    ' verbs') echo 'quickstart run from-image snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp files ping logs workspace ws tree inspect stats events doctor cleanup stop version completion bench wp-bench' ;;
     'quickstart options') echo '--json --keep --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --kernel --rootfs --rw --tap --boot-wait-secs --warm --warm-file --mem-mib --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot verbs') echo 'export import' ;;
     'snapshot export options') echo '--format --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot import options') echo '--format --rootfs --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
@@ -368,16 +403,21 @@ _forkd_words() {
     'snapshot-compact options') echo '--from --to --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'rmi options') echo '--cascade --force --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'prune options') echo '--older-than --keep --dry-run --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'fork options') echo '--tag -n --count --name --memory-limit-mib --per-child-netns --label --ttl --on-expire --partial --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'ls options') echo '--label --name --state --tag --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'fork options') echo '--tag -n --count --name --memory-limit-mib --per-child-netns --label --ttl --on-expire --safety --partial --settle-secs --agent-address --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'ls options') echo '--label --name --state --tag -a --all --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'update options') echo '--name --no-name --label --remove-label --ttl --no-ttl --on-expire --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'pause options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'resume options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'kill options') echo '--all --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'kill options') echo '--all --tag --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'exec options') echo '-i --interactive -e --env -w --workdir -u --user --timeout -d --detach --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'attach options') echo '--list --from-offset --no-stdin --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'eval options') echo '--timeout --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'cp options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'files options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'files verbs') echo 'stat mkdir mv' ;;
+    'files stat options') echo '-L --follow --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'files mkdir options') echo '-m --mode --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'files mv options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'ping options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'logs options') echo '-f --follow --tail --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'workspace options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
@@ -398,13 +438,14 @@ _forkd_words() {
     'version options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'completion options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'bench verbs') echo 'branch fork chain exec load soak' ;;
+    'bench verbs') echo 'branch fork chain exec load soak torture' ;;
     'bench branch options') echo '--modes --iterations --mem --private --storm --csv --chart --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench fork options') echo '-n --count --iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench chain options') echo '--depth --iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench exec options') echo '--iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench load options') echo '--iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'bench soak options') echo '--clients --secs --rounds --children --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'bench soak options') echo '--clients --secs --rounds --children --hostile --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'bench torture options') echo '--minutes --window-secs --callers --payloads --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'wp-bench options') echo '--region-mib --writers --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
   esac
 }

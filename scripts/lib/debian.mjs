@@ -1,7 +1,7 @@
 // Debian packages: what is missing, and one apt-get call that installs it.
 import { spawnSync } from 'node:child_process';
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, renameSync, rmSync } from 'node:fs';
-import path from 'node:path';
+import { dirname, join, relative } from 'node:path';
 import { SetupError, excerpt, repoRoot, runLogged, say, stateDir } from './terminal.mjs';
 
 const APT_ENV = { DEBIAN_FRONTEND: 'noninteractive' };
@@ -14,22 +14,23 @@ export const runtimePackages = [
   'zstd',
   'cpio',
   'skopeo',
-  'umoci',
   'busybox-static',
 ];
 
 /**
  * What only the tests run: shells that complete words, what checks the manual page, certificates, the fuzzer's Python,
- * what stops a program at a call, and what makes file systems whose blocks files can share.
+ * what stops a program at a call, what makes file systems whose blocks files can share, a browser, and what makes images.
  */
 export const testPackages = [
   'btrfs-progs',
+  'chromium',
   'fish',
   'man-db',
   'mandoc',
   'openssl',
   'python3-venv',
   'strace',
+  'umoci',
   'xfsprogs',
   'zsh',
 ];
@@ -71,17 +72,17 @@ export async function installPackages(packages, log) {
  * @returns {Promise<string>} the directory that its programs are in
  */
 export async function unpackPackage(name, log) {
-  const home = path.join(stateDir, 'tools', name);
-  const programs = path.join(home, 'usr/bin');
+  const home = join(stateDir, 'tools', name);
+  const programs = join(home, 'usr/bin');
   if (existsSync(programs)) return programs;
-  say(`  fetching Debian package ${name} (unpacked into ${path.relative(repoRoot, home)}, not installed)`);
-  mkdirSync(path.dirname(home), { recursive: true });
-  const work = mkdtempSync(path.join(path.dirname(home), `.${name}-`));
+  say(`  fetching Debian package ${name} (unpacked into ${relative(repoRoot, home)}, not installed)`);
+  mkdirSync(dirname(home), { recursive: true });
+  const work = mkdtempSync(join(dirname(home), `.${name}-`));
   try {
     await downloadPackage(name, work, log);
     const deb = readdirSync(work).find((file) => file.endsWith('.deb'));
-    const unpacked = path.join(work, 'root');
-    const code = deb ? await runLogged('dpkg', ['-x', path.join(work, deb), unpacked], { log }) : 1;
+    const unpacked = join(work, 'root');
+    const code = deb ? await runLogged('dpkg', ['-x', join(work, deb), unpacked], { log }) : 1;
     if (code !== 0) throw new SetupError(`dpkg could not unpack ${name}:\n${excerpt(log)}`, `See ${log}.`);
     if (!existsSync(programs)) renameSync(unpacked, home);
   } finally {

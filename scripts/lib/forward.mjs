@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process';
-import path from 'node:path';
+import { join } from 'node:path';
 import { builds, prepare } from '../setup.mjs';
 import { repoRoot } from './terminal.mjs';
 
@@ -12,7 +12,7 @@ import { repoRoot } from './terminal.mjs';
 export async function setUpAndRun(program, ...args) {
   await prepare();
   for (const build of Object.values(builds)) await build();
-  const file = path.join(repoRoot, program);
+  const file = join(repoRoot, program);
   const child = spawn(process.execPath, [file, ...args, ...process.argv.slice(2)], { stdio: 'inherit' });
   // Ctrl-C reaches the child by itself; this process has to outlive it, to pass its exit code on.
   process.on('SIGINT', () => {});

@@ -1,7 +1,7 @@
 // A vitest reporter for the end of `npm test`: which tests failed, and which were skipped with what given to
 // `context.skip(reason)`.
 import { mkdirSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
+import { join, relative } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 import { repoRoot, stateDir } from './terminal.mjs';
 
@@ -17,8 +17,8 @@ export default class OutcomeReporter {
       ...outcomes(module, 'failed', (test) => (test.result().errors ?? []).map(firstLine).join('; ')),
     ]);
     failed.push(...unhandled.map((error) => ({ test: 'outside of any test', reason: firstLine(error) })));
-    mkdirSync(path.join(stateDir, 'logs'), { recursive: true });
-    writeFileSync(path.join(stateDir, 'logs/outcome.json'), JSON.stringify({ failed, skipped }));
+    mkdirSync(join(stateDir, 'logs'), { recursive: true });
+    writeFileSync(join(stateDir, 'logs/outcome.json'), JSON.stringify({ failed, skipped }));
   }
 }
 
@@ -36,7 +36,7 @@ function outcomes(module, state, reasonOf) {
 
 /** @param {import('vitest/node').TestModule} module */
 function nameOf(module) {
-  return path.relative(repoRoot, module.moduleId);
+  return relative(repoRoot, module.moduleId);
 }
 
 /** @param {{ message: string }} error */

@@ -1,14 +1,15 @@
 // What every script here shares: a failure that tells the user what to do, and commands whose output goes to a log.
-import { spawn } from 'node:child_process';
+import { spawn, spawnSync } from 'node:child_process';
 import { closeSync, mkdirSync, openSync, readFileSync, writeFileSync } from 'node:fs';
-import path from 'node:path';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-export const repoRoot = path.resolve(path.dirname(fileURLToPath(import.meta.url)), '../..');
-export const stateDir = path.join(repoRoot, '.cache');
+export const repoRoot = join(dirname(fileURLToPath(import.meta.url)), '../..');
+export const stateDir = join(repoRoot, '.cache');
 
 const EXCERPT_HEAD_LINES = 12;
 const EXCERPT_TAIL_LINES = 40;
+const CAPTURE_BYTES_MAX = 64 * 2 ** 20;
 
 /** A failure the user can mend: one sentence that says what is wrong, and one that says what to do. */
 export class SetupError extends Error {
@@ -20,9 +21,12 @@ export class SetupError extends Error {
   }
 }
 
-/** @param {string} line */
+/**
+ * Prints a line for the user: to stderr where `--json` asks for nothing but JSON on stdout.
+ * @param {string} line
+ */
 export function say(line) {
-  process.stdout.write(`${line}\n`);
+  (process.argv.includes('--json') ? process.stderr : process.stdout).write(`${line}\n`);
 }
 
 /**
@@ -31,10 +35,10 @@ export function say(line) {
  * @returns {string} the log file's path
  */
 export function logFile(name) {
-  const directory = path.join(stateDir, 'logs');
+  const directory = join(stateDir, 'logs');
   mkdirSync(directory, { recursive: true });
-  writeFileSync(path.join(stateDir, '.gitignore'), '*\n');
-  return path.join(directory, `${name}.log`);
+  writeFileSync(join(stateDir, '.gitignore'), '*\n');
+  return join(directory, `${name}.log`);
 }
 
 /**
@@ -54,10 +58,10 @@ export function excerpt(file) {
  * Runs a program to its end, with its output in a log file and, when `live`, on the terminal too.
  * @param {string} file
  * @param {readonly string[]} args
- * @param {{ log: string, live?: boolean, env?: NodeJS.ProcessEnv, cwd?: string }} options
+ * @param {{ log: string, live?: boolean, env?: NodeJS.ProcessEnv, cwd?: string, onOutput?: (text: string) => void }} options
  * @returns {Promise<number>} the exit code; 127 when the program does not exist, 128 when a signal ended it
  */
-export async function runLogged(file, args, { log, live = false, env = process.env, cwd = repoRoot }) {
+export async function runLogged(file, args, { log, live = false, env = process.env, cwd = repoRoot, onOutput }) {
   const output = openSync(log, 'a');
   try {
     writeFileSync(output, `$ ${[file, ...args].join(' ')}\n`);
@@ -66,6 +70,7 @@ export async function runLogged(file, args, { log, live = false, env = process.e
       stream.on('data', (chunk) => {
         writeFileSync(output, chunk);
         if (live) process.stdout.write(chunk);
+        onOutput?.(chunk.toString());
       });
     }
     return await new Promise((resolve) => {
@@ -78,6 +83,11 @@ export async function runLogged(file, args, { log, live = false, env = process.e
   } finally {
     closeSync(output);
   }
+}
+
+/** The output of a program; empty if it does not run. @param {string} file @param {readonly string[]} args */
+export function capture(file, args) {
+  return spawnSync(file, args, { encoding: 'utf8', cwd: repoRoot, maxBuffer: CAPTURE_BYTES_MAX }).stdout ?? '';
 }
 
 /** @param {number} startedAtMs a reading of performance.now() */
