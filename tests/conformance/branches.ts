@@ -1,11 +1,11 @@
 import { until } from '@forkd/testing';
-import { expect, it } from 'vitest';
+import { expect, test } from 'vitest';
 import { expectNoNulls, type Caller } from './caller.ts';
 
 const WRITE_TIMEOUT_MS = 60_000;
 
 export function branchRoutes(caller: () => Caller): void {
-  it('without any word it is a full one, ready and durable, with a tag of its own', async () => {
+  test('without options are full, ready and durable, with a tag of their own', async () => {
     const id = await caller().fork();
     const nothing = `POST /v1/sandboxes/${id}/branch`;
     const branch = await caller().expectReply(201, nothing);
@@ -18,6 +18,7 @@ export function branchRoutes(caller: () => Caller): void {
       parent_tag: 'base',
     });
     expect(branch.pause_ms).toBeGreaterThan(0);
+    expect(branch.pause_ms).toBe(Math.ceil(branch.pause_us / 1000));
     expect(branch).not.toHaveProperty('diff_ms');
     expectNoNulls(branch);
     const source = await caller().expectReply(200, `GET /v1/sandboxes/${id}`);
@@ -26,7 +27,7 @@ export function branchRoutes(caller: () => Caller): void {
     await caller().expectReply(204, `DELETE /v1/snapshots/${branch.tag}`);
   });
 
-  it('modes, and the older words for them', async () => {
+  test('take their mode by name and by the older flags', async () => {
     const id = await caller().fork();
     const route = `POST /v1/sandboxes/${id}/branch`;
     const requests = [
@@ -46,7 +47,18 @@ export function branchRoutes(caller: () => Caller): void {
       }
       const branch = await caller().expectReply(201, route, { ...request, tag });
       const isDiff = 'diff_ms' in branch && 'diff_physical_bytes' in branch && 'diff_logical_bytes' in branch;
-      expect([request, branch.tag, isDiff]).toEqual([request, tag, ![0, 5].includes(index)]);
+      expect([request, branch.tag, isDiff]).toEqual([request, tag, index !== 0]);
+      if (isDiff) {
+        expect(branch.diff_logical_bytes).toBe(branch.mem_mib * 2 ** 20);
+        expect([branch.diff_ms, branch.diff_physical_bytes].every(Number.isInteger)).toBe(true);
+      }
+      // What a full branch stores beside what the measured one of changed pages would have stored.
+      if (request.measure_diff) {
+        expect(branch.diff_ms).toBeGreaterThan(0);
+        expect(branch.diff_ms).toBeLessThanOrEqual(branch.pause_ms);
+        expect(branch.diff_physical_bytes).toBeGreaterThan(0);
+        expect(branch.diff_physical_bytes).toBeLessThan(branch.captured_bytes);
+      }
       const child = await caller().fork(tag);
       await caller().expectReply(204, `DELETE /v1/sandboxes/${child}`);
       await caller().expectReply(204, `DELETE /v1/snapshots/${tag}`);
@@ -54,23 +66,26 @@ export function branchRoutes(caller: () => Caller): void {
     await caller().expectReply(204, `DELETE /v1/sandboxes/${id}`);
   });
 
-  it.each<[object, string]>([
+  test.each<[object, string]>([
     [{ mode: 'live', live: true }, 'exclude each other'],
     [{ mode: 'full', diff: true }, 'exclude each other'],
     [{ diff: true, live: true }, 'exclude each other'],
     [{ live: true, measure_diff: true }, 'exclude each other'],
-    [{ wait: false }, 'wait:false'],
-    [{ wait: false, mode: 'diff' }, 'wait:false'],
+    [{ wait: false }, 'wait=false'],
+    [{ wait: false, mode: 'diff' }, 'wait=false'],
     [{ mode: 'hot' }, 'mode'],
     [{ until: 'tomorrow' }, 'until'],
     [{ parent_tag: 'none' }, "'none'"],
+    [{ parent_tag: 'none', mode: 'diff' }, "'none'"],
+    [{ parent_tag: 'base', mode: 'full' }, "mode 'diff'"],
+    [{ parent_tag: 'base', measure_diff: true }, "mode 'diff'"],
   ])('a branch of %j is refused', async (request, word) => {
     const id = await caller().fork();
     await caller().expectRefusal(400, 'bad_request', [word], `POST /v1/sandboxes/${id}/branch`, request);
     await caller().expectReply(204, `DELETE /v1/sandboxes/${id}`);
   });
 
-  it('tags that cannot be', async () => {
+  test('are refused with an invalid or taken tag', async () => {
     const id = await caller().fork();
     const route = `POST /v1/sandboxes/${id}/branch`;
     await caller().expectRefusal(400, 'bad_tag', ['a/b'], route, { tag: 'a/b' });
@@ -78,7 +93,7 @@ export function branchRoutes(caller: () => Caller): void {
     await caller().expectReply(204, `DELETE /v1/sandboxes/${id}`);
   });
 
-  it('who does not wait is told that it is being written, and finds it ready', async ({ skip }) => {
+  test('without waiting are reported as writing at first, and ready later', async ({ skip }) => {
     const why = caller().unable.get('live');
     skip(why !== undefined, why);
     const route = `POST /v1/sandboxes/${await caller().fork()}/branch`;
@@ -100,13 +115,26 @@ export function branchRoutes(caller: () => Caller): void {
     await caller().expectReply(204, `DELETE ${route.split(' ')[1]?.replace('/branch', '')}`);
   });
 
-  it('a pause has to wait for a branch', async () => {
+  test('that are ready can be described and removed, and their source branched, at once', async () => {
+    const id = await caller().fork();
+    const route = `POST /v1/sandboxes/${id}/branch`;
+    const ready = await caller().expectReply(201, route, { tag: 'first', mode: 'diff', until: 'ready' });
+    expect(ready).toMatchObject({ status: 'ready', bootable: true });
+    const next = caller().expectReply(201, route, { tag: 'second', mode: 'diff', until: 'ready' });
+    expect(await caller().expectReply(200, 'GET /v1/snapshots/first/info')).toMatchObject({ parent_tag: 'base' });
+    await caller().expectReply(204, 'DELETE /v1/snapshots/first');
+    await next;
+    await caller().expectReply(204, 'DELETE /v1/snapshots/second');
+    await caller().expectReply(204, `DELETE /v1/sandboxes/${id}`);
+  });
+
+  test('make a pause of their source wait', async () => {
     const id = await caller().fork();
     await until('it came while the branch was under way', WRITE_TIMEOUT_MS, async () => {
       const branching = caller().ask(`POST /v1/sandboxes/${id}/branch`, { tag: 'held' });
       let ended = false;
       void branching.finally(() => (ended = true));
-      // In the list, it is under way; and yet it may be over before the pause comes.
+      // A listed branch is under way, but may end before the pause arrives.
       await until('it is in the list', WRITE_TIMEOUT_MS, async () => {
         return ended || (await caller().ask('GET /v1/snapshots/held')).status === 200;
       });
@@ -119,7 +147,7 @@ export function branchRoutes(caller: () => Caller): void {
     await caller().expectReply(204, `DELETE /v1/sandboxes/${id}`);
   });
 
-  it('one of a sandbox at a time, and of all sandboxes as many as the cap', async () => {
+  test('run one at a time per sandbox, and up to the limit over all sandboxes', async () => {
     const n = caller().target.branchConcurrency + 1;
     const children = await caller().expectReply(201, 'POST /v1/sandboxes', { snapshot_tag: 'base', n });
     const ids: string[] = children.map(({ id }: { id: string }) => id);
@@ -144,7 +172,7 @@ async function expectDurable(caller: Caller, tag: string): Promise<void> {
   expect(await find()).toMatchObject({ status: 'ready', bootable: true });
 }
 
-/** Removes a snapshot whose branch nobody waited for, and waits until its source can be branched again. */
+/** Removes a snapshot of a branch that was not waited for, and waits until its source can be branched again. */
 async function removeFree(caller: Caller, route: string, tag: string): Promise<void> {
   await caller.expectReply(204, `DELETE /v1/snapshots/${tag}`);
   await until('the next branch can be taken', WRITE_TIMEOUT_MS, async () => {

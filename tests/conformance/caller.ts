@@ -1,4 +1,5 @@
 // oxlint-disable vitest/no-standalone-expect -- what is called here is called by tests.
+
 import { ReplyChecker } from '@forkd/testing';
 import { expect } from 'vitest';
 
@@ -8,16 +9,16 @@ export interface Target {
   token: string;
   /** Branches at a time, as it was told. */
   branchConcurrency: number;
-  /** Of `POST /v1/snapshots`, but for the tag: the smallest guest that it can make. */
+  /** The body of `POST /v1/snapshots` without the tag, for the smallest guest that the controller can make. */
   template: object;
-  /** The same for one that has a warmed Python. */
+  /** The same body for a guest with a warmed Python. */
   python: object;
-  /** What its guests cannot show, with the reason. */
+  /** Features that its guests cannot show, with the reason. */
   withheld?: Partial<Record<Withheld, string>>;
 }
 
-/** What not every guest can show: a warmed Python, and files of a machine of its own that nobody may write. */
-export type Withheld = 'python' | 'permissions';
+/** Features that some guests cannot show: a warmed Python, read-only files of a machine of their own, or a kernel's generator. */
+export type Withheld = 'python' | 'permissions' | 'random';
 
 export interface Answer {
   status: number;
@@ -27,13 +28,17 @@ export interface Answer {
   text: string;
 }
 
-type AskOptions = { headers?: Record<string, string>; token?: string | null; raw?: string | Uint8Array };
+interface AskOptions {
+  headers?: Record<string, string>;
+  token?: string | null;
+  raw?: string | Uint8Array;
+}
 
 /** Speaks to a controller without any client in between, and holds each reply against the API document. */
 export class Caller {
   readonly target: Target;
   readonly checker = new ReplyChecker();
-  /** Of each ability that its engine has not, the reason, as the controller tells it. */
+  /** The reason for each missing capability of the engine, as the controller reports it. */
   readonly unable = new Map<string, string>();
 
   constructor(target: Target) {
@@ -89,14 +94,14 @@ export class Caller {
     return answer.body;
   }
 
-  /** One sandbox, of the template that all tests share. */
+  /** Forks one sandbox of the template that all tests share. */
   async fork(tag = 'base'): Promise<string> {
     const [sandbox] = await this.expectReply(201, 'POST /v1/sandboxes', { snapshot_tag: tag });
     return sandbox.id;
   }
 }
 
-/** What is optional on the wire is absent and never null. */
+/** An optional field is absent on the wire, never null. */
 export function expectNoNulls(body: object): void {
   expect(Object.entries(body).filter(([, value]) => value === null)).toEqual([]);
 }

@@ -1,12 +1,20 @@
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { type DescribedOperation } from '@forkd/testing';
-import { expect, it } from 'vitest';
+import type { DescribedOperation } from '@forkd/testing';
+import { expect, test } from 'vitest';
 import type { Caller } from './caller.ts';
 
 const REPLY_TIMEOUT_MS = 40_000;
+/** The status of a request whose headers do not end in time. */
+export const HEADERS_LATE = 408;
 
-/** What a route needs besides its path, so that nothing is wrong but that what it is about is not there. */
+interface RouteStatus {
+  method: string;
+  path: string;
+  status: number;
+}
+
+/** Query and body that make a request of a route valid, except that its subject does not exist. */
 export const NEEDS: Record<string, { query?: string; json?: object }> = {
   exec: { json: { args: ['true'] } },
   eval: { json: { code: '1' } },
@@ -16,55 +24,61 @@ export const NEEDS: Record<string, { query?: string; json?: object }> = {
   writeFile: { query: '?path=/tmp/none' },
   deleteFile: { query: '?path=/none' },
   listDir: { query: '?path=/none' },
+  makeDir: { query: '?path=/none' },
+  statFile: { query: '?path=/none' },
+  renameFile: { json: { from: '/none', to: '/other' } },
   compactSnapshot: { json: { to: 'flat' } },
 };
 
-/** Of those that are about a thing. */
+/** Routes about a thing that answer on the unix socket only. */
 const SOCKET_ONLY = ['exportSnapshot', 'importSnapshot'];
 
-/** What every route refuses in the same way, each asked for each refusal that the document has of it. */
+const LONG = 'x'.repeat(20_000);
+const JSON_TYPE = 'content-type: application/json\r\n';
+
+/** Wrong requests by the status of their refusal: the text after the path, and the text after the request line. */
+const WRONGS: Record<number, { query?: string; host?: false; token?: false; rest: string }> = {
+  400: { host: false, rest: '\r\n' },
+  401: { token: false, rest: '\r\n' },
+  403: { rest: 'origin: http://elsewhere.example\r\n\r\n' },
+  // No header ever ends.
+  [HEADERS_LATE]: { rest: '' },
+  413: { rest: `${JSON_TYPE}content-length: 999999999\r\n\r\n` },
+  414: { query: `?q=${LONG.slice(0, 9000)}`, rest: '\r\n' },
+  415: { rest: 'content-type: text/plain\r\ncontent-length: 2\r\n\r\n{}' },
+  431: { rest: `x-long: ${LONG}\r\n\r\n` },
+};
+
+/** Sends a wrong request to each route that the document gives this refusal. Resolves with the statuses that are not it. */
+export async function refuseOnEveryRoute(caller: Caller, status: number): Promise<RouteStatus[]> {
+  const { query = '', host, token, rest } = WRONGS[status] ?? expect.fail(`no request is refused with ${status}`);
+  const having = caller.checker.operations().filter(({ statuses }) => statuses.includes(status));
+  expect(having.length).toBeGreaterThan(5);
+  const replies = having.map(async ({ method, template }) => {
+    const path = template.replaceAll(/\{[a-z]+\}/g, 'none');
+    const head = [
+      `${method} ${path}${query} HTTP/1.1`,
+      ...(host === false ? [] : ['host: localhost']),
+      ...(token === false ? [] : [`authorization: Bearer ${caller.target.token}`]),
+    ];
+    const reply = await sendRaw(caller.target.url, `${head.join('\r\n')}\r\n${rest}`);
+    caller.checker.check({ method, path }, reply, reply.text);
+    return { method, path, status: reply.status };
+  });
+  return (await Promise.all(replies)).filter((reply) => reply.status !== status);
+}
+
+/** Refusals that are the same on every route. Each route is asked for each refusal that the document gives it. */
 export function everyRoute(caller: () => Caller): void {
-  const long = 'x'.repeat(20_000);
-  const json = 'content-type: application/json\r\n';
-  // By status: what follows the path, and what follows the line of the request.
-  const wrongs: Record<number, { query?: string; host?: false; token?: false; rest: string }> = {
-    400: { host: false, rest: '\r\n' },
-    401: { token: false, rest: '\r\n' },
-    // No header ever ends.
-    408: { rest: '' },
-    413: { rest: `${json}content-length: 999999999\r\n\r\n` },
-    414: { query: `?q=${long.slice(0, 9000)}`, rest: '\r\n' },
-    415: { rest: 'content-type: text/plain\r\ncontent-length: 2\r\n\r\n{}' },
-    431: { rest: `x-long: ${long}\r\n\r\n` },
-  };
+  test.each(
+    Object.keys(WRONGS)
+      .map(Number)
+      .filter((status) => status !== HEADERS_LATE),
+  )('answers %i as documented', async (status) => {
+    expect(await refuseOnEveryRoute(caller(), status)).toEqual([]);
+  });
 
-  for (const [status, { query = '', host, token, rest }] of Object.entries(wrongs)) {
-    it(`${status} of all routes that have it`, async () => {
-      const having = caller()
-        .checker.operations()
-        .filter(({ statuses }) => statuses.includes(Number(status)));
-      const replies = having.map(async ({ method, template }) => {
-        const path = template.replaceAll(/\{[a-z]+\}/g, 'none');
-        const head = [
-          `${method} ${path}${query} HTTP/1.1`,
-          ...(host === false ? [] : ['host: controller']),
-          ...(token === false ? [] : [`authorization: Bearer ${caller().target.token}`]),
-        ];
-        const reply = await sendRaw(caller().target.url, `${head.join('\r\n')}\r\n${rest}`);
-        caller().checker.check({ method, path }, reply, reply.text);
-        return [method, path, reply.status];
-      });
-      const expected = having.map(({ method, template }) => [
-        method,
-        template.replaceAll(/\{[a-z]+\}/g, 'none'),
-        Number(status),
-      ]);
-      expect(having.length).toBeGreaterThan(5);
-      expect(await Promise.all(replies)).toEqual(expected);
-    });
-  }
-
-  it('404 of all routes about a thing that is not there, named', async () => {
+  test('answers 404 with the name of a thing that does not exist', async () => {
     for (const { id, method, template } of caller().checker.operations().filter(isAboutThing)) {
       const { query = '', json: body } = NEEDS[id] ?? {};
       const reply = await caller().ask(`${method} ${template.replaceAll(/\{[a-z]+\}/g, 'none')}${query}`, body);
@@ -76,7 +90,7 @@ export function everyRoute(caller: () => Caller): void {
     }
   });
 
-  it('405 names the methods that a path takes', async () => {
+  test('answers 405 with the methods that the path takes', async () => {
     for (const template of new Set(
       caller()
         .checker.operations()
@@ -94,7 +108,7 @@ export function everyRoute(caller: () => Caller): void {
   });
 }
 
-/** Those that are answered on the unix socket only say so first. */
+/** Whether an operation is about a thing. Operations of the unix socket refuse other callers first. */
 function isAboutThing({ id, template, statuses }: DescribedOperation): boolean {
   return template.includes('{') && statuses.includes(404) && !SOCKET_ONLY.includes(id);
 }

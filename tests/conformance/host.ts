@@ -1,14 +1,14 @@
-import { expect, it } from 'vitest';
+import { expect, test } from 'vitest';
 import type { Caller } from './caller.ts';
 
-/** Who may call, what the controller says of itself, and what is refused before a route is reached. */
+/** Authorization, the description of the controller, and refusals before a route is reached. */
 export function hostRoutes(caller: () => Caller): void {
-  it('healthz is exactly {"ok":true}, for whoever asks', async () => {
+  test('healthz is exactly {"ok":true} for every caller', async () => {
     const answer = await caller().ask('GET /healthz', undefined, { token: null });
     expect([answer.status, answer.text]).toEqual([200, '{"ok":true}']);
   });
 
-  it.each([
+  test.each([
     'GET /version',
     'GET /metrics',
     'GET /v1/sandboxes',
@@ -23,14 +23,14 @@ export function hostRoutes(caller: () => Caller): void {
     expect(answer.headers.get('www-authenticate')).toBe('Bearer');
   });
 
-  it('version and host', async () => {
+  test('version and host describe the controller', async () => {
     expect(await caller().expectReply(200, 'GET /version')).toEqual({ version: expect.any(String), api: 'v1' });
     const host = await caller().expectReply(200, 'GET /v1/host');
     expect(host).toMatchObject({ pid: expect.any(Number), engine: { name: expect.any(String) } });
     await caller().expectRefusal(403, 'socket_only', [], 'POST /v1/shutdown');
   });
 
-  it('metrics have the names that dashboards know', async () => {
+  test('metrics have the names that dashboards know', async () => {
     const { status, headers, text } = await caller().ask('GET /metrics');
     expect([status, headers.get('content-type')]).toEqual([200, 'text/plain; version=0.0.4; charset=utf-8']);
     const names = ['forkd_snapshots_total', 'forkd_sandboxes_active', 'forkd_branches_in_flight'];
@@ -39,12 +39,12 @@ export function hostRoutes(caller: () => Caller): void {
     expect(text).toMatch(/^forkd_build_info\{[^}]*version="[^"]+"[^}]*\} 1$/m);
   });
 
-  it('the document is served as it is checked in, and as a page', async () => {
+  test('the API document is served as checked in, and as a page', async () => {
     expect((await caller().expectReply(200, 'GET /openapi.json')).openapi).toBe('3.1.0');
     expect((await caller().ask('GET /docs')).headers.get('content-security-policy')).toContain("default-src 'none'");
   });
 
-  it('what no route sees is refused in the same shape', async () => {
+  test('a request that reaches no route is refused in the same shape', async () => {
     await caller().expectRefusal(404, 'not_found', ['GET /v1/nowhere'], 'GET /v1/nowhere');
     await caller().expectRefusal(405, 'method_not_allowed', ['PUT'], 'PUT /v1/sandboxes');
     await caller().expectRefusal(400, 'bad_request', [], 'GET /v1/sandboxes/%zz');
@@ -60,14 +60,14 @@ export function hostRoutes(caller: () => Caller): void {
     await caller().expectRefusal(414, 'url_too_long', [], `GET /v1/sandboxes?name=${'x'.repeat(9000)}`);
   });
 
-  it('the id of a request comes back, and one that is none is replaced', async () => {
+  test('a request id comes back, and an invalid one is replaced', async () => {
     const given = await caller().ask('GET /v1/sandboxes', undefined, { headers: { 'x-request-id': 'mine-1' } });
     expect(given.headers.get('x-request-id')).toBe('mine-1');
     const made = await caller().ask('GET /v1/sandboxes', undefined, { headers: { 'x-request-id': 'not an id' } });
     expect(made.headers.get('x-request-id')).toMatch(/^[0-9a-f-]{36}$/);
   });
 
-  it('events say what happened, one JSON object each', async () => {
+  test('events tell what happened, one JSON object per event', async () => {
     const { url, token } = caller().target;
     const gone = new AbortController();
     const reply = await fetch(`${url}/v1/events`, {

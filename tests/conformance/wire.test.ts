@@ -5,12 +5,11 @@
  */
 import { spawnSync } from 'node:child_process';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
-import path from 'node:path';
-import { runsUnderKvm } from '@forkd/engine';
+import { join } from 'node:path';
+import { tryKvm } from '@forkd/engine';
 import { ensureInitramfs, ensureKernel } from '@forkd/images';
-import { BUILT, requireBuilt, TEST_CACHE } from '@forkd/lab';
-import { FirecrackerStandIn, TestController, whyNoGuest } from '@forkd/testing';
-import { afterAll, describe, expect, it } from 'vitest';
+import { BUILT, FirecrackerStandIn, requireBuilt, TEST_CACHE, TestController, whyNoGuest } from '@forkd/testing';
+import { afterAll, describe, expect, test } from 'vitest';
 import type { Target } from './caller.ts';
 import { conformance } from './suite.ts';
 
@@ -42,6 +41,7 @@ describe('Firecracker', async () => {
 /** Of guests that are processes of this host. */
 const WITHHELD = {
   python: 'the stand-in executes nothing, so that no warmed interpreter is in what a child is given',
+  random: 'the kernel whose generator would be changed is the one of this host here',
   permissions: 'the kernel whose files nobody may write is the one of this host here',
 };
 
@@ -55,7 +55,7 @@ function controllers(more: readonly string[]): (env?: NodeJS.ProcessEnv) => Prom
   });
   return async (env = {}) => {
     secrets = await mkdtemp('/tmp/fkc-');
-    const tokens = path.join(secrets, 'tokens');
+    const tokens = join(secrets, 'tokens');
     await writeFile(tokens, `${TOKEN}\n`, { mode: 0o600 });
     const args = ['--bind', '127.0.0.1:0', '--token-file', tokens, '--branch-concurrency', '2', ...more];
     controller = await TestController.start({ args, env });
@@ -70,7 +70,7 @@ function controllers(more: readonly string[]): (env?: NodeJS.ProcessEnv) => Prom
 }
 
 function leftOut(why: string): void {
-  it('speaks the wire', ({ skip }) => {
+  test('speaks the wire', ({ skip }) => {
     skip(true, why);
     expect.fail(why);
   });
@@ -81,6 +81,6 @@ async function whyNoFirecracker(): Promise<string | undefined> {
   await requireBuilt();
   const kernel = await ensureKernel({ cacheDir: TEST_CACHE });
   const initramfs = await ensureInitramfs({ cacheDir: TEST_CACHE, kernel, agentBinary: BUILT.agent });
-  const runs = await runsUnderKvm('qemu-system-x86_64', { vmlinuz: kernel.vmlinuz, initramfs });
+  const { runs } = await tryKvm('qemu-system-x86_64', { vmlinuz: kernel.vmlinuz, initramfs });
   return runs ? undefined : 'KVM runs no guests here';
 }

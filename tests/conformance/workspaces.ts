@@ -1,8 +1,8 @@
-import { expect, it } from 'vitest';
+import { expect, test } from 'vitest';
 import { expectAbsent, expectNoNulls, type Caller } from './caller.ts';
 
 export function workspaceRoutes(caller: () => Caller): void {
-  it('its life: made, suspended, resumed, lost, removed', async () => {
+  test('a workspace can be made, suspended, resumed, lost and removed', async () => {
     const at = '/v1/workspaces/home';
     const made = await caller().expectReply(201, 'POST /v1/workspaces', {
       name: 'home',
@@ -62,7 +62,20 @@ export function workspaceRoutes(caller: () => Caller): void {
     expect(await caller().expectReply(200, 'GET /v1/workspaces')).toEqual([]);
   });
 
-  it.each<[object, number, string, string]>([
+  test('a workspace and a sandbox cannot have one name', async () => {
+    const named = { snapshot_tag: 'base', name: 'taken' };
+    const [sandbox] = (await caller().expectReply(201, 'POST /v1/sandboxes', named)) as { id: string }[];
+    const at = `/v1/sandboxes/${sandbox?.id}`;
+    const home = { name: 'taken', snapshot_tag: 'base' };
+    await caller().expectRefusal(409, 'name_taken', ["'taken'"], 'POST /v1/workspaces', home);
+    await caller().expectReply(201, 'POST /v1/workspaces', { ...home, name: 'home' });
+    await caller().expectRefusal(409, 'name_taken', ["'home'"], 'POST /v1/sandboxes', { ...named, name: 'home' });
+    await caller().expectRefusal(409, 'name_taken', ["'home'"], `PATCH ${at}`, { name: 'home' });
+    await caller().expectReply(204, 'DELETE /v1/workspaces/home');
+    await caller().expectReply(204, `DELETE ${at}`);
+  });
+
+  test.each<[object, number, string, string]>([
     [{ name: 'a b', snapshot_tag: 'base' }, 400, 'bad_request', 'name'],
     [{ name: 'home' }, 400, 'bad_request', 'snapshot_tag'],
     [{ name: 'home', snapshot_tag: 'a b' }, 400, 'bad_tag', 'a b'],

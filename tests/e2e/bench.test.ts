@@ -1,19 +1,18 @@
 /**
  * The benchmarks as users run them, in small: each prints one document with every figure that it promises, progress goes to
- * stderr, and neither a process nor a directory is left behind, also when it is interrupted. The figures are not judged.
+ * stderr, and neither a process nor a directory is left behind, even after an interrupt. The figures are not judged.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { access, mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import path from 'node:path';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { REPO, requireBuilt } from '@forkd/lab';
-import { until } from '@forkd/testing';
+import { join } from 'node:path';
+import { REPO, requireBuilt, until, whyNoKvmDevice } from '@forkd/testing';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
-const CLI = path.join(REPO, 'packages/cli/dist/main.js');
+const CLI = join(REPO, 'packages/cli/bundle/forkd.js');
 const WAIT_MS = 60_000;
 
-/** Is in the PATH of all that a benchmark starts, which is how it is found again. */
+/** A directory in the PATH of every process of a benchmark, by which the tests find these processes. */
 let mark: string;
 
 beforeAll(async () => {
@@ -57,7 +56,7 @@ class Bench {
     if (child.exitCode !== code) throw new Error(`it ended with ${child.exitCode} and said: ${this.stderr}`);
   }
 
-  /** Its processes, and its directory if that is still there. */
+  /** The processes of the benchmark, and its directory if that still exists. */
   async left(): Promise<string[]> {
     const isThere = await access(this.dir).then(
       () => true,
@@ -85,7 +84,7 @@ const quantiles = { n: number, p50: number, p99: number, max: number };
 const count = (n: number) => ({ ...quantiles, n });
 
 describe('forkd bench', { timeout: 2 * WAIT_MS }, () => {
-  it('branch: a row a branch, an entry a mode, and nothing left', async () => {
+  test('branch prints one row per branch and one entry per mode, and leaves nothing behind', async () => {
     const modes = ['--modes', 'live-async,diff'];
     const bench = new Bench(
       'branch',
@@ -125,15 +124,29 @@ describe('forkd bench', { timeout: 2 * WAIT_MS }, () => {
     });
     expect(summary).toMatchObject([entry('live-async'), entry('diff')]);
     for (const row of rows as { pause_us: number; private_pages: number; guest_gap_ms: number }[]) {
-      // Eight MiB at least, and whoever is paused is held up for as long.
+      // At least eight MiB are private, and the guest sees a gap of at least the pause.
       expect(row.private_pages).toBeGreaterThan(2048);
       expect(row.guest_gap_ms).toBeGreaterThanOrEqual(Math.floor(row.pause_us / 1e3));
     }
     expect(bench.stderr).toContain('2 of 2');
     expect(await bench.left()).toEqual([]);
+    const { payload } = JSON.parse(bench.stdout) as { payload?: { rows: unknown[]; summary: unknown[] } };
+    const isMeasured =
+      (await whyNoKvmDevice()) === null && (host as unknown as { accelerator: string }).accelerator === 'tcg';
+    expect(payload !== undefined).toBe(isMeasured);
+    if (payload === undefined) return;
+    // Where KVM runs no Linux it runs a guest without a kernel, and the results say that it is one.
+    const guest = 'payload (no kernel), KVM';
+    const figures = { pause_ms: count(2), floor_ms: count(4), ratio_p50: number, guest_gap_ms: count(2) };
+    expect(payload).toMatchObject({ guest, cpu_model: expect.stringMatching(/./) });
+    expect(payload.summary).toMatchObject([
+      { guest, mode: 'live', ...figures },
+      { guest, mode: 'diff', ...figures },
+    ]);
+    expect(payload.rows).toHaveLength(4);
   });
 
-  it('exec: both ways, on a real controller, and nothing left', async () => {
+  test('exec measures both ways on a real controller, and leaves nothing behind', async () => {
     const bench = new Bench('exec', '--iterations', '5', '--json', '--quiet');
     await bench.started();
     await bench.endsWith(0);
@@ -144,7 +157,7 @@ describe('forkd bench', { timeout: 2 * WAIT_MS }, () => {
     expect(await bench.left()).toEqual([]);
   });
 
-  it('ends its guests when it is interrupted while it measures', async () => {
+  test('ends its guests when it is interrupted during a measurement', async () => {
     const bench = new Bench('branch', '--iterations', '1000', '--storm', '--modes', 'live-async');
     await bench.started();
     await until('it has branched', WAIT_MS, async () => bench.stderr.includes('1 of 1000'));

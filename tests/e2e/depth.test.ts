@@ -2,26 +2,16 @@
  * Snapshots of sandboxes that came from snapshots, to depth 20: at each depth the guest still has all that was done in the
  * ones before, in files, in memory and in a running command; and two children of one parent do not see each other's writes.
  */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { outputOf, type Point, sh, Lab } from '@forkd/lab';
+
+import { outputOf, sh } from '@forkd/testing';
+import { test } from '@forkd/testing/vitest';
+import { describe, expect } from 'vitest';
 
 const DEPTH = 20;
 
 describe('a chain of snapshots', () => {
-  let host: Lab;
-  let template: Point;
-
-  beforeAll(async () => {
-    host = await Lab.start();
-    template = await host.template();
-  });
-
-  afterAll(async () => {
-    await host?.[Symbol.asyncDispose]();
-  });
-
-  it(`restores right at every depth to ${DEPTH}`, async () => {
-    const first = await host.fork(template);
+  test(`restores correctly at every depth down to ${DEPTH}`, async ({ lab, template }) => {
+    const first = await lab.fork(template);
     // The command keeps its count in its own memory and answers with it.
     const counter = await first.agent.start(['sh', '-c', 'n=0; while read -r _; do n=$((n+1)); echo "$n"; done'], {
       stdin: true,
@@ -30,9 +20,9 @@ describe('a chain of snapshots', () => {
     for (let depth = 1; depth <= DEPTH; depth += 1) {
       await sh(guest.agent, `echo ${depth} > /root/level-${depth}; mkdir -p /shared; echo ${depth} >> /shared/levels`);
       await guest.agent.writeStdin(counter.id, new TextEncoder().encode('go\n'));
-      point = host.point(guest, await host.branch(guest, { mode: depth % 2 === 0 ? 'diff' : 'live' }));
-      await host.end(guest);
-      guest = await host.fork(point);
+      point = lab.point(guest, await lab.branch(guest, { mode: depth % 2 === 0 ? 'diff' : 'live' }));
+      await lab.end(guest);
+      guest = await lab.fork(point);
       expect(point.stack).toHaveLength(depth + 1);
       const levels = Array.from({ length: depth }, (_, index) => String(index + 1)).join('\n');
       expect(await sh(guest.agent, 'cat /shared/levels')).toBe(levels);
@@ -40,16 +30,16 @@ describe('a chain of snapshots', () => {
     }
     const text = await outputOf(guest.agent, counter.id);
     expect(text.trim().split('\n')).toEqual(Array.from({ length: DEPTH }, (_, index) => String(index + 1)));
-    await host.end(guest);
+    await lab.end(guest);
   });
 
-  it('children of one snapshot, and their children, are private to themselves', async () => {
-    const parent = await host.fork(template);
+  test('keeps the writes of siblings and of their children apart', async ({ lab, template }) => {
+    const parent = await lab.fork(template);
     await sh(parent.agent, 'echo parent > /root/who');
-    const point = host.point(parent, await host.branch(parent));
-    const [left, right] = [await host.fork(point), await host.fork(point)];
+    const point = lab.point(parent, await lab.branch(parent));
+    const [left, right] = [await lab.fork(point), await lab.fork(point)];
     await sh(left.agent, 'echo left > /root/who');
-    const grandchild = await host.fork(host.point(left, await host.branch(left)));
+    const grandchild = await lab.fork(lab.point(left, await lab.branch(left)));
     await sh(left.agent, 'echo later > /root/who');
     const answers = [parent, left, right, grandchild].map((guest) => sh(guest.agent, 'cat /root/who; hostname'));
     const ids = [parent, left, right, grandchild].map((guest) => guest.vm.record.id);

@@ -1,16 +1,19 @@
 /** `forkd doctor` beside a real controller: what that has found on this host is what the rows say. */
 import { execFile } from 'node:child_process';
-import path from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { expect, it } from 'vitest';
-import { REPO } from '@forkd/lab';
-import { TestController } from '@forkd/testing';
+import { REPO, TestController } from '@forkd/testing';
+import { expect, test } from 'vitest';
 
-const MAIN = path.join(REPO, 'packages/cli/dist/main.js');
+const MAIN = join(REPO, 'packages/cli/bundle/forkd.js');
 
-type Row = { id: string; status: string; detail: string };
+interface Row {
+  id: string;
+  status: string;
+  detail: string;
+}
 
-it('says what a controller that runs has found', async () => {
+test('`forkd doctor` reports what the running controller has found', async () => {
   await using controller = await TestController.start();
   const { engine, data_dir } = await controller.client.host();
   const args = [MAIN, 'doctor', '--json', '--daemon-url', `unix:${controller.socket}`];

@@ -3,17 +3,17 @@
  * SIGHUP and SIGTERM do while requests run, what a service manager hears, and what a scrape tells after real forks, commands
  * and branches.
  */
-import { mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
+
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { mkdtemp, readFile, readdir, rename, rm, stat, writeFile } from 'node:fs/promises';
 import { get } from 'node:http';
 import { request } from 'node:https';
-import path from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { REPO } from '@forkd/lab';
 import { ForkdClient } from '@forkd/sdk';
-import { forkOne, makeTemplate, TestController, until } from '@forkd/testing';
+import { forkOne, REPO, TestController, until } from '@forkd/testing';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { makePair, type Pair } from '../../packages/controller/test/certificates.ts';
 import { type Datagram, receiveDatagrams } from '../../packages/controller/test/datagrams.ts';
 import { parsePrometheus } from '../../packages/controller/test/prometheus-text.ts';
@@ -33,13 +33,13 @@ describe('the port, with TLS and tokens', () => {
   let dir: string;
   let pair: Pair;
   let controller: TestController;
-  const audit = () => path.join(dir, 'audit.log');
+  const audit = () => join(dir, 'audit.log');
 
   beforeAll(async () => {
     dir = await mkdtemp('/tmp/fke-');
     pair = await makePair(dir, 'edge');
-    await writeFile(path.join(dir, 'tokens'), `${TOKEN}\n`, { mode: 0o600 });
-    const files = ['--tls-cert', pair.cert, '--tls-key', pair.key, '--token-file', path.join(dir, 'tokens')];
+    await writeFile(join(dir, 'tokens'), `${TOKEN}\n`, { mode: 0o600 });
+    const files = ['--tls-cert', pair.cert, '--tls-key', pair.key, '--token-file', join(dir, 'tokens')];
     const args = ['--bind', '127.0.0.1:0', ...files, '--audit-log', audit(), '--log-level', 'trace'];
     controller = await TestController.start({ args, env: { FORKD_BRANCH_CONCURRENCY: '7' } });
   });
@@ -71,7 +71,7 @@ describe('the port, with TLS and tokens', () => {
       .filter(Boolean)
       .map((line) => JSON.parse(line) as Record<string, unknown>);
 
-  it('answers who shows a token, and writes down whose token it was', async () => {
+  test('answers who shows a token, and writes down whose token it was', async () => {
     const known = await ask('GET', '/version', TOKEN);
     expect(known.status).toBe(200);
     const unknown = await ask('GET', '/version', WRONG_TOKEN);
@@ -95,7 +95,7 @@ describe('the port, with TLS and tokens', () => {
     expect((await stat(audit())).mode & 0o777).toBe(0o600);
   });
 
-  it('writes no token, no query and no body to a log, at any level', async () => {
+  test('writes no token, no query and no body to a log, at any level', async () => {
     const sandbox = '/v1/sandboxes/sb-none';
     const replies = [
       await ask('GET', `${sandbox}/files?path=/${SECRET}`, TOKEN),
@@ -118,8 +118,8 @@ describe('the port, with TLS and tokens', () => {
     }
   });
 
-  it('is reached by the command as it is, which is told of the authority', async () => {
-    const cli = path.join(REPO, 'packages/cli/dist/main.js');
+  test('is reached by the command as it is, which is told of the authority', async () => {
+    const cli = join(REPO, 'packages/cli/bundle/forkd.js');
     const env = { ...process.env, FORKD_URL: controller.url, FORKD_TOKEN: TOKEN };
     const list = (more: NodeJS.ProcessEnv) =>
       promisify(execFile)(process.execPath, [cli, 'ls', '--json'], { env: { ...env, ...more } });
@@ -129,7 +129,7 @@ describe('the port, with TLS and tokens', () => {
     await expect(list({ NODE_EXTRA_CA_CERTS: pair.cert, FORKD_TOKEN: WRONG_TOKEN })).rejects.toThrow(/bearer token/);
   });
 
-  it('is not called by who does not trust its certificate, who is told what to do', async () => {
+  test('is not called by who does not trust its certificate, who is told what to do', async () => {
     const stranger = new ForkdClient({ url: controller.url, token: TOKEN });
     await expect(stranger.health()).rejects.toMatchObject({
       code: 'connection_failed',
@@ -138,7 +138,12 @@ describe('the port, with TLS and tokens', () => {
     });
   });
 
-  it('opens its files again at SIGHUP, and loses no line', async () => {
+  test('is not called without TLS, and the caller learns that the port may speak it', async () => {
+    const plain = new ForkdClient({ url: controller.url.replace('https:', 'http:'), token: TOKEN });
+    await expect(plain.health()).rejects.toMatchObject({ hint: expect.stringContaining('https://') as string });
+  });
+
+  test('opens its files again at SIGHUP, and loses no line', async () => {
     const before = await lines(audit());
     await rename(audit(), `${audit()}.1`);
     controller.signal('SIGHUP');
@@ -148,7 +153,7 @@ describe('the port, with TLS and tokens', () => {
     const old = await lines(`${audit()}.1`);
     expect(old.slice(0, before.length)).toEqual(before);
     // A token that is taken away is gone with the next request.
-    await writeFile(path.join(dir, 'tokens'), `${WRONG_TOKEN}\n`);
+    await writeFile(join(dir, 'tokens'), `${WRONG_TOKEN}\n`);
     expect((await ask('GET', '/version', TOKEN)).status).toBe(401);
     expect((await ask('GET', '/version', WRONG_TOKEN)).status).toBe(200);
   });
@@ -167,17 +172,16 @@ describe('a controller under a service manager', () => {
     if (dir) await rm(dir, { recursive: true });
   });
 
-  it('says when it is ready, that it is well, what it has measured, and that it ends, once all is answered', async () => {
-    const socket = path.join(dir, 'notify');
+  test('says when it is ready, that it is well, what it has measured, and that it ends, once all is answered', async () => {
+    const socket = join(dir, 'notify');
     const heard: Datagram[] = await receiveDatagrams(socket);
     const has = (word: string) => heard.filter(({ text }) => text.split('\n').some((line) => line.startsWith(word)));
     const env = { NOTIFY_SOCKET: socket, WATCHDOG_USEC: '1000000' };
-    const audit = path.join(dir, 'ending.log');
-    controller = await TestController.start({ env, args: ['--audit-log', audit] });
+    const audit = join(dir, 'ending.log');
+    controller = await TestController.start({ env, args: ['--audit-log', audit], template: true });
     const { client, pid } = controller;
     await until('it says that it is ready', WAIT_MS, async () => has('READY=1').length === 1);
 
-    await makeTemplate(client);
     const id = await forkOne(client);
     await client.exec(id, { args: ['true'] });
     await client.branch(id, { tag: 'later', mode: 'live' });
@@ -211,8 +215,8 @@ describe('a controller under a service manager', () => {
     expect(has('WATCHDOG=1').length).toBeGreaterThan(1);
   });
 
-  it('is not well while its pager does not answer', async () => {
-    const socket = path.join(dir, 'notify-2');
+  test('is not well while its pager does not answer', async () => {
+    const socket = join(dir, 'notify-2');
     const heard = await receiveDatagrams(socket);
     const well = () => heard.filter(({ text }) => text.includes('WATCHDOG=1')).length;
     await controller.kill9();
@@ -236,15 +240,15 @@ describe('a controller under a service manager', () => {
 });
 
 describe('a store of snapshots elsewhere', () => {
-  it('holds the snapshots, and is one controller’s', async () => {
+  test('holds the snapshots, and is one controller’s', async () => {
     const dir = await mkdtemp('/tmp/fke-');
-    const root = path.join(dir, 'snapshots');
+    const root = join(dir, 'snapshots');
     const env = { FORKD_SNAPSHOT_ROOT: root };
     try {
       await using controller = await TestController.start({ env });
       expect((await readdir(root)).includes('oci-layout')).toBe(true);
       expect(await readdir(controller.dir)).not.toContain('store');
-      await expect(TestController.start({ env, dir: path.join(dir, 'other') })).rejects.toThrow(
+      await expect(TestController.start({ env, dir: join(dir, 'other') })).rejects.toThrow(
         /has the directory .*snapshots/,
       );
     } finally {

@@ -7,10 +7,18 @@ import { execFile } from 'node:child_process';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { REPO } from '@forkd/lab';
 import { Sandbox } from '@forkd/sdk';
-import { FirecrackerStandIn, forkOne, makeTemplate, shell, TestController, until, whyNoGuest } from '@forkd/testing';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import {
+  FirecrackerStandIn,
+  forkOne,
+  makeTemplate,
+  REPO,
+  shell,
+  TestController,
+  until,
+  whyNoGuest,
+} from '@forkd/testing';
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 const ARGS = ['--engine', 'firecracker'];
 const WAIT_MS = 30_000;
@@ -20,7 +28,7 @@ const MOMENTS_MS = [5, 20, 40, 80];
 const noGuest = whyNoGuest();
 const run = promisify(execFile);
 
-describe('a controller of Firecracker', () => {
+describe('a controller that runs Firecracker', () => {
   let standIn: FirecrackerStandIn;
   let controller: TestController;
 
@@ -52,7 +60,7 @@ describe('a controller of Firecracker', () => {
 
   const restart = async (): Promise<void> => controller.serve(ARGS, { env: standIn.env });
 
-  it('forks answer as themselves', async () => {
+  test('starts forks that each answer as themselves', async () => {
     const { client } = controller;
     const children = await client.createSandboxes({ snapshot_tag: 'base', n: 3 });
     expect(new Set(children.map(({ pid }) => pid)).size).toBe(3);
@@ -64,7 +72,7 @@ describe('a controller of Firecracker', () => {
     expect(shared_bytes).toBeGreaterThan(0);
   });
 
-  it('one that is paused stands still, also across controllers, until it is resumed', async () => {
+  test('keeps a paused sandbox paused across a restart until it is resumed', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     expect((await client.pauseSandbox(id)).state).toBe('paused');
@@ -78,7 +86,7 @@ describe('a controller of Firecracker', () => {
     await client.deleteSnapshot('still');
   });
 
-  it('branches of both modes, one upon the other, also when the snapshot below was removed', async () => {
+  test('stacks branches of both modes, even when the snapshot below was removed', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     for (const [index, mode] of (['diff', 'full', 'diff', 'diff'] as const).entries()) {
@@ -92,7 +100,7 @@ describe('a controller of Firecracker', () => {
     }
   });
 
-  it('what runs in a guest goes on through a branch that cuts its connection off', async () => {
+  test('keeps a guest command running through a branch that cuts its connection', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     const { id: command } = await client.startCommand(id, { args: ['sleep', '600'] });
@@ -101,7 +109,7 @@ describe('a controller of Firecracker', () => {
     await client.deleteSnapshot('cut');
   });
 
-  it('what Firecracker cannot do is refused with its reason, and nothing is touched', async () => {
+  test('refuses what Firecracker cannot do with the reason, before anything is touched', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     const { engine } = await client.host();
@@ -121,14 +129,21 @@ describe('a controller of Firecracker', () => {
     expect((await client.getSandbox(id)).has_branched).toBe(false);
   });
 
-  it('who names no mode is given the branch that can be had', async () => {
+  test('falls back to an available branch mode when the caller names none', async () => {
     const { client } = controller;
     const sandbox = await Sandbox.connect(await forkOne(client), { client });
     const branch = await sandbox.branch({ tag: 'either' });
     expect(branch.info).toMatchObject({ tag: 'either', status: 'ready' });
     await expect(sandbox.branch({ mode: 'live' })).rejects.toMatchObject({ code: 'unsupported' });
     const env = { ...process.env, FORKD_URL: `unix:${controller.socket}` };
-    const args = [join(REPO, 'packages/cli/dist/main.js'), 'snapshot', '--from-sandbox', sandbox.id, '--tag', 'told'];
+    const args = [
+      join(REPO, 'packages/cli/bundle/forkd.js'),
+      'snapshot',
+      '--from-sandbox',
+      sandbox.id,
+      '--tag',
+      'told',
+    ];
     const { stdout, stderr } = await run(process.execPath, args, { env });
     expect(stdout).toBe('told\n');
     expect(stderr).toMatch(/this build lacks .*\. The source is paused while its changes are copied\.\ndiff branch of/);
@@ -139,7 +154,7 @@ describe('a controller of Firecracker', () => {
     for (const tag of ['told', 'either']) await client.deleteSnapshot(tag);
   });
 
-  it('the next controller finds what runs, a killed one too, and so does the next pager', async () => {
+  test('hands running sandboxes to the next controller and the next pager, even after a kill', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     const { pid } = await client.getSandbox(id);
@@ -165,7 +180,7 @@ describe('a controller of Firecracker', () => {
     for (const tag of ['later', 'after']) await client.deleteSnapshot(tag);
   });
 
-  it('a VMM that was killed is a sandbox that is gone', async () => {
+  test('drops the sandbox of a VMM that was killed', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     process.kill((await client.getSandbox(id)).pid ?? expect.fail('it runs'), 'SIGKILL');
@@ -175,7 +190,7 @@ describe('a controller of Firecracker', () => {
     });
   });
 
-  it.each(MOMENTS_MS)('of a controller that is killed %i ms into a fork nothing half-made stays', async (moment) => {
+  test.each(MOMENTS_MS)('leaves nothing half-made when it is killed %i ms into a fork', async (moment) => {
     const fork = controller.client.createSandboxes({ snapshot_tag: 'base', n: 2 }).catch(() => undefined);
     await delay(moment);
     await controller.kill9();
@@ -186,7 +201,7 @@ describe('a controller of Firecracker', () => {
     expect((await controller.sandboxDirs()).toSorted()).toEqual(listed.map(({ id }) => id).toSorted());
   });
 
-  it('QEMU takes over neither its sandboxes nor its snapshots, and says which engine it takes', async () => {
+  test('leaves sandboxes and snapshots that a QEMU controller refuses with the name of the engine', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     await controller.stop();

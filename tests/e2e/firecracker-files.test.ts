@@ -6,7 +6,6 @@
 // oxlint-disable vitest/no-standalone-expect -- what is called here is called by tests, or after each of them.
 import { execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { type IncomingMessage, request } from 'node:http';
 import {
   copyFile,
   cp,
@@ -21,13 +20,13 @@ import {
   unlink,
   writeFile,
 } from 'node:fs/promises';
+import { type IncomingMessage, request } from 'node:http';
 import { delimiter, join } from 'node:path';
 import { promisify } from 'node:util';
 import { type BranchDone, FirecrackerEngine, Pager } from '@forkd/engine';
-import { BUILT, REPO, requireBuilt } from '@forkd/lab';
-import { asDigest, type SnapshotConfig, Store } from '@forkd/store';
 import type { ForkdError } from '@forkd/sdk';
-import { TestController, until } from '@forkd/testing';
+import { asDigest, type SnapshotConfig, Store } from '@forkd/store';
+import { BUILT, REPO, requireBuilt, TestController, until } from '@forkd/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 
 const run = promisify(execFile);
@@ -35,7 +34,7 @@ const PATH_BEFORE = process.env['PATH'] ?? '';
 const MEM_MIB = 32;
 const MEM_BYTES = MEM_MIB * 2 ** 20;
 const PAGE_BYTES = 4096;
-/** What an index takes, of a file system's or of a layer. */
+/** Allowance for the index of a file system or of a layer. */
 const SLACK_BYTES = 256 * 1024;
 
 let dir: string;
@@ -69,7 +68,7 @@ beforeEach(async () => {
 afterEach(async () => {
   const left = await controller.client.listSnapshots();
   for (const { tag } of left) if (tag !== 'made' && tag !== 'of-qemu') await controller.client.deleteSnapshot(tag);
-  // Of what failed: what is being written is under such names.
+  // Files of failed exports, which have such names while they are written.
   expect((await readdir(out)).filter((name) => name.includes('.partial-'))).toEqual([]);
   expect(await controller.ingested()).toEqual([]);
 });
@@ -80,7 +79,7 @@ async function makeSnapshots(): Promise<Buffer> {
   const store = await Store.open(storeDir);
   const pager = await Pager.ensure({ bin: BUILT.pager, runDir: join(dir, 'run'), storeDir });
   const engine = await FirecrackerEngine.create({ dir: join(dir, 'engine') });
-  // Files of the right kind; nobody executes them.
+  // Files of the right kind, which are never executed.
   const kernel = { vmlinuz: BUILT.agent, initramfs: BUILT.agent };
   const common = { id: 'vm', dir: join(dir, 'vm'), rootImage: BUILT.agent, pager };
   const vm = await engine.boot({ ...common, memMib: MEM_MIB, vcpus: 1, kernel });
@@ -113,7 +112,10 @@ function contents(tag: string, name: string, engine: FirecrackerEngine): { confi
       image,
       source: 'a test',
       python: true,
+      refresh: null,
+      safety: 'standard',
       parent_tag: null,
+      keeps_parent: false,
       parent_digest: null,
       branched_from: null,
       stats: {},
@@ -144,7 +146,7 @@ function differing(a: Buffer, b: Buffer): number[] {
   });
 }
 
-test('an export is what Firecracker loads, with holes for zeros and the root image beside it', async () => {
+test('an export is loadable by Firecracker, with holes for zeros and the root image beside it', async () => {
   const target = join(out, 'files');
   const done = await controller.client.exportSnapshot('made', { format: 'firecracker', dir: target });
   expect(done).toMatchObject({ tag: 'made', format: 'firecracker', dir: target, memory_logical_bytes: MEM_BYTES });
@@ -189,7 +191,7 @@ async function load(socketPath: string): Promise<number | undefined> {
   return reply.statusCode;
 }
 
-test('what was exported is imported under another tag, and its children have the same memory byte for byte', async () => {
+test('an export is imported under another tag, and its children have the same memory byte for byte', async () => {
   const target = await exported('files');
   const info = await importing('back', target);
   expect(info).toMatchObject({ tag: 'back', status: 'ready', durable: true, bootable: true, mem_mib: MEM_MIB });
@@ -197,7 +199,7 @@ test('what was exported is imported under another tag, and its children have the
   expect(again.status).toBe('ready');
   const store = await Store.open(join(dir, 'data/store'));
   const [made, back, twice] = await Promise.all(['made', 'back', 'again'].map((tag) => store.readSnapshot(tag)));
-  // One base layer, whoever imports it; the rest is what it was.
+  // The import is one base layer; all else is unchanged.
   expect(back?.memory).toHaveLength(1);
   const filled = differing(truth, Buffer.alloc(MEM_BYTES)).length * PAGE_BYTES;
   expect(back?.memory[0]?.size).toBeLessThan(filled + SLACK_BYTES);
@@ -238,12 +240,16 @@ test('what was exported is imported under another tag, and its children have the
   }
 });
 
-test('the command exports and imports, from where it is', async () => {
+test('the command exports and imports relative to its working directory', async () => {
   const forkd = (...args: string[]) =>
-    run(process.execPath, [join(REPO, 'packages/cli/dist/main.js'), 'snapshot', ...args, '--format', 'firecracker'], {
-      cwd: out,
-      env: { ...process.env, FORKD_SOCKET: controller.socket, FORKD_DATA_DIR: data },
-    });
+    run(
+      process.execPath,
+      [join(REPO, 'packages/cli/bundle/forkd.js'), 'snapshot', ...args, '--format', 'firecracker'],
+      {
+        cwd: out,
+        env: { ...process.env, FORKD_SOCKET: controller.socket, FORKD_DATA_DIR: data },
+      },
+    );
   expect((await forkd('export', 'mad', 'here')).stdout).toMatch(new RegExp(`^${out}/here {2}.* of memory\n$`));
   expect((await forkd('import', 'here', 'there')).stdout).toBe('there\n');
   await expect(forkd('import', 'here', 'there')).rejects.toMatchObject({
@@ -252,7 +258,7 @@ test('the command exports and imports, from where it is', async () => {
   });
 });
 
-test('of what another program wrote the root image is named, and its size is the memory', async () => {
+test('an import of files from another program takes the named root image, and memory from the file size', async () => {
   const target = await exported('files');
   await unlink(join(target, 'forkd.json'));
   await expect(importing('theirs', target)).rejects.toMatchObject({
@@ -288,7 +294,7 @@ test('of what another program wrote the root image is named, and its size is the
   expect(rootDisk.size).toBe(superblock.length);
 });
 
-test('what an export refuses, it refuses before anything is written', async () => {
+test('an export that is refused is refused before anything is written', async () => {
   const { client } = controller;
   const target = join(out, 'files');
   const refused = (tag: string, to: string) => client.exportSnapshot(tag, { format: 'firecracker', dir: to });
@@ -306,7 +312,7 @@ test('what an export refuses, it refuses before anything is written', async () =
   expect(await readdir(target)).toEqual([]);
 });
 
-test('an export for which there is no room leaves nothing', async (context) => {
+test('an export without enough disk space leaves nothing behind', async (context) => {
   context.skip(process.geteuid?.() !== 0, 'only root mounts');
   const disk = join(out, 'disk');
   await mkdir(disk);
@@ -343,7 +349,7 @@ test.each<[string, (files: string) => Promise<void>, string]>([
   expect((await controller.client.listSnapshots()).map(({ tag }) => tag)).toEqual(before);
 });
 
-test('without the root image an import needs a store that has it, or its name', async () => {
+test('an import without the root image needs a store that has it, or its path', async () => {
   const target = await exported('files');
   await unlink(join(target, 'root.img'));
   expect((await importing('known', target)).status).toBe('ready');

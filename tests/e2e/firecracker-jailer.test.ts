@@ -4,9 +4,8 @@
  */
 import { copyFile, mkdtemp, readFile, readdir, rm, stat } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { REPO, requireBuilt } from '@forkd/lab';
-import { TestController, until } from '@forkd/testing';
-import { afterEach, beforeEach, expect, it } from 'vitest';
+import { REPO, requireBuilt, TestController, until } from '@forkd/testing';
+import { afterEach, beforeEach, expect, test } from 'vitest';
 
 /** Linked statically, for there are no libraries in a VMM's root. */
 const STATIC = join(REPO, 'target/guest/x86_64-unknown-linux-gnu/release');
@@ -30,7 +29,7 @@ afterEach(async () => {
   await rm(bin, { recursive: true });
 });
 
-it('a jailed VMM outlives a controller that is killed, and the next one leaves nothing of it', async ({ skip }) => {
+test('a jailed VMM outlives a killed controller, and the next controller leaves nothing of it', async ({ skip }) => {
   skip(process.geteuid?.() !== 0, 'the jailer needs root');
   const env = { PATH: `${bin}${delimiter}${process.env['PATH'] ?? ''}` };
   const started = await TestController.start({ args: ARGS, env });
@@ -38,7 +37,7 @@ it('a jailed VMM outlives a controller that is killed, and the next one leaves n
   const { engine } = await started.client.host();
   expect(engine.isolation.find(({ id }) => id === 'own_user')).toMatchObject({ ok: true });
 
-  // Its guest never answers, so that the template is waited for.
+  // The guest never answers, so that the controller waits for the template.
   const made = started.client.createSnapshot({ tag: 'waited-for', source: 'recipe:busybox', mem_mib: 256 });
   const ended = made.then(
     () => 'made',

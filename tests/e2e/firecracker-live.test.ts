@@ -2,15 +2,16 @@
  * A controller whose Firecracker has the live extensions: live branches over its API, with a real agent behind the channel that passes the
  * pager's gate; the same after the controller and the pager were killed. That each image is right, packages/engine/test shows.
  */
+
 import { FirecrackerStandIn, forkOne, makeTemplate, shell, TestController, until, whyNoGuest } from '@forkd/testing';
-import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 
 const ARGS = ['--engine', 'firecracker'];
 const WAIT_MS = 30_000;
 
 const noGuest = whyNoGuest();
 
-describe('a controller of a Firecracker with the live extensions', () => {
+describe('a controller that runs Firecracker with the live extensions', () => {
   let standIn: FirecrackerStandIn;
   let controller: TestController;
 
@@ -42,7 +43,7 @@ describe('a controller of a Firecracker with the live extensions', () => {
     await client.deleteSandbox(child);
   }
 
-  it('branches live, and so do children of that; a paused one stays paused', async () => {
+  test('branches sandboxes and their children live, and leaves a paused one paused', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     await branchLive(id, 'one');
@@ -57,7 +58,7 @@ describe('a controller of a Firecracker with the live extensions', () => {
     expect((await client.floor(child)).pause_us).toBeGreaterThan(0);
   });
 
-  it('the next controller branches what runs, and so does the next pager', async () => {
+  test('hands running sandboxes to the next controller and the next pager, which branch them live', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     const { pid } = await client.getSandbox(id);
@@ -72,7 +73,7 @@ describe('a controller of a Firecracker with the live extensions', () => {
       const pids = await controller.pids('pager');
       return pids.length === 1 && pids[0] !== lost;
     });
-    // What was connected through the lost one is cut off.
+    // Connections through the lost pager are cut.
     await until('the guest answers', WAIT_MS, async () => {
       const mark = await shell(client, id, 'cat /tmp/mark').catch(() => null);
       return mark === 'mine';

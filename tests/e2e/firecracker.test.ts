@@ -6,11 +6,11 @@
 import { spawnSync } from 'node:child_process';
 import { copyFile, mkdir, mkdtemp, readdir, readFile, rm, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
-import { FirecrackerEngine, type KernelFiles, Pager, runsUnderKvm, type Vm } from '@forkd/engine';
+import { FirecrackerEngine, type KernelFiles, Pager, tryKvm, type Vm } from '@forkd/engine';
 import { GuestAgent } from '@forkd/guest';
 import { buildRoot, ensureInitramfs, ensureKernel } from '@forkd/images';
-import { BUILT, requireBuilt, sh, TEST_CACHE } from '@forkd/lab';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { BUILT, requireBuilt, sh, TEST_CACHE } from '@forkd/testing';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 
 const PATH_BEFORE = process.env['PATH'] ?? '';
 const MEM_MIB = 128;
@@ -76,7 +76,7 @@ async function lives({ kernel, rootImage }: Files, remembers: boolean): Promise<
   return answers;
 }
 
-/** Of the distribution's kernel there is an ELF file, 64 bits, executable, x86-64; and it knows its name. */
+/** The ELF file of the distribution's kernel: 64 bits, executable, x86-64, with its name. */
 async function expectUnpacked(kernels: string): Promise<void> {
   const [name, ...others] = await readdir(kernels);
   expect([name, others]).toEqual([expect.any(String), []]);
@@ -87,26 +87,26 @@ async function expectUnpacked(kernels: string): Promise<void> {
 }
 
 describe('a guest under Firecracker', () => {
-  it('with the stand-in', async () => {
+  test('passes its life cycle with the stand-in', async () => {
     const bin = join(dir, 'bin');
     await mkdir(bin);
     await copyFile(BUILT.firecrackerStandIn, join(bin, 'firecracker'));
     await writeFile(join(bin, 'stand-in.json'), JSON.stringify({ agent: BUILT.agent }));
     process.env['PATH'] = `${bin}${delimiter}${PATH_BEFORE}`;
     const { vmlinuz } = await ensureKernel({ cacheDir: TEST_CACHE });
-    // The rest are files of the right kind: nobody executes them.
+    // The rest are files of the right kind, which are never executed.
     const files = { kernel: { vmlinuz, initramfs: BUILT.agent }, rootImage: BUILT.agent };
     expect(await lives(files, false)).toEqual(FAMILY);
     await expectUnpacked(join(dir, 'engine/kernels'));
   });
 
-  it('with a real firecracker', async ({ skip }) => {
+  test('passes its life cycle with a real firecracker', async ({ skip }) => {
     const found = spawnSync('firecracker', ['--version']);
     skip(found.error !== undefined, 'there is no firecracker on PATH');
     const kernel = await ensureKernel({ cacheDir: TEST_CACHE });
     const options = { cacheDir: TEST_CACHE, kernel, agentBinary: BUILT.agent, vsock: true };
     const files = { vmlinuz: kernel.vmlinuz, initramfs: await ensureInitramfs(options) };
-    skip(!(await runsUnderKvm('qemu-system-x86_64', files)), 'KVM runs no guests here');
+    skip(!(await tryKvm('qemu-system-x86_64', files)).runs, 'KVM runs no guests here');
     const root = await buildRoot({ source: 'busybox', cacheDir: TEST_CACHE });
     expect(await lives({ kernel: files, rootImage: root.erofs }, true)).toEqual(FAMILY);
   });

@@ -5,29 +5,38 @@
  */
 import { execFile } from 'node:child_process';
 import { appendFile, readdir, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Pager, readStartTicks } from '@forkd/engine';
-import { BUILT, Lab, REPO, sh } from '@forkd/lab';
-import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
+import type { ForkdClient } from '@forkd/sdk';
 import {
   asUser,
+  BUILT,
   fieldsOf,
+  forkOne,
   insideOf,
   limitsOf,
   namespaceOf,
   openFilesOf,
+  REPO,
+  sh,
+  shell,
   statusOf,
+  type TestController,
+  until,
   userOf,
-} from '../support/process.ts';
+} from '@forkd/testing';
+import { test as base } from '@forkd/testing/vitest';
+import { describe, expect } from 'vitest';
 
 const USERS_FROM = 1_879_048_192;
 const NO_CAPABILITY = '0000000000000000';
 const FILE_BYTES_MAX = 16 * 2 ** 20;
 const WAIT_MS = 30_000;
-/** Of a plan. */
-const HEADER_BYTES = 48;
+/** Length of the header of a plan. */
+const HEADER_BYTES = 56;
+/** The version that the pager's own protocol has, which a VMM's call names. */
+const PROTOCOL_VERSION = 6;
 
 /** Prints, of each path, whether it can be listed, read or connected to. */
 const REACH = `use Socket; for my $p (@ARGV) {
@@ -42,32 +51,22 @@ const PRETEND = `use Socket; my ($path, $hello) = @ARGV;
   send($s, '[{"base_host_virt_addr":4096,"size":268435456,"offset":0,"page_size":4096}]', MSG_NOSIGNAL);
   my $n = 0; while (my $got = sysread($s, my $b, 4096)) { $n += $got } print $n;`;
 
+const test = base
+  // Two sandboxes, and the processes of their VMMs.
+  .extend('ids', { scope: 'file' }, async ({ client }) => [await forkOne(client), await forkOne(client)])
+  .extend('pids', { scope: 'file' }, ({ client, ids }) => Promise.all(ids.map((id) => pidOf(client, id))));
+
+async function pidOf(client: ForkdClient, id: string): Promise<number> {
+  return (await client.getSandbox(id)).pid ?? 0;
+}
+
 describe('the VMM of a sandbox', () => {
-  let controller: TestController;
-  let ids: string[];
-  let pids: number[];
-
-  beforeAll(async () => {
-    controller = await TestController.start();
-    await makeTemplate(controller.client);
-    ids = [await forkOne(controller.client), await forkOne(controller.client)];
-    pids = await Promise.all(ids.map((id) => pidOf(id)));
-  });
-
-  afterAll(async () => {
-    await controller?.[Symbol.asyncDispose]();
-  });
-
-  async function pidOf(id: string): Promise<number> {
-    return (await controller.client.getSandbox(id)).pid ?? 0;
+  function vmDir(controller: TestController, id: string): string {
+    return join(controller.dir, 'sandboxes', id, 'vmm');
   }
 
-  function vmDir(id: string): string {
-    return path.join(controller.dir, 'sandboxes', id, 'vmm');
-  }
-
-  it('is confined in every way that there is, and the host says so', async () => {
-    const { isolation } = (await controller.client.host()).engine;
+  test('is confined in every available way, and the host reports each', async ({ client }) => {
+    const { isolation } = (await client.host()).engine;
     const wanted = ['own_user', 'no_capabilities', 'no_new_privs', 'seccomp', 'mount_namespace', 'network_namespace'];
     const others = ['ipc_namespace', 'uts_namespace', 'resource_limits', 'memory_cgroup'];
     expect(isolation.map(({ id }) => id).toSorted()).toEqual([...wanted, ...others].toSorted());
@@ -75,7 +74,7 @@ describe('the VMM of a sandbox', () => {
     expect(lost, 'these tests need root and a host that is no container').toEqual([]);
   });
 
-  it('has a user of its own, no groups, no capability, and can gain none', async () => {
+  test('has its own user, no groups and no capability, and can gain none', async ({ pids }) => {
     const users = await Promise.all(pids.map(userOf));
     expect(new Set(users).size).toBe(2);
     for (const [index, pid] of pids.entries()) {
@@ -88,7 +87,7 @@ describe('the VMM of a sandbox', () => {
     }
   });
 
-  it('has limits', async () => {
+  test('has resource limits', async ({ pids }) => {
     expect(await limitsOf(pids[0] ?? 0)).toMatchObject({
       'Max file size': String(FILE_BYTES_MAX),
       'Max core file size': '0',
@@ -98,18 +97,18 @@ describe('the VMM of a sandbox', () => {
     });
   });
 
-  it.each(['mnt', 'net', 'ipc', 'uts'])('has a namespace of its own: %s', async (kind) => {
+  test.for(['mnt', 'net', 'ipc', 'uts'])('has its own %s namespace', async (kind, { controller, pids }) => {
     const all = await Promise.all([controller.pid, ...pids].map((pid) => namespaceOf(pid, kind)));
     expect(new Set(all).size).toBe(3);
   });
 
-  it('has no network but a loopback that is down', async () => {
+  test('has no network but a loopback device that is down', async ({ pids }) => {
     const devices = (await readFile(`/proc/${pids[0]}/net/dev`, 'utf8')).split('\n').slice(2, -1);
     expect(devices.map((line) => line.trim().split(':')[0])).toEqual(['lo']);
     expect(await readFile(`/proc/${pids[0]}/net/route`, 'utf8')).not.toContain('lo');
   });
 
-  it('sees programs and libraries, itself, and none of our files; nothing of it can be written', async () => {
+  test('sees only programs, libraries and itself, all of it read-only', async ({ pids }) => {
     const pid = pids[0] ?? 0;
     const seen = await readdir(`/proc/${pid}/root`);
     const system = ['lib', 'lib32', 'lib64', 'usr'];
@@ -123,124 +122,129 @@ describe('the VMM of a sandbox', () => {
       .split('\n')
       .map((line) => line.split(' '));
     expect(mounts.filter(([, , , options = '']) => !/^ro,nosuid\b/.test(options))).toEqual([]);
-    // Of processes only itself, where the host has a hundred.
+    // The VMM sees no process but itself.
     const processes = `opendir(my $d, "/proc"); print scalar grep { /^\\d+$/ && -e "/proc/$_/status" } readdir $d`;
     expect(Number(await insideOf(pid, processes))).toBeLessThanOrEqual(2);
   });
 
-  it('reaches no file and no socket of the store, of other sandboxes, of the controller, or of the pager', async () => {
+  test('reaches no file or socket of the store, other sandboxes, the controller or the pager', async ({
+    controller,
+    ids,
+    pids,
+  }) => {
     const pid = pids[0] ?? 0;
     const places = ['', 'store', 'run', 'run/pager.sock', 'run/controller.sock', 'run/shims/shim.sock', 'sandboxes'];
     const paths = [
-      ...places.map((name) => path.join(controller.dir, name)),
-      vmDir(ids[1] ?? ''),
+      ...places.map((name) => join(controller.dir, name)),
+      vmDir(controller, ids[1] ?? ''),
       '/tmp',
       '/root',
       '/etc/passwd',
     ];
     expect(await insideOf(pid, REACH, ...paths)).toBe(paths.map(() => 'no').join(' '));
-    // The same names from the root that it has: what is asked must be possible to see.
+    // Paths in its own root are reachable: the probe itself works.
     expect(await insideOf(pid, REACH, '/usr', '/etc/ld.so.cache', '/pager/shim.sock')).toBe('listed read connected');
   });
 
-  it('has nothing open that belongs to others', async () => {
-    const own = vmDir(ids[0] ?? '');
+  test('has no file open that belongs to others', async ({ controller, ids, pids }) => {
+    const own = vmDir(controller, ids[0] ?? '');
     const { dir } = controller;
     const files = await openFilesOf(pids[0] ?? 0);
     const ofHost = files.filter(
       (file) => file.startsWith('/') && !/^\/(dev\/(null|urandom|userfaultfd|kvm)|memfd:.*)$/.test(file),
     );
-    const expected = [
-      path.join(own, 'vmm.log'),
-      path.join(own, 'console.log'),
-      path.join(REPO, 'target/release/libforkd_shim.so'),
-    ];
+    const expected = [join(own, 'vmm.log'), join(own, 'console.log'), join(REPO, 'target/release/libforkd_shim.so')];
     const rest = ofHost.filter((file) => !expected.includes(file));
-    // What is left is the root image, a blob of the store or of the cache that it is linked to.
-    expect(new Set(rest.map((file) => path.dirname(file)))).toEqual(new Set([path.join(dir, 'store/blobs/sha256')]));
+    // The remaining file is the root image, which is a blob of the store.
+    expect(new Set(rest.map((file) => dirname(file)))).toEqual(new Set([join(dir, 'store/blobs/sha256')]));
     expect(new Set(rest).size).toBe(1);
   });
 
-  it('has a user that cannot connect to any socket of ours on the host', async () => {
+  test('runs as a user that cannot connect to any forkd socket on the host', async ({ controller, ids, pids }) => {
     const user = await userOf(pids[0] ?? 0);
     const sockets = ['monitor.sock', 'pager.sock', 'channel.sock', 'agent.sock'].map((name) =>
-      path.join(vmDir(ids[0] ?? ''), name),
+      join(vmDir(controller, ids[0] ?? ''), name),
     );
     const control = ['controller.sock', 'pager.sock', 'shims/shim.sock'].map((name) =>
-      path.join(controller.dir, 'run', name),
+      join(controller.dir, 'run', name),
     );
     const all = [...sockets, ...control];
     for (const socket of all) expect((await stat(socket)).isSocket()).toBe(true);
     expect(await asUser(user, REACH, ...all)).toBe(all.map(() => 'no').join(' '));
   });
 
-  it('cannot have the memory of another, nor put its own in the place of it', async () => {
+  test('cannot get the memory of another VMM or replace it by its own', async ({ client, controller, ids, pids }) => {
     const [attacker = 0, victimPid = 0] = pids;
     const victim = ids[1] ?? '';
-    // One that calls again is told, before its memory is looked at, that there is no plan: a header of zeros.
+    // A second caller gets a header of zeros, for no plan, before the pager looks at its memory.
     for (const [wants, bytes] of [
       ['plan', 0],
       ['wake', 0],
       ['nothing', HEADER_BYTES],
     ] as const) {
-      const hello = JSON.stringify({ protocol: 5, sandbox: victim, key: '', wants });
+      const hello = JSON.stringify({ protocol: PROTOCOL_VERSION, sandbox: victim, key: '', wants });
       expect(Number(await insideOf(attacker, PRETEND, '/pager/shim.sock', hello))).toBe(bytes);
     }
     const pager = await Pager.ensure({
       bin: BUILT.pager,
-      runDir: path.join(controller.dir, 'run'),
-      storeDir: path.join(controller.dir, 'store'),
+      runDir: join(controller.dir, 'run'),
+      storeDir: join(controller.dir, 'store'),
     });
     const { sandboxes } = await pager.inventory();
     pager.close();
     expect(sandboxes).toContainEqual({ sandbox: victim, attached: true, pid: victimPid, branching: false });
     // A branch reads the memory of the process that the pager takes for the victim.
-    await shell(controller.client, victim, 'echo mine > /root/whose');
-    await controller.client.branch(victim, { tag: 'after-pretence', mode: 'live' });
-    const child = await forkOne(controller.client, 'after-pretence');
-    expect(await shell(controller.client, child, 'cat /root/whose')).toBe('mine');
-    await controller.client.deleteSandbox(child);
+    await shell(client, victim, 'echo mine > /root/whose');
+    await client.branch(victim, { tag: 'after-pretence', mode: 'live' });
+    const child = await forkOne(client, 'after-pretence');
+    expect(await shell(client, child, 'cat /root/whose')).toBe('mine');
+    await client.deleteSandbox(child);
   });
 
-  it('fills no disk with its console, and runs on', async () => {
-    const id = await forkOne(controller.client);
-    const log = path.join(vmDir(id), 'console.log');
+  test('cannot fill the disk with its console, and runs on', async ({ client, controller }) => {
+    const id = await forkOne(client);
+    const log = join(vmDir(controller, id), 'console.log');
     await truncate(log, FILE_BYTES_MAX - 100);
-    await shell(controller.client, id, 'head -c 5000 /dev/zero | tr "\\0" x > /dev/console');
+    await shell(client, id, 'head -c 5000 /dev/zero | tr "\\0" x > /dev/console');
     await until('the console is full', WAIT_MS, async () => (await stat(log)).size === FILE_BYTES_MAX);
-    expect(await shell(controller.client, id, 'echo here')).toBe('here');
-    await controller.client.deleteSandbox(id);
+    expect(await shell(client, id, 'echo here')).toBe('here');
+    await client.deleteSandbox(id);
   });
 
-  it('is found again by the next controller, and ended with its record', async () => {
+  test('is adopted by the next controller, and ended when its record is torn', async ({
+    client,
+    controller,
+    ids,
+    pids,
+  }) => {
     await controller.kill9();
     await controller.serve();
-    expect(await Promise.all(ids.map((id) => pidOf(id)))).toEqual(pids);
-    // One that cannot be taken over, since its record is torn, is found by what it has open.
+    expect(await Promise.all(ids.map((id) => pidOf(client, id)))).toEqual(pids);
+    // A VMM with a torn record cannot be adopted, and is found by its open files.
     const [torn = '', kept = ''] = ids;
     await controller.kill9();
-    await appendFile(path.join(controller.dir, 'sandboxes', torn, 'sandbox.json'), '}');
+    await appendFile(join(controller.dir, 'sandboxes', torn, 'sandbox.json'), '}');
     await controller.serve();
-    expect((await controller.client.listSandboxes()).map(({ id }) => id)).toEqual([kept]);
+    expect((await client.listSandboxes()).map(({ id }) => id)).toEqual([kept]);
     expect(await controller.pids('vmm')).toEqual([pids[1]]);
   });
 
-  it('is found by its record when it has nothing of ours open any more', async () => {
-    const id = await forkOne(controller.client);
-    const pid = await pidOf(id);
+  test('is found by its record when it holds no forkd file open', async ({ client, controller, ids }) => {
+    const id = await forkOne(client);
+    const pid = await pidOf(client, id);
     await controller.kill9();
-    // As if it had closed its log, and could not be taken over.
-    await rename(path.join(vmDir(id), 'vmm.log'), path.join(controller.dir, 'elsewhere'));
-    const record = path.join(controller.dir, 'sandboxes', id, 'sandbox.json');
+    // As if the VMM had closed its log and could not be adopted.
+    await rename(join(vmDir(controller, id), 'vmm.log'), join(controller.dir, 'elsewhere'));
+    const record = join(controller.dir, 'sandboxes', id, 'sandbox.json');
     await writeFile(record, (await readFile(record, 'utf8')).replace('"running"', '"starting"'));
     await controller.serve();
     expect(await readStartTicks(pid)).toBeNull();
-    expect((await controller.client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual(ids.slice(1));
+    expect((await client.listSandboxes()).map((sandbox) => sandbox.id)).toEqual(ids.slice(1));
   });
 
-  it('leaves nothing', async () => {
+  test('leaves no process, directory or mount behind', async ({ client, controller, ids }) => {
     const [, kept = ''] = ids;
-    await controller.client.deleteSandbox(kept);
+    await client.deleteSandbox(kept);
     expect(await controller.pids('vmm')).toEqual([]);
     expect(await controller.sandboxDirs()).toEqual([]);
     expect(await readFile('/proc/self/mounts', 'utf8')).not.toContain(controller.dir);
@@ -248,25 +252,20 @@ describe('the VMM of a sandbox', () => {
 });
 
 describe('a VM in its jail', () => {
-  it('is branched while it runs, byte for byte, and so is its child', async () => {
-    const lab = await Lab.start();
-    try {
-      const source = await lab.fork(await lab.template());
-      const first = await lab.branch(source, { mode: 'live', audit: true });
-      expect(first.audit).toMatchObject({ differing_pages: 0 });
-      const child = await lab.fork(lab.point(source, first));
-      await sh(child.agent, 'echo child > /root/who');
-      const second = await lab.branch(child, { mode: 'live', audit: true });
-      expect(second.audit).toMatchObject({ differing_pages: 0 });
-      const grandchild = await lab.fork(lab.point(child, second));
-      expect(await sh(grandchild.agent, 'cat /root/who')).toBe('child');
-    } finally {
-      await lab[Symbol.asyncDispose]();
-    }
+  test('is branched live byte for byte, and so is its child', async ({ lab, template }) => {
+    const source = await lab.fork(template);
+    const first = await lab.branch(source, { mode: 'live', audit: true });
+    expect(first.audit).toMatchObject({ differing_pages: 0 });
+    const child = await lab.fork(lab.point(source, first));
+    await sh(child.agent, 'echo child > /root/who');
+    const second = await lab.branch(child, { mode: 'live', audit: true });
+    expect(second.audit).toMatchObject({ differing_pages: 0 });
+    const grandchild = await lab.fork(lab.point(child, second));
+    expect(await sh(grandchild.agent, 'cat /root/who')).toBe('child');
   });
 });
 
-describe('a host that allows less', () => {
+describe('a host with fewer privileges', () => {
   interface Seen {
     isolation: { id: string; ok: boolean; detail: string }[];
     branches: Record<string, unknown>;
@@ -276,7 +275,7 @@ describe('a host that allows less', () => {
   }
 
   async function lifeUnder(...privileges: string[]): Promise<Seen> {
-    const program = path.join(REPO, 'tests/support/less-allowed-host.mjs');
+    const program = join(REPO, 'tests/e2e/programs/less-allowed-host.mjs');
     const { stdout } = await promisify(execFile)('setpriv', [...privileges, '--', process.execPath, program]);
     return JSON.parse(stdout) as Seen;
   }
@@ -285,7 +284,7 @@ describe('a host that allows less', () => {
     return isolation.flatMap(({ id, ok }) => (ok ? [] : [id])).toSorted();
   }
 
-  it('no namespaces, as in a container: the rest is as it was', async () => {
+  test('keeps all other confinement without namespaces, as in a container', async () => {
     const seen = await lifeUnder('--bounding-set', '-sys_admin', '--inh-caps', '-sys_admin');
     expect(lost(seen)).toEqual(['ipc_namespace', 'mount_namespace', 'network_namespace', 'uts_namespace']);
     expect(seen.isolation.find(({ id }) => id === 'mount_namespace')?.detail).toContain('not permitted');
@@ -294,7 +293,7 @@ describe('a host that allows less', () => {
     expect(fieldsOf(seen.status)).toMatchObject({ CapEff: NO_CAPABILITY, NoNewPrivs: '1', Seccomp: '2' });
   });
 
-  it('no other users: VMMs are root without a capability', async () => {
+  test('runs VMMs as root without capabilities when it cannot switch users', async () => {
     const seen = await lifeUnder('--bounding-set', '-setuid', '--inh-caps', '-setuid');
     expect(lost(seen)).toEqual(['own_user']);
     expect(seen.isolation.find(({ id }) => id === 'own_user')?.detail).toContain('CAP_SETUID');
@@ -302,7 +301,7 @@ describe('a host that allows less', () => {
     expect(fieldsOf(seen.status)).toMatchObject({ CapEff: NO_CAPABILITY, CapBnd: NO_CAPABILITY, NoNewPrivs: '1' });
   });
 
-  it('no root: what needs none is done, a memory limit is refused', async ({ skip }) => {
+  test('does all that needs no root as an ordinary user, and refuses a memory limit', async ({ skip }) => {
     const nobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups'];
     const open = await promisify(execFile)('setpriv', [...nobody, 'test', '-r', REPO]).then(
       () => true,

@@ -2,10 +2,10 @@
  * A guest of more than 4 GiB, whose RAM is in two pieces, below and above the hole for devices: a writer on either side of it
  * is captured at one instant, byte for byte, and goes on in a restored child. The child is branched in its turn.
  */
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { type Guest, installStorm, Lab, sh, startStorm } from '@forkd/lab';
-import { availableMib } from '../support/host-memory.ts';
-import { expectIntact, look } from '../support/intact.ts';
+
+import { availableMib, type Guest, installStorm, Lab, sh, startStorm } from '@forkd/testing';
+import { expectIntact, look } from '@forkd/testing/vitest';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 
 const MEM_MIB = 4096 + 256;
 const STORM_MIB = 24;
@@ -23,7 +23,7 @@ afterAll(async () => {
   await lab?.[Symbol.asyncDispose]();
 });
 
-it('memory on both sides of the hole is of one instant', { timeout: 300_000 }, async ({ skip }) => {
+test('memory on both sides of the hole is of one instant', { timeout: 300_000 }, async ({ skip }) => {
   const availableNowMib = await availableMib();
   skip(availableNowMib < NEEDED_MIB, `it takes ${NEEDED_MIB} MiB of memory, and the host has ${availableNowMib}`);
   const guest = await lab.boot({ memMib: MEM_MIB });

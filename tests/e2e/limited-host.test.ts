@@ -5,23 +5,23 @@
  */
 import { execFile } from 'node:child_process';
 import { access, constants } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { beforeAll, describe, expect, it } from 'vitest';
-import { BUILT, REPO, requireBuilt } from '@forkd/lab';
+import { BUILT, REPO, requireBuilt } from '@forkd/testing';
+import { beforeAll, describe, expect, test } from 'vitest';
 
-const PROGRAM = path.join(REPO, 'tests/support/limited-host.mjs');
+const PROGRAM = join(REPO, 'tests/e2e/programs/limited-host.mjs');
 const RIGHT = { checked_pages: 65_536, differing_pages: 0 };
 
-describe('a host', () => {
+describe('a limited host', () => {
   beforeAll(requireBuilt);
 
-  it('before Linux 6.7, without PAGEMAP_SCAN: all modes are right', async () => {
+  test('branches correctly in all modes without PAGEMAP_SCAN, as before Linux 6.7', async () => {
     const seen = await onHostWithout(['pagemap-scan'], 'engine');
     expect(seen).toMatchObject({ reason: null, booted: all(RIGHT), child: all(RIGHT), errors: 0 });
   });
 
-  it('with userfaultfd for who may open the device alone: all modes are right', async ({ skip }) => {
+  test('branches correctly in all modes with userfaultfd only through its device', async ({ skip }) => {
     const openable = await access('/dev/userfaultfd', constants.R_OK | constants.W_OK).then(
       () => true,
       () => false,
@@ -31,21 +31,21 @@ describe('a host', () => {
     expect(seen).toMatchObject({ reason: null, booted: all(RIGHT), errors: 0 });
   });
 
-  it('without userfaultfd: live is refused, diff and full are right', async () => {
+  test('refuses live branches without userfaultfd, and branches correctly in diff and full mode', async () => {
     const seen = await onHostWithout(['userfaultfd:ENOSYS'], 'engine');
     const modes = { live: refused('Function not implemented'), diff: RIGHT, full: RIGHT };
     expect(seen).toMatchObject({ booted: modes, child: modes, errors: 0 });
     expect(seen['reason']).toContain('Function not implemented');
   });
 
-  it('without the right to userfaultfd: the same, with that reason', async () => {
+  test('gives the missing right as the reason when userfaultfd is denied', async () => {
     const seen = await onHostWithout(['userfaultfd:EPERM', 'userfaultfd-device:EPERM'], 'booted');
     const modes = { live: refused('Operation not permitted'), diff: RIGHT, full: RIGHT };
     expect(seen).toMatchObject({ booted: modes, errors: 0 });
     expect(seen['reason']).toContain('Operation not permitted');
   });
 
-  it('without userfaultfd, over the wire: live is refused before anything is touched', async () => {
+  test('refuses a live branch over the API before anything is touched, without userfaultfd', async () => {
     const seen = await onHostWithout(['userfaultfd:ENOSYS'], 'controller');
     expect(seen).toMatchObject({
       live: {

@@ -2,10 +2,11 @@
  * Branches without end: the tenth costs the pause no more than the first, counted in pages, and several sources at the same
  * moment do not disturb each other. The guests write as fast as they can all the while.
  */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+
 import type { Branch, BranchDone } from '@forkd/engine';
-import { type Guest, installStorm, Lab, type Point, startStorm } from '@forkd/lab';
-import { expectGettingOn, expectIntact, look, type Seen } from '../support/intact.ts';
+import { type Guest, type Lab, startStorm } from '@forkd/testing';
+import { expectGettingOn, expectIntact, look, type Seen, test } from '@forkd/testing/vitest';
+import { describe, expect } from 'vitest';
 
 const STORM_MIB = 32;
 const STORM_PAGES = STORM_MIB * 256;
@@ -16,19 +17,7 @@ const TOUCHED_PAGES_MAX = 256;
 const ROUNDS_MAX = 24;
 
 describe('many branches', () => {
-  let lab: Lab;
-  let template: Point;
-
-  beforeAll(async () => {
-    lab = await Lab.start();
-    template = await lab.template(installStorm);
-  });
-
-  afterAll(async () => {
-    await lab?.[Symbol.asyncDispose]();
-  });
-
-  it(`${BRANCHES} in a row: the work inside the pause does not grow`, async () => {
+  test(`${BRANCHES} in a row: the work inside the pause does not grow`, async ({ lab, stormTemplate: template }) => {
     const source = await lab.fork(template);
     const storm = await startStorm(source.agent, STORM_MIB);
     const stats: BranchDone['stats'][] = [];
@@ -54,7 +43,7 @@ describe('many branches', () => {
     await lab.end(source);
   });
 
-  it('of three sources at the same moment: each is right', async () => {
+  test('of three sources at the same moment: each is right', async ({ lab, stormTemplate: template }) => {
     const sources: { guest: Guest; storm: string }[] = [];
     for (let index = 0; index < 3; index += 1) {
       const guest = await lab.fork(template);
@@ -72,7 +61,10 @@ describe('many branches', () => {
     }
   });
 
-  it('of one source, the next asked for again and again until it is taken: each is right', async () => {
+  test('of one source, the next asked for again and again until it is taken: each is right', async ({
+    lab,
+    stormTemplate: template,
+  }) => {
     const source = await lab.fork(template);
     const storm = await startStorm(source.agent, STORM_MIB);
     let seen: Seen[] = [];

@@ -5,11 +5,10 @@
 import { execFile } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { readdir, readFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { REPO } from '@forkd/lab';
-import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
+import { forkOne, REPO, shell, TestController, until } from '@forkd/testing';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 
 const LIMIT_MIB = 160;
 const WAIT_MS = 30_000;
@@ -23,8 +22,7 @@ describe('a sandbox with a memory limit', () => {
 
   beforeAll(async () => {
     before = await groups();
-    controller = await TestController.start({ args: ['--vmm-pool', '1'] });
-    await makeTemplate(controller.client);
+    controller = await TestController.start({ args: ['--vmm-pool', '1'], template: true });
     const { isolation } = (await controller.client.host()).engine;
     unavailable = isolation.find(({ id, ok }) => id === 'memory_cgroup' && !ok)?.detail;
   });
@@ -55,8 +53,8 @@ describe('a sandbox with a memory limit', () => {
     return lines.find((line) => line.includes('/forkd/'))?.split('/forkd/')[1] ?? '';
   }
 
-  it('is refused where there is no cgroup, with the reason, and other forks are not', async () => {
-    const program = path.join(REPO, 'tests/support/no-cgroups-host.mjs');
+  test('is refused where there is no cgroup, with the reason, and other forks are not', async () => {
+    const program = join(REPO, 'tests/e2e/programs/no-cgroups-host.mjs');
     const script = 'umount -R /sys/fs/cgroup && exec "$@"';
     const args = ['--mount', '--propagation', 'private', 'sh', '-c', script, 'sh', process.execPath, program];
     const { stdout } = await promisify(execFile)('unshare', args);
@@ -67,7 +65,7 @@ describe('a sandbox with a memory limit', () => {
     expect(seen).toMatchObject({ refused: { code: 'unsupported', status: 400, message }, memory_limit_mib: null });
   });
 
-  it('runs within it, in a cgroup of its own, whether its VMM has waited or not', async ({ skip }) => {
+  test('runs within it, in a cgroup of its own, whether its VMM has waited or not', async ({ skip }) => {
     skip(unavailable !== undefined, unavailable);
     const ids = [await forkLimited()];
     await until('a VMM waits', WAIT_MS, async () => (await controller.pids('idle')).length === 1);
@@ -83,7 +81,7 @@ describe('a sandbox with a memory limit', () => {
     expect(await ownGroups()).toEqual([]);
   });
 
-  it('ends when it uses more, and says so; another runs on', async ({ skip }) => {
+  test('ends when it uses more, and says so; another runs on', async ({ skip }) => {
     skip(unavailable !== undefined, unavailable);
     const { client } = controller;
     const other = await forkOne(client);
@@ -107,7 +105,7 @@ describe('a sandbox with a memory limit', () => {
     await client.deleteSandbox(other);
   });
 
-  it('leaves no cgroup when it ends while no controller runs; one that runs is taken over with its limit', async ({
+  test('leaves no cgroup when it ends while no controller runs; one that runs is taken over with its limit', async ({
     skip,
   }) => {
     skip(unavailable !== undefined, unavailable);

@@ -2,35 +2,28 @@
  * Forks from VMMs that were started ahead: a child is one of those processes, has its own identity and the template's memory,
  * can be branched, and outlives its pager and its controller; the VMMs that still wait end with either.
  */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { forkOne, installedStorm, makeTemplate, type RemoteStorm, shell, TestController, until } from '@forkd/testing';
+
+import { forkOne, installedStorm, type RemoteStorm, shell, type TestController, until } from '@forkd/testing';
+import { test as base } from '@forkd/testing/vitest';
+import { describe, expect } from 'vitest';
 
 const SIZE = 2;
 const WAIT_MS = 30_000;
 
-describe('a fork from a VMM that waits', () => {
-  let controller: TestController;
+const test = base.override('controllerOptions', { args: ['--vmm-pool', String(SIZE)] });
+
+describe('a fork from the pool of waiting VMMs', () => {
   let child: string;
   let storm: RemoteStorm;
 
-  beforeAll(async () => {
-    controller = await TestController.start({ args: ['--vmm-pool', String(SIZE)] });
-    await makeTemplate(controller.client);
-  });
-
-  afterAll(async () => {
-    await controller?.[Symbol.asyncDispose]();
-  });
-
-  async function poolIsFull(): Promise<number[]> {
+  async function poolIsFull(controller: TestController): Promise<number[]> {
     await until('the pool is full', WAIT_MS, async () => (await controller.pids('idle')).length === SIZE);
     return controller.pids('idle');
   }
 
-  it('is one of the processes that waited, and is itself', async () => {
-    const { client } = controller;
+  test('is one of the processes that waited, with its own identity', async ({ client, controller }) => {
     const first = await forkOne(client);
-    const waiting = await poolIsFull();
+    const waiting = await poolIsFull(controller);
     child = await forkOne(client);
     const { pid } = await client.getSandbox(child);
     expect(waiting).toContain(pid);
@@ -38,14 +31,16 @@ describe('a fork from a VMM that waits', () => {
     const ids = await Promise.all([first, child].map((id) => shell(client, id, 'cat /etc/machine-id')));
     expect(new Set(ids).size).toBe(2);
     await client.deleteSandbox(first);
-    await poolIsFull();
+    await poolIsFull(controller);
   });
 
-  it('can be branched while it writes, and its branch forked from the pool again', async () => {
-    const { client } = controller;
+  test('can be branched while it writes, and its branch is forked from the pool too', async ({
+    client,
+    controller,
+  }) => {
     storm = await installedStorm(client, child, 16);
     await client.branch(child, { tag: 'of-woken', mode: 'live' });
-    const waiting = await poolIsFull();
+    const waiting = await poolIsFull(controller);
     const grandchild = await forkOne(client, 'of-woken');
     expect(waiting).toContain((await client.getSandbox(grandchild)).pid);
     const commands = await client.listCommands(grandchild);
@@ -54,9 +49,8 @@ describe('a fork from a VMM that waits', () => {
     await client.deleteSandbox(grandchild);
   });
 
-  it('goes on under another pager; the VMMs that waited end, and others take their place', async () => {
-    const { client } = controller;
-    const before = await poolIsFull();
+  test('goes on under another pager, while the waiting VMMs are replaced', async ({ client, controller }) => {
+    const before = await poolIsFull(controller);
     await controller.killOnly('pager');
     expect(before).toHaveLength(SIZE);
     await until('those have ended', WAIT_MS, async () =>
@@ -72,18 +66,18 @@ describe('a fork from a VMM that waits', () => {
     await client.branch(child, { tag: 'after-restart', mode: 'live' });
     const again = await forkOne(client, 'after-restart');
     await client.deleteSandbox(again);
-    await poolIsFull();
+    await poolIsFull(controller);
   });
 
-  it('outlives its controller, unlike what waits', async () => {
-    const { pid } = await controller.client.getSandbox(child);
-    await poolIsFull();
+  test('outlives its controller, unlike the waiting VMMs', async ({ client, controller }) => {
+    const { pid } = await client.getSandbox(child);
+    await poolIsFull(controller);
     await controller.kill9();
     await until('those that waited have ended', WAIT_MS, async () => (await controller.pids('idle')).length === 0);
     await controller.serve(['--vmm-pool', String(SIZE)]);
-    expect(await controller.client.getSandbox(child)).toMatchObject({ pid });
+    expect(await client.getSandbox(child)).toMatchObject({ pid });
     expect(await storm.next()).toMatchObject({ errors: 0 });
-    await controller.client.deleteSandbox(child);
+    await client.deleteSandbox(child);
     expect(await controller.pids('vmm')).toEqual([]);
   });
 });

@@ -2,33 +2,26 @@
  * The SDK in a page: its main entry, bundled for browsers, runs in a realm that has only what pages have (fetch, streams, crypto,
  * URL, …), with nothing of Node in the bundle, and does its work on a real guest, over TCP.
  */
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { makeTemplate, TestController } from '@forkd/testing';
+
+import { test as base } from '@forkd/testing/vitest';
+import { expect } from 'vitest';
 import { bundleForBrowsers, runAsPage } from '../../packages/sdk/test/support/browser-bundle.ts';
-import { openTcpPort, type TcpPort } from '../../packages/sdk/test/support/tcp-port.ts';
+import { openTcpPort } from '../../packages/sdk/test/support/tcp-port.ts';
 
-let controller: TestController;
-let port: TcpPort;
-let page: ReturnType<typeof runAsPage>;
-let url: string;
-let script: string;
+const test = base
+  .extend('script', { scope: 'file' }, () => bundleForBrowsers())
+  .extend('page', { scope: 'file' }, ({ script }) => runAsPage(script))
+  .extend('url', { scope: 'file' }, async ({ controller }, { onCleanup }) => {
+    const port = await openTcpPort(controller.socket);
+    onCleanup(async () => {
+      // The connections that the page keeps end with the controller.
+      await controller.stop();
+      await port.close();
+    });
+    return port.url;
+  });
 
-beforeAll(async () => {
-  script = await bundleForBrowsers();
-  page = runAsPage(script);
-  controller = await TestController.start();
-  await makeTemplate(controller.client);
-  port = await openTcpPort(controller.socket);
-  url = port.url;
-});
-
-afterAll(async () => {
-  // With it end the connections that the page keeps.
-  await controller?.[Symbol.asyncDispose]();
-  await port?.close();
-});
-
-it('has nothing of Node in it, nor where it runs', () => {
+test('the bundle for browsers needs nothing of Node', ({ script, page }) => {
   expect(script).not.toMatch(/\bnode:|\brequire\(|\bimport\(/);
   const names = ['process', 'Buffer', 'require', 'global'];
   expect(
@@ -36,7 +29,7 @@ it('has nothing of Node in it, nor where it runs', () => {
   ).toEqual(names.map(() => 'undefined'));
 });
 
-it('runs commands, moves files, branches and forks', async () => {
+test('a page runs commands, moves files, branches and forks', async ({ page, url }) => {
   const sandbox = await page.Sandbox.create('base', { url });
   const ran = await sandbox.commands.run('echo "grüße"; echo no >&2; exit 3');
   expect(ran).toMatchObject({ stdout: 'grüße\n', stderr: 'no\n', exitCode: 3, signal: null, timedOut: false });
@@ -52,7 +45,7 @@ it('runs commands, moves files, branches and forks', async () => {
   expect(await sandbox.kill()).toBe(false);
 });
 
-it('follows a command, stops reading, and gives up when it is told to', async () => {
+test('a page follows a command, stops reading, and aborts on its signal', async ({ page, url }) => {
   const sandbox = await page.Sandbox.create('base', { url });
   const { id } = await sandbox.commands.start('while sleep 0.05; do echo tick; done');
   for await (const chunk of await sandbox.commands.attach(id)) {
@@ -67,7 +60,7 @@ it('follows a command, stops reading, and gives up when it is told to', async ()
   await sandbox.kill();
 });
 
-it('tells what went wrong as it does elsewhere', async () => {
+test('a page gets the same errors as a Node program', async ({ controller, page, url }) => {
   await expect(page.Sandbox.connect('sb-0000000000', { url })).rejects.toMatchObject({
     name: 'NotFoundError',
     code: 'not_found_sandbox',

@@ -4,12 +4,11 @@
  */
 import { execFile } from 'node:child_process';
 import { readdir, readFile } from 'node:fs/promises';
-import path from 'node:path';
+import { join } from 'node:path';
 import { promisify } from 'node:util';
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { REPO } from '@forkd/lab';
 import { isForkdError, type ForkdClient } from '@forkd/sdk';
-import { TestController } from '@forkd/testing';
+import { REPO, TestController } from '@forkd/testing';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 import { openTcpPort, type TcpPort } from '../../packages/sdk/test/support/tcp-port.ts';
 
 const DOCUMENTS = ['docs/guides/sdk.md', 'packages/sdk/README.md'];
@@ -17,13 +16,13 @@ const NOBODY = 'sb-0000000000';
 
 type Probe = (client: ForkdClient) => Promise<unknown>;
 
-/** What each prints; and, for what a controller may not have yet, a request that tells. */
+/** The output of each example, and a request that tells whether the controller has the feature, where it may be missing. */
 const examples: Record<string, { prints: RegExp; needs?: Probe }> = {
   'readme.mjs': { prints: /^42, exit code 0, 3 children\n$/ },
   'local.mjs': { prints: /^found the controller at unix:\S+: \d+ snapshots\n$/ },
   'run.mjs': { prints: /^out 7\nso far true\nfrom far away\n$/ },
   'eval.mjs': { prints: /^'\{"total": 332833500\}' ZeroDivisionError: division by zero\n$/ },
-  'files.mjs': { prints: /^print\("hello"\)\n\nmain.py file 15\ntrue\ntrue false\n$/ },
+  'files.mjs': { prints: /^print\("hello"\)\n\nmain.py file 15\ndir\ntrue\ntrue false\n$/ },
   'branch-and-fork.mjs': { prints: /^\[ '2', '11', '11' \]\ntrue false\n$/ },
   'errors.mjs': { prints: /^not_found_snapshot: .*nothing-of-that-name.* \(.*forkd images.*\)\ntrue\n$/ },
   'controller.mjs': { prints: /^4 0 true\ntrue 404\n2\n$/ },
@@ -58,8 +57,8 @@ afterAll(async () => {
   await port?.close();
 });
 
-it.each(DOCUMENTS)('%s shows the files as they are', async (document) => {
-  const text = await readFile(path.join(REPO, document), 'utf8');
+test.each(DOCUMENTS)('%s shows the example files word for word', async (document) => {
+  const text = await readFile(join(REPO, document), 'utf8');
   const blocks = [...text.matchAll(/(?:\[`examples\/(\S+)`\]\(\S+\)\n\n)?```(\w*)\n([\s\S]*?)```/g)];
   expect(blocks.length).toBeGreaterThan(0);
   for (const [, file = 'a block without a file', language, code] of blocks) {
@@ -67,19 +66,19 @@ it.each(DOCUMENTS)('%s shows the files as they are', async (document) => {
   }
 });
 
-it('has no example that is not run', async () => {
-  const files = await readdir(path.join(REPO, 'examples'));
+test('every example of the documents is run', async () => {
+  const files = await readdir(join(REPO, 'examples'));
   const known = [...Object.keys(examples), 'create.mjs'];
-  const text = (await Promise.all(DOCUMENTS.map((document) => readFile(path.join(REPO, document), 'utf8')))).join('');
+  const text = (await Promise.all(DOCUMENTS.map((document) => readFile(join(REPO, document), 'utf8')))).join('');
   expect(files).toEqual(expect.arrayContaining(known));
   for (const file of known) expect(text).toContain(`[\`examples/${file}\`]`);
 });
 
-it('create.mjs', () => {
+test('examples/create.mjs makes the snapshot', () => {
   expect(created).toMatch(/(^|\n)boot: .*\n(.*\n)*py is ready, booted in \d+ ms\n$/);
 });
 
-it.for(Object.entries(examples))('%s', async ([file, { prints, needs }], { skip }) => {
+test.for(Object.entries(examples))('examples/%s prints what it should', async ([file, { prints, needs }], { skip }) => {
   const missing = await missingRoute(needs);
   if (missing !== undefined) skip(missing);
   expect(await run(file)).toMatch(prints);
@@ -89,12 +88,12 @@ it.for(Object.entries(examples))('%s', async ([file, { prints, needs }], { skip 
 async function run(file: string): Promise<string> {
   const { FORKD_SOCKET: _, FORKD_TOKEN: __, ...rest } = process.env;
   const env = { ...rest, FORKD_URL: port.url, FORKD_DATA_DIR: controller.dir };
-  return (await promisify(execFile)(process.execPath, [path.join(REPO, 'examples', file)], { env })).stdout;
+  return (await promisify(execFile)(process.execPath, [join(REPO, 'examples', file)], { env })).stdout;
 }
 
 /** The file without the comment that it begins with. */
 async function bodyOf(file: string): Promise<string> {
-  return (await readFile(path.join(REPO, 'examples', file), 'utf8')).replace(/^(\/\/.*\n)+/, '');
+  return (await readFile(join(REPO, 'examples', file), 'utf8')).replace(/^(\/\/.*\n)+/, '');
 }
 
 /** Why the controller cannot do it, where it cannot. */

@@ -1,32 +1,27 @@
 /**
- * What the SDK promises over a real controller and real guests: handles find again what is there, calls resolve when they say,
+ * The promises of the SDK, on a real controller and real guests: handles find again what is there, calls resolve when they say,
  * and a fork or a branch whose answer is lost on the way is done once, however often it is asked. Answers are lost by a port in
  * between that cuts a connection at its first byte back.
  */
-import { connect, createServer, type AddressInfo, type Server } from 'node:net';
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { ConflictError, ForkdClient, NotFoundError, Sandbox, Snapshot, type ClientOptions } from '@forkd/sdk';
-import { makeTemplate, TestController } from '@forkd/testing';
+import { type AddressInfo, connect, createServer, type Server } from 'node:net';
+import { type ClientOptions, ConflictError, ForkdClient, NotFoundError, Sandbox, Snapshot } from '@forkd/sdk';
+import { test as base } from '@forkd/testing/vitest';
+import { expect } from 'vitest';
 
-let controller: TestController;
-let lossy: LossyPort;
-let through: ClientOptions;
+const test = base
+  .extend('lossy', { scope: 'file' }, async ({ controller }, { onCleanup }) => {
+    const port = await LossyPort.open(controller.socket);
+    onCleanup(() => port.close());
+    return port;
+  })
+  // Options that make calls of the SDK go through that port.
+  .extend('through', { scope: 'file' }, ({ lossy }, { onCleanup }): ClientOptions => {
+    const client = new ForkdClient({ url: lossy.url });
+    onCleanup(() => client.close());
+    return { client };
+  });
 
-beforeAll(async () => {
-  controller = await TestController.start();
-  await makeTemplate(controller.client);
-  lossy = await LossyPort.open(controller.socket);
-  through = { client: new ForkdClient({ url: lossy.url }) };
-});
-
-afterAll(async () => {
-  await through?.client?.close();
-  await controller?.[Symbol.asyncDispose]();
-  await lossy?.close();
-});
-
-it('finds a sandbox again, and says when it is gone', async () => {
-  const { client } = controller;
+test('a handle finds its sandbox again, and says when it is gone', async ({ client }) => {
   const sandbox = await Sandbox.create({ snapshotTag: 'base', client });
   expect((await Sandbox.list({ client })).map(({ id }) => id)).toEqual([sandbox.id]);
   const again = await Sandbox.connect(sandbox.id, { client });
@@ -39,33 +34,33 @@ it('finds a sandbox again, and says when it is gone', async () => {
   await expect(sandbox.getInfo()).rejects.toBeInstanceOf(NotFoundError);
 });
 
-it('resolves a branch when it says, and waits for more', async () => {
-  const { client } = controller;
+test('a branch resolves at the requested stage, and can wait for the next', async ({ client }) => {
   await using sandbox = await Sandbox.create('base', { client });
   const early = await sandbox.branch({ tag: 'early', until: 'resumed' });
   expect((await early.waitUntil('ready')).info.status).toBe('ready');
   expect((await early.waitUntil('durable')).info.durable).toBe(true);
   expect((await early.detail()).ancestors).toEqual(['base']);
+  const kept = await client.branch(sandbox.id, { tag: 'kept', mode: 'diff', parent_tag: 'base' });
   await expect(Snapshot.delete('base', { client })).rejects.toBeInstanceOf(ConflictError);
+  expect(await Snapshot.delete(kept.tag, { client })).toBe(true);
   const [child] = await sandbox.fork(1, { tag: 'late' });
   const late = await Snapshot.get('late', { client });
   await late.waitUntil('durable');
   expect(await late.delete()).toBe(true);
-  // Its snapshot is gone and it is not.
+  // The child outlives its snapshot.
   expect(await child?.commands.run('echo here')).toMatchObject({ stdout: 'here\n' });
   expect(await child?.kill()).toBe(true);
   expect(await early.delete()).toBe(true);
   expect(await early.delete()).toBe(false);
 });
 
-it('reads again what was lost on the way', async () => {
+test('a read whose reply was lost is repeated', async ({ lossy, through }) => {
   lossy.loseNext();
   expect((await Snapshot.list(through)).map(({ tag }) => tag)).toEqual(['base']);
   expect(lossy.lost).toBe(true);
 });
 
-it('forks once and branches once, though the answer was lost', async () => {
-  const { client } = controller;
+test('a fork and a branch whose reply was lost are carried out once', async ({ client, lossy, through }) => {
   lossy.loseNext();
   const made = await Sandbox.createMany('base', 3, through);
   expect(lossy.lost).toBe(true);

@@ -5,8 +5,8 @@
 import { once } from 'node:events';
 import { createServer, type Server } from 'node:http';
 import type { AddressInfo } from 'node:net';
-import { afterAll, beforeAll, expect, it } from 'vitest';
-import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
+import { forkOne, shell, TestController, until } from '@forkd/testing';
+import { afterAll, beforeAll, expect, test } from 'vitest';
 
 const WAIT_MS = 30_000;
 const TRACE = '0af7651916cd43dd8448eb211c80319c';
@@ -22,7 +22,7 @@ interface SentSpan {
   attributes: { key: string; value: Record<string, unknown> }[];
 }
 
-/** What `POST /v1/traces` carries, as far as it is read here. */
+/** The body of `POST /v1/traces`, as far as the tests read it. */
 interface Batch {
   resourceSpans: { resource: Pick<SentSpan, 'attributes'>; scopeSpans: { spans: SentSpan[] }[] }[];
 }
@@ -45,8 +45,7 @@ beforeAll(async () => {
   await once(collector.listen(0, '127.0.0.1'), 'listening');
   const { port } = collector.address() as AddressInfo;
   const env = { OTEL_EXPORTER_OTLP_ENDPOINT: `http://127.0.0.1:${port}`, OTEL_BSP_SCHEDULE_DELAY: '50' };
-  controller = await TestController.start({ env });
-  await makeTemplate(controller.client);
+  controller = await TestController.start({ template: true, env });
 });
 
 afterAll(async () => {
@@ -75,7 +74,7 @@ function attribute(span: Pick<SentSpan, 'attributes'>, key: string): unknown {
   return Object.values(span.attributes.find((one) => one.key === key)?.value ?? {})[0];
 }
 
-it('puts a fork and its parts under the request, and that under its caller', async () => {
+test('the spans of a fork lie under the request, and the request under its caller', async () => {
   const response = await controller.fetch('/v1/sandboxes', {
     method: 'POST',
     headers: { 'content-type': 'application/json', traceparent: `00-${TRACE}-${CALLER}-01` },
@@ -94,7 +93,7 @@ it('puts a fork and its parts under the request, and that under its caller', asy
   expect(resource && attribute(resource, 'service.name')).toBe('forkd-controller');
 });
 
-it('tells what a branch cost, and of a command only where it ran', async () => {
+test('a branch span tells its cost, and a command span only where it ran', async () => {
   const { client } = controller;
   const id = await forkOne(client);
   expect(await shell(client, id, `echo ${SECRET}`)).toBe(SECRET);
@@ -106,7 +105,7 @@ it('tells what a branch cost, and of a command only where it ran', async () => {
   expect(texts).not.toContain(SECRET);
 });
 
-it('marks what failed', async () => {
+test('the span of a failed request has its status', async () => {
   const response = await controller.fetch('/v1/sandboxes/sb-none/exec', {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
@@ -121,7 +120,7 @@ it('marks what failed', async () => {
   expect(request.status.code ?? 0).toBe(0);
 });
 
-it.for(['nobody listens', 'a collector hangs'])('ends in time where %s', async (what) => {
+test.for(['nobody listens', 'a collector hangs'])('a controller ends in time when %s', async (what) => {
   const silent = createServer(() => {});
   await once(silent.listen(0, '127.0.0.1'), 'listening');
   const { port } = silent.address() as AddressInfo;

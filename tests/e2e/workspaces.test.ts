@@ -1,26 +1,13 @@
-// Proves on real guests: a workspace keeps what was in it through suspension, resumption, a killed controller, and again;
-// it has one state on disk at a time; what happens to its sandbox or its snapshot from outside is told.
-import { isForkdError } from '@forkd/sdk';
-import { makeTemplate, shell, TestController } from '@forkd/testing';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+/**
+ * Proves on real guests: a workspace keeps what was in it through suspension, resumption, a killed controller, and again; it
+ * has one state on disk at a time; what happens to its sandbox or its snapshot from outside is told.
+ */
 
-let controller: TestController;
+import { codeOf, shell } from '@forkd/testing';
+import { test } from '@forkd/testing/vitest';
+import { expect } from 'vitest';
 
-beforeAll(async () => {
-  controller = await TestController.start();
-  await makeTemplate(controller.client);
-});
-afterAll(() => controller[Symbol.asyncDispose]());
-
-async function codeOf(promise: Promise<unknown>): Promise<string> {
-  return promise.then(
-    () => 'ok',
-    (error: unknown) => (isForkdError(error) ? error.code : String(error)),
-  );
-}
-
-test('what is in a workspace is there again after each suspension', async () => {
-  const { client } = controller;
+test('a workspace has its files again after each suspension', async ({ client, controller }) => {
   const made = await client.createWorkspace({ name: 'w', snapshot_tag: 'base', labels: { team: 'a' } });
   expect(made).toMatchObject({ name: 'w', source_snapshot_tag: 'base', status: 'running', labels: { team: 'a' } });
   expect(made.id).toMatch(/^ws-[0-9a-f]{10}$/);
@@ -47,26 +34,38 @@ test('what is in a workspace is there again after each suspension', async () => 
     expect(await client.getSandbox(await live())).toMatchObject({ labels: { team: 'a' } });
   }
   expect(await shell(client, await live(), 'cat /notes')).toBe('1\n2\n3');
-
-  // One that runs outlives its controller.
-  const before = await live();
-  await controller.kill9();
-  await controller.serve();
-  expect(await client.getWorkspace('w')).toMatchObject({ status: 'running', live_sandbox_id: before });
-
-  // Its sandbox is ended from outside: what was not suspended is lost, and the last state can be had back.
-  await client.deleteSandbox(before);
-  expect(await client.getWorkspace('w')).toMatchObject({ status: 'stale' });
-  await client.resumeWorkspace('w');
-  expect(await shell(client, await live(), 'cat /notes')).toBe('1\n2\n3');
   await client.deleteWorkspace('w');
   expect(await codeOf(client.getWorkspace('w'))).toBe('not_found_workspace');
   expect(await client.listSandboxes()).toEqual([]);
   expect((await client.listSnapshots()).map(({ tag }) => tag)).toEqual(['base']);
 });
 
-test('a workspace whose sandbox cannot be started is not there', async () => {
-  const { client } = controller;
+test('a running workspace outlives its controller', async ({ client, controller }) => {
+  const { live_sandbox_id: before } = await client.createWorkspace({ name: 'w', snapshot_tag: 'base' });
+  await controller.kill9();
+  await controller.serve();
+  expect(await client.getWorkspace('w')).toMatchObject({ status: 'running', live_sandbox_id: before });
+  await client.deleteWorkspace('w');
+});
+
+test('a workspace whose sandbox is ended from outside resumes from its last state', async ({ client }) => {
+  await client.createWorkspace({ name: 'w', snapshot_tag: 'base' });
+  const live = async () => (await client.getWorkspace('w')).live_sandbox_id ?? '';
+  await shell(client, await live(), 'echo kept > /notes');
+  await client.suspendWorkspace('w');
+  await client.resumeWorkspace('w');
+  await shell(client, await live(), 'echo lost >> /notes');
+  await client.deleteSandbox(await live());
+  expect(await client.getWorkspace('w')).toMatchObject({ status: 'stale' });
+  await client.resumeWorkspace('w');
+  expect(await shell(client, await live(), 'cat /notes')).toBe('kept');
+  await client.deleteWorkspace('w');
+  expect(await codeOf(client.getWorkspace('w'))).toBe('not_found_workspace');
+  expect(await client.listSandboxes()).toEqual([]);
+  expect((await client.listSnapshots()).map(({ tag }) => tag)).toEqual(['base']);
+});
+
+test('a workspace whose sandbox cannot be started is not created', async ({ client }) => {
   expect(await codeOf(client.createWorkspace({ name: 'x', snapshot_tag: 'nothing' }))).toBe('not_found_snapshot');
   expect(await client.listWorkspaces()).toEqual([]);
   expect(await codeOf(client.suspendWorkspace('x'))).toBe('not_found_workspace');

@@ -2,9 +2,11 @@
  * kill -9 of QEMU, the pager and the controller, at moments spread over a fork and over a branch: the error is clear, what
  * lives on is found again, and nothing is left behind: no process, no socket, no half-written file.
  */
-import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
+
 import { setTimeout as delay } from 'node:timers/promises';
-import { forkOne, installedStorm, makeTemplate, shell, TestController, until } from '@forkd/testing';
+import { forkOne, installedStorm, shell, type TestController, until } from '@forkd/testing';
+import { test } from '@forkd/testing/vitest';
+import { afterEach, describe, expect } from 'vitest';
 
 /** A fork takes some hundred ms here and a branch with this much to capture some tens: these fall before, into and after them. */
 const MOMENTS_MS = [0, 2, 5, 10, 20, 40, 80, 160, 320];
@@ -13,9 +15,8 @@ const WAIT_MS = 30_000;
 describe('kill -9', () => {
   let controller: TestController;
 
-  beforeAll(async () => {
-    controller = await TestController.start();
-    await makeTemplate(controller.client);
+  test.beforeAll(({ controller: started }) => {
+    controller = started;
   });
 
   afterEach(async ({ onTestFailed }) => {
@@ -23,11 +24,7 @@ describe('kill -9', () => {
     await expectClean();
   });
 
-  afterAll(async () => {
-    await controller?.[Symbol.asyncDispose]();
-  });
-
-  it('of QEMU: the sandbox disappears, a request that waits for it is told', async () => {
+  test('of QEMU: the sandbox disappears, a request that waits for it is told', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     const waiting = client.exec(id, { args: ['sleep', '60'], timeout_secs: 60 });
@@ -41,7 +38,7 @@ describe('kill -9', () => {
     await expectGone(id);
   });
 
-  it.each(MOMENTS_MS)(
+  test.each(MOMENTS_MS)(
     'of QEMU %i ms into a branch: the snapshot is whole or failed with the reason',
     async (moment) => {
       const { client } = controller;
@@ -57,7 +54,7 @@ describe('kill -9', () => {
     },
   );
 
-  it.each(MOMENTS_MS)(
+  test.each(MOMENTS_MS)(
     'of the pager %i ms into a branch: the source runs on and can be branched again',
     async (moment) => {
       const { client } = controller;
@@ -77,7 +74,7 @@ describe('kill -9', () => {
     },
   );
 
-  it.each(MOMENTS_MS)('of the controller %i ms into a branch: the next one finds the sandbox', async (moment) => {
+  test.each(MOMENTS_MS)('of the controller %i ms into a branch: the next one finds the sandbox', async (moment) => {
     const { client } = controller;
     const id = await forkOne(client);
     const storm = await installedStorm(client, id, 24);
@@ -94,7 +91,7 @@ describe('kill -9', () => {
     await client.deleteSandbox(id);
   });
 
-  it.each(MOMENTS_MS)('of a QEMU %i ms into a fork: none is kept, and the error says so', async (moment) => {
+  test.each(MOMENTS_MS)('of a QEMU %i ms into a fork: none is kept, and the error says so', async (moment) => {
     const { client } = controller;
     const fork = client.createSandboxes({ snapshot_tag: 'base', n: 3 }).then(
       (children) => ({ children, error: undefined }),
@@ -110,7 +107,7 @@ describe('kill -9', () => {
     await Promise.all(children.map(({ id }) => client.deleteSandbox(id).catch(() => undefined)));
   });
 
-  it.each(MOMENTS_MS)('of the pager %i ms into a fork: all children or a clear error', async (moment) => {
+  test.each(MOMENTS_MS)('of the pager %i ms into a fork: all children or a clear error', async (moment) => {
     const { client } = controller;
     const fork = client.createSandboxes({ snapshot_tag: 'base', n: 2 }).then(
       (children) => ({ children, error: undefined }),
@@ -129,7 +126,7 @@ describe('kill -9', () => {
     await client.deleteSandbox(await forkOne(client));
   });
 
-  it.each(MOMENTS_MS)(
+  test.each(MOMENTS_MS)(
     'of the controller %i ms into a fork: what is half-made is gone, what runs is found',
     async (moment) => {
       const { client } = controller;
@@ -148,7 +145,7 @@ describe('kill -9', () => {
     },
   );
 
-  it('of controller and pager at once: sandboxes run on and are found', async () => {
+  test('of controller and pager at once: sandboxes run on and are found', async () => {
     const { client } = controller;
     const id = await forkOne(client);
     const storm = await installedStorm(client, id, 8);

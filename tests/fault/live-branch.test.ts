@@ -6,14 +6,12 @@
 import { once } from 'node:events';
 import { readdir } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
-import path from 'node:path';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import type { Branch, BranchDone } from '@forkd/engine';
-import { type Guest, installStorm, Lab, nextStormLine, type Point, startStorm } from '@forkd/lab';
-import { until } from '@forkd/testing';
-import { protectedPages } from '../support/host-memory.ts';
-import { expectGettingOn, expectIntact, look } from '../support/intact.ts';
+import { type Guest, type Lab, nextStormLine, type Point, protectedPages, startStorm, until } from '@forkd/testing';
+import { expectGettingOn, expectIntact, look, test } from '@forkd/testing/vitest';
+import { afterEach, beforeEach, describe, expect } from 'vitest';
 
 const STORM_MIB = 48;
 const STORM_PAGES = STORM_MIB * 256;
@@ -28,9 +26,9 @@ describe('a live branch that is disturbed', () => {
   /** What the pager has open with one guest and no branch. */
   let open: { fds: number; threads: number };
 
-  beforeAll(async () => {
-    lab = await Lab.start();
-    template = await lab.template(installStorm);
+  test.beforeAll(({ lab: started, stormTemplate }) => {
+    lab = started;
+    template = stormTemplate;
   });
 
   beforeEach(async () => {
@@ -43,11 +41,7 @@ describe('a live branch that is disturbed', () => {
     await lab.end(source);
   });
 
-  afterAll(async () => {
-    await lab?.[Symbol.asyncDispose]();
-  });
-
-  it('by the end of its source: it fails with that reason, and leaves the other sources alone', async () => {
+  test('by the end of its source: it fails with that reason, and leaves the other sources alone', async () => {
     const other = await lab.fork(template);
     const otherStorm = await startStorm(other.agent, STORM_MIB);
     const { pid } = source.vm.record;
@@ -67,10 +61,10 @@ describe('a live branch that is disturbed', () => {
     await lab.end(source);
     // What belonged to the guest itself has gone too.
     await until('nothing of them is open', WAIT_MS, async () => (await openInPager()).fds < open.fds);
-    expect(await readdir(path.join(lab.dir, 'store/ingest'))).toEqual([]);
+    expect(await readdir(join(lab.dir, 'store/ingest'))).toEqual([]);
   });
 
-  it('by a client that does not read: the guest goes on by its faults alone, and the branch is whole in the end', async () => {
+  test('by a client that does not read: the guest goes on by its faults alone, and the branch is whole in the end', async () => {
     const seen = await look(source, storm);
     const socket = await branchWithoutReading();
     await expectStuckButGettingOn();
@@ -78,7 +72,9 @@ describe('a live branch that is disturbed', () => {
     socket.destroy();
     const replies = lines.map((line) => JSON.parse(line) as { kind: string; event?: { stage: string } });
     // Else the pager would not have had to wait.
-    expect(replies.map(({ kind, event }) => event?.stage ?? kind)).toEqual(['err', 'resumed', 'ready', 'ok']);
+    const kinds = replies.map(({ kind, event }) => event?.stage ?? kind);
+    expect(kinds[0]).toBe('err');
+    expect(kinds.filter((kind) => kind !== 'err')).toEqual(['resumed', 'ready', 'ok']);
     const { result: done } = JSON.parse(lines.at(-1) ?? '') as { result: BranchDone };
     expect(done.audit).toMatchObject({ differing_pages: 0 });
     expect(done.stats.pages_by_fault).toBeGreaterThan(STORM_PAGES / 2);
@@ -87,7 +83,7 @@ describe('a live branch that is disturbed', () => {
     await expectUndisturbed();
   });
 
-  it('by a client that does not read and then hangs up: it is given up', async () => {
+  test('by a client that does not read and then hangs up: it is given up', async () => {
     const socket = await branchWithoutReading();
     await expectStuckButGettingOn();
     socket.destroy();
@@ -95,16 +91,19 @@ describe('a live branch that is disturbed', () => {
     await expectUndisturbed();
   });
 
-  it(`by giving it up, ${CANCELLATIONS} times at any moment`, async ({ onTestFailed }) => {
+  test(`by giving it up, ${CANCELLATIONS} times at any moment`, async ({ onTestFailed }) => {
     const seed = Date.now() % 2 ** 31;
     onTestFailed(() => console.error(`seed ${seed}`));
     const random = randomOf(seed);
     const start = performance.now();
     await lab.discard(await lab.branch(source), template);
-    const wholeMs = performance.now() - start;
+    let wholeMs = performance.now() - start;
     let givenUp = 0;
     for (let round = 0; round < CANCELLATIONS; round += 1) {
-      if (await giveUpAfter(random() * wholeMs)) givenUp += 1;
+      const afterMs = random() * wholeMs;
+      if (await giveUpAfter(afterMs)) givenUp += 1;
+      // The first branch may have taken longer, on a host that was busier.
+      else wholeMs = afterMs;
       expect(await protectedPages(source.vm.record.pid)).toBe(0);
     }
     expect(givenUp).toBeGreaterThan(CANCELLATIONS / 4);
@@ -129,11 +128,11 @@ describe('a live branch that is disturbed', () => {
 
   /** Asks for a branch over a connection on which the pager can soon write no more. */
   async function branchWithoutReading(): Promise<Socket> {
-    const socket = connect(path.join(lab.dir, 'run/pager.sock'));
+    const socket = connect(join(lab.dir, 'run/pager.sock'));
     await once(socket, 'connect');
-    // The audit makes the pause long: the answer to the nonsense, which repeats it, fills the socket before the first event.
+    // The audit makes the pause long: the answers to the nonsense, which repeat it, fill the socket before the first event.
     socket.write(`${JSON.stringify({ id: 1, op: 'branch', ...live(source), audit: true })}\n`);
-    socket.write(`${JSON.stringify({ id: 2, op: 'x'.repeat(2 ** 19) })}\n`);
+    socket.write(`${JSON.stringify({ id: 2, op: 'x'.repeat(1000) })}\n`.repeat(1000));
     return socket;
   }
 
@@ -165,7 +164,7 @@ describe('a live branch that is disturbed', () => {
     await dropLayers();
     expect(await protectedPages(source.vm.record.pid)).toBe(0);
     await expectGettingOn(source, storm);
-    expect(await readdir(path.join(lab.dir, 'store/ingest'))).toEqual([]);
+    expect(await readdir(join(lab.dir, 'store/ingest'))).toEqual([]);
     // A thread answers before it ends.
     await until('nothing more is open in the pager', WAIT_MS, async () => {
       const { fds, threads } = await openInPager();

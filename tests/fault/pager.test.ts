@@ -1,21 +1,20 @@
 /** The pager as its clients meet it: started once however many ask, clear about wrong requests, and not brought down by any. */
-import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { once } from 'node:events';
+import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { connect, type Socket } from 'node:net';
-import path from 'node:path';
-import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { join } from 'node:path';
 import { type Caller, Pager, QemuEngine } from '@forkd/engine';
-import { BUILT, requireBuilt } from '@forkd/lab';
-import { until } from '@forkd/testing';
+import { BUILT, requireBuilt, until } from '@forkd/testing';
+import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 
-const WAIT_MS = 10_000;
+const WAIT_MS = 30_000;
 
 describe('the pager', () => {
   let dir: string;
   let pager: Pager;
 
   const ensure = (): Promise<Pager> =>
-    Pager.ensure({ bin: BUILT.pager, runDir: path.join(dir, 'run'), storeDir: path.join(dir, 'store') });
+    Pager.ensure({ bin: BUILT.pager, runDir: join(dir, 'run'), storeDir: join(dir, 'store') });
 
   const newEngine = (): Promise<QemuEngine> =>
     QemuEngine.create({ cacheDir: dir, shim: BUILT.shim, jail: BUILT.jail, pager, accelerator: 'tcg' });
@@ -31,22 +30,22 @@ describe('the pager', () => {
     await rm(dir, { recursive: true, force: true });
   });
 
-  it('is one, however many ask for it at the same time', async () => {
+  test('is started once, however many clients ask at the same time', async () => {
     await pager.shutdown();
     const all = await Promise.all(Array.from({ length: 6 }, ensure));
     expect(new Set(all.map(({ pid }) => pid)).size).toBe(1);
     pager = all[0] ?? pager;
   });
 
-  it('names what it does not know', async () => {
+  test('names the unknown layer or sandbox in its error', async () => {
     const announce = (stack: string[]) =>
       pager.announce({
         sandbox: 'x',
         mem_bytes: 2 ** 20,
         stack,
-        monitor_socket: path.join(dir, 'm'),
-        chardev_socket: path.join(dir, 'c'),
-        agent_socket: path.join(dir, 'a'),
+        monitor_socket: join(dir, 'm'),
+        chardev_socket: join(dir, 'c'),
+        agent_socket: join(dir, 'a'),
         caller: { key: 'k' },
       });
     const digest = `sha256:${'0'.repeat(64)}`;
@@ -68,13 +67,13 @@ describe('the pager', () => {
     expect((await pager.inventory()).sandboxes).toEqual([]);
   });
 
-  it.each([
+  test.each([
     ['no JSON', 'nonsense\n'],
     ['an unknown request', '{"id":1,"op":"explode"}\n'],
     ['numbers out of range', '{"id":1,"op":"announce","sandbox":"x","mem_bytes":-1,"stack":[]}\n'],
     ['a line without end', 'x'.repeat(3 * 2 ** 20)],
-  ])('outlives %s', async (_what, text) => {
-    const socket = connect(path.join(dir, 'run/pager.sock'));
+  ])('survives %s', async (_what, text) => {
+    const socket = connect(join(dir, 'run/pager.sock'));
     let answer = '';
     socket.on('data', (bytes: Buffer) => (answer += bytes.toString()));
     socket.on('error', () => undefined);
@@ -86,7 +85,7 @@ describe('the pager', () => {
     expect(await pager.inventory()).toEqual({ layers: [], sandboxes: [] });
   });
 
-  it('tells its clients when it ends, and the next one takes its place', async () => {
+  test('tells its clients when it ends, and is replaced by the next one', async () => {
     process.kill(pager.pid, 'SIGKILL');
     await pager.gone;
     await expect(pager.inventory()).rejects.toMatchObject({ code: 'pager_gone' });
@@ -95,29 +94,29 @@ describe('the pager', () => {
     pager = next;
   });
 
-  it('is asked for with a program that is not there: the error names the program', async () => {
-    const runDir = path.join(dir, 'other');
+  test('is reported missing by the path of its program', async () => {
+    const runDir = join(dir, 'other');
     await mkdir(runDir);
-    const missing = Pager.ensure({ bin: '/nowhere/forkd-pager', runDir, storeDir: path.join(dir, 'store') });
+    const missing = Pager.ensure({ bin: '/nowhere/forkd-pager', runDir, storeDir: join(dir, 'store') });
     await expect(missing).rejects.toMatchObject({
       code: 'pager_missing',
       message: expect.stringContaining('/nowhere/forkd-pager'),
     });
   });
 
-  it('gives no memory to a VMM that nobody announced: the VMM does not run', async () => {
+  test('gives no memory to a VMM that was not announced, which then does not run', async () => {
     const engine = await newEngine();
     const machine = engine.machine(64, 1);
     const spec = {
       id: 'x',
-      dir: path.join(dir, 'x'),
+      dir: join(dir, 'x'),
       rootImage: '/dev/null',
       pager,
       machine,
       deviceState: '/dev/null',
     };
-    // What its shim calls is not the pager that it was announced to.
-    Object.defineProperty(pager, 'shimSocket', { value: path.join(dir, 'nobody.sock') });
+    // The shim calls another socket than that of the pager that knows the VM.
+    Object.defineProperty(pager, 'shimSocket', { value: join(dir, 'nobody.sock') });
     const start = engine.restore({ ...spec, stack: [] });
     await expect(start).rejects.toMatchObject({
       code: 'vm_start_failed',
@@ -129,7 +128,7 @@ describe('the pager', () => {
   /** A call as a shim's, of this process. Resolves with what comes back first; empty when it is hung up on. */
   function call(hello: object): Promise<{ socket: Socket; answer: Buffer }> {
     const socket = connect(pager.shimSocket);
-    socket.write(`${JSON.stringify({ protocol: 5, key: 'k', ...hello })}\n`);
+    socket.write(`${JSON.stringify({ protocol: 6, key: 'k', ...hello })}\n`);
     return new Promise((resolve) => {
       socket.once('data', (answer: Buffer) => resolve({ socket, answer }));
       socket.once('close', () => resolve({ socket, answer: Buffer.alloc(0) }));
@@ -138,7 +137,7 @@ describe('the pager', () => {
   }
 
   function announceTo(sandbox: string, caller: Caller): Promise<void> {
-    const [monitor_socket, chardev_socket, agent_socket] = ['m', 'c', 'a'].map((name) => path.join(dir, name)) as [
+    const [monitor_socket, chardev_socket, agent_socket] = ['m', 'c', 'a'].map((name) => join(dir, name)) as [
       string,
       string,
       string,
@@ -160,7 +159,7 @@ describe('the pager', () => {
     return (await pager.inventory()).sandboxes.find((held) => held.sandbox === sandbox)?.pid;
   }
 
-  it('gives the memory of a VM to who shows its key, and to no other process after that', async () => {
+  test('gives the memory of a VM to the first process with its key, and to no other after that', async () => {
     await announceTo('x', { key: 'right' });
     expect((await call({ sandbox: 'x', key: 'wrong', wants: 'plan' })).answer).toHaveLength(0);
     const { socket, answer } = await call({ sandbox: 'x', key: 'right', wants: 'plan' });
@@ -172,7 +171,7 @@ describe('the pager', () => {
     socket.destroy();
   });
 
-  it('takes for the VMM that it is told of only that process, whoever called before', async () => {
+  test('accepts only the announced process as a VMM, even if another called before', async () => {
     const { socket } = await call({ sandbox: 'x', wants: 'nothing' });
     socket.write(memory);
     await announceTo('x', { pid: process.ppid });
@@ -186,7 +185,7 @@ describe('the pager', () => {
     again.socket.destroy();
   });
 
-  it('refuses a VMM whose memory is not as large as was announced', async () => {
+  test('refuses a VMM whose memory differs in size from the announcement', async () => {
     await announceTo('x', { pid: process.pid });
     const { socket } = await call({ sandbox: 'x', wants: 'nothing' });
     const closed = once(socket, 'close');
@@ -196,7 +195,7 @@ describe('the pager', () => {
     expect(await attachedPid('x')).toBeNull();
   });
 
-  it('answers so many calls of one process at the same time, and no more', async () => {
+  test('answers a bounded number of simultaneous calls of one process', async () => {
     const calls = [];
     for (let index = 0; index < 4; index += 1) calls.push(await call({ sandbox: `early-${index}`, wants: 'nothing' }));
     expect(calls.map(({ answer }) => answer.length > 0)).toEqual([true, true, true, true]);
@@ -209,9 +208,9 @@ describe('the pager', () => {
     });
   });
 
-  it('a directory whose sockets would have too long a path is refused before anything is started', async () => {
+  test('starts nothing in a directory whose socket paths would be too long', async () => {
     const engine = await newEngine();
-    const long = path.join(dir, 'd'.repeat(100));
+    const long = join(dir, 'd'.repeat(100));
     const spec = {
       id: 'x',
       dir: long,

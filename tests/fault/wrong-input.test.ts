@@ -1,11 +1,12 @@
 /** Wrong input of every kind that a user can give, against a real controller: each is refused with a sentence that names it. */
 import { appendFile, mkdir, open, stat, truncate, writeFile } from 'node:fs/promises';
-import path from 'node:path';
+import { basename, join } from 'node:path';
 import { Store } from '@forkd/store';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { forkOne, makeTemplate, shell, TestController, until } from '@forkd/testing';
+import { forkOne, shell, TestController, until } from '@forkd/testing';
+import { test } from '@forkd/testing/vitest';
+import { describe, expect } from 'vitest';
 
-/** What a snapshot of another host differs in. */
+/** Fields that differ in a snapshot of another host, and their values. */
 const ELSEWHERE = [
   ['engine_version', '0.0.1'],
   ['machine', 'pc'],
@@ -13,65 +14,60 @@ const ELSEWHERE = [
 ] as const;
 
 describe('wrong input', () => {
-  let controller: TestController;
+  test.beforeAll(({ controller }) => writeSnapshotsOfElsewhere(controller));
 
-  beforeAll(async () => {
-    controller = await TestController.start();
-    await makeTemplate(controller.client);
-    await writeSnapshotsOfElsewhere(controller);
-  });
-
-  afterAll(async () => {
-    await controller?.[Symbol.asyncDispose]();
-  });
-
-  it.each([
+  test.for([
     [{ snapshot_tag: 'no/tag' }, 400, 'no/tag'],
     [{ snapshot_tag: 'unknown' }, 404, 'unknown'],
     [{ snapshot_tag: 'base', n: 0 }, 400, 'n'],
     [{ snapshot_tag: 'base', n: 1001 }, 400, 'n'],
     [{ snapshot_tag: 'base', n: 1.5 }, 400, 'n'],
-  ])('fork %j is refused with %i', async (request, status, named) => {
-    const refused = controller.client.createSandboxes(request);
+  ] as const)('fails a fork of %j with status %i', async ([request, status, named], { client, controller }) => {
+    const refused = client.createSandboxes(request);
     await expect(refused).rejects.toMatchObject({ status, message: expect.stringContaining(named) });
     expect(await controller.sandboxDirs()).toEqual([]);
   });
 
-  it('a guest that the host has no memory for is refused before it is started, with the numbers', async () => {
-    const template = controller.client.createSnapshot({ tag: 'huge', source: 'recipe:busybox', mem_mib: 1_000_000 });
+  test('of a guest larger than the free memory is refused before a start, with the numbers', async ({
+    client,
+    controller,
+  }) => {
+    const template = client.createSnapshot({ tag: 'huge', source: 'recipe:busybox', mem_mib: 1_000_000 });
     await expect(template).rejects.toMatchObject({
       code: 'out_of_memory',
       message: expect.stringMatching(/1000000 MiB.*\d+ MiB are available/),
     });
-    await expectNoTrace('huge');
+    // The image is not looked at before that.
+    const nowhere = client.createSnapshot({ tag: 'huge', source: '/nowhere', mem_mib: 1_000_000 });
+    await expect(nowhere).rejects.toMatchObject({ code: 'out_of_memory' });
+    await expectNoTrace(controller, 'huge');
   });
 
-  it('a kernel that is missing, or none, is named', async () => {
+  test('of a kernel that is missing or invalid is refused by name', async ({ client, controller }) => {
     const make = (kernel: string) =>
-      controller.client.createSnapshot({ tag: 'kernel', source: 'recipe:busybox', kernel, mem_mib: 256 });
+      client.createSnapshot({ tag: 'kernel', source: 'recipe:busybox', kernel, mem_mib: 256 });
     await expect(make('/nowhere/vmlinuz')).rejects.toMatchObject({
       message: expect.stringContaining('/nowhere/vmlinuz'),
     });
-    const text = path.join(controller.dir, 'no-kernel');
+    const text = join(controller.dir, 'no-kernel');
     await writeFile(text, 'not a kernel');
     await expect(make(text)).rejects.toMatchObject({ message: expect.stringContaining(text) });
-    await expectNoTrace('kernel');
+    await expectNoTrace(controller, 'kernel');
   });
 
-  it('an image that is broken is named, and nothing of it stays', async () => {
-    const make = (source: string) => controller.client.createSnapshot({ tag: 'image', source, mem_mib: 256 });
+  test('of a broken image is refused by name, and leaves nothing', async ({ client, controller }) => {
+    const make = (source: string) => client.createSnapshot({ tag: 'image', source, mem_mib: 256 });
     await expect(make('/nowhere/image')).rejects.toMatchObject({ message: expect.stringContaining('/nowhere/image') });
-    const tarball = path.join(controller.dir, 'broken.tar');
+    const tarball = join(controller.dir, 'broken.tar');
     await writeFile(tarball, Buffer.alloc(10_000, 7));
     await expect(make(tarball)).rejects.toMatchObject({ message: expect.stringContaining(tarball) });
-    const empty = path.join(controller.dir, 'empty');
+    const empty = join(controller.dir, 'empty');
     await mkdir(empty);
     await expect(make(empty)).rejects.toMatchObject({ message: expect.stringContaining(empty) });
-    await expectNoTrace('image');
+    await expectNoTrace(controller, 'image');
   });
 
-  it('a tag that is taken, a branch of two modes, and a sandbox that is not there', async () => {
-    const { client } = controller;
+  test('of a taken tag, two branch modes or a missing sandbox is refused', async ({ client }) => {
     const id = await forkOne(client);
     await expect(client.branch(id, { tag: 'base' })).rejects.toMatchObject({ status: 409 });
     await expect(client.branch(id, { mode: 'live', diff: true })).rejects.toMatchObject({ status: 400 });
@@ -83,30 +79,32 @@ describe('wrong input', () => {
     await client.deleteSandbox(id);
   });
 
-  it.each(ELSEWHERE)('a snapshot of another %s is refused, and the difference named', async (field, value) => {
-    const refused = controller.client.createSandboxes({ snapshot_tag: `another-${field}` });
-    await expect(refused).rejects.toMatchObject({
-      code: 'machine_mismatch',
-      message: expect.stringMatching(new RegExp(`${field}.*${value}`)),
-    });
-    expect(await controller.sandboxDirs()).toEqual([]);
-  });
+  test.for(ELSEWHERE)(
+    'of a snapshot with another %s is refused with the difference',
+    async ([field, value], { client, controller }) => {
+      const refused = client.createSandboxes({ snapshot_tag: `another-${field}` });
+      await expect(refused).rejects.toMatchObject({
+        code: 'machine_mismatch',
+        message: expect.stringMatching(new RegExp(`${field}.*${value}`)),
+      });
+      expect(await controller.sandboxDirs()).toEqual([]);
+    },
+  );
 
-  it.each([
+  test.each([
     ['flipped', async (file: string) => flipByte(file)],
     ['cut short', async (file: string) => truncate(file, (await stat(file)).size - 4096)],
     ['longer than it was', async (file: string) => appendFile(file, 'x')],
-  ])('a layer that is %s is refused by its digest', { timeout: 180_000 }, async (_what, damage) => {
-    const own = await TestController.start();
+  ])('of a layer that is %s is refused by its digest', { timeout: 180_000 }, async (_what, damage) => {
+    const own = await TestController.start({ template: true });
     try {
-      await makeTemplate(own.client);
       await own.client.shutdown({ sandboxes: 'kill' });
       await until('everything has ended', 20_000, async () => (await own.processes()).length === 0);
       const layer = await largestLayer(own);
       await damage(layer);
       await own.serve();
       const refused = own.client.createSandboxes({ snapshot_tag: 'base' });
-      await expect(refused).rejects.toMatchObject({ message: expect.stringContaining(path.basename(layer)) });
+      await expect(refused).rejects.toMatchObject({ message: expect.stringContaining(basename(layer)) });
       expect(await own.sandboxDirs()).toEqual([]);
       expect(await own.pids('vmm')).toEqual([]);
     } finally {
@@ -114,14 +112,14 @@ describe('wrong input', () => {
     }
   });
 
-  it('after all of that the template still works', async () => {
-    const id = await forkOne(controller.client);
-    expect(await shell(controller.client, id, 'echo still here')).toBe('still here');
-    await controller.client.deleteSandbox(id);
+  test('leaves the template usable', async ({ client, controller }) => {
+    const id = await forkOne(client);
+    expect(await shell(client, id, 'echo still here')).toBe('still here');
+    await client.deleteSandbox(id);
     expect(await controller.pids('vmm')).toEqual([]);
   });
 
-  async function expectNoTrace(tag: string): Promise<void> {
+  async function expectNoTrace(controller: TestController, tag: string): Promise<void> {
     const found = (await controller.client.listSnapshots()).filter((snapshot) => snapshot.tag === tag);
     for (const snapshot of found) {
       expect(snapshot.status).toBe('failed');
@@ -147,7 +145,7 @@ async function flipByte(file: string): Promise<void> {
 
 /** The store of a controller that has ended: a store has one writer at a time. */
 function storeOf(controller: TestController): Promise<Store> {
-  return Store.open(path.join(controller.dir, 'store'));
+  return Store.open(join(controller.dir, 'store'));
 }
 
 async function largestLayer(controller: TestController): Promise<string> {

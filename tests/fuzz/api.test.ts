@@ -4,15 +4,19 @@
  * in it. FORKD_FUZZ_MINUTES makes it longer, and FORKD_FUZZ_SEED repeats a run.
  */
 import { randomInt } from 'node:crypto';
-import { expect, it } from 'vitest';
+import { expect, test } from 'vitest';
 import { fuzz, installFuzzer } from './fuzzer.ts';
 
 const SECS = Number(process.env['FORKD_FUZZ_MINUTES'] ?? 0.5) * 60;
 const SEED = Number(process.env['FORKD_FUZZ_SEED'] ?? randomInt(2 ** 31));
 
-it('requests that are made up', { timeout: SECS * 1000 + 600_000 }, async ({ skip }) => {
-  const fuzzer = await installFuzzer();
-  if ('missing' in fuzzer) return skip(fuzzer.missing);
-  const { code, output } = await fuzz(fuzzer.program, SECS, SEED);
-  expect([code, code === 0 ? '' : `FORKD_FUZZ_SEED=${SEED}\n${output}`]).toEqual([0, '']);
-});
+test(
+  'generated requests are answered as the API document says',
+  { timeout: SECS * 1000 + 600_000 },
+  async ({ skip }) => {
+    const fuzzer = await installFuzzer();
+    if ('missing' in fuzzer) return skip(fuzzer.missing);
+    const { code, output } = await fuzz(fuzzer.program, SECS, SEED);
+    expect([code, code === 0 ? '' : `FORKD_FUZZ_SEED=${SEED}\n${output}`]).toEqual([0, '']);
+  },
+);

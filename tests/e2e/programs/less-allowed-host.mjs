@@ -1,7 +1,7 @@
 // A life of VMs where less is allowed than root has, as `isolation.test.ts` asks: run under setpriv, which takes it from pager,
 // engine and VMMs alike. Prints what it has seen as one line of JSON.
 import { readFile } from 'node:fs/promises';
-import { Lab, sh } from '@forkd/lab';
+import { Lab, sh } from '@forkd/testing';
 
 const lab = await Lab.start({ poolMax: 1 });
 try {

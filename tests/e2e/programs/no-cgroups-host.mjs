@@ -1,11 +1,10 @@
 // A fork with a memory limit where no cgroup is, as `memory-limit.test.ts` asks: run in a mount namespace without any. Prints
 // what it has seen as one line of JSON.
-import { forkOne, makeTemplate, TestController } from '@forkd/testing';
+import { forkOne, TestController } from '@forkd/testing';
 
-const controller = await TestController.start();
+const controller = await TestController.start({ template: true });
 try {
   const { client } = controller;
-  await makeTemplate(client);
   const { isolation } = (await client.host()).engine;
   const refused = await client.createSandboxes({ snapshot_tag: 'base', memory_limit_mib: 128 }).then(
     () => 'runs',

@@ -1,7 +1,15 @@
-// What this host can do, as `limited-host.test.ts` asks: run under forkd-deny, so that pager, controller and VMMs are all
+// Reports what this host can do, as `limited-host.test.ts` asks: run under forkd-deny, so that pager, controller and VMMs are all
 // denied the same. Prints what it has seen as one line of JSON.
-import { installStorm, Lab, nextStormLine, startStorm } from '@forkd/lab';
-import { forkOne, installedStorm, makeTemplate, TestController } from '@forkd/testing';
+import {
+  forkOne,
+  installedStorm,
+  installStorm,
+  Lab,
+  makeTemplate,
+  nextStormLine,
+  startStorm,
+  TestController,
+} from '@forkd/testing';
 
 const STORM_MIB = 16;
 
@@ -42,7 +50,7 @@ async function throughEngine(withChild) {
   }
 }
 
-/** @param {Lab} lab @param {import('@forkd/lab').Guest} guest */
+/** @param {Lab} lab @param {import('@forkd/testing').Guest} guest */
 async function branches(lab, guest) {
   const done = {};
   for (const mode of MODES) done[mode] = await lab.branch(guest, { mode, audit: true }).catch((error) => error);

@@ -1,0 +1,13 @@
+export { requireBuilt } from './built.ts';
+export { benchBranch, type BranchReport, type Mode } from './branch.ts';
+export { branchChart } from './branch-chart.ts';
+export { benchChain, type ChainReport } from './chain.ts';
+export { toCsv } from './csv.ts';
+export { BenchError } from './errors.ts';
+export { benchExec, type ExecReport } from './exec.ts';
+export { benchFork, type ForkReport } from './fork.ts';
+export { benchLoad, type LoadReport } from './load.ts';
+export { benchSoak, type SoakReport } from './soak.ts';
+export { benchTorture, type TortureReport } from './torture/torture.ts';
+export type { Run } from './run.ts';
+export { wpProgram } from './wp.ts';
