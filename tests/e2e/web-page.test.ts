@@ -97,15 +97,21 @@ class Attacker {
   }
 }
 
-/** A port behind which is first the attacker's server and then the controller: what a name does that is resolved anew. */
-async function listenAsBoth(first: number, firstConnections: number, then: number): Promise<Switch> {
-  let connections = 0;
+/**
+ * A port that is both servers: the page comes from `first` and all else goes to `then`, as with a name that is resolved anew. Each
+ * connection is given to one of them by its first request, since browsers open connections ahead of what they ask for.
+ */
+async function listenAsBoth(first: number, then: number): Promise<Switch> {
   const both = createSwitch((near) => {
-    const far = connect(connections < firstConnections ? first : then, '127.0.0.1');
-    connections += 1;
-    near.on('error', () => far.destroy());
-    far.on('error', () => near.destroy());
-    near.pipe(far).pipe(near);
+    near.on('error', () => near.destroy());
+    near.once('data', (request: Buffer) => {
+      near.pause();
+      const far = connect(request.toString().startsWith('GET / ') ? first : then, '127.0.0.1');
+      near.on('close', () => far.destroy());
+      far.on('error', () => near.destroy());
+      far.write(request);
+      near.pipe(far).pipe(near);
+    });
   });
   both.listen(0, '127.0.0.1');
   await once(both, 'listening');
@@ -176,7 +182,7 @@ test.skipIf(!hasBrowser)(
   'a page whose name is resolved to this host changes nothing',
   { timeout: 120_000 },
   async () => {
-    const both = await listenAsBoth(home, 1, Number(new URL(controller.url).port));
+    const both = await listenAsBoth(home, Number(new URL(controller.url).port));
     try {
       const origin = `http://rebound.test:${(both.address() as AddressInfo).port}`;
       const outcomes = await attacker.outcomes(`${origin}/`, origin, `http://evil.test:${home}`);
