@@ -118,11 +118,12 @@ function printSummary(results) {
   say('\nsummary');
   for (const { name, ok, time } of results)
     say(`  ${name.padEnd(18)}${(ok ? 'ok' : 'FAILED').padEnd(8)}${time.padStart(9)}`);
-  const { failed, skipped } = outcomeOfVitest();
+  const { failed, retried, skipped } = outcomeOfVitest();
   failed.push(...testsOfCargo(results, 'FAILED'));
   skipped.push(...testsOfCargo(results, 'ignored'));
   if (skipped.length > 0) printTests(`${skipped.length} tests were skipped:`, skipped);
   else say('\nno test was skipped');
+  if (retried.length > 0) printTests(`${retried.length} tests passed only when tried again:`, retried);
   if (failed.length > 0) printTests(`${failed.length} tests failed:`, failed);
 }
 
@@ -134,10 +135,11 @@ function printTests(heading, tests) {
 
 /**
  * As `lib/outcome-reporter.mjs` wrote it.
- * @returns {{ failed: { test: string, reason: string }[], skipped: { test: string, reason: string }[] }}
+ * @returns {Record<'failed' | 'retried' | 'skipped', { test: string, reason: string }[]>}
  */
 function outcomeOfVitest() {
-  return existsSync(OUTCOME_FILE) ? JSON.parse(readFileSync(OUTCOME_FILE, 'utf8')) : { failed: [], skipped: [] };
+  if (!existsSync(OUTCOME_FILE)) return { failed: [], retried: [], skipped: [] };
+  return JSON.parse(readFileSync(OUTCOME_FILE, 'utf8'));
 }
 
 /** @param {{ name: string }[]} results @param {'FAILED' | 'ignored'} word what cargo prints behind the test's name */

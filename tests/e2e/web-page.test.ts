@@ -85,7 +85,10 @@ class Attacker {
     browser.stderr.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(-4000)));
     const ended = once(browser, 'exit');
     const late = new Promise<never>((_resolve, reject) => {
-      setTimeout(() => reject(new Error(`the page has reported nothing; the browser said: ${said}`)), WAIT_MS).unref();
+      setTimeout(
+        () => reject(new Error(`not within ${WAIT_MS} ms: the page reports; the browser said: ${said}`)),
+        WAIT_MS,
+      ).unref();
     });
     try {
       return await Promise.race([this.reported, late]);
