@@ -726,7 +726,7 @@ complete -c forkd -n '__forkd_in \'bench load\'' -l data-dir -r -f -a '(__fish_c
 complete -c forkd -n '__forkd_in \'bench load\'' -s q -l quiet -d 'print results only, no remarks'
 complete -c forkd -n '__forkd_in \'bench load\'' -s h -l help -d 'show help'
 complete -c forkd -n '__forkd_in \'bench soak\'' -l clients -r -f -d 'clients at once'
-complete -c forkd -n '__forkd_in \'bench soak\'' -l secs -r -f -d 'how long they run'
+complete -c forkd -n '__forkd_in \'bench soak\'' -l secs -r -f -d 'duration of each of three runs'
 complete -c forkd -n '__forkd_in \'bench soak\'' -l rounds -r -f -d 'rounds of forks after that'
 complete -c forkd -n '__forkd_in \'bench soak\'' -l children -r -f -d 'forks per round'
 complete -c forkd -n '__forkd_in \'bench soak\'' -l hostile -r -f -d 'hostile clients beside them'

@@ -7,7 +7,7 @@ export { BenchError } from './errors.ts';
 export { benchExec, type ExecReport } from './exec.ts';
 export { benchFork, type ForkReport } from './fork.ts';
 export { benchLoad, type LoadReport } from './load.ts';
-export { benchSoak, type SoakReport } from './soak.ts';
+export { benchSoak, type SoakNeighbours, type SoakReport } from './soak.ts';
 export { benchTorture, type TortureReport } from './torture/torture.ts';
 export type { Run } from './run.ts';
 export { wpProgram } from './wp.ts';

@@ -16,7 +16,7 @@ export interface SoakSetting {
   /** Number of rounds after the load. In each round `children` are forked at once and ended. */
   rounds: number;
   children: number;
-  /** Malicious clients, in a second run of the same length. */
+  /** Malicious clients, in the third run of the same length. */
   hostile: number;
 }
 
@@ -43,6 +43,8 @@ export interface SoakEntry {
 /** Figures of honest clients, alone or beside hostile ones. */
 export interface SoakNeighbours {
   hostile: boolean;
+  /** Pause of each client between an answer and its next request, in seconds. */
+  pause_secs: number;
   /** Requests of the many clients. */
   summary: SoakEntry[];
   /** Requests of one modest caller: `/healthz`, and a command in its own sandbox. */
@@ -56,7 +58,7 @@ export interface SoakNeighbours {
 
 export interface SoakReport extends Report<SoakRow, SoakEntry> {
   requests_per_s: number;
-  /** Figures of the same clients twice: alone, and beside hostile ones. `summary` describes the first run. */
+  /** Figures of the same clients: without pause, with pauses, and with pauses beside hostile ones. `summary` describes the first. */
   neighbours: SoakNeighbours[];
   /** Failures that another client does not explain, such as server errors and unanswered requests. */
   errors: string[];
@@ -72,13 +74,15 @@ export interface SoakReport extends Report<SoakRow, SoakEntry> {
 const RESIDENTS = 16;
 const SAMPLE_SECS = 10;
 const WARM_UP_SECS = 10;
+/** 200 clients with this pause make 40 requests a second, a third of what two processors answer. */
+const PAUSE_SECS = 5;
 const ERRORS_KEPT = 20;
 const MIB = 2 ** 20;
 
 const METHOD = [
   'Clients in one process, each with one request under way at a time over the unix socket of a real controller, and no pause between them: lists, single sandboxes, commands, files, forks that are ended at once, branches that are removed at once, pausing and resuming, metrics, in the proportions of the table.',
   'Descriptors and memory are read from /proc. The first figures are taken once each kind of request has been made for a while and what it made has been ended.',
-  'Then as long again beside hostile clients, in a process of their own: large, deep, wide and slow bodies, uploads that are cut off, connections without a request and by the dozen. All the while one caller in another process asks for `/healthz` twenty times a second, and for a command in a sandbox of its own four times a second.',
+  'Then as long again with a pause of five seconds between two requests of a client, so that processors are idle in between, and as long again with that pause beside hostile clients, in a process of their own: large, deep, wide and slow bodies, uploads that are cut off, connections without a request and by the dozen. All the while one caller in another process asks for `/healthz` twenty times a second, and for a command in a sandbox of its own four times a second.',
   'Then the rounds: that many children forked in one request, and each ended by a request of its own, all at once.',
   'Percentiles are nearest-rank.',
 ];
@@ -135,7 +139,7 @@ interface Parts {
   run: Run;
 }
 
-/** Lets the clients send requests, first by themselves and then beside hostile clients. */
+/** Lets the clients send requests: without pause, then with pauses, then with pauses beside hostile clients. */
 async function besideNeighbours({ controller, load, setting, run }: Parts): Promise<SoakNeighbours[]> {
   const { client, socket } = controller;
   const [own, victim] = [await forkOne(client), await forkOne(client)];
@@ -143,17 +147,25 @@ async function besideNeighbours({ controller, load, setting, run }: Parts): Prom
   {
     await using probe = await Helper.start<ProbeFigures>('probe-client', [socket, own]);
     await using enemy = await Helper.start<HostileFigures>('hostile-client', [socket, victim, String(setting.hostile)]);
-    for (const hostile of [false, true]) {
-      run.progress(`soak: ${setting.clients} clients${hostile ? ` beside ${setting.hostile} hostile ones` : ''}`);
+    for (const { hostile, pauseSecs } of [
+      { hostile: false, pauseSecs: 0 },
+      { hostile: false, pauseSecs: PAUSE_SECS },
+      { hostile: true, pauseSecs: PAUSE_SECS },
+    ]) {
+      const pace = pauseSecs === 0 ? 'without pause' : `with pauses of ${pauseSecs} s`;
+      run.progress(
+        `soak: ${setting.clients} clients ${pace}${hostile ? ` beside ${setting.hostile} hostile ones` : ''}`,
+      );
       const before = await loopDelays(controller);
       if (hostile) await enemy.begin();
       await probe.begin();
-      await load.run(setting.clients, setting.secs, run.signal);
+      await load.run(setting.clients, setting.secs, run.signal, pauseSecs);
       const probed = await probe.pause();
       const tried = hostile ? await enemy.pause() : {};
       load.errors.push(...probed.errors);
       found.push({
         hostile,
+        pause_secs: pauseSecs,
         summary: load.summary(),
         health_ms: summarize(probed.health_ms),
         exec_ms: summarize(probed.exec_ms),
@@ -185,7 +197,7 @@ function difference(now: LoopDelays, before: LoopDelays): LoopDelays {
   };
 }
 
-/** Clients that send requests without pause, and the answers that they got. */
+/** Clients that send requests, and the answers that they got. */
 class Load {
   readonly errors: string[] = [];
   readonly #controller: TestController;
@@ -197,14 +209,17 @@ class Load {
     this.#residents = residents;
   }
 
-  async run(clients: number, secs: number, signal: AbortSignal): Promise<void> {
+  async run(clients: number, secs: number, signal: AbortSignal, pauseSecs = 0): Promise<void> {
     const endMs = performance.now() + secs * 1e3;
     const one = async (index: number): Promise<void> => {
       const client = new ForkdClient({ socket: this.#controller.socket });
       try {
+        // The clients do not all begin at once.
+        await delay((pauseSecs * 1e3 * index) / clients, undefined, { signal });
         for (let turn = index; performance.now() < endMs; turn += 1) {
           signal.throwIfAborted();
           await this.#ask(client, turn);
+          if (pauseSecs > 0) await delay(pauseSecs * 1e3, undefined, { signal });
         }
       } finally {
         await client.close();

@@ -1,4 +1,4 @@
-import type { SoakReport } from '@forkd/bench';
+import type { SoakNeighbours, SoakReport } from '@forkd/bench';
 import { defineCommand, type Call } from '../../command.ts';
 import type { Context } from '../../context.ts';
 import { integer } from '../../parse/parse.ts';
@@ -18,7 +18,12 @@ export const soak = defineCommand<Options>({
   args: [],
   options: [
     { flags: '--clients <n>', summary: 'clients at once', parse: integer('--clients', 1, 1000), default: 200 },
-    { flags: '--secs <n>', summary: 'how long they run', parse: integer('--secs', 1, 86_400), default: 600 },
+    {
+      flags: '--secs <n>',
+      summary: 'duration of each of three runs',
+      parse: integer('--secs', 1, 86_400),
+      default: 600,
+    },
     { flags: '--rounds <n>', summary: 'rounds of forks after that', parse: integer('--rounds', 1, 1000), default: 20 },
     { flags: '--children <n>', summary: 'forks per round', parse: integer('--children', 1, 1000), default: 100 },
     {
@@ -28,7 +33,7 @@ export const soak = defineCommand<Options>({
       default: 20,
     },
   ],
-  examples: [{ line: 'forkd bench soak', summary: '200 clients for ten minutes, then 20 times 100 forks' }],
+  examples: [{ line: 'forkd bench soak', summary: '200 clients for three times ten minutes, then 20 times 100 forks' }],
   run,
 });
 
@@ -45,7 +50,7 @@ function printTables({ out }: Context, report: SoakReport): void {
   for (const beside of report.neighbours) {
     const { looked, later_than_250_ms: late } = beside.loop;
     out.table(
-      [beside.hostile ? 'BESIDE HOSTILE CLIENTS' : 'AMONG THEMSELVES', 'p50 / p99 / max'],
+      [heading(beside), 'p50 / p99 / max'],
       [
         ['/healthz of another caller', quantiles(beside.health_ms)],
         ['exec of another caller', quantiles(beside.exec_ms)],
@@ -70,4 +75,9 @@ function printTables({ out }: Context, report: SoakReport): void {
   );
   out.note(`${report.requests_per_s} requests per second, ${report.errors.length} errors`);
   for (const error of report.errors) out.warn(error);
+}
+
+function heading({ hostile, pause_secs: pause }: SoakNeighbours): string {
+  const pace = pause === 0 ? 'WITHOUT PAUSE' : `WITH PAUSES OF ${pause} s`;
+  return hostile ? `${pace}, BESIDE HOSTILE CLIENTS` : pace;
 }
