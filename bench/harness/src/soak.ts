@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
 import { ForkdClient, isForkdError } from '@forkd/sdk';
@@ -211,6 +212,8 @@ class Load {
 
   async run(clients: number, secs: number, signal: AbortSignal, pauseSecs = 0): Promise<void> {
     const endMs = performance.now() + secs * 1e3;
+    // Each client waits for the signal while it pauses.
+    setMaxListeners(2 * clients, signal);
     const one = async (index: number): Promise<void> => {
       const client = new ForkdClient({ socket: this.#controller.socket });
       try {
