@@ -1,18 +1,25 @@
 // Proves that what a guest says cannot make a terminal do anything, wherever it is not the output of a command.
 import { PassThrough } from 'node:stream';
-import { describe, expect, test } from 'vitest';
+import { afterEach, describe, expect, test, vi } from 'vitest';
 import { Output, type Streams } from '../src/output/output.ts';
+import { withCount } from '../src/output/progress.ts';
 import { visibleChunks } from '../src/output/visible-chunks.ts';
 
 const hostile = 'a\u001b[2J\u001b]0;owned\u0007\u009b\u202e\nb';
 
 /** What an output has written, to a terminal with colours or to a pipe. */
 function written(isTerminal: boolean, write: (out: Output) => void): string {
+  const { out, text } = outputTo(isTerminal);
+  write(out);
+  return text();
+}
+
+function outputTo(isTerminal: boolean, options = { isQuiet: false, isJson: false }) {
   const [stdout, stderr] = [new PassThrough(), new PassThrough()];
   const streams = { stdin: new PassThrough(), stdout, stderr } as unknown as Streams;
-  Object.assign(stdout, { isTTY: isTerminal, columns: 200 });
-  write(new Output(streams, { isQuiet: false, isJson: false, env: {} }));
-  return String(stdout.read() ?? '') + String(stderr.read() ?? '');
+  for (const stream of [stdout, stderr]) Object.assign(stream, { isTTY: isTerminal, columns: 200 });
+  const out = new Output(streams, { ...options, env: {} });
+  return { out, text: () => String(stdout.read() ?? '') + String(stderr.read() ?? '') };
 }
 
 describe.each([
@@ -57,4 +64,46 @@ test('a console on a terminal shows its escapes wherever its chunks are split, a
     for await (const chunk of visibleChunks(chunks())) text += Buffer.from(chunk).toString();
     expect(text).toBe('boot\n' + String.raw`\x1b[31mred\x9b2J ü\rover` + '\n' + String.raw`last\r`);
   }
+});
+
+describe('a count of long work', () => {
+  afterEach(() => void vi.useRealTimers());
+
+  /** What is written while two of three are done, one of which prints a line of the result. */
+  async function counted(isTerminal: boolean, options?: { isQuiet: boolean; isJson: boolean }): Promise<string> {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
+    const { out, text } = outputTo(isTerminal, options);
+    let finish = () => {};
+    const shown = withCount(out, 'rmi', 3, (tick) => {
+      tick();
+      return new Promise<void>((resolve) => {
+        finish = () => {
+          out.line('first');
+          tick();
+          vi.advanceTimersByTime(1_000);
+          resolve();
+        };
+      });
+    });
+    vi.advanceTimersByTime(10_000);
+    finish();
+    await shown;
+    return text();
+  }
+
+  test('is one line of a terminal, which the output of the work replaces', async () => {
+    const text = await counted(true);
+    expect(text).toMatch(/rmi +1 of 3/);
+    expect(text).toMatch(/rmi +2 of 3\n$/);
+    expect(text.startsWith('first\n')).toBe(true);
+    expect(text.split('\n')).toHaveLength(3);
+    // The line is cleared before the output of the work, and then written anew.
+    expect(text).toContain('1 of 3\r\u001b[K\r\u001b[K');
+  });
+
+  test('is not in a pipe, in JSON or with -q', async () => {
+    expect(await counted(false)).toBe('first\n');
+    expect(await counted(true, { isQuiet: false, isJson: true })).toBe('first\n');
+    expect(await counted(true, { isQuiet: true, isJson: false })).toBe('first\n');
+  });
 });

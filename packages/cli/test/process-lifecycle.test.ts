@@ -291,7 +291,40 @@ describe('a terminal', () => {
     expect(output).toContain('sb-00000000b0');
     expect(output).toContain('…');
   });
+
+  test('says how many children of a fork have started, and how many snapshots are removed', async () => {
+    const created = { type: 'sandbox.created', time_unix_ms: 1, snapshot: 'python' };
+    fake.overrides.set('GET /v1/events', (_, response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' });
+      for (const id of ['e-1', 'e-2']) response.write(`id: ${id}\ndata: ${JSON.stringify({ ...created, id })}\n\n`);
+      response.write(`id: e-3\ndata: ${JSON.stringify({ ...created, id: 'e-3', snapshot: 'another' })}\n\n`);
+    });
+    let answer = () => {};
+    fake.overrides.set('POST /v1/sandboxes', (_, response) => {
+      answer = () => response.end(JSON.stringify([fake.addSandbox('sb-00000000c0'), fake.addSandbox('sb-00000000c1')]));
+    });
+    expect(await onTerminal('fork python -n 3', '2 of 3 from python', () => answer())).not.toContain('3 of 3');
+    fake.addSnapshot('second');
+    fake.overrides.set('DELETE /v1/snapshots/second', (_, response) => {
+      answer = () => response.writeHead(204).end();
+    });
+    await onTerminal('rmi python second', '1 of 2', () => answer());
+  });
 });
+
+/** Runs `forkd` on a terminal of 80 columns, and calls `then` once it shows `text`. Returns all that it showed. */
+async function onTerminal(args: string, text: string, then: () => void): Promise<string> {
+  const env = { ...process.env, FORKD_URL: `unix:${fake.socket}`, NO_COLOR: '1' };
+  const line = `stty cols 80; exec "${process.execPath}" "${MAIN}" ${args}`;
+  const child = spawn('script', ['-qec', line, '/dev/null'], { env, cwd: here, stdio: ['ignore', 'pipe', 'ignore'] });
+  let output = '';
+  child.stdout.on('data', (chunk: Buffer) => (output += chunk.toString()));
+  const closed = new Promise((resolve) => child.once('close', resolve));
+  await expect.poll(() => output, { timeout: 30_000 }).toContain(text);
+  then();
+  await closed;
+  return output;
+}
 
 /** Sends one request as earlier clients do: the line, then the end of what they send. Returns the reply. */
 async function askAgent(port: number, line: string): Promise<string> {

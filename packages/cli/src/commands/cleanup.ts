@@ -2,6 +2,7 @@ import { createInterface } from 'node:readline';
 import { Snapshot } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
+import { withCount } from '../output/progress.ts';
 import { plural } from '../output/text.ts';
 
 interface Options {
@@ -30,7 +31,14 @@ async function run({ context, options }: Call<Options>): Promise<void> {
   if (!options.yes && !out.isJson) for (const tag of tags) out.note(`${tag}, which failed`);
   const isDone = tags.length === 0 || options.yes === true || (await agrees(context));
   // `force` removes only these snapshots. Snapshots that were made from them, if any, stay complete.
-  if (isDone) for (const tag of tags) await Snapshot.delete(tag, { client, signal, force: true });
+  if (isDone) {
+    await withCount(out, 'cleanup', tags.length, async (tick) => {
+      for (const tag of tags) {
+        await Snapshot.delete(tag, { client, signal, force: true });
+        tick();
+      }
+    });
+  }
   if (out.isJson) {
     out.json({ done: isDone, snapshots: tags });
     return;

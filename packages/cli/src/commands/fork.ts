@@ -122,8 +122,9 @@ async function run({ context, args, options: given }: Call<Options>): Promise<nu
   const tag = await resolveSnapshot(client, text, context);
   const request = requestOf(tag, options);
   const startMs = performance.now();
-  const what = `${options.count} from ${tag}`;
-  const results = await withProgress(context.out, 'fork', what, start(context, client, request));
+  const count = countStarted(context, client, tag, options.count);
+  const what = () => `${count.text()} from ${tag}`;
+  const results = await withProgress(context.out, 'fork', what, start(context, client, request)).finally(count.end);
   const started = results.flatMap((result) => ('sandbox' in result ? [result.sandbox] : []));
   const tookMs = performance.now() - startMs;
   report(context, options.partial === true ? { results } : started, started);
@@ -151,6 +152,24 @@ async function start(context: Context, client: ForkdClient, request: CreateSandb
   const { signal } = context;
   if (request.partial) return (await client.createSandboxesPartially(request, { signal })).results;
   return (await client.createSandboxes(request, { signal })).map((sandbox, index) => ({ index, sandbox }));
+}
+
+/**
+ * Says on a terminal how many children have started, from the controller's events. Other callers may fork the same snapshot
+ * meanwhile, so the count stops at `total`.
+ */
+function countStarted({ out }: Context, client: ForkdClient, tag: string, total: number) {
+  if (total < 2 || !out.streams.stderr.isTTY) return { text: () => String(total), end: () => {} };
+  const abort = new AbortController();
+  let started = 0;
+  const count = async () => {
+    for await (const event of client.events({}, { signal: abort.signal })) {
+      if (event.type === 'sandbox.created' && event.snapshot === tag) started += 1;
+    }
+  };
+  // The fork itself reports what is wrong.
+  void count().catch(() => {});
+  return { text: () => `${Math.min(started, total)} of ${total}`, end: () => abort.abort() };
 }
 
 /** Programs of earlier releases name the agent by this variable, and pass it on. Another host's address is none of ours. */

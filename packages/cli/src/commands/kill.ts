@@ -4,6 +4,7 @@ import { Sandbox } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
 import { reportOf, UsageError } from '../lib/errors.ts';
+import { withCount } from '../output/progress.ts';
 import { plural } from '../output/text.ts';
 import { labelFilter } from '../parse/parse.ts';
 import { pickSandbox } from '../parse/resolve.ts';
@@ -65,7 +66,9 @@ async function run({ context, args, options }: Call<Options>): Promise<void> {
   const meant = isMany
     ? sandboxes.filter(({ workspace }) => workspace === undefined)
     : sandboxes.filter(({ id }) => named.has(id));
-  const results = await Promise.allSettled(meant.map(({ id }) => Sandbox.kill(id, { client, signal })));
+  const results = await withCount(context.out, 'kill', meant.length, (tick) =>
+    Promise.allSettled(meant.map(({ id }) => Sandbox.kill(id, { client, signal }).finally(tick))),
+  );
   const ended = meant.filter((_, index) => results[index]?.status === 'fulfilled');
   report(context, ended, isMany ? workspacesOf(sandboxes) : []);
   const failed = results.filter((result) => result.status === 'rejected');

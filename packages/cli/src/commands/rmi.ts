@@ -3,6 +3,7 @@ import type { ForkdClient } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import type { Context } from '../context.ts';
 import { reportOf } from '../lib/errors.ts';
+import { withCount } from '../output/progress.ts';
 
 interface Options {
   cascade?: boolean;
@@ -28,26 +29,33 @@ export const rmi = defineCommand<Options>({
 
 async function run({ context, args, options }: Call<Options>): Promise<void> {
   const client = await context.client();
-  const query = { ...(options.cascade ? { cascade: true } : {}), ...(options.force ? { force: true } : {}) };
   const removed: string[] = [];
   const failures: unknown[] = [];
-  for (const tag of args) {
-    // A cascade may have removed it already.
-    if (removed.includes(tag)) continue;
-    try {
-      const before = options.cascade ? await tagsOf(context, client) : [tag];
-      await client.deleteSnapshot(tag, query, { signal: context.signal });
-      const left = new Set(options.cascade ? await tagsOf(context, client) : []);
-      const gone = before.filter((one) => !left.has(one));
-      removed.push(...gone);
-      if (!context.out.isJson) for (const one of gone) context.out.line(one);
-    } catch (error) {
-      context.signal.throwIfAborted();
-      failures.push(error);
+  await withCount(context.out, 'rmi', args.length, async (tick) => {
+    for (const tag of args) {
+      try {
+        // A cascade may have removed it already.
+        if (!removed.includes(tag)) removed.push(...(await remove(context, client, tag, options)));
+      } catch (error) {
+        context.signal.throwIfAborted();
+        failures.push(error);
+      }
+      tick();
     }
-  }
+  });
   if (context.out.isJson) context.out.json({ removed });
   throwAll(failures, args.length);
+}
+
+/** Removes a snapshot, and with --cascade those that keep it. Prints and returns the tags of all that are gone. */
+async function remove(context: Context, client: ForkdClient, tag: string, options: Options): Promise<string[]> {
+  const query = { ...(options.cascade ? { cascade: true } : {}), ...(options.force ? { force: true } : {}) };
+  const before = options.cascade ? await tagsOf(context, client) : [tag];
+  await client.deleteSnapshot(tag, query, { signal: context.signal });
+  const left = new Set(options.cascade ? await tagsOf(context, client) : []);
+  const gone = before.filter((one) => !left.has(one));
+  if (!context.out.isJson) for (const one of gone) context.out.line(one);
+  return gone;
 }
 
 /** Reports everything that failed as one error. */

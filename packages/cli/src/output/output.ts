@@ -2,7 +2,9 @@ import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 import { visibleJson, visibleLine, visibleText } from '@forkd/api/constants';
 import pc from 'picocolors';
-import { formatTable } from './text.ts';
+import { ellipsis, formatTable } from './text.ts';
+
+const CLEAR_LINE = '\r\u001b[K';
 
 export interface Streams {
   stdin: NodeJS.ReadStream;
@@ -16,6 +18,7 @@ export class Output {
   readonly isQuiet: boolean;
   readonly isJson: boolean;
   readonly colors: ReturnType<typeof pc.createColors>;
+  #hasStatus = false;
 
   constructor(streams: Streams, options: { isQuiet: boolean; isJson: boolean; env: NodeJS.ProcessEnv }) {
     this.streams = streams;
@@ -25,15 +28,35 @@ export class Output {
     this.colors = pc.createColors(hasColors(streams, options.env) ?? false);
   }
 
+  /** Shows a line on the terminal of stderr. The next status or the next output replaces it. */
+  status(text: string): void {
+    const { stderr } = this.streams;
+    stderr.write(`${CLEAR_LINE}${ellipsis(visibleLine(text), stderr.columns - 1)}`);
+    this.#hasStatus = true;
+  }
+
+  /** Leaves the status, if there is one, on the screen. */
+  keepStatus(): void {
+    if (this.#hasStatus) this.streams.stderr.write('\n');
+    this.#hasStatus = false;
+  }
+
+  #clearStatus(): void {
+    if (this.#hasStatus) this.streams.stderr.write(CLEAR_LINE);
+    this.#hasStatus = false;
+  }
+
   /** Writes a line of the result. No control characters reach the terminal except our own colours. */
   line(text: string): void {
     const shown = this.colors.isColorSupported
       ? text.split(ownColor).map(visibleUnlessColor).join('')
       : visibleText(text);
+    this.#clearStatus();
     this.streams.stdout.write(`${shown}\n`);
   }
 
   json(value: unknown): void {
+    this.#clearStatus();
     this.streams.stdout.write(`${visibleJson(JSON.stringify(value, null, 2))}\n`);
   }
 
@@ -61,11 +84,14 @@ export class Output {
 
   /** Writes a remark for people. Left out with -q or --json. */
   note(text: string): void {
-    if (!this.isQuiet && !this.isJson) this.streams.stderr.write(`${visibleText(text)}\n`);
+    if (this.isQuiet || this.isJson) return;
+    this.#clearStatus();
+    this.streams.stderr.write(`${visibleText(text)}\n`);
   }
 
   /** Writes a warning, even with -q. */
   warn(text: string): void {
+    this.#clearStatus();
     this.streams.stderr.write(`warning: ${visibleText(text)}\n`);
   }
 }

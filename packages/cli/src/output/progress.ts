@@ -1,11 +1,10 @@
 import type { SnapshotProgressEvent } from '@forkd/api';
 import { visibleLine } from '@forkd/api/constants';
 import type { Output } from './output.ts';
-import { ellipsis, formatMs } from './text.ts';
+import { formatMs } from './text.ts';
 
 const TIME_COLUMNS = 9;
 const STAGE_COLUMNS = 10;
-const CLEAR_LINE = '\r\u001b[K';
 /** Shorter work is not shown: nobody could read it. */
 const QUIET_MS = 1500;
 const TICK_MS = 200;
@@ -40,14 +39,15 @@ export class Progress {
       stderr.write(`${line}\n`);
       return;
     }
-    const start = this.#stage === undefined || this.#stage === event.stage ? CLEAR_LINE : '\n';
-    stderr.write(start + ellipsis(line, stderr.columns - 1));
+    if (this.#stage !== event.stage) this.end();
+    this.#out.status(line);
     this.#stage = event.stage;
   }
 
-  /** Shows a stage and its elapsed time until the work is done. */
-  async during<Result>(stage: string, message: string, work: Promise<Result>): Promise<Result> {
-    const show = () => this.show({ stage, message, elapsed_ms: performance.now() - this.#startMs });
+  /** Shows a stage and its elapsed time until the work is done. A message that is a function is asked anew each time. */
+  async during<Result>(stage: string, message: string | (() => string), work: Promise<Result>): Promise<Result> {
+    const textOf = typeof message === 'string' ? () => message : message;
+    const show = () => this.show({ stage, message: textOf(), elapsed_ms: performance.now() - this.#startMs });
     let ticks: NodeJS.Timeout | undefined;
     const first = setTimeout(() => {
       show();
@@ -63,7 +63,7 @@ export class Progress {
 
   /** Ends the last line, which stays on the screen. */
   end(): void {
-    if (this.#isLive && this.#stage !== undefined) this.#out.streams.stderr.write('\n');
+    this.#out.keepStatus();
     this.#stage = undefined;
   }
 }
@@ -72,7 +72,7 @@ export class Progress {
 export async function withProgress<Result>(
   out: Output,
   stage: string,
-  message: string,
+  message: string | (() => string),
   work: Promise<Result>,
 ): Promise<Result> {
   const progress = new Progress(out);
@@ -81,4 +81,17 @@ export async function withProgress<Result>(
   } finally {
     progress.end();
   }
+}
+
+/** Shows on a terminal how many of `total` pieces of work are done: `12 of 50`. `work` calls `tick` after each. */
+export function withCount<Result>(
+  out: Output,
+  stage: string,
+  total: number,
+  work: (tick: () => void) => Promise<Result>,
+): Promise<Result> {
+  let done = 0;
+  const running = work(() => (done += 1));
+  if (total < 2 || !out.streams.stderr.isTTY) return running;
+  return withProgress(out, stage, () => `${done} of ${total}`, running);
 }

@@ -5,10 +5,13 @@ import { formatMs } from '../../output/text.ts';
 
 type Benchmarks = typeof benchmarks;
 
-/** Runs a benchmark, with its progress on stderr. */
+/** Runs a benchmark. Its progress is on stderr: one line that is rewritten on a terminal, else a line for each step. */
 export function measure<T>(context: Context, run: (bench: Benchmarks, how: benchmarks.Run) => Promise<T>): Promise<T> {
+  const { out } = context;
   const progress = (text: string): void => {
-    if (!context.out.isQuiet) context.out.streams.stderr.write(`${text}\n`);
+    if (out.isQuiet) return;
+    if (out.streams.stderr.isTTY) out.status(text);
+    else out.streams.stderr.write(`${text}\n`);
   };
   return withBenchmarks(async (bench) => {
     if (process.geteuid?.() !== 0) {
@@ -19,7 +22,7 @@ export function measure<T>(context: Context, run: (bench: Benchmarks, how: bench
     }
     await bench.requireBuilt();
     return run(bench, { signal: context.signal, progress });
-  });
+  }).finally(() => out.keepStatus());
 }
 
 /**

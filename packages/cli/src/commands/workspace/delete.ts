@@ -1,4 +1,5 @@
 import { defineCommand, type Call } from '../../command.ts';
+import { withCount } from '../../output/progress.ts';
 
 export const deleteCommand = defineCommand({
   name: 'delete',
@@ -13,9 +14,12 @@ export const deleteCommand = defineCommand({
 
 async function run({ context, args }: Call<unknown>): Promise<void> {
   const client = await context.client();
-  for (const name of args) {
-    await client.deleteWorkspace(name, { signal: context.signal });
-    if (!context.out.isJson) context.out.line(name);
-  }
+  await withCount(context.out, 'delete', args.length, async (tick) => {
+    for (const name of args) {
+      await client.deleteWorkspace(name, { signal: context.signal });
+      if (!context.out.isJson) context.out.line(name);
+      tick();
+    }
+  });
   if (context.out.isJson) context.out.json({ deleted: args });
 }
