@@ -12,6 +12,11 @@ import { pathWith, rowWith } from './support/doctor.ts';
 import { fake, forkd, here } from './support/forkd.ts';
 
 const page = fileURLToPath(new URL('../../../docs/operate/doctor.md', import.meta.url));
+/** A name that the command resolves to this host, as if it were another machine. */
+const OTHER_NAME = 'sandboxes.test';
+const resolveOtherName = `import dns from 'node:dns';
+const { lookup } = dns;
+dns.lookup = (name, ...rest) => lookup(name === '${OTHER_NAME}' ? '127.0.0.1' : name, ...rest);`;
 const url = () => ({ FORKD_URL: `unix:${fake.socket}` });
 
 describe('the rows', () => {
@@ -30,8 +35,9 @@ describe('the rows', () => {
     expect(table.code).toBe(1);
     const text = table.stdout.toString();
     const { rows } = JSON.parse(json.stdout.toString()) as { rows: Row[] };
-    for (const { id, status, hint, fix } of rows) {
-      expect(text).toMatch(new RegExp(`^[✓!✗-] +${id} +${status} +\\S`, 'm'));
+    for (const { id, status, where, hint, fix } of rows) {
+      expect(where).toBe('local');
+      expect(text).toMatch(new RegExp(`^[✓!✗-] +${id} +${status} +local +\\S`, 'm'));
       if (hint !== null) expect(text).toContain(`     ${hint}\n`);
       if (fix !== undefined) expect(text).toContain(`     $ ${fix}\n`);
     }
@@ -50,7 +56,7 @@ describe('a controller that runs', () => {
       detail: expect.stringContaining(`version 9.9.9, pid ${process.pid}, at `),
     });
     const told = { status: 'warn', detail: 'tcg: no guest ran on kvm' };
-    expect(await rowWith('accelerator', { env: url() })).toMatchObject(told);
+    expect(await rowWith('accelerator', { env: url() })).toMatchObject({ ...told, where: 'controller' });
     expect(await rowWith('uffd_wp', { env: url() })).toMatchObject({ detail: 'the controller can branch live' });
     expect(await rowWith('snapshot_dir', { env: url() })).toMatchObject({ status: 'pass', detail: fake.root });
     expect(await rowWith('isolation', { env: url() })).toMatchObject({
@@ -58,6 +64,29 @@ describe('a controller that runs', () => {
       detail: 'VMMs are confined by less: no own_user',
       hint: 'own_user: It needs root, with CAP_SETUID.',
     });
+  });
+
+  test('is named as who found a row, and its files are not looked for on another machine', async () => {
+    const { rows } = JSON.parse((await forkd(['doctor', '--json'], { env: url() })).stdout.toString()) as {
+      rows: Row[];
+    };
+    const found = rows.filter(({ where }) => where === 'controller').map(({ id }) => id);
+    const asked = ['uffd_wp', 'layer_memory', 'accelerator', 'isolation', 'daemon', 'capabilities', 'random_numbers'];
+    expect(found).toEqual(asked);
+    // The name of this host stands for another machine: it is no loopback name.
+    const { port } = new URL(fake.url);
+    const elsewhere = { FORKD_URL: `http://${OTHER_NAME}:${port}` };
+    const lookup = `data:text/javascript,${encodeURIComponent(resolveOtherName)}`;
+    const { stdout, stderr } = await forkd(['doctor', '--json'], {
+      env: { ...elsewhere, NODE_OPTIONS: `--import=${lookup}` },
+    });
+    expect(stderr).toBe('');
+    const there = JSON.parse(stdout.toString()) as { rows: Row[] };
+    for (const { id, status, where, detail } of there.rows) {
+      if (asked.includes(id)) expect(where).toBe('controller');
+      if (!['kernel_image', 'snapshot_dir', 'free_space'].includes(id)) continue;
+      expect({ status, detail }).toEqual({ status: 'skip', detail: "it is on the controller's machine" });
+    }
   });
 
   test('has KVM, confines its VMMs, and has no userfaultfd', async () => {

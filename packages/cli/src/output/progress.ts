@@ -44,7 +44,7 @@ export class Progress {
     this.#stage = event.stage;
   }
 
-  /** Shows a stage and its elapsed time until the work is done. A message that is a function is asked anew each time. */
+  /** Shows a stage and its elapsed time until the work is done. A function is called for each message. */
   async during<Result>(stage: string, message: string | (() => string), work: Promise<Result>): Promise<Result> {
     const textOf = typeof message === 'string' ? () => message : message;
     const show = () => this.show({ stage, message: textOf(), elapsed_ms: performance.now() - this.#startMs });

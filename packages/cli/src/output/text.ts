@@ -104,6 +104,17 @@ export function ellipsis(text: string, widthMax: number): string {
   return text.length <= widthMax ? text : `${text.slice(0, widthMax - 1)}…`;
 }
 
+/** Breaks text at blanks into lines of at most `widthMax` characters. A longer word has a line of its own. */
+export function wrap(text: string, widthMax: number): string[] {
+  const lines: string[] = [];
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1);
+    if (last === undefined || last.length + 1 + word.length > widthMax) lines.push(word);
+    else lines[lines.length - 1] = `${last} ${word}`;
+  }
+  return lines;
+}
+
 function width(cell: string): number {
   return stripVTControlCharacters(cell).length;
 }

@@ -61,6 +61,8 @@ export interface Qemu {
 /** Time for a controller to start, and for its trial VMMs: Firecracker with and without jailer, or QEMU per CPU model. */
 const PROBE_TIMEOUT_MS = 40_000;
 
+const LOOPBACK = /^(localhost|127\.[\d.]+|\[::1\])$/;
+
 /** Facts that several rows need. Each is determined once, on first use. No process that is started for it stays. */
 export class Facts {
   readonly context: Context;
@@ -97,6 +99,13 @@ export class Facts {
 
   async host(): Promise<HostInfo | undefined> {
     return (await this.controller()).host;
+  }
+
+  /** True if the running controller may be on another machine, whose files and tools this command cannot see. */
+  async isElsewhere(): Promise<boolean> {
+    const { remoteUrl } = this.context;
+    if (remoteUrl === undefined || (await this.host()) === undefined || remoteUrl.startsWith('unix:')) return false;
+    return !LOOPBACK.test(new URL(remoteUrl).hostname);
   }
 
   async dataDir(): Promise<string> {

@@ -6,9 +6,13 @@ export interface Fix {
   input?: string;
 }
 
+/** The observer: this command on its own machine, or the running controller, which may be on another one. */
+export type Where = 'local' | 'controller';
+
 /** The result of a check. `hint` says what is lost and what still works. */
 export interface Finding {
   status: RowStatus;
+  where: Where;
   detail: string;
   hint: string | null;
   fix: Fix | null;
@@ -18,28 +22,34 @@ export interface Finding {
 export interface Row {
   id: string;
   status: RowStatus;
+  where: Where;
   detail: string;
   hint: string | null;
   fix?: string;
 }
 
 export function pass(detail: string): Finding {
-  return { status: 'pass', detail, hint: null, fix: null };
+  return { status: 'pass', where: 'local', detail, hint: null, fix: null };
 }
 
 /** Something is lost and the rest works. */
 export function warn(detail: string, hint: string, fix: Fix | null = null): Finding {
-  return { status: 'warn', detail, hint, fix };
+  return { status: 'warn', where: 'local', detail, hint, fix };
 }
 
 /** Sandboxes cannot be run. */
 export function fail(detail: string, hint: string, fix: Fix | null = null): Finding {
-  return { status: 'fail', detail, hint, fix };
+  return { status: 'fail', where: 'local', detail, hint, fix };
 }
 
 /** The check was not possible here, or does not matter yet. */
 export function skip(detail: string, hint: string | null = null, fix: Fix | null = null): Finding {
-  return { status: 'skip', detail, hint, fix };
+  return { status: 'skip', where: 'local', detail, hint, fix };
+}
+
+/** A finding of the running controller about its host. */
+export function ofController(finding: Finding): Finding {
+  return { ...finding, where: 'controller' };
 }
 
 export function command(...argv: [string, ...string[]]): Fix {

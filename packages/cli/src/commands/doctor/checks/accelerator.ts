@@ -1,6 +1,6 @@
 import { type AcceleratorProbe, askProgram, type Facts, unanswered } from '../facts.ts';
 import { runProgram } from '../programs.ts';
-import { aptInstall, fail, pass, skip, warn, type Finding } from '../row.ts';
+import { aptInstall, fail, ofController, pass, skip, warn, type Finding } from '../row.ts';
 
 /** Enough for QEMU's firmware to print its first line, even emulated on a busy host. */
 const FIRMWARE_TIMEOUT_MS = 60_000;
@@ -11,7 +11,7 @@ const SLOWER = 'guests are emulated: everything works, more slowly; a host whose
 /** Finds the accelerator of guests: asks the running controller, or makes the same trial as a controller would. */
 export async function acceleratorFinding(facts: Facts): Promise<Finding> {
   const host = await facts.host();
-  if (host !== undefined) return verdict(host.engine);
+  if (host !== undefined) return ofController(verdict(host.engine));
   const { file: qemu, version } = await facts.qemu();
   if (qemu === undefined || version === undefined) return skip('there is no QEMU to try');
   const command = ['probe', 'accelerator', '--data-dir', await facts.dataDir()];

@@ -1,6 +1,7 @@
+import type { HostInfo } from '@forkd/api';
 import type { Check } from '../check.ts';
 import type { Facts } from '../facts.ts';
-import { fail, pass, skip, warn, type Finding } from '../row.ts';
+import { fail, ofController, pass, skip, warn, type Finding } from '../row.ts';
 
 export const daemonChecks: readonly Check[] = [
   { id: 'daemon', look: daemon },
@@ -12,7 +13,7 @@ async function daemon(facts: Facts): Promise<Finding> {
   if (controller.host !== undefined) {
     const { version, pid, engine } = controller.host;
     const runs = `${engine.name} ${engine.version} with ${engine.accelerator}`;
-    return pass(`version ${version}, pid ${pid}, at ${controller.place}; it runs ${runs}`);
+    return ofController(pass(`version ${version}, pid ${pid}, at ${controller.place}; it runs ${runs}`));
   }
   const { code, message, hint } = controller.error;
   if (code === 'controller_not_running') return skip('does not run', 'any verb that needs it starts it');
@@ -23,9 +24,12 @@ async function daemon(facts: Facts): Promise<Finding> {
 async function capabilities(facts: Facts): Promise<Finding> {
   const host = await facts.host();
   if (host === undefined) return skip('a controller that runs says what can be asked of it');
-  const list = (which: boolean) => host.engine.capabilities.filter(({ ok }) => ok === which);
-  const can = list(true).map(({ id }) => id);
-  const cannot = list(false);
+  return ofController(capable(host.engine.capabilities));
+}
+
+function capable(all: HostInfo['engine']['capabilities']): Finding {
+  const can = all.filter(({ ok }) => ok).map(({ id }) => id);
+  const cannot = all.filter(({ ok }) => !ok);
   if (cannot.length === 0) return pass(can.join(', '));
   return warn(
     `${can.join(', ')}; but no ${cannot.map(({ id }) => id).join(', ')}`,

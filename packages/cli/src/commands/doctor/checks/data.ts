@@ -15,10 +15,18 @@ const FREE_BYTES_FAIL = 256 * 1024 ** 2;
 const MAGIC = { offset: 0x202, text: 'HdrS' } as const;
 
 export const dataChecks: readonly Check[] = [
-  { id: 'kernel_image', look: kernelImage },
-  { id: 'snapshot_dir', look: snapshotDir },
-  { id: 'free_space', look: freeSpace },
+  { id: 'kernel_image', look: onThisHost(kernelImage) },
+  { id: 'snapshot_dir', look: onThisHost(snapshotDir) },
+  { id: 'free_space', look: onThisHost(freeSpace) },
 ];
+
+/** The data directory of a controller on another machine cannot be seen from here. */
+function onThisHost(look: (facts: Facts) => Promise<Finding>): Check['look'] {
+  return async (facts) => {
+    if (!(await facts.isElsewhere())) return look(facts);
+    return skip("it is on the controller's machine", '`forkd doctor` on that machine looks at it');
+  };
+}
 
 async function kernelImage(facts: Facts): Promise<Finding> {
   const cacheDir = join(await facts.dataDir(), 'cache');

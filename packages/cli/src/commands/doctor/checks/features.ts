@@ -1,7 +1,7 @@
 import { existsSync, readFileSync } from 'node:fs';
 import type { Check } from '../check.ts';
 import type { Facts, KernelProbe } from '../facts.ts';
-import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
+import { command, fail, ofController, pass, skip, warn, type Finding } from '../row.ts';
 
 const UFFD_SYSCTL = '/proc/sys/vm/unprivileged_userfaultfd';
 const LOST = 'live branches are lost; diff and full branches still work';
@@ -20,7 +20,7 @@ async function uffd(facts: Facts): Promise<Finding> {
   const host = await facts.host();
   // Only QEMU's answer is about the kernel. Other engines may lack live branches for other reasons.
   if (host?.engine.name === 'qemu') {
-    return uffdFinding(host.engine.live_unavailable, 'the controller can branch live');
+    return ofController(uffdFinding(host.engine.live_unavailable, 'the controller can branch live'));
   }
   return probed(({ live_unavailable }) => uffdFinding(live_unavailable, 'a memfd was write-protected'))(facts);
 }

@@ -1,6 +1,7 @@
+import type { HostInfo } from '@forkd/api';
 import type { Check } from '../check.ts';
 import type { Facts } from '../facts.ts';
-import { pass, skip, warn, type Finding } from '../row.ts';
+import { ofController, pass, skip, warn, type Finding } from '../row.ts';
 
 export const isolationChecks: readonly Check[] = [{ id: 'isolation', look: isolation }];
 
@@ -8,7 +9,10 @@ export const isolationChecks: readonly Check[] = [{ id: 'isolation', look: isola
 async function isolation(facts: Facts): Promise<Finding> {
   const host = await facts.host();
   if (host === undefined) return skip('a controller that runs says how it confines VMMs');
-  const parts = host.engine.isolation;
+  return ofController(confinement(host.engine.isolation));
+}
+
+function confinement(parts: HostInfo['engine']['isolation']): Finding {
   const lost = parts.filter(({ ok }) => !ok);
   if (lost.length === 0) return pass(`VMMs are confined: ${parts.map(({ id }) => id).join(', ')}`);
   return warn(

@@ -1,9 +1,10 @@
 import { readFile } from 'node:fs/promises';
+import type { HostInfo } from '@forkd/api';
 import { layerLine } from '../../../output/layer-memory.ts';
 import { formatBytes } from '../../../output/text.ts';
 import type { Check } from '../check.ts';
 import type { Facts } from '../facts.ts';
-import { command, fail, pass, skip, warn, type Finding } from '../row.ts';
+import { command, fail, ofController, pass, skip, warn, type Finding } from '../row.ts';
 
 const MIB = 1024 ** 2;
 /** The controller's estimate for a VMM plus the private pages of a child that does little. */
@@ -39,8 +40,12 @@ async function memory(): Promise<Finding> {
 async function layerMemory(facts: Facts): Promise<Finding> {
   const host = await facts.host();
   if (host === undefined) return skip('a controller that runs says what its layers take');
-  const { pending_bytes: pendingBytes, budget_bytes: budgetBytes } = host.layers;
-  const line = layerLine(host.layers);
+  return ofController(layersFinding(host.layers));
+}
+
+function layersFinding(layers: HostInfo['layers']): Finding {
+  const { pending_bytes: pendingBytes, budget_bytes: budgetBytes } = layers;
+  const line = layerLine(layers);
   if (pendingBytes <= budgetBytes) return pass(line);
   return warn(
     line,

@@ -1,6 +1,7 @@
+import type { SnapshotInfo } from '@forkd/api';
 import type { Check } from '../check.ts';
 import type { Facts } from '../facts.ts';
-import { pass, skip, warn, type Finding } from '../row.ts';
+import { ofController, pass, skip, warn, type Finding } from '../row.ts';
 
 export const randomChecks: readonly Check[] = [{ id: 'random_numbers', look: random }];
 
@@ -12,6 +13,10 @@ const LATE =
 async function random(facts: Facts): Promise<Finding> {
   const snapshots = await facts.snapshots();
   if (snapshots === undefined) return skip("a controller that runs says from when on they are a child's own");
+  return ofController(randomOf(snapshots));
+}
+
+function randomOf(snapshots: readonly SnapshotInfo[]): Finding {
   const own = snapshots.filter((snapshot) => snapshot.random_numbers === 'from_start').length;
   const late = snapshots.filter((snapshot) => snapshot.random_numbers === 'after_identity');
   if (own + late.length === 0) return skip('the first template finds out');
