@@ -1,6 +1,7 @@
 /**
  * Proves on real guests what a sandbox goes through: a paused one does nothing until it is resumed, even through branches, a
- * restarted pager and a killed controller; a time to live ends or pauses it; names and labels find it again.
+ * restarted pager and a killed controller; a time to live ends or pauses it; names and labels find it again; why it ended is
+ * told by later controllers too.
  */
 
 import type { ForkdClient } from '@forkd/sdk';
@@ -130,4 +131,40 @@ test('sandboxes are found by their labels, which can be changed', async ({ clien
   await client.updateSandbox(one?.id ?? '', { labels: { team: 'b' } });
   expect(await found({ label: 'team=b' })).toEqual([one?.id, two?.id]);
   await Promise.all([one, two].map((info) => client.deleteSandbox(info?.id ?? '')));
+});
+
+test('why a sandbox ended is told after a restart and after kill -9, even if it ended in between', async ({
+  client,
+  controller,
+}) => {
+  const ended = () => client.listSandboxes({}, { state: 'ended' });
+  const [seen, unseen] = [await forkOne(client), await forkOne(client)];
+  const killVmm = async (pid: number | null) => {
+    process.kill(pid ?? 0, 'SIGKILL');
+    await until('the VMM has ended', WAIT_MS, async () => !(await controller.pids('vmm')).includes(pid ?? 0));
+  };
+  await killVmm((await client.getSandbox(seen)).pid);
+  await until('its end is known', WAIT_MS, async () => (await codeOf(client.getSandbox(seen))) === 'sandbox_ended');
+  const before = await ended();
+  expect(before.at(-1)).toMatchObject({ id: seen, state: 'ended', end_reason: 'crashed' });
+
+  await controller.stop();
+  await controller.serve();
+  expect(await ended()).toEqual(before);
+
+  await shell(client, unseen, 'echo its last words > /dev/console');
+  const { pid } = await client.getSandbox(unseen);
+  await controller.kill9();
+  await killVmm(pid);
+  await controller.serve();
+  expect((await ended()).slice(0, -1)).toEqual(before);
+  expect((await ended()).at(-1)).toMatchObject({
+    id: unseen,
+    end_reason: 'lost',
+    end_message: `Sandbox ${unseen} ended while no controller ran.`,
+    console_tail: expect.stringContaining('its last words'),
+  });
+  for (const id of [seen, unseen]) {
+    await expect(client.getSandbox(id)).rejects.toMatchObject({ code: 'sandbox_ended', hint: expect.any(String) });
+  }
 });

@@ -26,6 +26,7 @@ import { Scope } from './scope.ts';
 import { BranchSlots } from './state/branch-slots.ts';
 import { BytePool } from './state/byte-pool.ts';
 import { Catalog } from './state/catalog.ts';
+import { EndedSandboxes } from './state/ended.ts';
 import { EventLog } from './state/events.ts';
 import { Housekeeping } from './state/housekeeping.ts';
 import { Pins } from './state/pins.ts';
@@ -127,7 +128,8 @@ export class Daemon {
       log,
     });
     const housekeeping = new Housekeeping({ store, pins, vmm, pagers, log });
-    const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, metrics, log });
+    const ended = await EndedSandboxes.open(paths.ended, log);
+    const registry = new Registry({ root: paths.sandboxes, ended, pins, housekeeping, events, metrics, log });
     // The guests keep running. An open connection to one would keep this process from ending.
     scope.defer('the connections to guests', () => registry.all().forEach(({ guest }) => guest.close()));
     // Sandboxes that keep running need their pager. Without sandboxes it has nothing to keep.

@@ -11,6 +11,8 @@ export interface DataPaths {
   sandboxes: string;
   /** A file for each workspace. */
   workspaces: string;
+  /** A file for each sandbox that ended lately. */
+  ended: string;
   /** Replies to requests with an idempotency key. */
   replies: string;
   /** VMMs that wait for their VM, with a directory for each. */
@@ -30,6 +32,7 @@ export function dataPaths(root: string, store?: string): DataPaths {
     cache: at('cache'),
     sandboxes: at('sandboxes'),
     workspaces: at('workspaces'),
+    ended: at('ended'),
     replies: at('replies'),
     pool: at('pool'),
     firecracker: at('firecracker'),

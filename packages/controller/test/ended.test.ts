@@ -1,15 +1,43 @@
-// Proves what is told of a sandbox that has ended: the reason, the last lines of its console, and for how long.
+// Proves what is told of a sandbox that has ended: the reason, the last lines of its console, and for how long, also by the
+// next controller.
+import { readFile, readdir, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { ApiError, type SandboxInfo } from '@forkd/api';
 import type { VmExit } from '@forkd/engine';
+import { pino } from 'pino';
 import { afterEach, expect, test, vi } from 'vitest';
 import { limits } from '../src/limits.ts';
 import { EndedSandboxes, type Ending } from '../src/state/ended.ts';
 import { endingOf } from '../src/state/vm-end.ts';
+import { scratch } from './support.ts';
 
 afterEach(() => void vi.useRealTimers());
 
-const infoOf = (id: string, name?: string) => ({ id, ...(name !== undefined && { name }) }) as SandboxInfo;
+const infoOf = (id: string, name?: string): SandboxInfo => ({
+  id,
+  snapshot_tag: 'base',
+  netns: null,
+  guest_addr: 'unix:',
+  created_at_unix: 1,
+  pid: 7,
+  memory_limit_mib: null,
+  has_branched: false,
+  last_branch_memory_path: null,
+  branch_count: 0,
+  ...(name !== undefined && { name }),
+});
 const crash: Ending = { reason: 'crashed', error: new ApiError('guest_unreachable', 'It crashed.', { hint: 'Why.' }) };
+
+/** What a controller keeps in `dir`, and what it logs from a warning up. */
+async function open(dir?: string) {
+  const path = dir ?? join(await scratch(), 'ended');
+  const warnings: string[] = [];
+  const log = pino(
+    { level: 'warn' },
+    { write: (line) => void warnings.push((JSON.parse(line) as { msg: string }).msg) },
+  );
+  return { dir: path, ended: await EndedSandboxes.open(path, log), warnings };
+}
 const exit: VmExit = { code: null, signal: null, why: null, log: '' };
 
 test.each([
@@ -37,10 +65,13 @@ test('the last lines of a console are shown to a terminal without being obeyed',
   expect(endingOf('sb-1', exit, 'x'.repeat(10_000)).consoleTail).toHaveLength(limits.consoleTailBytes);
 });
 
-test('a later request is told why by id and by name; one who asked for the end is not', () => {
-  const ended = new EndedSandboxes();
-  ended.add(infoOf('sb-1', 'web'), crash);
-  ended.add(infoOf('sb-2'), { reason: 'killed', error: new ApiError('not_found_sandbox', 'Sandbox sb-2 was ended.') });
+test('a later request is told why by id and by name; one who asked for the end is not', async () => {
+  const { ended } = await open();
+  await ended.add(infoOf('sb-1', 'web'), crash);
+  await ended.add(infoOf('sb-2'), {
+    reason: 'killed',
+    error: new ApiError('not_found_sandbox', 'Sandbox sb-2 was ended.'),
+  });
   for (const name of ['sb-1', 'web']) {
     expect(ended.missing(name)).toMatchObject({ code: 'sandbox_ended', message: 'It crashed.', hint: 'Why.' });
   }
@@ -48,12 +79,54 @@ test('a later request is told why by id and by name; one who asked for the end i
   expect(ended.missing('sb-3')).toMatchObject({ code: 'not_found_sandbox', message: "There is no sandbox 'sb-3'." });
 });
 
-test('ended sandboxes are forgotten beyond a number and after a time', () => {
-  vi.useFakeTimers();
-  const ended = new EndedSandboxes();
-  for (let index = 0; index <= limits.endedKeptMax; index += 1) ended.add(infoOf(`sb-${index}`), crash);
+test('ended sandboxes are forgotten beyond a number and after a time, also on disk', async () => {
+  vi.useFakeTimers({ toFake: ['Date'] });
+  const { dir, ended } = await open();
+  const ids = Array.from({ length: limits.endedKeptMax + 5 }, (_, index) => `sb-${index}`);
+  await Promise.all(ids.map((id) => ended.add(infoOf(id), crash)));
   expect(ended.list()).toHaveLength(limits.endedKeptMax);
+  expect(await readdir(dir)).toHaveLength(limits.endedKeptMax);
   expect(ended.missing('sb-0').code).toBe('not_found_sandbox');
   vi.advanceTimersByTime((limits.endedKeptSecs + 1) * 1000);
   expect(ended.list()).toEqual([]);
+  expect(ended.missing('sb-50').code).toBe('not_found_sandbox');
+  expect((await open(dir)).ended.list()).toEqual([]);
+  expect(await readdir(dir)).toEqual([]);
+});
+
+test('the next controller tells the same of an ended sandbox', async () => {
+  const { dir, ended } = await open();
+  await ended.add(infoOf('sb-1', 'web'), { ...crash, consoleTail: 'last line' });
+  const { ended: next, warnings } = await open(dir);
+  expect(next.list()).toEqual(ended.list());
+  expect(next.missing('web')).toMatchObject({ code: 'sandbox_ended', message: 'It crashed.', hint: 'Why.' });
+  expect(warnings).toEqual([]);
+});
+
+test.each([
+  ['torn', (text: string) => text.slice(0, 100)],
+  ['empty', () => ''],
+  ['of a format to come', (text: string) => text.replace('"format":1', '"format":2')],
+  ['of another sandbox', (text: string) => text.replaceAll('sb-1', 'sb-2')],
+  ['without the reason', (text: string) => text.replace('"crashed"', '"bored"')],
+  ['too long', (text: string) => text + ' '.repeat(limits.recordBytesMax)],
+])('a file that is %s is logged and forgotten, and the others are read', async (_what, damage) => {
+  const { dir, ended } = await open();
+  await ended.add(infoOf('sb-1'), crash);
+  await ended.add(infoOf('sb-3'), crash);
+  const file = join(dir, 'sb-1.json');
+  await writeFile(file, damage(await readFile(file, 'utf8')));
+  const { ended: next, warnings } = await open(dir);
+  expect(next.list().map(({ id }) => id)).toEqual(['sb-3']);
+  expect(warnings).toEqual(['forgot an ended sandbox, whose file cannot be read']);
+  expect(await readdir(dir)).toEqual(['sb-3.json']);
+});
+
+test('a directory that cannot be used is logged, and what ends is still told', async () => {
+  const dir = join(await scratch(), 'ended');
+  await writeFile(dir, 'a file');
+  const { ended, warnings } = await open(dir);
+  await ended.add(infoOf('sb-1'), crash);
+  expect(ended.missing('sb-1').code).toBe('sandbox_ended');
+  expect(warnings).toEqual(['the sandboxes that ended before cannot be read', 'the end of a sandbox is not on disk']);
 });

@@ -29,6 +29,7 @@ import type { Runtime } from '../src/runtime/vmm.ts';
 import { BranchSlots } from '../src/state/branch-slots.ts';
 import { BytePool } from '../src/state/byte-pool.ts';
 import { Catalog } from '../src/state/catalog.ts';
+import { EndedSandboxes } from '../src/state/ended.ts';
 import { EventLog } from '../src/state/events.ts';
 import { Housekeeping } from '../src/state/housekeeping.ts';
 import { Pins } from '../src/state/pins.ts';
@@ -187,7 +188,8 @@ export class Lab {
     const events = new EventLog();
     const housekeeping = new Housekeeping({ store, pins, vmm, pagers: { othersLive: async () => false }, log });
     const metrics = new Metrics();
-    const registry = new Registry({ root: paths.sandboxes, pins, housekeeping, events, metrics, log });
+    const ended = await EndedSandboxes.open(paths.ended, log);
+    const registry = new Registry({ root: paths.sandboxes, ended, pins, housekeeping, events, metrics, log });
     return new Lab({
       catalog: new Catalog({ store, events, housekeeping }),
       registry,

@@ -78,13 +78,14 @@ export const SandboxInfo = Type.Object(
     state: field(
       Type.Optional(SandboxState),
       '`paused`: its processors are stopped and its memory is kept. A paused sandbox answers no request to its guest. ' +
-        '`ended`: nothing of it is left but this description, which is kept for an hour, of at most 100 sandboxes.',
+        '`ended`: nothing of it is left but this description, which is kept for an hour, of at most 100 sandboxes, also by the ' +
+        'next controller.',
     ),
     ended_at_unix: field(Type.Optional(Count), 'Time of its end, in seconds since 1970. Absent: it has not ended.'),
     end_reason: field(
       Type.Optional(EndReason),
       'Why it ended. `killed`: a request ended it. `guest_stopped`: its guest shut down. `crashed`: its VMM failed. ' +
-        '`lost`: its VMM ended while nobody saw it.',
+        '`lost`: its VMM ended while nobody saw it, such as while no controller ran.',
     ),
     end_message: field(Type.Optional(Type.String()), 'The same in a sentence.'),
     console_tail: field(

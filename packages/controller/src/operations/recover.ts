@@ -20,6 +20,7 @@ import type { Ending } from '../state/ended.ts';
 import type { Registry } from '../state/registry.ts';
 import { readRecords, type FoundRecord, type SandboxRecord } from '../state/sandbox-record.ts';
 import { vmDirOf } from '../state/sandbox.ts';
+import type { Loss } from '../state/vm-end.ts';
 import type { Host } from './host.ts';
 import { startAll } from './start-many.ts';
 
@@ -31,6 +32,17 @@ const pagersFault: readonly EngineErrorCode[] = [
   'cancelled',
   'out_of_memory',
 ];
+
+/** The reason for a sandbox whose VM ended while no controller ran. */
+const unseen: Loss = {
+  what: 'ended while no controller ran',
+  advice: 'Its host may have restarted, or its VMM was killed.',
+};
+/** The reason for a sandbox whose VM ran, and was ended because this controller could not reach it. */
+const notTaken: Loss = {
+  what: 'was ended because this controller could not take it over',
+  advice: 'The log of the controller says what failed.',
+};
 
 type RecoveryHost = Pick<Host, 'registry' | 'vmm' | 'replies' | 'paths' | 'log'>;
 
@@ -49,6 +61,7 @@ export async function recover(host: RecoveryHost, engine: EngineName): Promise<R
   const { registry, vmm, paths, log } = host;
   const found: RecoveryCounts = { adopted: 0, ended: 0, removed: 0 };
   const dead: FoundRecord[] = [];
+  const refused = new Set<string>();
   const alive: SandboxRecord[] = [];
   for (const entry of await readRecords(paths.sandboxes)) {
     const { record } = entry;
@@ -60,13 +73,16 @@ export async function recover(host: RecoveryHost, engine: EngineName): Promise<R
     const runtime = await vmm.use();
     await sideBySide(alive, async (record) => {
       if (await adopt(host, record, runtime)) found.adopted += 1;
-      else dead.push({ id: record.id, dir: join(paths.sandboxes, record.id), record });
+      else {
+        refused.add(record.id);
+        dead.push({ id: record.id, dir: join(paths.sandboxes, record.id), record });
+      }
     });
     await releaseForgotten(registry, runtime);
   }
   found.ended = await endStrays(dead, log);
   for (const { id, dir, record } of dead) {
-    if (record !== null && wasSeen(host, record)) registry.noteLost(record);
+    if (record !== null && wasSeen(host, record)) await registry.noteLost(record, refused.has(id) ? notTaken : unseen);
     // The cgroup of a process that the kernel still holds cannot be removed. That must not keep the controller from starting.
     await removeMemoryLimit(vmDirOf(dir)).catch((error: unknown) => {
       log.warn({ sandbox: id, reason: messageOf(error) }, 'could not remove the memory limit of a sandbox');
@@ -100,9 +116,10 @@ async function releaseForgotten(registry: Registry, { pager }: Runtime): Promise
   for (const { sandbox } of sandboxes) if (!known.has(sandbox)) await pager.release(sandbox);
 }
 
-/** True if the sandbox can be taken over. */
+/** True if the sandbox can be taken over. One that was being ended is ended. */
 async function isAdoptable(host: RecoveryHost, record: SandboxRecord): Promise<boolean> {
-  return wasSeen(host, record) && record.vm !== null && (await isRunning(record.vm));
+  if (!wasSeen(host, record) || host.registry.ended.has(record.id)) return false;
+  return record.vm !== null && (await isRunning(record.vm));
 }
 
 /** True if a caller may know the sandbox. One whose request was cut off repeats it, so that request's sandboxes end. */

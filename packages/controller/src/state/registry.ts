@@ -5,14 +5,14 @@ import { consoleFile, readTail, type Vm } from '@forkd/engine';
 import { type StoredSnapshot, Mutex, removeTree } from '@forkd/store';
 import type { Logger } from 'pino';
 import { limits } from '../limits.ts';
-import { EndedSandboxes, type Ending } from './ended.ts';
+import type { EndedSandboxes, Ending } from './ended.ts';
 import type { EventLog, Subject } from './events.ts';
 import { GuestLink } from './guest-link.ts';
 import type { Housekeeping } from './housekeeping.ts';
 import type { Pins } from './pins.ts';
 import { type SandboxRecord, writeRecord } from './sandbox-record.ts';
-import { Sandbox, infoOf } from './sandbox.ts';
-import { endingOf } from './vm-end.ts';
+import { Sandbox, infoOf, vmDirOf } from './sandbox.ts';
+import { endingOf, lostEndingOf, type Loss } from './vm-end.ts';
 
 /** The fields of a record that may change while the sandbox is there. */
 type Changeable = Pick<
@@ -22,6 +22,7 @@ type Changeable = Pick<
 
 interface RegistryParts {
   root: string;
+  ended: EndedSandboxes;
   pins: Pins;
   housekeeping: Pick<Housekeeping, 'request'>;
   events: EventLog;
@@ -31,7 +32,6 @@ interface RegistryParts {
 
 /** The sandboxes of this data directory: in memory, and as one record each on disk, which is written first. */
 export class Registry {
-  readonly ended = new EndedSandboxes();
   readonly #parts: RegistryParts;
   readonly #sandboxes = new Map<string, Sandbox>();
   readonly #unpin = new Map<string, () => void>();
@@ -42,6 +42,11 @@ export class Registry {
 
   constructor(parts: RegistryParts) {
     this.#parts = parts;
+  }
+
+  /** The sandboxes that ended lately. */
+  get ended(): EndedSandboxes {
+    return this.#parts.ended;
   }
 
   /** The number of sandboxes that are starting, running or ending. */
@@ -152,19 +157,23 @@ export class Registry {
     await this.#end(sandbox, ending ?? { reason: 'killed', error });
   }
 
-  /** Notes a sandbox whose VMM ended while no controller ran. */
-  noteLost(record: SandboxRecord): void {
-    const error = new ApiError('sandbox_ended', `Sandbox ${record.id} ended while no controller ran.`);
-    this.#noteEnded(infoOf(record, null, 'running'), { reason: 'lost', error });
+  /** Notes a sandbox that an earlier controller left and that is not taken over, unless its end was noted before. */
+  async noteLost(record: SandboxRecord, why: Loss): Promise<void> {
+    if (this.ended.has(record.id)) return;
+    const console = await this.#readConsole(join(this.#parts.root, record.id));
+    await this.#noteEnded(infoOf(record, null, 'running'), lostEndingOf(record.id, why, console));
   }
 
   async #watch(sandbox: Sandbox, vm: Vm): Promise<void> {
     const exit = await vm.exited;
     if (sandbox.vm !== vm || sandbox.state === 'ending' || sandbox.state === 'gone') return;
     this.#parts.log.warn({ sandbox: sandbox.id, ...exit }, 'the VMM of a sandbox ended by itself');
-    // The console is removed with the sandbox.
-    const console = await readTail(join(sandbox.vmDir, consoleFile), limits.consoleReadBytes);
-    await this.#end(sandbox, endingOf(sandbox.id, exit, console));
+    await this.#end(sandbox, endingOf(sandbox.id, exit, await this.#readConsole(sandbox.dir)));
+  }
+
+  /** The end of a guest's console. It must be read before the directory of the sandbox is removed. */
+  #readConsole(dir: string): Promise<string> {
+    return readTail(join(vmDirOf(dir), consoleFile), limits.consoleReadBytes);
   }
 
   #end(sandbox: Sandbox, how: Ending): Promise<void> {
@@ -179,7 +188,7 @@ export class Registry {
   async #endOnce(sandbox: Sandbox, how: Ending): Promise<void> {
     const wasThere = sandbox.isThere && sandbox.record.kind === 'sandbox';
     sandbox.enter('ending');
-    if (wasThere) this.#noteEnded(sandbox.info(), how);
+    const noted = wasThere ? this.#noteEnded(sandbox.info(), how) : undefined;
     sandbox.ended.abort(how.error);
     sandbox.guest.close();
     try {
@@ -187,6 +196,8 @@ export class Registry {
     } catch (error) {
       this.#parts.log.error({ err: error, sandbox: sandbox.id }, 'could not end a VMM cleanly');
     }
+    // The end is on disk before the record is removed, so that a controller that is killed in between leaves one of them.
+    await noted;
     // A record that is being written would otherwise come back into the directory that is removed.
     await this.#mutex(sandbox).run(() => removeTree(this.#parts.root, sandbox.dir));
     sandbox.enter('gone');
@@ -200,9 +211,9 @@ export class Registry {
     this.#parts.housekeeping.request();
   }
 
-  #noteEnded(info: SandboxInfo, how: Ending): void {
-    this.ended.add(info, how);
+  #noteEnded(info: SandboxInfo, how: Ending): Promise<void> {
     this.#parts.metrics.sandboxEnded(how.reason);
+    return this.ended.add(info, how);
   }
 
   #add(record: SandboxRecord, needs: readonly string[]): Sandbox {

@@ -1,5 +1,5 @@
 import { stripVTControlCharacters } from 'node:util';
-import { ApiError, type EndReason, visibleText } from '@forkd/api';
+import { ApiError, type EndReason, type ErrorCode, visibleText } from '@forkd/api';
 import type { VmExit } from '@forkd/engine';
 import { sleep } from '../deadline.ts';
 import { limits } from '../limits.ts';
@@ -7,6 +7,8 @@ import type { Ending } from './ended.ts';
 
 /** The length of the last output of a VMM that goes into the hint of an error. */
 const vmmTailChars = 500;
+/** The end of a VM of which nobody saw anything. */
+const unseen: VmExit = { code: null, signal: null, why: null, log: '' };
 
 /**
  * Waits a moment for `ended` to fire. The sockets of an ending VMM break before the reason of its end is known, and the
@@ -19,17 +21,32 @@ export async function waitForReason(ended: AbortSignal): Promise<void> {
 /** Explains the end of a VM that nobody asked for. `console` is the end of what its guest printed, as it is. */
 export function endingOf(id: string, exit: VmExit, console: string): Ending {
   const { reason, advice } = causeOf(exit, console);
-  const consoleTail = linesOf(console);
   // A VM that another controller started shows only its end, not the cause.
   const how = exit.why ?? exit.signal ?? (exit.code === null ? null : `exit code ${exit.code}`);
   const message = `Sandbox ${id} ended by itself${how === null ? '' : ` (${how})`}.`;
-  const parts = [
-    advice,
-    exit.log === '' ? '' : `Its VMM printed: ${visibleText(exit.log.slice(-vmmTailChars))}`,
-    consoleTail === '' ? '' : `Its console ended with:\n${consoleTail}`,
-  ];
+  const printed = exit.log === '' ? '' : `Its VMM printed: ${visibleText(exit.log.slice(-vmmTailChars))}`;
+  return { reason, ...toldOf('guest_unreachable', message, [advice, printed], console) };
+}
+
+/** How a sandbox was lost that no controller saw end. `what` completes the sentence `Sandbox <id> ...`. */
+export interface Loss {
+  what: string;
+  advice: string;
+}
+
+/** Explains the end of a sandbox that no controller saw end. */
+export function lostEndingOf(id: string, { what, advice }: Loss, console: string): Ending {
+  const cause = causeOf(unseen, console);
+  const hint = cause.reason === 'lost' ? advice : cause.advice;
+  return { reason: cause.reason, ...toldOf('sandbox_ended', `Sandbox ${id} ${what}.`, [hint], console) };
+}
+
+/** The error for callers, whose hint has the last lines of the console, and these lines. */
+function toldOf(code: ErrorCode, message: string, hints: readonly string[], console: string): Omit<Ending, 'reason'> {
+  const consoleTail = linesOf(console);
+  const parts = [...hints, consoleTail === '' ? '' : `Its console ended with:\n${consoleTail}`];
   const hint = parts.filter((part) => part !== '').join('\n');
-  return { reason, error: new ApiError('guest_unreachable', message, { hint }), consoleTail };
+  return { error: new ApiError(code, message, { hint }), consoleTail };
 }
 
 /** The text of a guest is a clue and no proof: its programs can print what a kernel prints. */

@@ -1,0 +1,67 @@
+import { mkdir, readdir } from 'node:fs/promises';
+import { join } from 'node:path';
+import { SandboxInfo } from '@forkd/api';
+import { readCapped, removeFile, writeFileAtomic } from '@forkd/store';
+import { Type, type Static } from 'typebox';
+import { Compile } from 'typebox/compile';
+import { limits } from '../limits.ts';
+
+/** The file of a sandbox that has ended: `ended/<id>.json`. */
+export const EndedRecord = Type.Object({
+  format: Type.Literal(1),
+  /** Grows with each sandbox that ends. */
+  number: Type.Integer({ minimum: 1 }),
+  /** The description of the sandbox, with the time, the reason and the message of its end. */
+  sandbox: Type.Intersect([
+    SandboxInfo,
+    Type.Required(Type.Pick(SandboxInfo, ['ended_at_unix', 'end_reason', 'end_message'])),
+  ]),
+  /** The hint of the error for later requests. */
+  hint: Type.String(),
+});
+export type EndedRecord = Static<typeof EndedRecord>;
+
+const validator = Compile(EndedRecord);
+const suffix = '.json';
+
+const pathOf = (dir: string, id: string) => join(dir, `${id}${suffix}`);
+
+export async function writeEnded(dir: string, record: EndedRecord): Promise<void> {
+  await writeFileAtomic(pathOf(dir, record.sandbox.id), `${JSON.stringify(record)}\n`);
+}
+
+export async function removeEnded(dir: string, id: string): Promise<void> {
+  await removeFile(pathOf(dir, id));
+}
+
+/**
+ * Reads what earlier controllers kept, oldest first. Files that cannot be read are removed and their names returned: a crash
+ * or a full disk may have cut them, and nothing depends on them.
+ */
+export async function readEnded(dir: string): Promise<{ records: EndedRecord[]; unreadable: string[] }> {
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const records: EndedRecord[] = [];
+  const unreadable: string[] = [];
+  for (const file of await readdir(dir)) {
+    const record = await readRecord(join(dir, file));
+    if (record !== null && file === `${record.sandbox.id}${suffix}`) {
+      records.push(record);
+      continue;
+    }
+    // A file whose name starts with a dot was never complete.
+    if (!file.startsWith('.')) unreadable.push(file);
+    await removeFile(join(dir, file)).catch(() => undefined);
+  }
+  records.sort((one, other) => one.number - other.number);
+  return { records, unreadable };
+}
+
+async function readRecord(path: string): Promise<EndedRecord | null> {
+  try {
+    const bytes = await readCapped(path, limits.recordBytesMax, () => new Error('too long'));
+    const value: unknown = bytes === null ? null : JSON.parse(bytes.toString('utf8'));
+    return validator.Check(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
