@@ -3,6 +3,8 @@
  * read, and that the page tells a target that was missed as missed. The documents are made by hand, so that each figure is
  * known.
  */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { summarizeBranch } from '../src/branch-summary.ts';
 import { chainChart, forkChart, gapChart, pauseChart, stagesChart } from '../src/charts/index.ts';
@@ -173,19 +175,87 @@ describe('stolen time', () => {
 });
 
 describe('charts', () => {
-  test('are SVG with a bar and a label per figure', () => {
+  const charts = join(import.meta.dirname, '../../charts');
+  const results = (name: string) =>
+    JSON.parse(readFileSync(join(charts, `../results/${name}.json`), 'utf8')) as { summary: never[] };
+  const drawn = (): [string, string][] => {
+    const [branch, fork, chain] = ['branch', 'fork', 'chain'].map((name) => results(name).summary);
+    if (!branch || !fork || !chain) throw new Error('there are three results');
+    return [
+      ['pause', pauseChart(branch)],
+      ['stages', stagesChart(branch)],
+      ['gap', gapChart(branch)],
+      ['fork', forkChart(fork)],
+      ['chain', chainChart(chain)],
+    ];
+  };
+
+  test('state their finding, name each group and series, and have the figure of each dot', () => {
     const { branch, fork, chain } = documents();
     const pause = pauseChart(branch.summary);
-    expect(pause).toMatch(/^<svg/);
-    for (const text of ['Pause of a branch', 'floor', 'live-async', 'diff', 'full', '1.5 GiB RAM']) {
+    for (const text of [
+      'A live branch pauses a guest of 1.5 GiB for 1.1 ms, a copying one up to 275 ms',
+      'floor',
+      'live-async',
+      'full',
+      '1.5 GiB RAM, 64 MiB rewritten',
+      '>275 ms<',
+      '>99 ms<',
+      '>1 ms<',
+    ]) {
       expect(pause).toContain(text);
     }
-    // Each bar has its figure over it.
-    expect(pause).toContain('>275<');
-    for (const svg of [stagesChart(branch.summary), gapChart(branch.summary), forkChart(fork.summary)]) {
-      expect(svg).toMatch(/^<svg/);
-      expect(svg).not.toMatch(/NaN|undefined|Infinity/);
+    expect(pauseChart(branch.summary.filter(({ mode }) => mode === 'diff'))).toContain(
+      'copies pauses the guest for 99 ms',
+    );
+    expect(stagesChart(branch.summary)).toContain('for 1.1 ms, and can be forked from after 30 ms');
+    expect(gapChart(branch.summary)).toContain('sees a gap of 1.65 ms, of which the pause is 1.1 ms');
+    expect(forkChart(fork.summary)).toContain('2 children: running after 33 ms, from the pool after 1.5 ms');
+    expect(forkChart(fork.summary)).toContain('>3 s<');
+    expect(chainChart(chain.summary)).toContain('from 20 branches deep takes 1.03 times as long');
+  });
+
+  test('of the checkout are of its results; `npx vitest run bench/harness/test/reports.test.ts -u` draws them', async () => {
+    for (const [name, svg] of drawn()) await expect(`${svg}\n`).toMatchFileSnapshot(join(charts, `${name}.svg`));
+  });
+
+  test('have no text on another one or beyond the edge', () => {
+    for (const [name, svg] of drawn()) {
+      const boxes = boxesOf(svg);
+      expect(boxes.length).toBeGreaterThan(10);
+      const clashes = boxes.flatMap((one, index) =>
+        boxes
+          .slice(index + 1)
+          .flatMap((other) => (areApart(one, other) ? [] : [`${name}: ${one.text} / ${other.text}`])),
+      );
+      const beyond = boxes.filter(({ left, right }) => left < 0 || right > 960).map(({ text }) => `${name}: ${text}`);
+      expect([...clashes, ...beyond]).toEqual([]);
     }
-    expect(chainChart(chain.summary)).toContain('Fork from a chain');
   });
 });
+
+interface Box {
+  text: string;
+  left: number;
+  right: number;
+  top: number;
+  bottom: number;
+}
+
+/** The places of all texts, with letters as wide as those of a wide font. */
+function boxesOf(svg: string): Box[] {
+  return [...svg.matchAll(/<text ([^>]*)>([^<]*)<\/text>/g)].map(([, attributes = '', text = '']) => {
+    const number = (pattern: RegExp, otherwise = 0) => Number(pattern.exec(attributes)?.[1] ?? otherwise);
+    const [x, y] = [number(/translate\(([-\d.]+)/) + number(/ x="([-\d.]+)/), number(/translate\([-\d.]+ ([-\d.]+)/)];
+    const size = number(/font-size:(\d+)px/, 12);
+    const width = text.length * size * 0.56;
+    const anchor = /text-anchor="(\w+)"/.exec(attributes)?.[1];
+    const left = x - (anchor === 'end' ? width : anchor === 'middle' ? width / 2 : 0);
+    const middle = y + number(/ y="([-\d.]+)/);
+    return { text, left, right: left + width, top: middle - size / 2, bottom: middle + size / 2 };
+  });
+}
+
+function areApart(one: Box, other: Box): boolean {
+  return one.right <= other.left || other.right <= one.left || one.bottom <= other.top || other.bottom <= one.top;
+}

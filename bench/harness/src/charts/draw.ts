@@ -1,125 +1,115 @@
 import { type CustomSeriesOption, type EChartsOption, init } from 'echarts';
+import { formatTime } from '../units.ts';
 
 const WIDTH = 960;
-const HEIGHT = 460;
+const HEADER_HEIGHT = 118;
+const FOOTER_HEIGHT = 44;
+const LEFT = 216;
+/** Room for the figure of a value at the end of the axis. */
+const RIGHT = 84;
+/** Height of one value, with its figure beside it. */
+const LANE_HEIGHT = 15;
+const GROUP_GAP = 12;
 /** Colors that people with red-green color blindness can tell apart. */
-const COLORS = ['#5b6470', '#1f77b4', '#8ec1e8', '#e69f00', '#b5442e'];
+const COLORS = ['#5b6470', '#1f77b4', '#56b4e9', '#e69f00', '#b5442e'];
 
-/** A bar up to `value`, and a line from there to `upTo`. */
-export interface Bar {
-  value: number;
-  upTo?: number;
+/** A dot at the median, a whisker to the 99th percentile, and a thin line to the maximum, all in milliseconds. */
+export interface Dot {
+  p50: number;
+  p99?: number;
+  max?: number;
 }
 
-export interface BarChart {
+export interface DotChart {
+  /** The finding, in a sentence. */
   title: string;
   subtitle: string;
-  /** Unit of the values, such as `ms`. */
-  unit: string;
   groups: readonly string[];
-  /** A bar in each group; `null` leaves its place empty. */
-  series: readonly { name: string; bars: readonly (Bar | null)[] }[];
+  /** A value in each group; `null` if the group has none. */
+  series: readonly { name: string; dots: readonly (Dot | null)[] }[];
 }
 
-export interface LineChart {
-  title: string;
-  subtitle: string;
-  xName: string;
-  unit: string;
-  x: readonly number[];
-  series: readonly { name: string; values: readonly number[] }[];
-}
-
-/** Groups of bars over a logarithmic axis, as an SVG. */
-export function drawBars(chart: BarChart): string {
-  const values = chart.series.flatMap(({ bars }) =>
-    bars.flatMap((bar) => (bar ? [bar.value, bar.upTo ?? bar.value] : [])),
-  );
+/** Draws times as dots with whiskers over a logarithmic axis, a group below the other, as an SVG. */
+export function drawDots(chart: DotChart): string {
+  const lanes = chart.groups.map((_, group) => chart.series.flatMap(({ dots }, index) => (dots[group] ? [index] : [])));
+  const laneCount = Math.max(...lanes.map((of) => of.length));
+  const groupHeight = laneCount * LANE_HEIGHT + GROUP_GAP;
+  const height = HEADER_HEIGHT + chart.groups.length * groupHeight + FOOTER_HEIGHT;
+  const values = chart.series.flatMap(({ dots }) => dots.flatMap((dot) => (dot ? [dot.p50, farthest(dot)] : [])));
   const exponents = values.map(Math.log10);
-  const series = chart.series.map(({ name, bars }, index) => barSeries(name, bars, index, chart.series.length));
-  return draw(chart.title, chart.subtitle, {
-    xAxis: { type: 'category', data: [...chart.groups], axisTick: { show: false }, axisLabel: { interval: 0 } },
-    yAxis: {
+  const [first, last] = [Math.floor(Math.min(...exponents)), Math.ceil(Math.max(...exponents))];
+  const options: EChartsOption = {
+    title: { text: chart.title, subtext: chart.subtitle, left: 16, top: 12, textStyle: { fontSize: 16 } },
+    legend: { top: 72, left: 16, icon: 'circle', itemGap: 40, selectedMode: false },
+    grid: { left: LEFT, right: RIGHT, top: HEADER_HEIGHT, bottom: FOOTER_HEIGHT },
+    xAxis: {
       type: 'log',
-      name: chart.unit,
-      min: 10 ** Math.floor(Math.min(...exponents)),
-      max: 10 ** Math.ceil(Math.max(...exponents)),
-      axisLabel: { formatter: formatted },
+      min: 10 ** first,
+      max: 10 ** Math.max(last, first + 1),
+      axisLabel: { formatter: formatTime },
+      minorSplitLine: { show: true, lineStyle: { color: '#f0f1f4' } },
     },
-    series,
-  });
+    yAxis: {
+      type: 'category',
+      data: [...chart.groups],
+      inverse: true,
+      axisTick: { show: false },
+      axisLabel: { interval: 0 },
+      splitLine: { show: true },
+    },
+    series: chart.series.map(({ name, dots }, index) => dotSeries(name, dots, index, lanes)),
+  };
+  return draw(height, options);
 }
 
-/** Lines from zero up, as an SVG. */
-export function drawLines(chart: LineChart): string {
-  return draw(chart.title, chart.subtitle, {
-    xAxis: { type: 'value', name: chart.xName, nameLocation: 'middle', nameGap: 28, minInterval: 1 },
-    yAxis: { type: 'value', name: chart.unit, min: 0 },
-    series: chart.series.map(({ name, values }, index) => ({
-      type: 'line',
-      silent: true,
-      name,
-      color: COLORS[index + 1] ?? '#000',
-      symbolSize: 7,
-      data: chart.x.map((x, at) => [x, values[at] ?? Number.NaN]),
-    })),
-  });
-}
-
-function draw(title: string, subtitle: string, options: EChartsOption): string {
-  const chart = init(null, null, { renderer: 'svg', ssr: true, width: WIDTH, height: HEIGHT });
+function draw(height: number, options: EChartsOption): string {
+  const chart = init(null, null, { renderer: 'svg', ssr: true, width: WIDTH, height });
   try {
-    chart.setOption({
-      animation: false,
-      backgroundColor: '#ffffff',
-      textStyle: { fontFamily: 'Arial, Helvetica, sans-serif' },
-      title: { text: title, subtext: subtitle, left: 16, top: 12 },
-      legend: { top: 66, left: 'center', itemGap: 30, selectedMode: false },
-      grid: { left: 70, right: 24, top: 122, bottom: 48 },
-      ...options,
-    });
-    return chart.renderToSVGString();
+    const font = { fontFamily: 'Arial, Helvetica, sans-serif' };
+    chart.setOption({ animation: false, backgroundColor: '#ffffff', textStyle: font, ...options });
+    // The library numbers the charts of a process, and a file must not depend on what was drawn before it.
+    return chart.renderToSVGString().replaceAll(/\bzr\d+-/g, 'chart-');
   } finally {
     chart.dispose();
   }
 }
 
-/** The bars of the library cannot stand side by side on a logarithmic axis with a line each. */
-function barSeries(name: string, bars: readonly (Bar | null)[], index: number, count: number): CustomSeriesOption {
+/** `lanes` has for each group the series that have a value there, from top to bottom. */
+function dotSeries(
+  name: string,
+  dots: readonly (Dot | null)[],
+  index: number,
+  lanes: readonly (readonly number[])[],
+): CustomSeriesOption {
   const color = COLORS[index % COLORS.length] ?? '#000';
   return {
     type: 'custom',
     silent: true,
     name,
     color,
-    data: bars.flatMap((bar, group) => (bar ? [[group, bar.value, bar.upTo ?? bar.value]] : [])),
+    data: dots.flatMap((dot, group) => (dot ? [[group, dot.p50, dot.p99 ?? dot.p50, farthest(dot)]] : [])),
     renderItem: (_params, api) => {
-      const [group, value, upTo] = [0, 1, 2].map((dimension) => Number(api.value(dimension)));
-      const [x = 0, y = 0] = api.coord([group ?? 0, value ?? 0]);
-      const [, top = 0] = api.coord([group ?? 0, upTo ?? 0]);
-      const groupWidth = (api.size?.([1, 0]) as number[] | undefined)?.[0] ?? 0;
-      const width = Math.min(30, (groupWidth * 0.8) / count);
-      const left = x + (index - count / 2) * width;
-      const middle = left + width / 2;
-      const bottom = HEIGHT - 48;
-      const label = { text: formatted(value ?? 0), x: middle, y: Math.min(y, top) - 3, align: 'center' } as const;
+      const [group = 0, p50 = 0, p99 = 0, max = 0] = [0, 1, 2, 3].map((dimension) => Number(api.value(dimension)));
+      const [x = 0, middle = 0] = api.coord([p50, group]);
+      const [whisker, end] = [p99, max].map((value) => api.coord([value, group])[0] ?? 0);
+      const own = lanes[group] ?? [];
+      const y = middle + (own.indexOf(index) - (own.length - 1) / 2) * LANE_HEIGHT;
+      const line = (x2: number, lineWidth: number) =>
+        ({ type: 'line', shape: { x1: x, y1: y, x2, y2: y }, style: { stroke: color, lineWidth } }) as const;
+      const label = { text: formatTime(p50), x: (end ?? x) + 8, y, fontSize: 10, fill: '#333' };
       return {
         type: 'group',
         children: [
-          { type: 'rect', shape: { x: left, y, width: width - 2, height: bottom - y }, style: { fill: color } },
-          {
-            type: 'line',
-            shape: { x1: middle, y1: y, x2: middle, y2: top },
-            style: { stroke: '#111', lineWidth: 1.2 },
-          },
-          { type: 'text', style: { ...label, verticalAlign: 'bottom', fill: '#333', fontSize: 9 } },
+          line(end ?? x, 1),
+          line(whisker ?? x, 3),
+          { type: 'circle', shape: { cx: x, cy: y, r: 4.5 }, style: { fill: color } },
+          { type: 'text', style: { ...label, verticalAlign: 'middle' } },
         ],
       };
     },
   };
 }
 
-function formatted(value: number): string {
-  if (value >= 1000) return `${Number((value / 1000).toPrecision(3))}k`;
-  return String(Number(value.toPrecision(3)));
+function farthest({ p50, p99 = p50, max = p99 }: Dot): number {
+  return max;
 }
