@@ -4,7 +4,10 @@
  */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
 import { mkdir, readFile, rm } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { basename, join } from 'node:path';
 import { promisify } from 'node:util';
 import { OwnRoot, REPO, requireBuilt } from '@forkd/testing';
@@ -114,6 +117,42 @@ test('removal ends the sandboxes and keeps the snapshots, even if no controller 
   await root.out(`dpkg --install ${basename(deb)}`);
   expect(await root.out('forkd images --quiet')).toBe('base');
   expect(await root.out('forkd run --tag base -- echo again')).toBe('again');
+});
+
+test('a backup of the store starts sandboxes under another data directory', async () => {
+  await root.out(`forkd stop && mkdir /srv/other && tar -C ${DATA} -cz store workspaces | tar -C /srv/other -xz`);
+  expect(await root.out('forkd --data-dir /srv/other run --tag base -- echo restored')).toBe('restored');
+  await root.out('forkd --data-dir /srv/other stop');
+});
+
+test('a host without a network makes a template from a copied cache', async () => {
+  await root.out(`mkdir /srv/apart && ln -s ${DATA}/cache /srv/apart/cache`);
+  const steps = ['from-image busybox --tag base --mem-mib 256', 'run --tag base -- echo apart', 'stop'];
+  const commands = steps.map((step) => `forkd --data-dir /srv/apart ${step}`).join(' && ');
+  expect(await root.out(`unshare --net sh -c '${commands}'`)).toMatch(/^apart$/m);
+});
+
+test('images are fetched through the proxy of the environment', async () => {
+  const asked: (string | undefined)[] = [];
+  const proxy = createServer();
+  proxy.on('connect', ({ url }, socket) => {
+    asked.push(url);
+    socket.end('HTTP/1.1 403 Forbidden\r\n\r\n');
+  });
+  proxy.listen(0, '127.0.0.1');
+  await once(proxy, 'listening');
+  try {
+    const { port } = proxy.address() as AddressInfo;
+    await root.out('forkd stop');
+    const fetched = await root.run(
+      `HTTPS_PROXY=http://127.0.0.1:${port} forkd from-image registry.invalid/team/image --tag far`,
+    );
+    expect(fetched).toMatchObject({ code: 1, stderr: expect.stringContaining('Forbidden') });
+    expect(asked).toContain('registry.invalid:443');
+    await root.out('forkd stop');
+  } finally {
+    proxy.close();
+  }
 });
 
 test('a program with the SDK from npm finds the installed forkd and starts its controller', async () => {
