@@ -1,7 +1,9 @@
 // Proves that the API document is OpenAPI 3.1 which says all that the routes say, that docs/reference is it, that the page
 // made of it fetches nothing, and that replies are not written by it.
+import { spawn, spawnSync } from 'node:child_process';
 import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
+import { text as textOf } from 'node:stream/consumers';
 import { errorRegistry } from '@forkd/api';
 import { expect, test } from 'vitest';
 import type { OpenApiDocument } from '../src/http/openapi/document.ts';
@@ -63,9 +65,10 @@ test('the page refers to nothing outside of itself, and forbids that too', async
   const { headers, text } = await lab.ask('GET', '/docs');
   expect(headers['content-type']).toBe('text/html; charset=utf-8');
   expect(headers['content-security-policy']).toMatch(
-    /^default-src 'none'; style-src 'sha256-[A-Za-z0-9+/]{43}='; base-uri/,
+    /^default-src 'none'; style-src 'sha256-[A-Za-z0-9+/]{43}='; script-src 'sha256-[A-Za-z0-9+/]{43}='; base-uri/,
   );
-  expect(text).not.toMatch(/<(script|link|img|iframe|object|embed|form|base)\b/i);
+  expect(text.match(/<script/gi)).toHaveLength(1);
+  expect(text).not.toMatch(/<(link|img|iframe|object|embed|form|base)\b/i);
   expect(text).not.toMatch(/\b(src|srcset|action|style|on[a-z]+)\s*=/i);
   expect(text).not.toMatch(/@import|url\(/i);
   const targets = [...text.matchAll(/href="([^"]*)"/g)].map(([, target = '']) => target);
@@ -76,6 +79,67 @@ test('the page refers to nothing outside of itself, and forbids that too', async
     for (const { operationId } of Object.values(methods)) expect(ids).toContain(`#${operationId}`);
   }
 });
+
+test('the page has a call of each operation that a shell can read, and the words of its fields beside them', async () => {
+  const lab = await HttpLab.serve();
+  const { text } = await lab.ask('GET', '/docs');
+  const calls = [...text.matchAll(/<h4>Example<\/h4><pre>([^<]*)<\/pre>/g)].map(([, call = '']) => unescaped(call));
+  const operations = Object.values((await served()).paths).flatMap((methods) => Object.values(methods));
+  expect(calls).toHaveLength(operations.length);
+  for (const call of calls) {
+    // The shell prints its own arguments in place of curl.
+    const env = { FORKD_URL: 'http://127.0.0.1:1', FORKD_TOKEN: 't' };
+    const { stdout, status } = spawnSync('sh', ['-euc', `curl() { printf '%s\\n' "$@"; }\n${call}`], {
+      env,
+      encoding: 'utf8',
+    });
+    expect([call, status]).toEqual([call, 0]);
+    expect(stdout).toMatch(/^http:\/\/127\.0\.0\.1:1\/[^{}\s]*$/m);
+    const data = stdout.split('\n--data\n')[1];
+    if (data !== undefined) expect(typeof JSON.parse(data)).toBe('object');
+  }
+  const fork = text.slice(text.indexOf('<details id="createSandboxes"'), text.indexOf('<details id="getSandbox"'));
+  expect(fork).toMatch(/<th><code>ttl_secs<\/code>.*?<\/td><td>\w+/);
+});
+
+test('the search of the page shows what has all of its words, in a real browser', async ({ skip }) => {
+  if (spawnSync(BROWSER, ['--version']).status !== 0) skip(`there is no ${BROWSER} on this host`);
+  const lab = await HttpLab.serve();
+  const all = await entriesOf(lab, '');
+  expect(all.hidden).toEqual([]);
+  expect(all.shown).toContain('createSandboxes');
+  const found = await entriesOf(lab, 'POST ttl_secs');
+  expect(found.shown).toContain('createSandboxes');
+  expect(found.hidden).toContain('listSandboxes');
+  expect(found.shown.length + found.hidden.length).toBe(all.shown.length);
+  expect(found.text).toContain(`<output>${found.shown.length} of ${all.shown.length}</output>`);
+  expect(found.text).toMatch(/<tr class="hit"><th><code>ttl_secs</);
+});
+
+const BROWSER = 'chromium';
+
+/** The operations and types that a browser shows or hides after a search. */
+async function entriesOf(lab: HttpLab, query: string) {
+  const profile = await scratch();
+  const url = `http://127.0.0.1:${lab.port}/docs?q=${encodeURIComponent(query)}`;
+  const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run'];
+  const args = [...flags, `--user-data-dir=${profile}`, '--dump-dom', url];
+  const child = spawn(BROWSER, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+  const text = await textOf(child.stdout);
+  const entries = [...text.matchAll(/<details id="([^"]+)"([^>]*)>/g)];
+  const of = (isHidden: boolean) =>
+    entries.filter(([, , attributes = '']) => attributes.includes('hidden') === isHidden).map(([, id]) => id);
+  return { text, shown: of(false), hidden: of(true) };
+}
+
+function unescaped(html: string): string {
+  return html
+    .replaceAll('&quot;', '"')
+    .replaceAll('&#39;', "'")
+    .replaceAll('&gt;', '>')
+    .replaceAll('&lt;', '<')
+    .replaceAll('&amp;', '&');
+}
 
 test('both are behind the token', async () => {
   const token = 'a-token-of-some-length';

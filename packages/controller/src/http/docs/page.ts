@@ -1,19 +1,26 @@
 import { createHash } from 'node:crypto';
 import type { OpenApiDocument, OperationObject } from '../openapi/document.ts';
+import { exampleCall } from './example-call.ts';
 import { fieldsTable, row, table, typeOf } from './schema.ts';
+import { script } from './search.ts';
 import { style } from './style.ts';
 import { escapeHtml, inline, paragraphs } from './text.ts';
 
-/** Allows the page's own style sheet and nothing else: no script, no font, no picture. */
+/** Allows the page's own style sheet and search, and nothing else: no other script, no request, no font, no picture. */
 export const contentSecurityPolicy = [
   "default-src 'none'",
-  `style-src 'sha256-${createHash('sha256').update(style).digest('base64')}'`,
+  `style-src '${digestOf(style)}'`,
+  `script-src '${digestOf(script)}'`,
   "base-uri 'none'",
   "form-action 'none'",
   "frame-ancestors 'none'",
 ].join('; ');
 
-/** Renders the API document as one page without scripts. A saved copy of the page works too. */
+function digestOf(text: string): string {
+  return `sha256-${createHash('sha256').update(text).digest('base64')}`;
+}
+
+/** Renders the API document as one page, which needs nothing else. Only its search is a script. A saved copy works too. */
 export function docsPage(document: OpenApiDocument): string {
   const { info, tags, components } = document;
   const all = Object.entries(document.paths).flatMap(([path, methods]) =>
@@ -38,9 +45,9 @@ export function docsPage(document: OpenApiDocument): string {
   return (
     `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>${escapeHtml(info.title)} API</title>` +
     `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${style}</style></head><body>` +
-    `<nav><b>${escapeHtml(info.title)} ${escapeHtml(info.version)}</b>${links.join('')}<h2><a href="#schemas">Types</a></h2></nav>` +
+    `<nav><b>${escapeHtml(info.title)} ${escapeHtml(info.version)}</b>${searchField}${links.join('')}<h2><a href="#schemas">Types</a></h2></nav>` +
     `<main><h1>${escapeHtml(info.title)} API</h1><p>${intro}</p>${sections.join('')}` +
-    `<section><h2 id="schemas">Types</h2><p><b>*</b> marks a field that is always present.</p>${types.join('')}</section></main></body></html>`
+    `<section><h2 id="schemas">Types</h2><p><b>*</b> marks a field that is always present.</p>${types.join('')}</section></main><script type="module">${script}</script></body></html>`
   );
 }
 
@@ -49,6 +56,9 @@ interface Route {
   method: string;
   operation: OperationObject;
 }
+
+const searchField =
+  '<input type="search" placeholder="Search operations and fields" aria-label="Search" autofocus><output></output>';
 
 const intro =
   'Bodies are JSON unless stated otherwise. Over TCP every request except <code>GET /healthz</code> needs a token: ' +
@@ -60,14 +70,13 @@ function linkTo({ operationId, summary }: OperationObject): string {
 }
 
 function routeOf({ path, method, operation }: Route, { components }: OpenApiDocument): string {
-  const { responses } = components;
   const { operationId, summary, description } = operation;
   return (
     `<details id="${escapeHtml(operationId)}"><summary><span class="method ${escapeHtml(method)}">` +
     `${escapeHtml(method.toUpperCase())}</span><code>${escapeHtml(path)}</code><span>${inline(summary)}</span>` +
     `<span class="dim">${escapeHtml(operationId)}</span></summary><div>` +
-    `${description === undefined ? '' : paragraphs(description)}${parametersOf(operation)}${bodyOf(operation)}` +
-    `${repliesOf(operation, responses)}</div></details>`
+    `${description === undefined ? '' : paragraphs(description)}${parametersOf(operation)}${bodyOf(operation, components)}` +
+    `<h4>Example</h4><pre>${escapeHtml(exampleCall(method, path, operation))}</pre>${repliesOf(operation, components.responses)}</div></details>`
   );
 }
 
@@ -81,13 +90,20 @@ function parametersOf({ parameters = [] }: OperationObject): string {
   return `<h4>Parameters</h4>${table(rows)}`;
 }
 
-function bodyOf({ requestBody }: OperationObject): string {
+function bodyOf({ requestBody }: OperationObject, { schemas }: OpenApiDocument['components']): string {
   if (requestBody === undefined) return '';
   const said = Object.entries(requestBody.content).map(
-    ([mediaType, content]) => contentOf(mediaType, content) + exampleOf(content),
+    ([mediaType, content]) => contentOf(mediaType, content) + bodyFields(content, schemas),
   );
   const optional = requestBody.required ? '' : ' <small>optional</small>';
   return `<h4>Body${optional}</h4>${paragraphs(requestBody.description ?? '')}${said.join('')}`;
+}
+
+/** The fields of a body, here too: to call an operation nobody has to look up its type. */
+function bodyFields({ schema }: Record<string, unknown>, schemas: OpenApiDocument['components']['schemas']): string {
+  const { $ref: ref } = (schema ?? {}) as { $ref?: string };
+  const named = ref === undefined ? undefined : schemas[ref.split('/').at(-1) ?? ''];
+  return named === undefined ? '' : fieldsTable(named);
 }
 
 function contentOf(mediaType: string, content: Record<string, unknown>): string {

@@ -4,6 +4,10 @@ export const style = `
 * { box-sizing: border-box; }
 body { margin: 0; font: 15px/1.5 system-ui, sans-serif; display: grid; grid-template-columns: 17rem minmax(0, 1fr); }
 nav { position: sticky; top: 0; height: 100vh; overflow-y: auto; padding: 1rem; border-right: 1px solid var(--line); }
+nav input { width: 100%; margin: .8rem 0 .2rem; padding: .35rem .5rem; font: inherit; border: 1px solid var(--line); border-radius: 4px; }
+nav output { font-size: .8rem; color: var(--dim); }
+[hidden] { display: none !important; }
+tr.hit > th code { background: #fd06; }
 nav h2 { font-size: .8rem; text-transform: uppercase; letter-spacing: .05em; color: var(--dim); margin: 1.2rem 0 .3rem; }
 nav a { display: block; text-decoration: none; color: inherit; padding: .1rem 0; font-size: .85rem; }
 nav a:hover { color: var(--accent); }
@@ -26,5 +30,5 @@ table { border-collapse: collapse; width: 100%; margin: .3rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid var(--line); font-weight: 400; }
 th { width: 14rem; white-space: nowrap; } th b { color: #c33; }
 td table { font-size: .95em; }
-@media (max-width: 50rem) { body { display: block; } nav { display: none; } main { padding: 1rem; } th { width: auto; white-space: normal; } }
+@media (max-width: 50rem) { body { display: block; } nav { position: static; height: auto; border: 0; } nav a, nav h2 { display: none; } main { padding: 1rem; } th { width: auto; white-space: normal; } }
 `;
