@@ -8,8 +8,8 @@ import ceilings from './ceilings.json' with { type: 'json' };
 import { commentsOf, filesBelow, proseOf, type Piece } from './files.ts';
 import { bannedPhrases, opener } from './words.ts';
 
-/** Generated from the comments of another file. */
-const GENERATED = 'packages/engine/src/pager/wire.ts';
+/** Generated from the comments of other files. */
+const GENERATED = ['packages/engine/src/pager/wire.ts', 'packages/guest/src/agent-wire.ts'];
 
 type Counts = Record<string, { openers: number; phrases: number }>;
 
@@ -27,7 +27,7 @@ function rooms(): string[] {
 
 function commentsBelow(room: string): Piece[] {
   const files = ['.ts', '.rs', '.mjs'].flatMap((ending) => filesBelow(room, ending));
-  return files.filter((file) => file.startsWith(`${room}/src/`) && file !== GENERATED).flatMap(commentsOf);
+  return files.filter((file) => file.startsWith(`${room}/src/`) && !GENERATED.includes(file)).flatMap(commentsOf);
 }
 
 function pagesOf(folder: string): Piece[] {

@@ -7,7 +7,7 @@ use hyper::StatusCode;
 
 use crate::command::Commands;
 use crate::config::Config;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::eval::{Interpreters, SEED_BYTES};
 use crate::freezer::Freezer;
 use crate::generation_page::GenerationPage;
@@ -110,7 +110,11 @@ impl Agent {
     pub async fn freeze(self: Arc<Self>) -> Result<(), ApiError> {
         let Some(page) = &self.generation_page else {
             let why = "a child could not be told from its source: there is no generation page";
-            return Err(ApiError::new(StatusCode::NOT_IMPLEMENTED, "freezer_unavailable", why));
+            return Err(ApiError::new(
+                StatusCode::NOT_IMPLEMENTED,
+                ErrorCode::FreezerUnavailable,
+                why,
+            ));
         };
         let number = page.number();
         let agent = self.clone();

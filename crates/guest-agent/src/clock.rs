@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use ts_rs::TS;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::sys;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, TS)]
 #[serde(deny_unknown_fields)]
+#[ts(export_to = "agent-wire.ts", rename = "ClockRequest")]
 pub struct Request {
+    /// A decimal number.
     wall_clock_unix_ns: String,
 }
 
@@ -29,6 +32,6 @@ pub fn since_epoch(unix_ns: &str) -> Result<Duration, ApiError> {
     let nanos = unix_ns.parse().map(Duration::from_nanos);
     nanos.map_err(|_| {
         let message = "wall_clock_unix_ns must be a decimal number of nanoseconds";
-        ApiError::bad_request("bad_request", message)
+        ApiError::bad_request(ErrorCode::BadRequest, message)
     })
 }

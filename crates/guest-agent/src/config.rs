@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use ts_rs::TS;
 
 use crate::command::users::User;
 
 /// Where programs are looked for when nobody says.
 pub const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[derive(Clone, Debug, Default, Deserialize, Serialize, TS)]
 #[serde(default, deny_unknown_fields)]
+#[ts(export_to = "agent-wire.ts", optional_fields)]
 pub struct Config {
+    #[ts(as = "Option<_>")]
     pub env: BTreeMap<String, String>,
     pub workdir: Option<String>,
     pub user: Option<String>,
+    #[ts(as = "Option<_>")]
     pub entrypoint: Vec<String>,
+    #[ts(as = "Option<_>")]
     pub cmd: Vec<String>,
 }
 

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use ts_rs::TS;
 
 /// The key is the first field of `base_crng`, and the chaining value the first of `input_pool`. Both have this size.
 const KEY_BYTES: usize = 32;
@@ -36,8 +37,9 @@ const POOL: &str = "input_pool";
 const VDSO: [&str; 2] = ["_vdso_rng_data", "vdso_rng_data_store"];
 
 /// A change that the host makes in a child's memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, TS)]
 #[serde(rename_all = "snake_case")]
+#[ts(export_to = "agent-wire.ts", rename = "RefreshOp")]
 pub enum Op {
     /// Mix fresh random bytes into it.
     Mix,
@@ -47,7 +49,8 @@ pub enum Op {
     Page,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, TS)]
+#[ts(export_to = "agent-wire.ts", rename = "RefreshEntry")]
 pub struct Entry {
     /// Guest-physical address.
     pub at: u64,

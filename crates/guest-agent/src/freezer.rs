@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use hyper::StatusCode;
 use tokio::sync::watch;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::sys;
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -102,7 +102,7 @@ impl Freezer {
 }
 
 fn unavailable(why: impl Into<String>) -> ApiError {
-    ApiError::new(StatusCode::NOT_IMPLEMENTED, "freezer_unavailable", why)
+    ApiError::new(StatusCode::NOT_IMPLEMENTED, ErrorCode::FreezerUnavailable, why)
 }
 
 /// `groups` are those that were frozen, whether or not all could be.

@@ -5,18 +5,22 @@ use std::time::Duration;
 
 use base64::Engine;
 use serde::{Deserialize, Serialize};
+use ts_rs::TS;
 
 use crate::clock;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::{root_files, sys};
 
 const ENTROPY_BYTES_MIN: usize = 32;
 pub const HOSTNAME_BYTES_MAX: usize = 64;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, TS)]
 #[serde(deny_unknown_fields)]
+#[ts(export_to = "agent-wire.ts", rename = "IdentityRequest")]
 pub struct Request {
+    /// 32 to 512 bytes in base64.
     entropy: String,
+    /// A decimal number.
     wall_clock_unix_ns: String,
     hostname: String,
     machine_id: String,
@@ -30,7 +34,8 @@ pub struct Identity {
     machine_id: String,
 }
 
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, TS)]
+#[ts(export_to = "agent-wire.ts", rename = "Identity")]
 pub struct Current {
     /// How many identities were taken on. The same machine-id again is a retry, and does not count.
     pub generation: u64,
@@ -40,7 +45,7 @@ pub struct Current {
 
 impl Request {
     pub fn check(self) -> Result<Identity, ApiError> {
-        let bad = |what: &str| ApiError::bad_request("bad_identity", what.to_owned());
+        let bad = |what: &str| ApiError::bad_request(ErrorCode::BadIdentity, what.to_owned());
         let entropy = base64::engine::general_purpose::STANDARD
             .decode(&self.entropy)
             .map_err(|_| bad("entropy is not base64"))?;

@@ -5,12 +5,14 @@ use std::fs::File;
 use std::path::Path;
 
 use serde::Serialize;
+use ts_rs::TS;
 
 use crate::crng::{Entry, Proc};
 use crate::generation_page::{self, GenerationPage};
 use crate::sys;
 
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
 pub struct Refresh {
     entries: Vec<Entry>,
     /// Bytes of memory above 4 GiB, which the host needs to turn an address into a place in memory.

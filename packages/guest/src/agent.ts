@@ -1,3 +1,4 @@
+import type * as request from './agent-wire.ts';
 import { openChannel } from './channel.ts';
 import { GuestError, type GuestErrorCode } from './errors.ts';
 import { Http, type Bytes } from './http.ts';
@@ -57,7 +58,8 @@ export class GuestAgent implements AsyncDisposable {
 
   /** Sets the defaults of later commands, as a whole. */
   async configure(config: types.GuestConfig, wait?: WaitOptions): Promise<void> {
-    await this.#http.json('PUT', '/v1/config', replies.nothing, { json: config, wait });
+    const json: request.Config = config;
+    await this.#http.json('PUT', '/v1/config', replies.nothing, { json, wait });
   }
 
   /** Gives the guest an identity: entropy, clock, names; warm interpreters are reseeded. */
@@ -68,7 +70,7 @@ export class GuestAgent implements AsyncDisposable {
 
   /** Sets the wall clock of a guest, which stood still while the guest was paused. */
   async setClock(wallClockUnixNs: bigint, wait?: WaitOptions): Promise<void> {
-    const json = { wall_clock_unix_ns: wallClockUnixNs.toString() };
+    const json: request.ClockRequest = { wall_clock_unix_ns: wallClockUnixNs.toString() };
     await this.#http.json('PUT', '/v1/clock', replies.nothing, { json, wait });
   }
 
@@ -158,8 +160,9 @@ export class GuestAgent implements AsyncDisposable {
 
   /** Sends a signal (name or number) to a command's process group. `false` where it has ended. */
   async signal(id: string, signal: string | number, wait?: WaitOptions): Promise<boolean> {
-    const request = { json: { signal }, wait };
-    return unlessCode('not_running', this.#http.json('POST', `${commandPath(id)}/signal`, replies.nothing, request));
+    const json: request.SignalRequest = { signal };
+    const path = `${commandPath(id)}/signal`;
+    return unlessCode('not_running', this.#http.json('POST', path, replies.nothing, { json, wait }));
   }
 
   /** Kills a command where it runs, and forgets its output. `false` where there is none. */
@@ -226,7 +229,8 @@ export class GuestAgent implements AsyncDisposable {
 
   /** Evaluates code in the warm interpreter, which keeps its state. What the code does wrong is in the result. */
   async eval(code: string, options: types.EvalOptions = {}): Promise<types.EvalResult> {
-    const json = { code, language: options.language, timeout_ms: options.evalTimeoutMs };
+    const { language, evalTimeoutMs } = options;
+    const json: wire.Sent<request.EvalRequest> = { code, language, timeout_ms: evalTimeoutMs };
     // An evaluation without a time of its own takes as long as its code.
     const request = { json, wait: options, budget: options.budget, bounded: 'open' } as const;
     return wire.evalOf(await this.#http.json('POST', '/v1/eval', replies.evaluation, request));
@@ -234,7 +238,8 @@ export class GuestAgent implements AsyncDisposable {
 
   /** Warms an interpreter before its first use. */
   async startInterpreter(language = 'python', wait?: WaitOptions): Promise<void> {
-    await this.#http.json('POST', '/v1/interpreters', replies.nothing, { json: { language }, wait });
+    const json: request.InterpreterRequest = { language };
+    await this.#http.json('POST', '/v1/interpreters', replies.nothing, { json, wait });
   }
 
   /** Ends the language's interpreter and its state, also in the middle of an evaluation. The next one starts afresh. */

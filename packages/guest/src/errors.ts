@@ -1,39 +1,40 @@
 import { boundedText, CodedError, visibleText } from '@forkd/api/constants';
+import type { ErrorCode } from './agent-wire.ts';
 import { messageCharsMax } from './limits.ts';
 
-/** Error codes that an agent may send. Any other code becomes `agent_failed`. */
-export const agentErrorCodes = [
-  'bad_cwd',
-  'bad_identity',
-  'bad_path',
-  'bad_request',
-  'bad_signal',
-  'body_broken',
-  'body_too_large',
-  'directory_not_empty',
-  'freezer_unavailable',
-  'internal',
-  'interpreter_busy',
-  'interpreter_failed',
-  'interpreter_not_found',
-  'io_error',
-  'is_a_directory',
-  'no_space',
-  'no_such_route',
-  'not_a_directory',
-  'not_a_file',
-  'not_found',
-  'not_running',
-  'permission_denied',
-  'read_only',
-  'stdin_closed',
-  'too_many_commands',
-  'too_many_entries',
-  'unknown_command',
-  'unknown_language',
-  'unknown_user',
-] as const;
-export type AgentErrorCode = (typeof agentErrorCodes)[number];
+/** The error codes that an agent may send, each of which its source declares. Any other code becomes `agent_failed`. */
+const AGENT_ERRORS: Record<ErrorCode, true> = {
+  bad_cwd: true,
+  bad_identity: true,
+  bad_path: true,
+  bad_request: true,
+  bad_signal: true,
+  body_broken: true,
+  body_too_large: true,
+  directory_not_empty: true,
+  freezer_unavailable: true,
+  internal: true,
+  interpreter_busy: true,
+  interpreter_failed: true,
+  interpreter_not_found: true,
+  io_error: true,
+  is_a_directory: true,
+  no_space: true,
+  no_such_route: true,
+  not_a_directory: true,
+  not_a_file: true,
+  not_found: true,
+  not_running: true,
+  permission_denied: true,
+  read_only: true,
+  stdin_closed: true,
+  too_many_commands: true,
+  too_many_entries: true,
+  unknown_command: true,
+  unknown_language: true,
+  unknown_user: true,
+};
+export const agentErrorCodes = Object.keys(AGENT_ERRORS) as ErrorCode[];
 
 /** The ways in which things go wrong: those that this client finds, and those that the agent tells. */
 export type GuestErrorCode =
@@ -49,7 +50,7 @@ export type GuestErrorCode =
   | 'transfer_broken'
   /** The agent failed in a way that it has no known word for. */
   | 'agent_failed'
-  | AgentErrorCode;
+  | ErrorCode;
 
 /** Every error that this package throws. */
 export class GuestError extends CodedError<GuestErrorCode> {

@@ -1,10 +1,12 @@
 /**
  * The replies of the agent: a schema and a size limit for each route. The agent belongs to the guest, so no reply is used
- * before it has been checked. Fields without a schema are ignored, because a newer agent may send more.
+ * before it has been checked. Fields without a schema are ignored, because a newer agent may send more. The compiler holds
+ * the schemas to the types in `agent-wire.ts`, which are generated from the source of the agent.
  */
 import { limits, RefreshEntry, Nullable } from '@forkd/api';
 import { Type, type Static, type TSchema } from 'typebox';
 import { Compile, type Validator } from 'typebox/compile';
+import type * as agent from './agent-wire.ts';
 import { GuestError } from './errors.ts';
 import { replyBytesMax } from './limits.ts';
 import type {
@@ -18,8 +20,13 @@ import type {
   StartOptions,
 } from './types.ts';
 
+/** Assignable to that of another type only if both types have the same fields of the same types. */
+type Exact<Value> = (value: [Value, Required<Value>]) => [Value, Required<Value>];
+
 /** The reply of a route: its shape and its maximum size. */
 export class Reply<Schema extends TSchema> {
+  /** Never set. Only replies with exactly the same fields of the same types are assignable to each other. */
+  declare readonly exact?: Exact<Static<Schema>>;
   readonly bytesMax: number;
   readonly #schema: Schema;
   #validator: Validator | undefined;
@@ -88,12 +95,23 @@ const Evaluation = Type.Object({
   traceback: Type.Optional(Nullable(Type.String())),
 });
 
+type Without<Value, Names extends keyof Value> = Omit<Value, Names> & Partial<Pick<Value, Names>>;
+
+/** The replies as the agent declares them, except where agents of another version differ. */
+interface Declared extends Omit<agent.Replies, 'error' | 'evaluation'> {
+  /** A newer agent may know other codes. */
+  error: Record<keyof agent.Failure, string>;
+  /** Older agents leave these fields out. */
+  evaluation: Without<agent.Evaluation, 'stdout_dropped_bytes' | 'stderr_dropped_bytes' | 'traceback'>;
+}
+
 /** The reply of each route of the agent. */
 export const replies = {
   nothing: new Reply(replyBytesMax.nothing, Type.Unknown()),
   ping: new Reply(
     replyBytesMax.ping,
     Type.Object({
+      pong: Type.Boolean(),
       pid: Type.Integer({ minimum: 1, maximum: 2 ** 22 }),
       version: Word,
       generation: Count,
@@ -145,15 +163,23 @@ export const replies = {
     replyBytesMax.started,
     Type.Object({ 'x-mode': Mode, 'content-length': Type.Optional(Type.String({ pattern: '^[0-9]{1,15}$' })) }),
   ),
-};
+} satisfies { [Name in keyof Declared]: { readonly exact?: Exact<Declared[Name]> } } & Record<
+  'nothing' | 'file',
+  object
+>;
 
 export type ReplyOf<Name extends keyof typeof replies> = ReturnType<(typeof replies)[Name]['check']>;
+
+/** A request as the agent takes it, in which fields may also be undefined to be left out. */
+export type Sent<Request> = {
+  [Name in keyof Request]: Request[Name] | (object extends Pick<Request, Name> ? undefined : never);
+};
 
 export function pingOf(wire: ReplyOf<'ping'>): Ping {
   return { pid: wire.pid, version: wire.version, generation: wire.generation, uptimeMs: wire.uptime_ms };
 }
 
-export function identityRequest(identity: Identity): object {
+export function identityRequest(identity: Identity): agent.IdentityRequest {
   return {
     entropy: Buffer.from(identity.entropy).toString('base64'),
     wall_clock_unix_ns: identity.wallClockUnixNs.toString(),
@@ -170,9 +196,12 @@ export function identityOf(wire: ReplyOf<'identity'>): CurrentIdentity {
   };
 }
 
-export function commandRequest(args: readonly string[], options: Omit<StartOptions, 'signal' | 'timeoutMs'>): object {
+export function commandRequest(
+  args: readonly string[],
+  options: Omit<StartOptions, 'signal' | 'timeoutMs'>,
+): Sent<agent.CommandRequest> {
   return {
-    args,
+    args: [...args],
     env: options.env,
     cwd: options.cwd,
     user: options.user,

@@ -15,13 +15,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Deserialize;
 use tokio::net::unix::pipe;
+use ts_rs::TS;
 
 use crate::config::{Config, PATH_DEFAULT};
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::reaper::Reaper;
 use crate::sys;
 use run::Process;
-use session::{Exit, Info, Session};
+use session::{CommandError, Exit, Info, Session};
 use spawn::{Lookup, Program};
 
 const RING_BYTES_DEFAULT: usize = 1024 * 1024;
@@ -33,16 +34,20 @@ const FINISHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// Commands that run at the same time.
 const RUNNING_MAX: usize = 1024;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, TS)]
 #[serde(deny_unknown_fields)]
+#[ts(export_to = "agent-wire.ts", rename = "CommandRequest", optional_fields)]
 pub struct Request {
     #[serde(default)]
+    #[ts(as = "Option<_>")]
     args: Vec<String>,
     #[serde(default)]
+    #[ts(as = "Option<_>")]
     env: BTreeMap<String, String>,
     cwd: Option<String>,
     user: Option<String>,
     #[serde(default)]
+    #[ts(as = "Option<_>")]
     stdin: bool,
     timeout_ms: Option<u64>,
     output_limit: Option<usize>,
@@ -62,7 +67,7 @@ impl Commands {
             let message = format!("{RUNNING_MAX} commands run already");
             return Err(ApiError::new(
                 hyper::StatusCode::TOO_MANY_REQUESTS,
-                "too_many_commands",
+                ErrorCode::TooManyCommands,
                 message,
             ));
         }
@@ -109,7 +114,7 @@ impl Commands {
 }
 
 fn unknown(id: &str) -> ApiError {
-    ApiError::not_found("unknown_command", format!("there is no command {id}"))
+    ApiError::not_found(ErrorCode::UnknownCommand, format!("there is no command {id}"))
 }
 
 fn forget_oldest(sessions: &mut VecDeque<Arc<Session>>) {
@@ -151,7 +156,7 @@ impl Prepared {
         }
         if args.is_empty() {
             return Err(ApiError::bad_request(
-                "bad_request",
+                ErrorCode::BadRequest,
                 "args is empty, and the image has neither an ENTRYPOINT nor a CMD",
             ));
         }
@@ -159,7 +164,7 @@ impl Prepared {
         let cwd = std::path::Path::new(config.workdir()).join(request.cwd.unwrap_or_default());
         if !cwd.is_dir() {
             let message = format!("{} is not a directory", cwd.display());
-            return Err(ApiError::bad_request("bad_cwd", message));
+            return Err(ApiError::bad_request(ErrorCode::BadCwd, message));
         }
         Ok(Prepared {
             env: config.env_for(&user, request.env),
@@ -215,8 +220,8 @@ impl Prepared {
     fn never_ran(&self, error: &io::Error) -> Result<Arc<Session>, ApiError> {
         let name = &self.args[0];
         let (exit_code, code, reason) = match error.kind() {
-            io::ErrorKind::NotFound => (127, "command_not_found", "command not found"),
-            io::ErrorKind::PermissionDenied => (126, "permission_denied", "permission denied"),
+            io::ErrorKind::NotFound => (127, CommandError::CommandNotFound, "command not found"),
+            io::ErrorKind::PermissionDenied => (126, CommandError::PermissionDenied, "permission denied"),
             _ => return Err(ApiError::io(format_args!("start {name}"), error)),
         };
         let session = self.session(None, None);

@@ -6,23 +6,38 @@ use std::sync::{Arc, Mutex};
 use serde::Serialize;
 use tokio::net::unix::pipe;
 use tokio::sync::watch;
+use ts_rs::TS;
 
 use super::ring::{Ring, Stream};
 
 /// How a command ended, as the API tells it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
 pub struct Exit {
     /// 128 + the signal where one ended it, as shells count.
     pub exit_code: i32,
     /// The signal's name without SIG, or its number.
     pub signal: Option<String>,
     pub timed_out: bool,
-    /// Why the command never ran: `command_not_found` (127) or `permission_denied` (126).
+    /// Why the command never ran.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error_code: Option<&'static str>,
+    #[ts(optional)]
+    pub error_code: Option<CommandError>,
 }
 
-#[derive(Serialize)]
+/// Why a command never ran.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export_to = "agent-wire.ts")]
+pub enum CommandError {
+    /// Exit code 127.
+    CommandNotFound,
+    /// Exit code 126.
+    PermissionDenied,
+}
+
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts", rename = "Command")]
 pub struct Info {
     pub id: String,
     pub pid: Option<u32>,

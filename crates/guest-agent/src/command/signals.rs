@@ -1,6 +1,7 @@
 //! Signals by name.
 
 use serde::Deserialize;
+use ts_rs::TS;
 
 const NAMES: [(&str, i32); 22] = [
     ("HUP", libc::SIGHUP),
@@ -28,8 +29,9 @@ const NAMES: [(&str, i32); 22] = [
 ];
 
 /// A signal as a request names it: 15, "15", "TERM" or "SIGTERM".
-#[derive(Deserialize)]
+#[derive(Deserialize, TS)]
 #[serde(untagged)]
+#[ts(export_to = "agent-wire.ts")]
 pub enum Signal {
     Number(i32),
     Name(String),

@@ -1,6 +1,6 @@
 //! Users and groups, from the guest's /etc/passwd and /etc/group.
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::{root_files, sys};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub fn find(user: Option<&str>) -> Result<User, ApiError> {
     let own = sys::uid().to_string();
     let spec = user.filter(|spec| !spec.is_empty()).unwrap_or(&own);
     resolve(spec, &passwd, &group)
-        .ok_or_else(|| ApiError::bad_request("unknown_user", format!("no user is called {spec}")))
+        .ok_or_else(|| ApiError::bad_request(ErrorCode::UnknownUser, format!("no user is called {spec}")))
 }
 
 /// A byte that is not UTF-8, as in a full name, must not hide the other entries.

@@ -19,7 +19,7 @@ use super::output::Output;
 use crate::command::spawn::{self, Lookup, Program};
 use crate::command::users::{self, User};
 use crate::config::Config;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::generation_page;
 use crate::reaper::Reaper;
 use crate::sys::{self, Ended};
@@ -87,7 +87,7 @@ impl Interpreter {
         let said = interpreter.stderr.take().text();
         Err(ApiError::new(
             hyper::StatusCode::INTERNAL_SERVER_ERROR,
-            "interpreter_failed",
+            ErrorCode::InterpreterFailed,
             format!("{} did not start: {why}. {said}", language.program),
         ))
     }
@@ -166,7 +166,7 @@ fn spawn_driver(language: &Language, reaper: &Reaper, config: &Config, user: &Us
     let search = env.get("PATH").map_or("", String::as_str);
     let Lookup::Found(path) = spawn::look_up(language.program, search, cwd) else {
         let message = format!("there is no {} in this sandbox", language.program);
-        return Err(ApiError::not_found("interpreter_not_found", message));
+        return Err(ApiError::not_found(ErrorCode::InterpreterNotFound, message));
     };
     let start = |args: &mut Vec<String>| {
         let (stdout, stdout_end) = sys::pipe()?;

@@ -12,9 +12,10 @@ use hyper::StatusCode;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use ts_rs::TS;
 
 use crate::config::Config;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::reaper::Reaper;
 use crate::sys::Ended;
 pub use interpreter::SEED_BYTES;
@@ -27,21 +28,24 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Time for a killed interpreter to end.
 const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, TS)]
 #[serde(deny_unknown_fields)]
+#[ts(export_to = "agent-wire.ts", rename = "EvalRequest", optional_fields)]
 pub struct Request {
     language: Option<String>,
     code: String,
     timeout_ms: Option<u64>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, TS)]
 #[serde(deny_unknown_fields)]
+#[ts(export_to = "agent-wire.ts", rename = "InterpreterRequest")]
 pub struct StartRequest {
     language: String,
 }
 
-#[derive(Default, Serialize)]
+#[derive(Default, Serialize, TS)]
+#[ts(export_to = "agent-wire.ts", rename = "Evaluation")]
 pub struct Outcome {
     result: Option<String>,
     /// The reason of a failure, in one line.
@@ -107,7 +111,7 @@ impl Interpreters {
                 language.name,
                 limit.unwrap_or(TIMEOUT_MAX).as_millis()
             );
-            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "interpreter_busy", message)
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::InterpreterBusy, message)
         })?;
         Ok(Turn {
             language,
@@ -160,7 +164,7 @@ impl Interpreters {
 
 fn find(name: &str) -> Result<&'static Language, ApiError> {
     language::find(name)
-        .ok_or_else(|| ApiError::bad_request("unknown_language", format!("{name} cannot be evaluated here")))
+        .ok_or_else(|| ApiError::bad_request(ErrorCode::UnknownLanguage, format!("{name} cannot be evaluated here")))
 }
 
 impl Turn {

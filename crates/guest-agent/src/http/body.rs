@@ -14,8 +14,9 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
+use ts_rs::TS;
 
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 
 pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 
@@ -45,7 +46,7 @@ impl Query {
     pub fn required(&self, name: &str) -> Result<&[u8], ApiError> {
         self.bytes(name)
             .filter(|value| !value.is_empty())
-            .ok_or_else(|| ApiError::bad_request("bad_request", format!("the parameter {name} is missing")))
+            .ok_or_else(|| ApiError::bad_request(ErrorCode::BadRequest, format!("the parameter {name} is missing")))
     }
 
     pub fn flag(&self, name: &str) -> bool {
@@ -54,8 +55,8 @@ impl Query {
 }
 
 /// The name of a file in JSON. As in Python's `surrogateescape`, U+DC00 plus the byte stands for each byte that is not UTF-8.
-#[derive(Serialize)]
-#[serde(transparent)]
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts", type = "string")]
 pub struct Name(Box<RawValue>);
 
 impl Name {
@@ -108,15 +109,15 @@ pub async fn json_of<T: DeserializeOwned>(body: Incoming) -> Result<T, ApiError>
         Err(error) if error.is::<LengthLimitError>() => {
             let message = format!("a JSON body is at most {JSON_BYTES_MAX} bytes");
             let status = StatusCode::PAYLOAD_TOO_LARGE;
-            return Err(ApiError::new(status, "body_too_large", message));
+            return Err(ApiError::new(status, ErrorCode::BodyTooLarge, message));
         }
         Err(error) => return Err(broken(error)),
     };
     serde_json::from_slice(&bytes)
-        .map_err(|error| ApiError::bad_request("bad_request", format!("bad JSON body: {error}")))
+        .map_err(|error| ApiError::bad_request(ErrorCode::BadRequest, format!("bad JSON body: {error}")))
 }
 
 /// The request's body ended before its end.
 pub fn broken(error: impl std::fmt::Display) -> ApiError {
-    ApiError::bad_request("body_broken", format!("the body broke off: {error}"))
+    ApiError::bad_request(ErrorCode::BodyBroken, format!("the body broke off: {error}"))
 }

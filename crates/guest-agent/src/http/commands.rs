@@ -13,13 +13,14 @@ use hyper::body::Incoming;
 use hyper::{Method, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
+use ts_rs::TS;
 
 use super::body::{self, Body, Query, empty, json, json_of};
 use crate::agent::Agent;
 use crate::command::ring::Stream;
 use crate::command::session::{Follower, Piece, Session};
 use crate::command::signals::Signal;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 
 const STARTED: u8 = 0;
 const STDOUT: u8 = 1;
@@ -56,10 +57,20 @@ pub async fn route(
     }
 }
 
-#[derive(Serialize)]
-struct Started<'a> {
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
+pub struct Started<'a> {
     id: &'a str,
+    /// Absent where the program could not be started.
     pid: Option<u32>,
+}
+
+/// Output that the command's ring does not hold any more.
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
+pub struct Gap {
+    from: u64,
+    to: u64,
 }
 
 async fn start(agent: &Agent, query: &Query, body: Incoming) -> Result<Response<Body>, ApiError> {
@@ -84,7 +95,7 @@ fn output(session: Arc<Session>, query: &Query) -> Result<Response<Body>, ApiErr
         None => 0,
         Some(text) => text
             .parse()
-            .map_err(|_| ApiError::bad_request("bad_request", format!("{text} is no output offset")))?,
+            .map_err(|_| ApiError::bad_request(ErrorCode::BadRequest, format!("{text} is no output offset")))?,
     };
     let follower = Follower::attach(session, offset);
     if query.flag("follow") {
@@ -113,7 +124,7 @@ fn frame_of(piece: &Piece) -> Bytes {
             };
             frame(kind, &[&offset.to_le_bytes(), bytes])
         }
-        Piece::Gap { from, to } => json_frame(GAP, &serde_json::json!({ "from": from, "to": to })),
+        Piece::Gap { from, to } => json_frame(GAP, &Gap { from: *from, to: *to }),
         Piece::Exit(exit) => json_frame(EXIT, exit),
     }
 }
@@ -137,7 +148,7 @@ fn frame(kind: u8, parts: &[&[u8]]) -> Bytes {
 async fn feed(session: Arc<Session>, close: bool, mut body: Incoming) -> Result<(), ApiError> {
     let closed = || {
         let message = format!("command {} takes no more input", session.id);
-        ApiError::new(StatusCode::CONFLICT, "stdin_closed", message)
+        ApiError::new(StatusCode::CONFLICT, ErrorCode::StdinClosed, message)
     };
     let mut changes = session.changes();
     let ended = async { while session.exit().is_none() && changes.changed().await.is_ok() {} };
@@ -165,9 +176,10 @@ async fn feed(session: Arc<Session>, close: bool, mut body: Incoming) -> Result<
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, TS)]
 #[serde(deny_unknown_fields)]
-struct SignalRequest {
+#[ts(export_to = "agent-wire.ts")]
+pub struct SignalRequest {
     signal: Signal,
 }
 
@@ -175,12 +187,12 @@ fn signal(session: &Session, request: SignalRequest) -> Result<(), ApiError> {
     let number = request
         .signal
         .number()
-        .ok_or_else(|| ApiError::bad_request("bad_signal", "there is no such signal"))?;
+        .ok_or_else(|| ApiError::bad_request(ErrorCode::BadSignal, "there is no such signal"))?;
     match session.signal(number) {
         Ok(true) => Ok(()),
         Ok(false) => {
             let message = format!("command {} has ended", session.id);
-            Err(ApiError::new(StatusCode::CONFLICT, "not_running", message))
+            Err(ApiError::new(StatusCode::CONFLICT, ErrorCode::NotRunning, message))
         }
         Err(error) => Err(ApiError::io(format_args!("signal {}", session.id), &error)),
     }

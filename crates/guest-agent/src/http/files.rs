@@ -15,10 +15,11 @@ use hyper::{Method, Response, StatusCode, header};
 use serde::Serialize;
 use tokio::fs;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use ts_rs::TS;
 
 use super::body::{self, Body, Name, Query, empty, json};
 use crate::agent::Agent;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::sys;
 
 const READ_BYTES: usize = 64 * 1024;
@@ -48,7 +49,7 @@ fn path_of(agent: &Agent, query: &Query) -> Result<PathBuf, ApiError> {
 fn path_in(agent: &Agent, query: &Query, parameter: &str) -> Result<PathBuf, ApiError> {
     let path = query.required(parameter)?;
     if path.contains(&0) {
-        return Err(ApiError::bad_request("bad_path", "a path has no NUL byte"));
+        return Err(ApiError::bad_request(ErrorCode::BadPath, "a path has no NUL byte"));
     }
     Ok(Path::new(agent.config().workdir()).join(OsStr::from_bytes(path)))
 }
@@ -62,7 +63,7 @@ fn mode_of(query: &Query, default: &str) -> Result<u32, ApiError> {
     u32::from_str_radix(mode, 8)
         .ok()
         .filter(|mode| *mode <= 0o7777)
-        .ok_or_else(|| ApiError::bad_request("bad_request", format!("{mode} is no octal mode")))
+        .ok_or_else(|| ApiError::bad_request(ErrorCode::BadRequest, format!("{mode} is no octal mode")))
 }
 
 fn octal(metadata: &Metadata) -> String {
@@ -77,7 +78,7 @@ async fn read(path: &Path) -> Result<Response<Body>, ApiError> {
     let metadata = file.metadata().await.map_err(failed("read", path))?;
     if metadata.is_dir() {
         let message = format!("{} is a directory", path.display());
-        return Err(ApiError::bad_request("is_a_directory", message));
+        return Err(ApiError::bad_request(ErrorCode::IsADirectory, message));
     }
     if !metadata.is_file() {
         return Err(no_regular_file(path));
@@ -112,7 +113,7 @@ async fn read(path: &Path) -> Result<Response<Body>, ApiError> {
 }
 
 fn no_regular_file(path: &Path) -> ApiError {
-    ApiError::bad_request("not_a_file", format!("{} is no regular file", path.display()))
+    ApiError::bad_request(ErrorCode::NotAFile, format!("{} is no regular file", path.display()))
 }
 
 /// The path behind all symbolic links, even if nothing is there yet.
@@ -156,14 +157,14 @@ async fn write(path: &Path, mode: u32, mut body: Incoming) -> Result<Response<Bo
     let replaced = match fs::metadata(&target).await {
         Ok(metadata) if metadata.is_dir() => {
             let message = format!("{} is a directory", path.display());
-            return Err(ApiError::bad_request("is_a_directory", message));
+            return Err(ApiError::bad_request(ErrorCode::IsADirectory, message));
         }
         Ok(metadata) if !metadata.is_file() => return Err(no_regular_file(path)),
         Ok(metadata) => Some(metadata),
         Err(_) => None,
     };
     let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else {
-        return Err(ApiError::bad_request("bad_path", "the path names no file"));
+        return Err(ApiError::bad_request(ErrorCode::BadPath, "the path names no file"));
     };
     fs::create_dir_all(folder)
         .await
@@ -224,7 +225,7 @@ pub async fn rename(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiE
 async fn remove(path: &Path, recursive: bool) -> Result<Response<Body>, ApiError> {
     let resolved = fs::canonicalize(path).await.unwrap_or_default();
     if resolved == Path::new("/") {
-        return Err(ApiError::bad_request("bad_path", "the root is not removed"));
+        return Err(ApiError::bad_request(ErrorCode::BadPath, "the root is not removed"));
     }
     let metadata = fs::symlink_metadata(path).await.map_err(failed("remove", path))?;
     let removed = match (metadata.is_dir(), recursive) {
@@ -236,19 +237,31 @@ async fn remove(path: &Path, recursive: bool) -> Result<Response<Body>, ApiError
     Ok(empty())
 }
 
-#[derive(Serialize)]
-struct Entry {
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
+pub struct Entry {
     name: Name,
     #[serde(flatten)]
     facts: Facts,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, TS)]
 struct Facts {
-    r#type: &'static str,
+    r#type: FileType,
     size: u64,
+    /// Octal digits.
     mode: String,
     mtime_unix: i64,
+}
+
+#[derive(Serialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export_to = "agent-wire.ts")]
+enum FileType {
+    File,
+    Dir,
+    Symlink,
+    Other,
 }
 
 impl Facts {
@@ -262,8 +275,9 @@ impl Facts {
     }
 }
 
-#[derive(Serialize)]
-struct Stat {
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
+pub struct Stat {
     #[serde(flatten)]
     facts: Facts,
     uid: u32,
@@ -304,7 +318,7 @@ pub async fn list(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiErr
         };
         if entries.len() == ENTRIES_MAX {
             let message = format!("{} has over {ENTRIES_MAX} entries", path.display());
-            return Err(ApiError::bad_request("too_many_entries", message));
+            return Err(ApiError::bad_request(ErrorCode::TooManyEntries, message));
         }
         entries.push((found.file_name(), Facts::of(&metadata)));
     }
@@ -319,15 +333,15 @@ pub async fn list(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiErr
     Ok(json(StatusCode::OK, &entries))
 }
 
-fn type_of(metadata: &Metadata) -> &'static str {
+fn type_of(metadata: &Metadata) -> FileType {
     let kind = metadata.file_type();
     if kind.is_dir() {
-        "dir"
+        FileType::Dir
     } else if kind.is_symlink() {
-        "symlink"
+        FileType::Symlink
     } else if kind.is_file() {
-        "file"
+        FileType::File
     } else {
-        "other"
+        FileType::Other
     }
 }

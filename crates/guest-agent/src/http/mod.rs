@@ -3,6 +3,8 @@
 mod body;
 mod commands;
 mod files;
+#[cfg(test)]
+mod typescript;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -13,10 +15,11 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde::Serialize;
 use tokio::io::DuplexStream;
+use ts_rs::TS;
 
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::{clock, eval, identity};
 use body::{Body, Query, empty, json, json_of};
 
@@ -47,8 +50,11 @@ async fn answer(agent: Arc<Agent>, request: Request<Incoming>) -> Response<Body>
     match route(agent, request).await {
         Ok(response) => response,
         Err(error) => {
-            let body = serde_json::json!({ "error": error.message, "code": error.code });
-            json(error.status, &body)
+            let failure = Failure {
+                error: error.message,
+                code: error.code,
+            };
+            json(error.status, &failure)
         }
     }
 }
@@ -68,8 +74,8 @@ async fn route(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Response
             Ok(empty())
         }
         (&Method::POST, ["v1", "thaw"]) => {
-            let body = serde_json::json!({ "was_frozen": agent.freezer.thaw() });
-            Ok(json(StatusCode::OK, &body))
+            let was_frozen = agent.freezer.thaw();
+            Ok(json(StatusCode::OK, &Thawed { was_frozen }))
         }
         (&Method::PUT, ["v1", "clock"]) => {
             json_of::<clock::Request>(body).await?.apply(agent.owns_machine)?;
@@ -107,10 +113,32 @@ async fn route(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Response
 }
 
 fn no_such_route(method: &Method, path: &str) -> ApiError {
-    ApiError::not_found("no_such_route", format!("the agent has no {method} {path}"))
+    ApiError::not_found(ErrorCode::NoSuchRoute, format!("the agent has no {method} {path}"))
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
+struct Failure {
+    error: String,
+    code: ErrorCode,
+}
+
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
+struct Thawed {
+    was_frozen: bool,
+}
+
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
+struct Identified {
+    generation: u64,
+    /// `kernel`, and each warm interpreter that has confirmed its new seed.
+    reseeded: Vec<&'static str>,
+}
+
+#[derive(Serialize, TS)]
+#[ts(export_to = "agent-wire.ts")]
 struct Pong {
     pong: bool,
     pid: u32,
@@ -133,8 +161,7 @@ fn ping(agent: &Agent) -> Response<Body> {
 async fn identify(agent: Arc<Agent>, body: Incoming) -> Result<Response<Body>, ApiError> {
     let request = json_of::<identity::Request>(body).await?;
     let (generation, reseeded) = detached(async move { agent.identify(request).await }).await?;
-    let body = serde_json::json!({ "generation": generation, "reseeded": reseeded });
-    Ok(json(StatusCode::OK, &body))
+    Ok(json(StatusCode::OK, &Identified { generation, reseeded }))
 }
 
 /// Runs to its end what must not be left half-done when the connection breaks.
@@ -144,6 +171,6 @@ async fn detached<T: Send + 'static>(
     tokio::spawn(work).await.unwrap_or_else(|failure| {
         let message = format!("the agent failed: {failure}");
         let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Err(ApiError::new(status, "internal", message))
+        Err(ApiError::new(status, ErrorCode::Internal, message))
     })
 }
