@@ -176,7 +176,7 @@ describe('a sandbox that ends by itself', () => {
       async () => !(await client.listSandboxes()).some((one) => one.id === id),
     );
     const later = await forkd(['exec', 'brief', '--', 'true']);
-    expect(later).toMatchObject({ code: 1, stderr: expect.stringContaining('The kernel of the guest panicked: ') });
+    expect(later).toMatchObject({ code: 1, stderr: expect.stringContaining('the kernel of the guest panicked: ') });
     const shown = await json<Record<string, unknown>>('inspect', 'brief');
     expect(shown).toMatchObject({ id, state: 'ended', end_reason: 'guest_panicked' });
     expect((await forkd(['ls', '-a'])).stdout).toContain('ended (guest_panicked)');

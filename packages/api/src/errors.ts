@@ -70,7 +70,7 @@ export const errorRegistry = {
   image_tool_missing: system(500, '`forkd doctor` names the package that provides the tool.'),
   image_fetch_failed: system(502, 'Check the network and the name of the image.'),
   image_build_failed: system(500, 'The message contains the output of the tool that failed.'),
-  boot_failed: system(500, 'The message contains the end of the guest console.'),
+  boot_failed: system(500, 'Give the guest more memory, and check its kernel and its root.'),
   boot_timeout: system(504, 'Raise boot_wait_secs, or give the guest more memory.'),
   output_budget: system(503, 'Stream the output with `POST /v1/sandboxes/:id/commands`, or try again.'),
   branch_cap: system(503, 'Wait for a branch to end, or raise --branch-concurrency.'),

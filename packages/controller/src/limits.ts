@@ -11,6 +11,8 @@ export const limits = {
 
   /** Minimum for emulated guests, which boot slowly: `boot_wait_secs` cannot shorten it. */
   bootWaitTcgMsMin: 60_000,
+  /** The wait for the reason why a guest that boots no longer answers. */
+  bootEndNoticeMs: 5_000,
   restoreTimeoutMs: 30_000,
   /** The time in which an engine must report its capabilities. */
   probeTimeoutMs: 30_000,

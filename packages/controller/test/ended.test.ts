@@ -38,31 +38,64 @@ async function open(dir?: string) {
   );
   return { dir: path, ended: await EndedSandboxes.open(path, log), warnings };
 }
+const sandbox = { id: 'sb-1', kind: 'sandbox' } as const;
 const exit: VmExit = { code: null, signal: null, why: null, log: '' };
 
+const panic = 'Kernel panic - not syncing: ';
 test.each([
-  [{ why: 'its limit' }, '', 'out_of_memory', '--memory-limit-mib'],
-  [{ code: 0 }, '', 'guest_stopped', 'poweroff'],
-  [{ code: 0 }, 'Kernel panic - not syncing: Fatal exception', 'guest_panicked', 'panicked: Fatal exception.'],
-  [{ code: 0 }, 'Out of memory: Killed process 7\nKernel panic - not syncing: x', 'guest_panicked', '--mem-mib'],
-  [{ signal: 'SIGKILL' as const }, '', 'crashed', 'kernel log'],
-  [{ code: 1, log: 'qemu: bad' }, '', 'crashed', 'qemu: bad'],
-  [{}, '', 'lost', 'earlier controller'],
-])('a VM that ends with %j and prints %j is told as %s', (end, console, reason, hint) => {
-  const ending = endingOf('sb-1', { ...exit, ...end }, console);
-  expect(ending).toMatchObject({ reason, error: { code: 'guest_unreachable', hint: expect.stringContaining(hint) } });
+  [{ why: 'its limit' }, '', 'out_of_memory', 'its limit', '--memory-limit-mib'],
+  [{ code: 0 }, 'reboot: Power down', 'guest_stopped', 'its guest shut down', 'poweroff'],
+  [{ code: 0 }, `${panic}Fatal exception`, 'guest_panicked', 'the guest panicked: Fatal exception', ''],
+  [{ code: 0 }, `Out of memory: Killed process 7\n${panic}x`, 'guest_panicked', 'panicked: x', '--mem-mib'],
+  [
+    { code: 0 },
+    `forkd-agent: boot failed: no disk\r\n${panic}Attempted to kill init! exitcode=0x00000100`,
+    'guest_panicked',
+    'its agent gave up: boot failed: no disk',
+    'no disk',
+  ],
+  [{ code: 0 }, `${panic}Attempted to kill init! exitcode=0x0000000b`, 'guest_panicked', 'signal 11 (SIGSEGV)', ''],
+  [{ code: 0 }, `${panic}Attempted to kill init! exitcode=0x00000300`, 'guest_panicked', 'exit code 3', ''],
+  [{ signal: 'SIGKILL' as const }, '', 'crashed', 'its VMM was killed by SIGKILL', 'kernel log'],
+  [{ code: 1, log: 'qemu: bad' }, '', 'crashed', 'its VMM failed with exit code 1', 'qemu: bad'],
+  [{}, '', 'lost', 'earlier controller', ''],
+])('a VM that ends with %j and prints %j is told as %s', (end, console, reason, cause, hint) => {
+  const ending = endingOf(sandbox, { ...exit, ...end }, console);
+  const error = {
+    code: 'guest_unreachable',
+    message: expect.stringMatching(/^Sandbox sb-1 ended by itself: /) as unknown,
+    hint: expect.stringContaining(hint) as unknown,
+  };
+  expect(ending).toMatchObject({ reason, error });
+  expect(ending.error.message).toContain(cause);
+});
+
+test('of a guest whose template is built it is told what its kernel needs', () => {
+  const ofTemplate = { id: 'sb-1', kind: 'template' } as const;
+  const early = endingOf(ofTemplate, { ...exit, code: 0 }, '').error;
+  expect(early.message).toBe('Its VM ended by itself: its kernel gave up before its console said a word.');
+  expect(early.hint).toContain('--mem-mib');
+  const full = endingOf(ofTemplate, { ...exit, code: 0 }, `${panic}System is deadlocked on memory`).error;
+  expect(full.message).toContain('panicked: System is deadlocked on memory');
+  expect(full.hint).toContain('Give the guest more memory (--mem-mib).');
+});
+
+test('the trace after a panic does not push away the lines that explain it', () => {
+  const trace = Array.from({ length: 50 }, (_, index) => `RSP: ${index}`).join('\n');
+  const { consoleTail } = endingOf(sandbox, { ...exit, code: 0 }, `before\n${panic}why\n${trace}`);
+  expect(consoleTail).toBe(`before\n${panic}why`);
 });
 
 test('the last lines of a console are shown to a terminal without being obeyed', () => {
   const lines = Array.from({ length: 50 }, (_, index) => `line ${index}\r`);
   const console = [...lines, '\u001b[2Jred\u009b31m\u0007 end'].join('\n');
-  const { consoleTail = '', error } = endingOf('sb-1', exit, console);
+  const { consoleTail = '', error } = endingOf(sandbox, exit, console);
   expect(consoleTail.split('\n')).toHaveLength(limits.consoleTailLines);
   expect(consoleTail).toContain('line 49\n');
   // oxlint-disable-next-line no-control-regex -- It is what this is about.
   expect(consoleTail).not.toMatch(/[\u0000-\u0009\u000b-\u001f\u007f-\u009f]/);
   expect(error.hint).toContain(consoleTail);
-  expect(endingOf('sb-1', exit, 'x'.repeat(10_000)).consoleTail).toHaveLength(limits.consoleTailBytes);
+  expect(endingOf(sandbox, exit, 'x'.repeat(10_000)).consoleTail).toHaveLength(limits.consoleTailBytes);
 });
 
 test('a later request is told why by id and by name; one who asked for the end is not', async () => {

@@ -24,11 +24,12 @@ import { askForRefresh, randomWarning } from '../state/refresh.ts';
 import { newRecord } from '../state/sandbox-record.ts';
 import type { Sandbox } from '../state/sandbox.ts';
 import { admit } from './admission.ts';
+import { awaitAgent, inStage } from './await-agent.ts';
 import type { Host } from './host.ts';
 import { newFacts } from './new-facts.ts';
 import type { OnProgress } from './progress.ts';
 import { readRootFile, type Root } from './root-file.ts';
-import { awaitAgent, warm } from './warm.ts';
+import { warm } from './warm.ts';
 
 type BuiltTemplate = Omit<SnapshotResultEvent, 'type'>;
 
@@ -95,15 +96,16 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
   const { sandbox, vm } = await bootVm(host, of, { runtime, kernel, root, rootDisk, memMib });
   const { machine } = vm.record;
   const guestSignal = anySignal(signal, sandbox.ended.signal);
-  await awaitAgent(sandbox, bootWaitMs(request, runtime), guestSignal);
+  await inStage('boot_failed', sandbox, awaitAgent(sandbox, bootWaitMs(request, runtime), guestSignal));
   done.bootDoneMs = performance.now();
   // The guest is asked before anything of a user runs in it.
-  const refresh = await askForRefresh(sandbox, machine.mem_mib, guestSignal);
+  const refresh = await inStage('boot_failed', sandbox, askForRefresh(sandbox, machine.mem_mib, guestSignal));
   const warning = randomWarning(refresh);
   if (warning !== undefined) onProgress('boot', warning);
 
   onProgress('warm', 'warming up');
-  const python = await warm(sandbox, { image: root.config, request, signal: guestSignal, onProgress });
+  const warming = warm(sandbox, { image: root.config, request, signal: guestSignal, onProgress });
+  const python = await inStage('warm_failed', sandbox, warming);
   done.warmDoneMs = performance.now();
 
   onProgress('snapshot', 'taking the snapshot');

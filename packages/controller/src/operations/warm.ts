@@ -1,6 +1,5 @@
 import { type CreateSnapshotRequest, ApiError, boundedText, type Image, visibleText } from '@forkd/api';
 import { GuestError } from '@forkd/guest';
-import { withDeadline } from '../deadline.ts';
 import { limits } from '../limits.ts';
 import type { Sandbox } from '../state/sandbox.ts';
 import { OutputLines } from './output-lines.ts';
@@ -9,17 +8,6 @@ import type { OnProgress } from './progress.ts';
 
 /** The length of the output that the sentence of a failure quotes. */
 const lastLineCharsMax = 500;
-
-/** Waits until the agent of a guest that boots answers. */
-export async function awaitAgent(sandbox: Sandbox, timeoutMs: number, signal: AbortSignal): Promise<void> {
-  const late = () => {
-    const sentence = `The guest has booted for ${timeoutMs / 1000} s and its agent does not answer.`;
-    return new ApiError('boot_timeout', sentence);
-  };
-  await withDeadline(timeoutMs, signal, late, (inTime) =>
-    sandbox.guest.connect(timeoutMs + limits.guestGraceMs, inTime),
-  );
-}
 
 interface WarmOptions {
   image: Image;

@@ -29,7 +29,12 @@ export class GuestLink {
 
   /** Waits for the agent, for as long as `signal` allows: a guest that boots answers late. */
   async connect(timeoutMs: number, signal: AbortSignal): Promise<void> {
-    await raceAbort(this.#connected(timeoutMs), signal);
+    try {
+      await raceAbort(this.#connected(timeoutMs), signal);
+    } catch (error) {
+      signal.throwIfAborted();
+      throw guestFailure(this.#sandboxId, error);
+    }
   }
 
   /**

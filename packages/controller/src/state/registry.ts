@@ -160,7 +160,7 @@ export class Registry {
   /** Notes a sandbox that an earlier controller left and that is not taken over, unless its end was noted before. */
   async noteLost(record: SandboxRecord, why: Loss): Promise<void> {
     if (this.ended.has(record.id)) return;
-    const console = await this.#readConsole(join(this.#parts.root, record.id));
+    const console = await readConsoleTail({ vmDir: vmDirOf(join(this.#parts.root, record.id)) });
     await this.#noteEnded(infoOf(record, null, 'running'), lostEndingOf(record.id, why, console));
   }
 
@@ -168,12 +168,7 @@ export class Registry {
     const exit = await vm.exited;
     if (sandbox.vm !== vm || sandbox.state === 'ending' || sandbox.state === 'gone') return;
     this.#parts.log.warn({ sandbox: sandbox.id, ...exit }, 'the VMM of a sandbox ended by itself');
-    await this.#end(sandbox, endingOf(sandbox.id, exit, await this.#readConsole(sandbox.dir)));
-  }
-
-  /** The end of a guest's console. It must be read before the directory of the sandbox is removed. */
-  #readConsole(dir: string): Promise<string> {
-    return readTail(join(vmDirOf(dir), consoleFile), limits.consoleReadBytes);
+    await this.#end(sandbox, endingOf(sandbox.record, exit, await readConsoleTail(sandbox)));
   }
 
   #end(sandbox: Sandbox, how: Ending): Promise<void> {
@@ -243,6 +238,11 @@ export class Registry {
     }
     return mutex;
   }
+}
+
+/** The end of what a guest printed on its console, as it is. The console is removed with the sandbox. */
+export function readConsoleTail({ vmDir }: Pick<Sandbox, 'vmDir'>): Promise<string> {
+  return readTail(join(vmDir, consoleFile), limits.consoleReadBytes);
 }
 
 /** The subject of an event about a sandbox. */
