@@ -118,14 +118,40 @@ test('shapes share the pool, but each VMM is given only to its own shape', async
   expect(await processes()).toHaveLength(4);
 });
 
-test('a VMM that ends by itself is replaced, and not given away', async () => {
+test('a VMM that ends by itself is replaced without a fork, and not given away', async () => {
   const pool = newPool(1);
   await pool.fill(small, pager, 1);
   const [pid = 0] = await processes();
   process.kill(pid, 'SIGKILL');
-  await until('it is missed', () => pool.count(small) === 0);
-  expect(pool.take(small, pager)).toBeUndefined();
-  await until('its directory is gone', async () => (await readdir(join(dir, 'pool'))).length === 0);
+  await until('there is another', async () => (await processes()).some((other) => other !== pid));
+  await until('the other one waits', () => pool.count(small) === 1);
+  expect(await readdir(join(dir, 'pool'))).toHaveLength(1);
+});
+
+test('ten forks in a row take the ten VMMs that wait for them, which are started side by side', async () => {
+  const pool = newPool(10);
+  pool.take(small, pager);
+  await pool.yieldTo(async () => undefined);
+  await until('the pool is full', () => pool.count(small) === 10);
+  const taken = await pool.yieldTo(async () => Array.from({ length: 10 }, () => pool.take(small, pager)));
+  expect(new Set(taken.map((idle) => idle?.process.pid)).size).toBe(10);
+  await Promise.all(taken.map(end));
+});
+
+test('a start that failed is tried again by itself, and does not hold up another shape', async () => {
+  const errors: unknown[] = [];
+  const pool = newPool(2, { onError: (error) => errors.push(error) });
+  await rm(small.rootImage);
+  const other = join(dir, 'other');
+  await writeFile(other, Buffer.alloc(1 << 20));
+  pool.take({ ...small, rootImage: other }, pager);
+  pool.take(small, pager);
+  await pool.yieldTo(async () => undefined);
+  await until('the other shape has its share', () => pool.count({ ...small, rootImage: other }) === 1);
+  await until('the start has failed', () => errors.length > 0);
+  expect(pool.count(small)).toBe(0);
+  await writeFile(small.rootImage, Buffer.alloc(1 << 20));
+  await until('it is tried again', () => pool.count(small) === 1);
 });
 
 test('a host short of memory ends the waiting VMMs and starts no more', async () => {
@@ -133,11 +159,12 @@ test('a host short of memory ends the waiting VMMs and starts no more', async ()
   const pool = newPool(2, { availableBytes: async () => available });
   await pool.fill(small, pager, 2);
   available = 100 * 2 ** 20;
-  await until('the VMMs have ended', () => pool.count(small) === 0);
-  await pool.yieldTo(async () => undefined);
+  await until('the VMMs have ended', async () => (await processes()).length === 0);
   pool.take(small, pager);
-  await pool.close();
-  expect(await processes()).toEqual([]);
+  await pool.yieldTo(async () => undefined);
+  expect(pool.count(small)).toBe(0);
+  available = PLENTY;
+  await until('the pool is full again, without a fork', () => pool.count(small) === 2);
 });
 
 test('waiting VMMs end with their pager, and the next pager gets new ones', async () => {

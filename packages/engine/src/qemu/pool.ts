@@ -1,5 +1,6 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
+import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
 import { availableMemoryBytes } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
@@ -18,6 +19,9 @@ const CHECK_MS = 5_000;
 const UNUSED_MS = 10 * 60_000;
 /** So many shapes share the pool. */
 const SHAPES_MAX = 4;
+/** Time before a shape is tried again whose VMM could not be started. It doubles with each failure in a row. */
+const RETRY_MS_MIN = 500;
+const RETRY_MS_MAX = 60_000;
 
 export interface PoolOptions {
   /** A directory of the pool's own, on the file system of the VMs' directories. */
@@ -52,19 +56,29 @@ interface Wanted {
   shape: Shape;
   pager: Pager;
   usedAtMs: number;
+  /** Failures in a row to start a VMM of it, and when the next is tried. */
+  failures: number;
+  notBeforeMs: number;
 }
 
 /**
  * VMMs that were started before anybody asked, so that a fork need not wait for a process to start. They are of the shapes
- * that were asked for last, which share the pool evenly; the snapshot is chosen when one is taken. It is refilled, one VMM
- * at a time, while no VM is being started, and gives way when the host runs short of memory.
+ * that were asked for last, which share the pool evenly; the snapshot is chosen when one is taken. It is refilled while no VM
+ * is being started, as many VMMs side by side as there are processors, and gives way when the host runs short of memory. A
+ * VMM that could not be started, or that has ended, is tried again later and later, until its shape has not been asked for
+ * in a long time or its pager is gone.
  */
 export class VmmPool {
   readonly #parts: PoolParts;
   #waiting: Waiting[] = [];
   /** The most recently used first. */
   #wanted: Wanted[] = [];
+  /** Pagers whose end is watched. */
+  readonly #pagers = new WeakSet<Pager>();
+  /** The shape of each VMM that is being started. */
+  #starting: string[] = [];
   #refilling: Promise<void> | undefined;
+  #retry: NodeJS.Timeout | undefined;
   #busy = 0;
   #closed = false;
   #timer: NodeJS.Timeout | undefined;
@@ -75,8 +89,7 @@ export class VmmPool {
 
   /** How many of a shape wait. */
   count(shape: Shape): number {
-    const key = keyOf(shape);
-    return this.#waiting.filter((idle) => idle.key === key).length;
+    return this.#countOf(keyOf(shape));
   }
 
   /** Takes a VMM that waits; it is the caller's from now on. `undefined` when none of this shape does. */
@@ -111,40 +124,101 @@ export class VmmPool {
   async close(): Promise<void> {
     this.#closed = true;
     clearInterval(this.#timer);
+    clearTimeout(this.#retry);
     await this.#refilling;
     await Promise.all(this.#waiting.map((idle) => this.#end(idle)));
     await rm(this.#parts.dir, { recursive: true, force: true });
   }
 
   #want(shape: Shape, pager: Pager): void {
-    const wanted = { key: keyOf(shape), shape, pager, usedAtMs: performance.now() };
+    const fresh = { usedAtMs: performance.now(), failures: 0, notBeforeMs: 0 };
+    const wanted = { key: keyOf(shape), shape, pager, ...fresh };
     const others = this.#wanted.filter((other) => other.key !== wanted.key && other.pager === pager);
     this.#wanted = [wanted, ...others].slice(0, Math.min(SHAPES_MAX, this.#parts.sizeMax));
+    if (this.#pagers.has(pager)) return;
+    this.#pagers.add(pager);
+    void pager.gone.then(() => (this.#wanted = this.#wanted.filter((other) => other.pager !== pager)));
   }
 
   #refill(): void {
+    clearTimeout(this.#retry);
     if (this.#refilling || this.#closed || this.#wanted.length === 0) return;
     this.#refilling = this.#refillAll()
       .catch((error: unknown) => this.#parts.onError?.(error))
-      .finally(() => (this.#refilling = undefined));
+      .finally(() => {
+        this.#refilling = undefined;
+        this.#refillLater();
+      });
+  }
+
+  /** Refills once more after a while, if anything is missing. */
+  #refillLater(): void {
+    clearTimeout(this.#retry);
+    if (this.#closed || this.#busy > 0) return;
+    const missing = this.#wanted.filter(({ key }) => this.#isMissing(key));
+    if (missing.length === 0) return;
+    const nextMs = Math.min(...missing.map(({ notBeforeMs }) => notBeforeMs));
+    const delayMs = Math.max(RETRY_MS_MIN, nextMs - performance.now());
+    this.#retry = setTimeout(() => this.#refill(), delayMs).unref();
   }
 
   async #refillAll(): Promise<void> {
-    const share = Math.floor(this.#parts.sizeMax / this.#wanted.length);
-    const keys = new Set(this.#wanted.map((wanted) => wanted.key));
-    await Promise.all(this.#waiting.filter((idle) => !keys.has(idle.key)).map((idle) => this.#end(idle)));
+    this.#forgetUnused();
+    await this.#endUnwanted();
+    await Promise.all(Array.from({ length: availableParallelism() }, () => this.#refillSome()));
+  }
+
+  /** Starts one VMM after another until nothing is missing that may be tried now. */
+  async #refillSome(): Promise<void> {
     for (;;) {
-      const next = this.#wanted.find(({ shape }) => this.count(shape) < share);
-      if (!next || this.#closed || this.#busy > 0 || (await this.#isShortOfMemory())) return;
-      const surplus = this.#waiting.length >= this.#parts.sizeMax ? this.#surplus(share) : undefined;
-      if (surplus) await this.#end(surplus);
-      await this.#startOne(next.shape, next.pager);
+      if (this.#closed || this.#busy > 0) return;
+      const nowMs = performance.now();
+      const next = this.#wanted.find(({ key, notBeforeMs }) => notBeforeMs <= nowMs && this.#isMissing(key));
+      if (!next) return;
+      this.#starting.push(next.key);
+      try {
+        if (await this.#isShortOfMemory()) postpone(next);
+        else await this.#startInPlace(next);
+      } catch (error) {
+        postpone(next);
+        // A start that ended with its pager is no fault: the shape is no longer wanted.
+        if (this.#wanted.includes(next)) this.#parts.onError?.(error);
+      } finally {
+        this.#starting.splice(this.#starting.indexOf(next.key), 1);
+      }
     }
   }
 
-  /** Finds a VMM whose shape has more than its share of the pool. */
-  #surplus(share: number): Waiting | undefined {
-    return this.#waiting.find(({ key }) => this.#waiting.filter((other) => other.key === key).length > share);
+  /** Starts a VMM of this shape. If the pool is full, one ends whose shape has more than its share. */
+  async #startInPlace(next: Wanted): Promise<void> {
+    const isFull = this.#waiting.length + this.#starting.length > this.#parts.sizeMax;
+    const surplus = isFull ? this.#waiting.find(({ key }) => this.#countOf(key) > this.#share()) : undefined;
+    if (surplus) await this.#end(surplus);
+    await this.#startOne(next.shape, next.pager);
+    next.failures = 0;
+  }
+
+  #isMissing(key: string): boolean {
+    return this.#countOf(key) + this.#starting.filter((other) => other === key).length < this.#share();
+  }
+
+  #countOf(key: string): number {
+    return this.#waiting.filter((idle) => idle.key === key).length;
+  }
+
+  /** The number of VMMs of each shape. */
+  #share(): number {
+    return Math.floor(this.#parts.sizeMax / Math.max(1, this.#wanted.length));
+  }
+
+  #forgetUnused(): void {
+    const oldest = performance.now() - UNUSED_MS;
+    this.#wanted = this.#wanted.filter((wanted) => wanted.usedAtMs > oldest);
+  }
+
+  async #endUnwanted(): Promise<void> {
+    const keys = new Set(this.#wanted.map((wanted) => wanted.key));
+    await Promise.all(this.#waiting.filter((idle) => !keys.has(idle.key)).map((idle) => this.#end(idle)));
   }
 
   async #startOne(shape: Shape, pager: Pager): Promise<void> {
@@ -177,7 +251,14 @@ export class VmmPool {
   #keep(idle: Waiting): void {
     this.#waiting.push(idle);
     this.#timer ??= setInterval(() => void this.#check(), CHECK_MS).unref();
-    void idle.process.exited.then(() => (this.#waiting.includes(idle) ? this.#end(idle) : undefined));
+    void idle.process.exited.then(() => this.#replace(idle));
+  }
+
+  /** Clears away a VMM that has ended while it waited, and starts another one later. */
+  async #replace(idle: Waiting): Promise<void> {
+    if (!this.#waiting.includes(idle)) return;
+    await this.#end(idle);
+    this.#refillLater();
   }
 
   #forget(idle: Waiting): void {
@@ -192,12 +273,13 @@ export class VmmPool {
 
   /** Gives way to those who need the memory, and ends what nobody has asked for in a long time. */
   async #check(): Promise<void> {
-    const oldest = performance.now() - UNUSED_MS;
-    this.#wanted = this.#wanted.filter((wanted) => wanted.usedAtMs > oldest);
-    const keys = new Set(this.#wanted.map((wanted) => wanted.key));
-    const short = await this.#isShortOfMemory();
-    const ending = this.#waiting.filter((idle) => short || !keys.has(idle.key));
-    await Promise.all(ending.map((idle) => this.#end(idle)));
+    this.#forgetUnused();
+    if (await this.#isShortOfMemory()) {
+      await Promise.all(this.#waiting.map((idle) => this.#end(idle)));
+      this.#refillLater();
+    } else {
+      await this.#endUnwanted();
+    }
     if (this.#waiting.length > 0) return;
     clearInterval(this.#timer);
     this.#timer = undefined;
@@ -207,6 +289,14 @@ export class VmmPool {
     const available = await (this.#parts.availableBytes ?? availableMemoryBytes)();
     return available !== null && available < RESERVE_BYTES;
   }
+}
+
+/** Puts off the next start of this shape, for longer with each failure in a row. */
+function postpone(wanted: Wanted): void {
+  // Failures of starts side by side count as one.
+  if (wanted.notBeforeMs > performance.now()) return;
+  wanted.notBeforeMs = performance.now() + Math.min(RETRY_MS_MAX, RETRY_MS_MIN * 2 ** wanted.failures);
+  wanted.failures += 1;
 }
 
 /** The sockets exist before QEMU runs, so the pager may notice its death first. The exit has the reason. */
