@@ -14,6 +14,7 @@ import type { Host } from './operations/host.ts';
 import { pruneEvery } from './operations/prune.ts';
 import { readopt, recover } from './operations/recover.ts';
 import { removeUnseen } from './operations/remove.ts';
+import { verifyAhead } from './operations/verify-ahead.ts';
 import { recoverWorkspaces } from './operations/workspaces.ts';
 import type { Options } from './options.ts';
 import { dataPaths, makeDataPaths } from './paths.ts';
@@ -101,6 +102,7 @@ export class Daemon {
     const servers = new HttpServers({ run: (operation, ...args) => operation(host, ...args), replies }, ingress);
     this.#scope.defer('the listeners', () => servers.close());
     await servers.listen(options);
+    this.#scope.defer('verifying root images', verifyAhead(host));
     await control.manager?.ready((signal) => this.#health(vmm, registry, signal));
     await this.#untilTold(control.stop, servers, () => registry.size > 0 || catalog.inFlightCount > 0);
     this.#log.info({ reason: this.#ending, running: registry.size }, 'ending');

@@ -6,6 +6,7 @@ import { type Blob, type Digest, digestOfBytes, digestOfFile, hexOf, isDigest } 
 import { errnoOf, StoreError } from './errors.ts';
 import { readCapped, removeFile, syncDirectory } from './files.ts';
 import type { Paths } from './layout.ts';
+import { SharedWork } from './shared-work.ts';
 
 /** Prefix of the names of a pager's unfinished files. */
 const pagerPrefix = 'pager-';
@@ -15,6 +16,7 @@ export class Blobs {
   readonly #paths: Paths;
   /** Digest → identity of the file whose bytes were hashed and found right. */
   readonly #verified = new Map<Digest, string>();
+  readonly #verifying = new SharedWork<Digest>();
 
   constructor(paths: Paths) {
     this.#paths = paths;
@@ -74,11 +76,12 @@ export class Blobs {
     await this.#remember(digest);
   }
 
-  /** Verifies a blob, and reads an unchanged file only once. */
+  /** Verifies a blob, and reads an unchanged file only once, even for several callers at the same time. */
   async verifyOnce(digest: Digest, signal?: AbortSignal): Promise<void> {
     const identity = await this.#identity(digest);
     if (identity === null) throw missing(digest);
-    if (this.#verified.get(digest) !== identity) await this.verify(digest, signal);
+    if (this.#verified.get(digest) === identity) return;
+    await this.#verifying.run(digest, (shared) => this.verify(digest, shared), signal);
   }
 
   /** Removes all blobs but those of `keep`; what is no blob by its name is left alone. Returns the bytes that were freed. */

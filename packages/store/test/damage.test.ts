@@ -91,6 +91,27 @@ test('verify finds a flipped or truncated blob, even if it changed after an earl
   await expect(store.verify(`sha256:${'0'.repeat(64)}`)).rejects.toMatchObject({ code: 'unknown_blob' });
 });
 
+test('callers at the same time share one verification, and one that gives up does not end it', async () => {
+  const store = await Store.open(await scratch());
+  // Large enough that the file is not read in one piece.
+  const blob = await store.putBytes(Buffer.alloc(32 * 2 ** 20, 'layer'));
+  // A store that has just been opened has verified nothing.
+  const again = await Store.open(store.dir);
+  const abort = new AbortController();
+  const leaving = again.verifyOnce(blob.digest, abort.signal);
+  const staying = again.verifyOnce(blob.digest);
+  abort.abort(new Error('the caller left'));
+  await expect(leaving).rejects.toThrow('the caller left');
+  await staying;
+  // Once all have left, the next caller starts anew.
+  const other = await Store.open(store.dir);
+  const alone = new AbortController();
+  const only = other.verifyOnce(blob.digest, alone.signal);
+  alone.abort(new Error('nobody waits'));
+  await expect(only).rejects.toThrow('nobody waits');
+  await other.verifyOnce(blob.digest);
+});
+
 test('each wrong field of a manifest or config is named with the tag', async () => {
   const store = await Store.open(await scratch());
   const snapshot = await writeSnapshot(store, 'py', ['base']);
