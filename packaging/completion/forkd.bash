@@ -355,7 +355,7 @@ _forkd_value() {
 # What may stand at the place $2 of the verb $1.
 _forkd_argument() {
   case "$1 $2" in
-    'from-image 0') place=file ;;
+    'from-image 0') place=file choices='python debian busybox' ;;
     'snapshot export 0') place=snapshot ;;
     'snapshot export 1') place=directory ;;
     'snapshot import 0') place=directory ;;
@@ -473,7 +473,7 @@ _forkd() {
     fi
   done
   # The last option may have taken the word that is being written.
-  ((i >= ${#words[@]})) || place=''
+  ((i >= ${#words[@]})) || place='' choices=''
   if [[ $foreign ]]; then
     place=file
   elif [[ -z $place && $cur == --*=* ]]; then
@@ -494,6 +494,8 @@ _forkd() {
     words) mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$cur") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$(_forkd_names "$place")" -- "$cur") ;;
   esac
+  # Words that are offered beside names or files.
+  if [[ $place != words && $choices ]]; then mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$choices" -- "$cur"); fi
 }
 
 complete -F _forkd forkd

@@ -298,7 +298,7 @@ complete -c forkd -n '__forkd_in \'from-image\'' -l daemon-token -r -f -d 'beare
 complete -c forkd -n '__forkd_in \'from-image\'' -l data-dir -r -f -a '(__fish_complete_directories)' -d 'data directory of the local controller (env FORKD_DATA_DIR)'
 complete -c forkd -n '__forkd_in \'from-image\'' -s q -l quiet -d 'print results only, no remarks'
 complete -c forkd -n '__forkd_in \'from-image\'' -s h -l help -d 'show help'
-complete -c forkd -n '__forkd_at \'from-image\' 0' -F
+complete -c forkd -n '__forkd_at \'from-image\' 0' -F -a 'python debian busybox'
 complete -c forkd -n '__forkd_at \'snapshot\' 0' -a 'export' -d 'write a snapshot as files that Firecracker loads'
 complete -c forkd -n '__forkd_at \'snapshot\' 0' -a 'import' -d 'make a snapshot from Firecracker\'s files'
 complete -c forkd -n '__forkd_in \'snapshot\'' -l tag -r -f -d 'name of the snapshot (default for a branch: a new name)'

@@ -11,6 +11,8 @@ export interface ArgumentSpec {
   variadic?: boolean;
   choices?: readonly string[];
   completes?: Completes;
+  /** Words that completion offers beside what it `completes`. Others are valid too. */
+  offers?: readonly string[];
 }
 
 export interface OptionSpec {

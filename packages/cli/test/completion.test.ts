@@ -113,6 +113,7 @@ describe.each(shells)('in %s', (shell) => {
     ['forkd exec w', ['web']],
     ['forkd workspace suspend ', ['dev']],
     ['forkd ls --state p', ['paused']],
+    ['forkd from-image bu', ['busybox']],
   ];
 
   // A host that is too busy to answer in time offers nothing, and whoever has pressed Tab presses it again.

@@ -1,5 +1,6 @@
 import { resolve } from 'node:path';
 import type { CreateSnapshotRequest } from '@forkd/api';
+import { recipeNames } from '@forkd/api/constants';
 import { defineCommand, type Call } from '../command.ts';
 import { buildTemplate, printTemplate, templateFields, templateOptions, type TemplateOptions } from '../lib/build.ts';
 import { imageOptions } from '../parse/older-options.ts';
@@ -14,7 +15,7 @@ export const fromImage = defineCommand<Options>({
   description:
     'SOURCE is a recipe (python), a directory, an OCI layout, a docker-archive tarball or a registry reference. A prefix\n(recipe: dir: oci: docker-archive: docker:) says which. A command after -- runs in the guest as part of the warm-up.',
   args: [
-    { name: 'source', summary: 'source of the root file system', completes: 'file' },
+    { name: 'source', summary: 'source of the root file system', completes: 'file', offers: recipeNames },
     { name: 'command', summary: 'warm-up command and its arguments', optional: true, variadic: true },
   ],
   options: [

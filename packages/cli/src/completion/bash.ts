@@ -82,7 +82,7 @@ _forkd() {
     fi
   done
   # The last option may have taken the word that is being written.
-  ((i >= \${#words[@]})) || place=''
+  ((i >= \${#words[@]})) || place='' choices=''
   if [[ $foreign ]]; then
     place=file
   elif [[ -z $place && $cur == --*=* ]]; then
@@ -103,6 +103,8 @@ _forkd() {
     words) mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$cur") ;;
     *) mapfile -t COMPREPLY < <(compgen -W "$(_forkd_names "$place")" -- "$cur") ;;
   esac
+  # Words that are offered beside names or files.
+  if [[ $place != words && $choices ]]; then mapfile -t -O "\${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "$choices" -- "$cur"); fi
 }
 
 complete -F _forkd forkd
@@ -129,7 +131,10 @@ function argumentCases(verb: Verb): string[] {
 
 function setPlace(place: Place): string {
   if (place === undefined) return 'place=none';
-  return 'words' in place ? `place=words choices='${place.words.join(' ')}'` : `place=${place.completes}`;
+  if ('words' in place) return `place=words choices='${place.words.join(' ')}'`;
+  return place.offers.length === 0
+    ? `place=${place.completes}`
+    : `place=${place.completes} choices='${place.offers.join(' ')}'`;
 }
 
 function wordCases(verb: Verb): string[] {

@@ -99,9 +99,10 @@ function argumentLine(verb: Verb, place: Place, index: number): string[] {
 function source(place: Place): string {
   if (place === undefined) return ' -f';
   if ('words' in place) return ` -f -a ${quoted(place.words.join(' '))}`;
-  if (place.completes === 'file') return ' -F';
-  if (place.completes === 'directory') return ` -f -a '(__fish_complete_directories)'`;
-  return ` -f -a ${quoted(`(__forkd_names ${place.completes})`)}`;
+  const words = place.offers.length === 0 ? '' : ` -a ${quoted(place.offers.join(' '))}`;
+  if (place.completes === 'file') return ` -F${words}`;
+  if (place.completes === 'directory') return ` -f${words} -a '(__fish_complete_directories)'`;
+  return ` -f${words} -a ${quoted(`(__forkd_names ${place.completes})`)}`;
 }
 
 function nextCase(above: Verb, verb: Verb): string {

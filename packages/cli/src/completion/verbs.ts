@@ -1,8 +1,15 @@
-import { longFlag, type Command, type CommandGroup, type Completes, type OptionSpec } from '../command.ts';
+import {
+  longFlag,
+  type ArgumentSpec,
+  type Command,
+  type CommandGroup,
+  type Completes,
+  type OptionSpec,
+} from '../command.ts';
 import { globalOptions } from '../global-options.ts';
 
-/** Candidates for a word of a command line: names from the controller, fixed words, or none (only the user knows). */
-export type Place = { completes: Completes } | { words: readonly string[] } | undefined;
+/** Candidates for a word of a command line: names or files with words beside them, fixed words, or none (only the user knows). */
+export type Place = { completes: Completes; offers: readonly string[] } | { words: readonly string[] } | undefined;
 
 export interface Flag {
   short?: string;
@@ -87,7 +94,7 @@ function flagOf(spec: OptionSpec): Flag {
   };
 }
 
-function placeOf(spec: { choices?: readonly string[]; completes?: Completes }): Place {
+function placeOf(spec: Pick<ArgumentSpec, 'choices' | 'completes' | 'offers'>): Place {
   if (spec.choices !== undefined) return { words: spec.choices };
-  return spec.completes === undefined ? undefined : { completes: spec.completes };
+  return spec.completes === undefined ? undefined : { completes: spec.completes, offers: spec.offers ?? [] };
 }

@@ -1,3 +1,4 @@
+import type { Completes } from '../command.ts';
 import { flatten, type Flag, type Place, type Verb } from './verbs.ts';
 
 /** The script for zsh. Install it as `_forkd` in a directory of fpath, or source it after compinit. */
@@ -85,9 +86,15 @@ function argumentSpecs(verb: Verb): string[] {
 function action(place: Place): string {
   if (place === undefined) return ' ';
   if ('words' in place) return `(${place.words.join(' ')})`;
-  if (place.completes === 'file') return '_files';
+  const named = namesOrFiles(place.completes);
+  if (place.offers.length === 0) return named;
+  return ` _alternative "words\\:word\\:(${place.offers.join(' ')})" "names\\:name\\:${named}"`;
+}
+
+function namesOrFiles(completes: Completes): string {
+  if (completes === 'file') return '_files';
   // The leading blank makes zsh call the function with these arguments only.
-  return place.completes === 'directory' ? '_files -/' : ` _forkd_names ${place.completes}`;
+  return completes === 'directory' ? '_files -/' : ` _forkd_names ${completes}`;
 }
 
 function functionName(verb: Verb): string {
