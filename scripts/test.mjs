@@ -7,6 +7,8 @@ import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds, stateD
 import { builds, prepare, runMain } from './setup.mjs';
 
 const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'];
+/** Files that the steps `cargo` and `generated` have just written anew. */
+const GENERATED = ['packages/engine/src/pager/wire.ts', 'packages/guest/src/agent-wire.ts', 'docs/operate/engines.md'];
 const OUTCOME_FILE = join(stateDir, 'logs/outcome.json');
 
 /**
@@ -25,12 +27,11 @@ const steps = [
   { name: 'rustfmt', commands: [['cargo', 'fmt', '--check']] },
   { name: 'clippy', commands: [['cargo', 'clippy', '--locked', '--all-targets', '--', '-D', 'warnings']] },
   { name: 'cargo', commands: [['cargo', 'test', '--locked']], live: true },
-  // The tests of the protocol's crate have just generated its types anew.
   {
     name: 'generated',
     commands: [
       [process.execPath, 'scripts/engines.mjs'],
-      ['git', 'diff', '--exit-code', '--', 'packages/engine/src/pager/wire.ts', 'docs/operate/engines.md'],
+      ['git', 'diff', '--exit-code', '--', ...GENERATED],
     ],
   },
   { name: 'vitest', commands: [bin('vitest', 'run')], live: true },
