@@ -1,11 +1,12 @@
 /**
  * Odd container images as real guests: the files that a guest sees are those of the image, byte for byte; what an image has at a place
- * that forkd writes does not keep children from starting; and what an image says of its programs is what runs.
+ * that forkd writes does not keep children from starting; and what an image says of its programs is what runs. What is added to an image is
+ * in its guests, and a template is replaced once the new one is ready.
  */
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { forkOne, oneImage, REPO, shell, tarOf, type TarMember } from '@forkd/testing';
+import { codeOf, forkOne, oneImage, REPO, shell, tarOf, type TarMember } from '@forkd/testing';
 import { test as base } from '@forkd/testing/vitest';
 import { describe, expect } from 'vitest';
 
@@ -144,4 +145,44 @@ test('the tarball of a root is a root', async ({ controller, client }) => {
   const id = await forkOne(client, 'plain-tar');
   expect(await shell(client, id, 'id -un')).toBe('root');
   await client.deleteSandbox(id);
+});
+
+test('a template with files and variables of its own is replaced once the new one is ready', async ({
+  controller,
+  client,
+}) => {
+  const file = join(controller.dir, 'greeting');
+  writeFileSync(file, 'hello\n');
+  const request = (colour: string, from = file) => ({
+    tag: 'own',
+    source: 'recipe:busybox',
+    mem_mib: 128,
+    env: { COLOUR: colour },
+    copy: [{ from, to: '/srv/' }],
+  });
+  await client.createSnapshot(request('red'));
+  const look = (id: string) => shell(client, id, 'echo $COLOUR; cat /srv/greeting');
+  const old = await forkOne(client, 'own');
+  expect(await look(old)).toBe('red\nhello');
+  expect(await codeOf(client.createSnapshot(request('blue')))).toBe('tag_exists');
+  expect(await codeOf(client.createSnapshot({ ...request('blue', '/nowhere'), replace: true }))).toBe(
+    'image_not_found',
+  );
+
+  writeFileSync(file, 'bye\n');
+  let meanwhile: string | undefined;
+  for await (const event of client.createSnapshotEvents({ ...request('blue'), replace: true })) {
+    if (event.type === 'error') throw new Error(event.error);
+    if (event.type === 'progress' && event.stage === 'boot') meanwhile ??= await forkOne(client, 'own');
+  }
+  expect(await look(meanwhile ?? '')).toBe('red\nhello');
+  expect((await client.listSnapshots()).filter(({ tag }) => tag === 'own')).toHaveLength(1);
+  const now = await forkOne(client, 'own');
+  expect(await look(now)).toBe('blue\nbye');
+  expect(await look(old)).toBe('red\nhello');
+
+  await client.branch(now, { tag: 'own-branch', parent_tag: 'own', mode: 'diff' });
+  expect(await codeOf(client.createSnapshot({ ...request('green'), replace: true }))).toBe('has_dependents');
+  await Promise.all([old, meanwhile ?? '', now].map((id) => client.deleteSandbox(id)));
+  await client.deleteSnapshot('own', { cascade: true });
 });

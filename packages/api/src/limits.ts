@@ -30,6 +30,10 @@ export const limits = {
   labelCharsMax: 256,
   /** The time to live is counted from now, and is at most a month. */
   ttlSecsMax: 31 * 86_400,
+  /** Packages and copies of one template. */
+  packagesMax: 256,
+  packageCharsMax: 256,
+  copiesMax: 256,
   /** A lower memory limit would kill the VMM before its guest runs. */
   memoryLimitMibMin: 64,
   idempotencyKeyBytesMax: 255,

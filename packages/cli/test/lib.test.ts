@@ -10,7 +10,7 @@ import { formatAge, formatBytes, formatMs, formatTable, formatUntil } from '../s
 import { buildTree, drawTree } from '../src/output/tree.ts';
 import { environment, integer, label, labelFilter, seconds, wholeSeconds } from '../src/parse/parse.ts';
 import { pickCommand, pickSandbox } from '../src/parse/resolve.ts';
-import { absoluteSource } from '../src/parse/source.ts';
+import { absoluteSource, copyOf } from '../src/parse/source.ts';
 
 describe('prefixes', () => {
   const ids = ['sb-1f', 'sb-1fa0', 'sb-2c00'].map((id) => ({ id }));
@@ -114,6 +114,12 @@ describe('arguments', () => {
     expect(absoluteSource('python', '/nowhere')).toBe('python');
     expect(absoluteSource('docker:alpine:3', '/')).toBe('docker:alpine:3');
     expect(absoluteSource('registry.example/a/b:1', '/nowhere')).toBe('registry.example/a/b:1');
+  });
+
+  test('takes the last colon of a copy for the one between its paths', () => {
+    expect(copyOf('./app:/srv/app', '/here')).toEqual({ from: '/here/app', to: '/srv/app' });
+    expect(copyOf('/a:b:c', '/here')).toEqual({ from: '/a:b', to: 'c' });
+    for (const text of ['app', ':app', 'app:']) expect(() => copyOf(text, '/')).toThrow('is not SRC:DST');
   });
 });
 

@@ -47,6 +47,7 @@ const ofStore: Record<StoreErrorCode, ErrorCode> = {
 };
 
 const ofImages: Record<ImageErrorCode, ErrorCode> = {
+  bad_addition: 'bad_request',
   bad_agent: 'engine_missing',
   bad_image: 'image_invalid',
   bad_kernel: 'kernel_invalid',
@@ -56,6 +57,7 @@ const ofImages: Record<ImageErrorCode, ErrorCode> = {
   missing_program: 'image_tool_missing',
   needs_root: 'needs_root',
   not_a_rootfs: 'image_invalid',
+  package_unavailable: 'image_fetch_failed',
   program_failed: 'image_build_failed',
   source_not_found: 'image_not_found',
   unknown_recipe: 'image_not_found',

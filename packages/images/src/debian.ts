@@ -13,10 +13,11 @@ const EXCLUDED = ['/usr/share/man/*', '/usr/share/info/*', '/usr/share/locale/*'
 const HOST_FILES = ['etc/hostname', 'etc/resolv.conf'];
 
 /** A minimal Debian (or derivative) of this machine's own release, from this machine's own package sources. */
-export function debianSource(name: string, { packages, config }: DebianRecipe): RootSource {
+export function debianSource(name: string, { base, packages, config }: DebianRecipe): RootSource {
   const what = ['minimal system', ...packages].join(' + ');
   return {
     description: `recipe ${name} (${what}, of this machine's distribution)`,
+    withPackages: (more) => debianSource(name, { base, packages: [...packages, ...more], config }),
     async identify() {
       const { id, codename } = await readRelease();
       return `debian ${id} ${codename} ${JSON.stringify({ packages, config })}`;
@@ -30,6 +31,7 @@ export function debianSource(name: string, { packages, config }: DebianRecipe): 
       await run('mmdebstrap', mmdebstrapArguments({ packages, codename, tree, sources }), {
         signal,
         env: { TMPDIR: dir },
+        onLine: onProgress,
         onFailure: (failure) => recipeFailed(name, failure),
       });
       for (const file of HOST_FILES) await rm(join(tree, file), { force: true });
@@ -47,7 +49,6 @@ interface Build {
 
 function mmdebstrapArguments({ packages, codename, tree, sources }: Build): string[] {
   return [
-    '--quiet',
     '--variant=minbase',
     '--mode=root',
     '--format=directory',
@@ -102,8 +103,17 @@ function noSources(id: string): ImageError {
 }
 
 function recipeFailed(name: string, failure: ImageError): ImageError {
+  const said = failure.cause instanceof Error ? failure.cause.message : '';
+  const unknown = [...new Set(said.match(/^E: (Unable to locate package|Version .* was not found).*$/gm))];
+  if (unknown.length > 0) {
+    const sentence = unknown.map((line) => line.replace('E: ', '')).join('; ');
+    return new ImageError('package_unavailable', `The recipe ${name} could not be built: ${sentence}.`, {
+      hint: "Packages are those of this machine's own release. `apt-cache policy NAME` shows whether it has one.",
+      cause: failure.cause,
+    });
+  }
   return new ImageError('image_unavailable', `The recipe ${name} could not be built: ${failure.message}`, {
-    hint: 'See that this machine reaches its package mirror, run apt-get update, and try again.',
+    hint: `See that this machine reaches its package mirror, run apt-get update, and try again. ${failure.hint ?? ''}`,
     cause: failure.cause,
   });
 }

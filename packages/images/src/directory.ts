@@ -1,6 +1,6 @@
 import { mkdir, realpath } from 'node:fs/promises';
 import { dirname } from 'node:path';
-import { ImageError } from './errors.ts';
+import { refuseCache } from './copy-in.ts';
 import type { RootSource } from './root-source.ts';
 import { requireRootTree } from './root-tree.ts';
 import { run } from './run.ts';
@@ -12,13 +12,7 @@ export function directorySource(directory: string): RootSource {
     identify: async () => null,
     async unpack(tree, _dir, { signal }) {
       const from = await realpath(directory);
-      if ((await realpath(dirname(tree))).startsWith(`${from === '/' ? '' : from}/`)) {
-        throw new ImageError(
-          'not_a_rootfs',
-          `The directory ${directory} holds forkd's own cache, so it cannot be copied into it.`,
-          { hint: "Keep forkd's data outside of that directory: FORKD_DATA_DIR." },
-        );
-      }
+      await refuseCache(from, directory, dirname(tree));
       await mkdir(tree);
       await run('cp', ['--archive', '--one-file-system', '--reflink=auto', `${from}/.`, tree], { signal });
       await requireRootTree(tree, `directory ${directory}`);

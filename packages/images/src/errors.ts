@@ -2,6 +2,7 @@ import { CodedError } from '@forkd/api/constants';
 
 /** Error codes for programs. These strings are part of the interface and do not change. */
 export type ImageErrorCode =
+  | 'bad_addition'
   | 'bad_agent'
   | 'bad_image'
   | 'bad_kernel'
@@ -11,6 +12,7 @@ export type ImageErrorCode =
   | 'missing_program'
   | 'needs_root'
   | 'not_a_rootfs'
+  | 'package_unavailable'
   | 'program_failed'
   | 'source_not_found'
   | 'unknown_recipe';

@@ -1,5 +1,6 @@
 export { buildRoot } from './root.ts';
 export type { BuildRootOptions, RootImage } from './root.ts';
+export type { Additions } from './additions.ts';
 export { recipes } from './recipes.ts';
 export type { Recipe } from './recipe.ts';
 export { aptSources, readRelease } from './debian.ts';

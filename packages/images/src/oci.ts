@@ -117,13 +117,13 @@ type OnFailure = (failure: ImageError) => ImageError;
 async function copyImage(
   from: string,
   dir: string,
-  { signal }: SourceContext,
+  { signal, onProgress }: SourceContext,
   onFailure: OnFailure,
   extra: readonly string[] = [],
 ): Promise<string> {
   requireRoot('Unpacking a container image');
   const layout = join(dir, 'layout');
-  const options = ['--quiet', '--dest-compress-level=1', ...extra];
+  const options = ['--dest-compress-level=1', ...extra];
   const args = [
     ...PLATFORM_OPTIONS,
     ...(await policy()),
@@ -134,7 +134,7 @@ async function copyImage(
     from,
     `oci:${layout}:${TAG}`,
   ];
-  await run('skopeo', args, { signal, onFailure });
+  await run('skopeo', args, { signal, onFailure, onLine: onProgress });
   return layout;
 }
 

@@ -5,6 +5,8 @@ export interface RootSource {
   readonly description: string;
   /** Names the content: equal identities give equal trees. Null where only unpacking would tell. */
   identify(context: SourceContext): Promise<string | null>;
+  /** The same source with more packages of its distribution. Absent where nothing would install them. */
+  withPackages?(names: readonly string[]): RootSource;
   /** Fills `tree`, which does not exist yet; `dir` is for its temporary files. */
   unpack(tree: string, dir: string, context: SourceContext): Promise<Image>;
 }

@@ -2,6 +2,7 @@ import { lstat, mkdir, readdir, stat, writeFile } from 'node:fs/promises';
 import { basename, join } from 'node:path';
 import type { Image } from '@forkd/api';
 import { DIGEST_PATTERN } from '@forkd/api/constants';
+import { addTo, type Additions, sortPackages, withApt } from './additions.ts';
 import { makeErofs } from './erofs.ts';
 import { publishFile, readJson, sha256, sha256File, withWorkDir, writeFileAtomic } from './files.ts';
 import type { SourceContext } from './root-source.ts';
@@ -25,6 +26,8 @@ export interface BuildRootOptions {
   readonly cacheDir: string;
   readonly signal?: AbortSignal;
   readonly onProgress?: (line: string) => void;
+  /** Packages and files that are added to those of the source. */
+  readonly additions?: Additions;
   /** Build again, though the cache has it. */
   readonly noCache?: boolean;
 }
@@ -39,10 +42,14 @@ export async function buildRoot(options: BuildRootOptions): Promise<RootImage> {
   const { cacheDir, signal, onProgress = () => {}, noCache = false } = options;
   signal?.throwIfAborted();
   const context: SourceContext = { signal, onProgress };
-  const source = await resolveSource(options.source);
+  const { packages, copies } = options.additions ?? { packages: [], copies: [] };
+  const { apt, pip } = sortPackages(packages);
+  const source = withApt(await resolveSource(options.source), apt);
   onProgress(`root: ${source.description}`);
   const identity = await source.identify(context);
-  const indexFile = identity === null ? null : indexPath(cacheDir, identity);
+  // A package index and a copied file may change from one build to the next.
+  const isAddedTo = pip.length + copies.length > 0;
+  const indexFile = identity === null || isAddedTo ? null : indexPath(cacheDir, identity);
   const cached = indexFile === null || noCache ? null : await readCached({ cacheDir, indexFile, signal, onProgress });
   if (cached !== null) {
     onProgress(`root: already made, ${basename(cached.erofs)}`);
@@ -52,6 +59,8 @@ export async function buildRoot(options: BuildRootOptions): Promise<RootImage> {
     const startedAtMs = Date.now();
     const tree = join(dir, 'root');
     const config = await source.unpack(tree, dir, context);
+    const { description } = source;
+    await addTo(tree, pip, copies, { ...context, dir, cacheDir, description, workdir: config.workdir });
     await completeTree(tree);
     onProgress('root: packing');
     const made = join(dir, 'root.erofs');

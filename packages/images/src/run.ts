@@ -1,15 +1,21 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
+import { boundedText, visibleText } from '@forkd/api';
 import { ImageError, diskFull, isErrno } from './errors.ts';
+import { lineReader } from './line-reader.ts';
 
 export interface RunOptions {
   readonly signal?: AbortSignal | undefined;
+  /** The time after which the program is ended, and has failed. Default: none. */
+  readonly timeoutMs?: number;
   readonly cwd?: string;
   /** Added to this process's environment. */
   readonly env?: Readonly<Record<string, string>>;
   /** The program's standard input. If it fails, the program is ended and `run` fails with the same error. */
   readonly input?: AsyncIterable<Buffer>;
+  /** Called with each line that the program prints, up to a number of lines and a length. */
+  readonly onLine?: (line: string) => void;
   /** Called with what went wrong, to say it in the words of the caller's operation. */
   readonly onFailure?: (failure: ImageError) => ImageError;
 }
@@ -17,6 +23,11 @@ export interface RunOptions {
 /** Enough for the cause of an error, even after dpkg has listed every package that it could not set up. */
 const STDERR_TAIL_CHARS = 64 * 1024;
 const KILL_AFTER_MS = 5_000;
+/** The last lines that the hint of an error quotes. */
+const HINT_LINES = 10;
+const HINT_CHARS = 2000;
+/** The part of a command that the sentence of an error quotes. */
+const COMMAND_CHARS = 300;
 
 /** The Debian package of each program that is not named as its package is. */
 const PACKAGES: Readonly<Record<string, string>> = {
@@ -88,6 +99,7 @@ export function missingProgram(file: string): ImageError {
 }
 
 interface Ending {
+  /** The exit code or the signal; `late` if it ran out of time. */
   readonly status: number | string;
   readonly stderr: string;
 }
@@ -97,8 +109,9 @@ interface Outcome extends Ending {
 }
 
 async function runToEnd(file: string, args: readonly string[], options: RunOptions): Promise<Outcome> {
-  const { signal, cwd, env, input } = options;
+  const { signal, timeoutMs, cwd, env, input, onLine } = options;
   const failed = new AbortController();
+  const deadline = timeoutMs === undefined ? undefined : AbortSignal.timeout(timeoutMs);
   // A process group of its own, so that an abort reaches the children too: mmdebstrap ignores a signal sent to it alone.
   const child = spawn(file, args, {
     detached: true,
@@ -108,12 +121,17 @@ async function runToEnd(file: string, args: readonly string[], options: RunOptio
   });
   const stdout: Buffer[] = [];
   child.stdout!.on('data', (chunk: Buffer) => stdout.push(chunk));
-  const end = endOf(child, [signal, failed.signal]);
+  if (onLine !== undefined) {
+    child.stdout!.on('data', lineReader(onLine));
+    child.stderr!.on('data', lineReader(onLine));
+  }
+  const end = endOf(child, [signal, failed.signal, deadline]);
   const fed = input === undefined ? Promise.resolve() : feed(child, input);
   fed.catch((error: unknown) => failed.abort(error));
   const ending = await end;
   await fed;
-  return { ...ending, stdout: Buffer.concat(stdout) };
+  const status = deadline?.aborted === true ? 'late' : ending.status;
+  return { ...ending, status, stdout: Buffer.concat(stdout) };
 }
 
 /** A program that reads no more has its reason, which its ending tells. */
@@ -168,15 +186,24 @@ function killGroupOnAbort(pid: number | undefined, signals: readonly (AbortSigna
 function failureOf(file: string, args: readonly string[], { status, stderr }: Ending): ImageError {
   const tail = stderr.trim();
   if (/no space left on device/i.test(tail)) return diskFull(`the output of ${file}`, new Error(tail));
-  const command = [file, ...args].join(' ');
+  const command = boundedText([file, ...args].join(' '), COMMAND_CHARS);
   const lastLine = tail.split('\n').at(-1) ?? '';
-  const ending = typeof status === 'number' ? `exit code ${status}` : `signal ${status}`;
+  const ending = status === 'late' ? 'no result in time' : endingOf(status);
   return new ImageError(
     'program_failed',
     `'${command}' ended with ${ending}${lastLine === '' ? '.' : `: ${lastLine}`}`,
     {
-      hint: 'Its full message is in the cause of this error; run the command by hand to see more.',
+      hint: tail === '' ? 'It left no message.' : `It ended with:\n${lastLines(tail)}`,
       cause: new Error(tail),
     },
   );
+}
+
+function endingOf(status: number | string): string {
+  return typeof status === 'number' ? `exit code ${status}` : `signal ${status}`;
+}
+
+/** The last lines of what a program said, which a terminal can show without obeying them. */
+function lastLines(text: string): string {
+  return visibleText(text).split('\n').slice(-HINT_LINES).join('\n').slice(-HINT_CHARS);
 }

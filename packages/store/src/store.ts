@@ -102,8 +102,11 @@ export class Store {
     return guarded(`looking for ${blob.digest}`, () => this.#blobs.check(blob));
   }
 
-  /** Writes a snapshot whose blobs are in the store already. It is listed once this has resolved, and durable. */
-  writeSnapshot(draft: SnapshotDraft): Promise<StoredSnapshot> {
+  /**
+   * Writes a snapshot whose blobs are in the store already. It is listed once this has resolved, and durable. With `replace` it
+   * takes the place of a snapshot that has its tag, in one step.
+   */
+  writeSnapshot(draft: SnapshotDraft, { replace = false }: { replace?: boolean } = {}): Promise<StoredSnapshot> {
     const { tag } = draft.config;
     return guarded(`writing snapshot '${tag}'`, async () => {
       for (const blob of [...draft.memory, draft.deviceState, draft.rootDisk]) await this.#blobs.check(blob);
@@ -113,12 +116,13 @@ export class Store {
       const snapshot = parseConfig(tag, manifest, parseManifest(tag, bytes), encodeConfig(draft.config));
       await this.#index.run(async () => {
         const entries = await this.#entries();
-        if (entries.some((entry) => entry.tag === tag)) {
+        const others = entries.filter((entry) => entry.tag !== tag);
+        if (others.length < entries.length && !replace) {
           throw new StoreError('snapshot_exists', `There is a snapshot '${tag}' already.`, {
             hint: `Choose another tag, or remove it with 'forkd rmi ${tag}'.`,
           });
         }
-        await writeIndex(this.#paths, [...entries, { tag, manifest }]);
+        await writeIndex(this.#paths, [...others, { tag, manifest }]);
       });
       this.#parsed.set(manifest.digest, snapshot);
       return snapshot;

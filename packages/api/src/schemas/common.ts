@@ -26,6 +26,9 @@ export const Argument = Type.String({ maxLength: limits.commandArgBytesMax, patt
 export const textsByKey = (keyPattern: string, value: TString, maxProperties: number) =>
   Type.Record(Type.String(), value, { propertyNames: { pattern: keyPattern }, maxProperties });
 
+/** Variables of a process, by name. */
+export const Environment = textsByKey('^[^=\\u0000]+$', Argument, limits.envEntriesMax);
+
 export const Labels = Type.With(
   textsByKey(LABEL_KEY_PATTERN, Type.String({ maxLength: limits.labelCharsMax }), limits.labelsMax),
   { description: 'Keys and values that a caller attaches to a sandbox to find it by.', examples: [{ team: 'search' }] },

@@ -3,6 +3,7 @@ import { limits } from '../limits.ts';
 import {
   Argument,
   Count,
+  Environment,
   field,
   GuestPath,
   Labels,
@@ -11,7 +12,6 @@ import {
   Omittable,
   Safety,
   Tag,
-  textsByKey,
 } from './common.ts';
 
 export const SandboxState = Type.Union([Type.Literal('running'), Type.Literal('paused'), Type.Literal('ended')]);
@@ -283,15 +283,13 @@ export const LogsQuery = Type.Object({
 });
 export type LogsQuery = Static<typeof LogsQuery>;
 
-const commandEnv = textsByKey('^[^=\\u0000]+$', Argument, limits.envEntriesMax);
-
 /** Fields of `exec` and `commands`: how to start a process in the guest. */
 export const commandFields = {
   args: field(
     Type.Array(Argument, { minItems: 1, maxItems: limits.commandArgsMax }),
     'The program and its arguments. No shell is involved.',
   ),
-  env: field(Omittable(commandEnv), "Environment variables, added to the image's own."),
+  env: field(Omittable(Environment), "Environment variables, added to the image's own."),
   cwd: field(Omittable(GuestPath), "Working directory. Default: the image's working directory."),
   user: field(Omittable(Type.String({ minLength: 1, maxLength: 256 })), "User to run as. Default: the image's user."),
 };

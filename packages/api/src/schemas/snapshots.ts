@@ -1,6 +1,18 @@
 import { Type, type Static } from 'typebox';
 import { limits } from '../limits.ts';
-import { Argument, Count, ErrorEvent, field, HostPath, Measure, Omittable, Safety, Tag } from './common.ts';
+import {
+  Argument,
+  Count,
+  Environment,
+  ErrorEvent,
+  field,
+  GuestPath,
+  HostPath,
+  Measure,
+  Omittable,
+  Safety,
+  Tag,
+} from './common.ts';
 
 export const SnapshotStatus = Type.Union([Type.Literal('writing'), Type.Literal('ready'), Type.Literal('failed')]);
 export type SnapshotStatus = Static<typeof SnapshotStatus>;
@@ -165,6 +177,14 @@ export const SnapshotInfoDetail = Type.Object(
 );
 export type SnapshotInfoDetail = Static<typeof SnapshotInfoDetail>;
 
+const Copy = Type.Object({
+  from: field(HostPath, "File or directory on the controller's host."),
+  to: field(
+    GuestPath,
+    "Path in the image. Relative to the image's working directory. A directory if it ends with `/` or is one.",
+  ),
+});
+
 /** `limits.cpuModels` as a schema. */
 const CpuModel = Type.Union([Type.Literal('host'), Type.Literal('x86-64-v2')]);
 
@@ -196,6 +216,22 @@ export const CreateSnapshotRequest = Type.Object(
       'Image to build from: the name of a recipe, an OCI layout, a docker-archive tarball, a registry reference or a ' +
         'directory. Exclusive with `rootfs`.',
     ),
+    env: field(Omittable(Environment), 'Variables that every command has, above those of the image.'),
+    copy: field(
+      Omittable(Type.Array(Copy, { maxItems: limits.copiesMax })),
+      'Files to add to the root, in this order. Of a directory its content is copied. Needs a source that is not an EROFS image.',
+    ),
+    packages: field(
+      Omittable(
+        Type.Array(Type.String({ minLength: 1, maxLength: limits.packageCharsMax }), { maxItems: limits.packagesMax }),
+      ),
+      'Packages to add to the root: `pip:NAME` or `pip:NAME==VERSION` of a Python package, which any image with Python takes; ' +
+        '`NAME` or `NAME=VERSION` of a Debian package, which the recipes `python` and `debian` take.',
+    ),
+    replace: field(
+      Type.Optional(Type.Boolean({ default: false })),
+      'True: a snapshot that has the tag is replaced once the new one is on disk, and stays if the build fails.',
+    ),
     warm: field(
       Omittable(Type.String({ maxLength: limits.codeBytesMax })),
       'Python code, evaluated before the snapshot in the interpreter that every child inherits.',
@@ -224,7 +260,15 @@ export const CreateSnapshotRequest = Type.Object(
   {
     description:
       'A template to build: boot an image, warm it up, take a snapshot. Exactly one of `source` and `rootfs`.',
-    examples: [{ tag: 'python', source: 'python:3.12-slim', warm: 'import json, math', mem_mib: 512 }],
+    examples: [
+      {
+        tag: 'python',
+        source: 'python:3.12-slim',
+        packages: ['pip:requests'],
+        warm: 'import requests',
+        mem_mib: 512,
+      },
+    ],
   },
 );
 export type CreateSnapshotRequest = Static<typeof CreateSnapshotRequest>;

@@ -4,10 +4,16 @@ import { recipeNames } from '@forkd/api/constants';
 import { defineCommand, type Call } from '../command.ts';
 import { buildTemplate, printTemplate, templateFields, templateOptions, type TemplateOptions } from '../lib/build.ts';
 import { imageOptions } from '../parse/older-options.ts';
-import { tag } from '../parse/parse.ts';
-import { absoluteSource } from '../parse/source.ts';
+import { collect, environment, tag } from '../parse/parse.ts';
+import { absoluteSource, copyOf } from '../parse/source.ts';
 
-type Options = TemplateOptions & { tag: string };
+type Options = TemplateOptions & {
+  tag: string;
+  env?: string[];
+  copy?: string[];
+  package?: string[];
+  replace?: boolean;
+};
 
 export const fromImage = defineCommand<Options>({
   name: 'from-image',
@@ -22,10 +28,22 @@ export const fromImage = defineCommand<Options>({
     { flags: '--tag <tag>', summary: 'name of the template', required: true, parse: tag },
     { flags: '--kernel <file>', summary: "guest kernel (default: the distribution's)", completes: 'file' },
     ...templateOptions,
+    { flags: '-e, --env <k=v>', summary: 'set a variable of every command; can be repeated', parse: collect },
+    { flags: '--copy <src:dst>', summary: 'add a file or the content of a directory; can be repeated', parse: collect },
+    {
+      flags: '--package <name>',
+      summary: 'add a Debian package, or a Python package as pip:NAME; can be repeated',
+      parse: collect,
+    },
+    { flags: '--replace', summary: 'replace the template of this name once the new one is ready' },
     ...imageOptions,
   ],
   examples: [
     { line: 'forkd from-image python --tag py --warm "import numpy"', summary: 'a built-in recipe' },
+    {
+      line: 'forkd from-image python --tag web --package pip:flask --copy ./app:/srv/app --env PORT=80 --replace',
+      summary: 'with a Python package, files and a variable, in place of the template of that name',
+    },
     { line: 'forkd from-image docker.io/library/alpine:3 --tag alpine', summary: 'an image of a registry' },
     {
       line: 'forkd from-image ./rootfs --tag mine -- /opt/fill-caches',
@@ -44,5 +62,9 @@ async function run({ context, args, options }: Call<Options>): Promise<void> {
   };
   if (options.kernel !== undefined) request.kernel = resolve(options.kernel);
   if (command.length > 0) request.warm_command = command;
+  if (options.env !== undefined) request.env = environment(options.env, process.env);
+  if (options.copy !== undefined) request.copy = options.copy.map((text) => copyOf(text, process.cwd()));
+  if (options.package !== undefined) request.packages = options.package;
+  if (options.replace === true) request.replace = true;
   printTemplate(context, await buildTemplate(context, request));
 }

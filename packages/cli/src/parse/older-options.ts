@@ -28,11 +28,7 @@ export const addressOptions: readonly OptionSpec[] = [
 
 /** Earlier commands built their images themselves. */
 export const imageOptions: readonly OptionSpec[] = [
-  replaced(
-    '--extra <package>',
-    'Packages are not added to an image here.',
-    'Build an image that has them, and give that.',
-  ),
+  replaced('--extra <package>', 'Packages are given one by one here.', 'Write --package NAME for each of them.'),
   accepted('--size-mib <mib>', 'a root image is as large as its files'),
   accepted('--cache <dir>', 'images are cached in the data directory'),
 ];

@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { resolve } from 'node:path';
+import { UsageError } from '../lib/errors.ts';
 
 /**
  * Makes the paths of an image source absolute, because the controller has another working directory.
@@ -12,4 +13,14 @@ export function absoluteSource(source: string, directory: string): string {
   const isPath = /^\.{0,2}\//.test(source) || source === '.' || source === '..' || source.endsWith('.tar');
   const absolute = resolve(directory, source);
   return isPath || existsSync(absolute) ? absolute : source;
+}
+
+/** Parses `SRC:DST`: a path here, and one in the guest. The last colon parts them, since a path here may have one. */
+export function copyOf(text: string, directory: string): { from: string; to: string } {
+  const colon = text.lastIndexOf(':');
+  const [from, to] = [text.slice(0, Math.max(colon, 0)), text.slice(colon + 1)];
+  if (from === '' || to === '') {
+    throw new UsageError(`--copy: "${text}" is not SRC:DST.`, 'Write it as ./app:/srv/app.');
+  }
+  return { from: resolve(directory, from), to };
 }

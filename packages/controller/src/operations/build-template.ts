@@ -60,7 +60,8 @@ export async function buildTemplate(
   const problem = createSnapshotProblem(request);
   if (problem !== undefined) throw new ApiError('bad_request', problem);
   const { catalog, replies, log } = host;
-  const { tag, tap } = request;
+  const { tag, tap, replace = false } = request;
+  if (replace) await assertReplaceable(host, tag);
   const source = request.source ?? request.rootfs ?? '';
   const facts = newFacts(tag, { machine: null, image: null, source, python: false, refresh: null, safety: 'standard' });
   const note = () => replies.noteSnapshot(requestKey, tag);
@@ -68,7 +69,7 @@ export async function buildTemplate(
   const done: StageTimes = { imageDoneMs: beganMs, bootDoneMs: beganMs, warmDoneMs: beganMs };
   // The scope ends the VM of the build once the snapshot is on disk.
   return withScope(log, async (scope) => {
-    const snapshot = await catalog.make(facts, { context: `Snapshot '${tag}'`, signal, note }, (draft) =>
+    const snapshot = await catalog.make(facts, { context: `Snapshot '${tag}'`, signal, note, replace }, (draft) =>
       build(host, { draft, request, signal, onProgress, scope }, done).catch((error: unknown) => {
         const { code, message } = toApiError(signal.aborted ? signal.reason : error);
         log.warn({ tag, code }, message);
@@ -127,16 +128,34 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
 }
 
 async function rootOf({ paths }: Host, { request, signal, onProgress }: Build): Promise<Root> {
-  const { source, rootfs } = request;
+  const { source, rootfs, env, copy, packages } = request;
+  const additions = { packages: packages ?? [], copies: copy ?? [] };
+  const withEnv = (root: Root): Root => ({ ...root, config: { ...root.config, env: { ...root.config.env, ...env } } });
   const buildFrom = async (from: string): Promise<Root> => {
     const onLine = (line: string) => onProgress('image', line);
-    const options = { source: from, cacheDir: paths.cache, signal, onProgress: onLine };
-    return { ...(await buildRoot(options)), frozen: true };
+    const options = { source: from, additions, cacheDir: paths.cache, signal, onProgress: onLine };
+    return withEnv({ ...(await buildRoot(options)), frozen: true });
   };
   if (typeof source === 'string') return buildFrom(source);
   const file = resolve(rootfs ?? '');
   const info = await stat(file).catch(() => null);
-  return info?.isDirectory() ? buildFrom(`dir:${file}`) : readRootFile(file);
+  if (info?.isDirectory()) return buildFrom(`dir:${file}`);
+  const root = await readRootFile(file);
+  if (additions.packages.length + additions.copies.length === 0) return withEnv(root);
+  throw new ApiError('bad_request', `Nothing can be added to ${file}, which is an image of a file system.`, {
+    hint: 'Give the directory that it was made of.',
+  });
+}
+
+/** Throws `has_dependents` if a branch or a workspace keeps the snapshot that has the tag. */
+async function assertReplaceable({ catalog, workspaces }: Host, tag: string): Promise<void> {
+  const dependents = await catalog.dependents(tag);
+  const reason = dependents.length > 0 ? `it is kept by '${dependents.join("', '")}'` : workspaces.reservedBy(tag);
+  if (reason === null) return;
+  throw new ApiError('has_dependents', `Snapshot '${tag}' cannot be replaced: ${reason}.`, {
+    hint: 'Build under another tag, or remove what keeps it first.',
+    details: { dependents },
+  });
 }
 
 async function kernelOf({ boot }: Host, { request, signal, onProgress }: Build): Promise<KernelFiles> {

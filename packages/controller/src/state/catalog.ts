@@ -54,6 +54,8 @@ interface MakeOptions {
   context: string;
   signal: AbortSignal;
   note?: NoteTag;
+  /** True: the snapshot takes the place of one that has its tag, once it is on disk. */
+  replace?: boolean;
 }
 
 /** Notes a claimed tag. The catalog waits for this before anything is made. */
@@ -69,29 +71,31 @@ interface CatalogParts {
 export class Catalog {
   readonly #parts: CatalogParts;
   readonly #drafts = new Map<string, Draft>();
+  /** Drafts that are not in the list: another snapshot has their tag until they are on disk. */
+  readonly #replacements = new Map<string, Draft>();
 
   constructor(parts: CatalogParts) {
     this.#parts = parts;
   }
 
   get inFlightCount(): number {
-    return [...this.#drafts.values()].filter((draft) => draft.inFlight).length;
+    return [...this.#drafts.values(), ...this.#replacements.values()].filter((draft) => draft.inFlight).length;
   }
 
   /** Makes a snapshot, whole or not at all: claims its tag, runs `work` and publishes the result. A failure frees the tag. */
   async make(
     facts: DraftFacts,
-    { context, signal, note }: MakeOptions,
+    { context, signal, note, replace }: MakeOptions,
     work: (draft: Draft) => Promise<SnapshotContents>,
   ): Promise<SnapshotInfo> {
-    const draft = await this.claim(facts, note);
+    const draft = await (replace === true ? this.#claimPlace(facts) : this.claim(facts, note));
     const explain = (error: unknown) => withContext(context, signal.aborted ? signal.reason : error);
     try {
       await this.write(draft, explain, async () => {
         await this.publish(draft, await work(draft));
       });
     } catch (error) {
-      if (this.#drafts.get(draft.tag) === draft) this.#drafts.delete(draft.tag);
+      this.#forget(draft);
       throw error;
     }
     return this.describe(draft);
@@ -100,9 +104,7 @@ export class Catalog {
   /** Claims a tag. The draft is in the list from here on, and no other snapshot can have the tag until it has failed. */
   async claim(facts: DraftFacts, note?: NoteTag): Promise<Draft> {
     const { tag } = facts;
-    assertTag(tag);
-    const rival = this.#drafts.get(tag);
-    if (rival?.inFlight) throw new ApiError('snapshot_in_flight', `A snapshot '${tag}' is being written already.`);
+    this.#assertUnclaimed(tag);
     // A draft that failed holds nothing: its tag can be claimed again.
     const draft = new Draft(facts);
     // The draft is set before the store is asked, so that of two claims at once only one can pass.
@@ -115,6 +117,38 @@ export class Catalog {
     } catch (error) {
       this.#drafts.delete(tag);
       throw error;
+    }
+  }
+
+  /** Claims a tag that another snapshot may have, and keeps until this one is on disk. */
+  async #claimPlace(facts: DraftFacts): Promise<Draft> {
+    const { tag } = facts;
+    this.#assertUnclaimed(tag);
+    this.dropFailed(tag);
+    const draft = new Draft(facts);
+    this.#replacements.set(tag, draft);
+    try {
+      const isTaken = (await this.#parts.store.list()).some((entry) => entry.tag === tag);
+      if (!isTaken) this.#drafts.set(tag, draft);
+      this.#parts.events.emit('snapshot.writing', subjectOf(draft));
+      return draft;
+    } catch (error) {
+      this.#forget(draft);
+      throw error;
+    }
+  }
+
+  #assertUnclaimed(tag: string): void {
+    assertTag(tag);
+    const rivals = [this.#drafts.get(tag), this.#replacements.get(tag)];
+    if (rivals.some((rival) => rival?.inFlight === true)) {
+      throw new ApiError('snapshot_in_flight', `A snapshot '${tag}' is being written already.`);
+    }
+  }
+
+  #forget(draft: Draft): void {
+    for (const drafts of [this.#drafts, this.#replacements]) {
+      if (drafts.get(draft.tag) === draft) drafts.delete(draft.tag);
     }
   }
 
@@ -151,9 +185,11 @@ export class Catalog {
   /** Writes a draft to the store, which makes it durable. */
   async publish(draft: Draft, { facts, ...blobs }: SnapshotContents): Promise<StoredSnapshot> {
     const config = configOf({ ...draft.facts, ...facts }, draft.stats);
-    const stored = await this.#parts.store.writeSnapshot({ config, ...blobs });
+    const replace = this.#replacements.get(draft.tag) === draft;
+    const stored = await this.#parts.store.writeSnapshot({ config, ...blobs }, { replace });
     draft.becomeDurable(stored);
-    this.#drafts.delete(draft.tag);
+    this.#forget(draft);
+    if (replace) this.#parts.housekeeping.request();
     this.#parts.events.emit('snapshot.durable', subjectOf(draft));
     return stored;
   }

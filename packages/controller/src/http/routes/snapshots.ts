@@ -124,6 +124,7 @@ const described = {
       ...startErrors,
       'tag_exists',
       'snapshot_in_flight',
+      'has_dependents',
       'image_not_found',
       'image_invalid',
       'image_fetch_failed',
@@ -136,6 +137,7 @@ const described = {
       'warm_failed',
       'branch_failed',
     ],
+    details: { has_dependents: dependents },
   }),
   prune: operation('pruneSnapshots', 'Removes branches that are too old or too many.', {
     description: 'Templates are kept, and so are snapshots that others need. Give `older_than_secs`, `keep` or both.',
