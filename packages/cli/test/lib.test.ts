@@ -6,7 +6,7 @@ import { parsePlace } from '../src/commands/cp.ts';
 import { CounterReader, counterStart } from '../src/commands/quickstart/counter.ts';
 import { countDistinct, parseAnswer, sharedNames, type ChildAnswer } from '../src/commands/quickstart/warm.ts';
 import { checkName } from '../src/files/copy.ts';
-import { formatAge, formatBytes, formatMs, formatTable, formatUntil } from '../src/output/text.ts';
+import { columnGroups, formatAge, formatBytes, formatMs, formatTable, formatUntil } from '../src/output/text.ts';
 import { buildTree, drawTree } from '../src/output/tree.ts';
 import { environment, integer, label, labelFilter, seconds, wholeSeconds } from '../src/parse/parse.ts';
 import { pickCommand, pickSandbox } from '../src/parse/resolve.ts';
@@ -167,6 +167,22 @@ describe('text', () => {
     expect(lines[0]).toMatch(/^SANDBOX .* EXPIRES +PID +…$/);
     expect(lines[1]).toMatch(/^sb-0123456789 .* 12345$/);
     expect(formatTable(header, [row], 120)).not.toContain('…');
+  });
+
+  test('can be split into several, each with the first column, so that none is left out', () => {
+    const header = ['MODE', 'PAUSE p50 / p99 / max', 'FLOOR', 'READY', 'DURABLE'];
+    const rows = [['live-async', '1.04 ms / 1.55 ms / 1.55 ms', '0.95 ms', '53.1 ms', '151 ms']];
+    expect(columnGroups(header, rows, 200)).toEqual([[0, 1, 2, 3, 4]]);
+    expect(columnGroups(header, rows, 60)).toEqual([
+      [0, 1, 2, 3],
+      [0, 4],
+    ]);
+    expect(columnGroups(header, rows, 20)).toEqual([
+      [0, 1],
+      [0, 2],
+      [0, 3],
+      [0, 4],
+    ]);
   });
 
   test('says until when in the unit that tells most', () => {

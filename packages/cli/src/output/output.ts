@@ -2,7 +2,7 @@ import { once } from 'node:events';
 import type { Writable } from 'node:stream';
 import { visibleJson, visibleLine, visibleText } from '@forkd/api/constants';
 import pc from 'picocolors';
-import { ellipsis, formatTable } from './text.ts';
+import { columnGroups, ellipsis, formatTable } from './text.ts';
 
 const CLEAR_LINE = '\r\u001b[K';
 
@@ -73,6 +73,16 @@ export class Output {
         this.streams.stdout.isTTY ? this.streams.stdout.columns : undefined,
       ),
     );
+  }
+
+  /** Writes a table whose columns nobody can ask for again: if the terminal is too narrow, as several tables. */
+  wholeTable(header: readonly string[], rows: readonly (readonly string[])[]): void {
+    const { isTTY, columns } = this.streams.stdout;
+    columnGroups(header, rows, isTTY ? columns : Number.POSITIVE_INFINITY).forEach((group, index) => {
+      const pick = (row: readonly string[]) => group.map((column) => row[column] ?? '');
+      if (index > 0) this.line('');
+      this.table(pick(header), rows.map(pick));
+    });
   }
 
   /** Writes named values, one per line. Undefined values are left out. */

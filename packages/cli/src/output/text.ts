@@ -79,6 +79,27 @@ export function formatTable(
     .join('\n');
 }
 
+/**
+ * Splits the columns of a table into groups that are no wider than `columnsMax`, each with the first column. A group has at
+ * least two columns, however wide they are.
+ */
+export function columnGroups(
+  header: readonly string[],
+  rows: readonly (readonly string[])[],
+  columnsMax: number,
+): number[][] {
+  const wanted = header.map((_, column) => Math.max(...[header, ...rows].map((row) => width(row[column] ?? ''))));
+  const groups = [[0]];
+  let used = wanted[0] ?? 0;
+  wanted.slice(1).forEach((columns, index) => {
+    const isNew = (groups.at(-1)?.length ?? 0) > 1 && used + GAP.length + columns > columnsMax;
+    if (isNew) groups.push([0]);
+    used = (isNew ? (wanted[0] ?? 0) : used) + GAP.length + columns;
+    groups.at(-1)?.push(index + 1);
+  });
+  return groups;
+}
+
 /** The number of columns that fit if each shrinks as far as it may. At least two are shown. */
 function shownColumns(wanted: readonly number[], totalMax: number): number {
   const least = wanted.map((columns) => Math.min(columns, COLUMN_WIDTH_MIN) + GAP.length);

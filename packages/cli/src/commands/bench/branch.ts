@@ -85,7 +85,7 @@ function printTable({ out }: Context, { summary, payload }: BranchReport): void 
 type Entry = BranchReport['summary'][number] | NonNullable<BranchReport['payload']>['summary'][number];
 
 function printEntries(out: Context['out'], entries: readonly Entry[]): void {
-  out.table(
+  out.wholeTable(
     ['MODE', 'N', 'PAUSE p50 / p99 / max', 'FLOOR p50', 'RATIO', 'READY', 'DURABLE', 'GUEST GAP', 'QUIET GAP'],
     entries.map((entry) => [
       entry.mode,

@@ -40,7 +40,7 @@ async function run({ context, options }: Call<Options>): Promise<void> {
 }
 
 function printTable({ out }: Context, { summary }: ChainReport): void {
-  out.table(
+  out.wholeTable(
     ['DEPTH', 'N', 'RUNNING p50 / p99 / max', 'FIRST', 'RATIO', 'EXTENTS', 'MAPPINGS'],
     summary.map((entry) => [
       String(entry.depth),

@@ -30,7 +30,7 @@ async function run({ context, options }: Call<Options>): Promise<void> {
 }
 
 function printTable({ out }: Context, { summary }: ExecReport): void {
-  out.table(
+  out.wholeTable(
     ['THROUGH', 'N', 'p50 / p99 / max'],
     summary.flatMap((entry) => [
       ['REST', String(entry.rest_ms.n), quantiles(entry.rest_ms)],

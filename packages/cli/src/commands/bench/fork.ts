@@ -42,7 +42,7 @@ async function run({ context, options }: Call<Options>): Promise<void> {
 }
 
 function printTable({ out }: Context, { summary, payload }: ForkReport): void {
-  out.table(
+  out.wholeTable(
     [
       'AT ONCE',
       'RUNNING p50 / p99 / max',
@@ -68,7 +68,7 @@ function printTable({ out }: Context, { summary, payload }: ForkReport): void {
   );
   if (payload === undefined) return;
   out.line(`\n${payload.guest}:`);
-  out.table(
+  out.wholeTable(
     ['AT ONCE', 'RUNNING p50 / p99 / max', 'QEMU ALONE', 'RATIO', 'FROM POOL', 'RATIO'],
     payload.summary.map((entry) => [
       String(entry.n),

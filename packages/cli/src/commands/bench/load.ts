@@ -30,7 +30,7 @@ async function run({ context, options }: Call<Options>): Promise<void> {
 }
 
 function printTable({ out }: Context, { summary }: LoadReport): void {
-  out.table(
+  out.wholeTable(
     ['REQUESTS A SECOND', 'ERRORS', 'N', 'PAUSE p50 / p99 / max'],
     summary.flatMap((entry) => [
       ['0', '0', String(entry.quiet_pause_ms.n), quantiles(entry.quiet_pause_ms)],

@@ -43,13 +43,13 @@ async function run({ context, options }: Call<Options>): Promise<void> {
 }
 
 function printTables({ out }: Context, report: SoakReport): void {
-  out.table(
+  out.wholeTable(
     ['REQUEST', 'N', 'p50 / p99 / max', 'REFUSED'],
     report.summary.map((entry) => [entry.kind, String(entry.ms.n), quantiles(entry.ms), String(entry.refused)]),
   );
   for (const beside of report.neighbours) {
     const { looked, later_than_250_ms: late } = beside.loop;
-    out.table(
+    out.wholeTable(
       [heading(beside), 'p50 / p99 / max'],
       [
         ['/healthz of another caller', quantiles(beside.health_ms)],
@@ -61,7 +61,7 @@ function printTables({ out }: Context, report: SoakReport): void {
   }
   const held = { before: report.before, after: report.after };
   const rounds = { 'before the rounds': report.before_rounds, 'after the rounds': report.after_rounds };
-  out.table(
+  out.wholeTable(
     ['HELD', 'CONTROLLER FDS', 'MiB', 'PAGER FDS', 'MiB', 'PROCESSES', 'SANDBOXES'],
     Object.entries({ ...held, ...rounds }).map(([when, row]) => [
       when,

@@ -53,7 +53,7 @@ function isClean({ branches: { payloads, sandboxes }, failures }: TortureReport)
 
 function printTables({ out }: Context, report: TortureReport): void {
   const { payloads, sandboxes } = report.branches;
-  out.table(
+  out.wholeTable(
     ['BRANCHES OF', 'AUDITED', 'PAGES', 'DIFFERING', 'WRONG BY RULE', 'CHILDREN', 'FAILED', 'CUT OFF'],
     Object.entries({ payloads, sandboxes }).map(([source, audits]) => [
       source,
@@ -66,11 +66,11 @@ function printTables({ out }: Context, report: TortureReport): void {
       String(audits.cut_off),
     ]),
   );
-  out.table(
+  out.wholeTable(
     ['WINDOW', 'HONEST REQUEST', 'N', 'p50 / p99 / max'],
     report.honest.map((entry) => [entry.window, entry.request, String(entry.ms.n), quantiles(entry.ms)]),
   );
-  out.table(
+  out.wholeTable(
     ['HONEST REQUEST', 'p99 BESIDE HOSTILE / ALONE', 'p99 BESIDE HOSTILE / BESIDE HONEST'],
     Object.entries(report.neighbours_p99_ratio).map(([request, ratio]) => [
       request,
@@ -78,11 +78,11 @@ function printTables({ out }: Context, report: TortureReport): void {
       String(report.hostility_p99_ratio[request] ?? '-'),
     ]),
   );
-  out.table(
+  out.wholeTable(
     ['KILLED', 'TIMES', 'AWAY p50 / p99 / max'],
     Object.entries(report.outages_ms).map(([victim, ms]) => [victim, String(ms.n), quantiles(ms)]),
   );
-  out.table(
+  out.wholeTable(
     ['NEIGHBOUR', 'DID', 'TIMES'],
     Object.entries(report.neighbours).flatMap(([neighbour, figures]) =>
       Object.entries(figures).map(([name, times]) => [neighbour, name, String(times)]),
