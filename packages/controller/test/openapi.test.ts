@@ -124,7 +124,7 @@ async function entriesOf(lab: HttpLab, query: string) {
   const url = `http://127.0.0.1:${lab.port}/docs?q=${encodeURIComponent(query)}`;
   const flags = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--no-first-run'];
   const args = [...flags, `--user-data-dir=${profile}`, '--dump-dom', url];
-  const child = spawn(BROWSER, args, { stdio: ['ignore', 'pipe', 'ignore'] });
+  const child = spawn(BROWSER, args, { stdio: ['ignore', 'pipe', 'ignore'], timeout: 100_000 });
   const text = await textOf(child.stdout);
   const entries = [...text.matchAll(/<details id="([^"]+)"([^>]*)>/g)];
   const of = (isHidden: boolean) =>
