@@ -2,7 +2,7 @@
 import { PassThrough } from 'node:stream';
 import { afterEach, describe, expect, test, vi } from 'vitest';
 import { Output, type Streams } from '../src/output/output.ts';
-import { withCount } from '../src/output/progress.ts';
+import { Progress, withCount } from '../src/output/progress.ts';
 import { visibleChunks } from '../src/output/visible-chunks.ts';
 
 const hostile = 'a\u001b[2J\u001b]0;owned\u0007\u009b\u202e\nb';
@@ -99,6 +99,21 @@ describe('a count of long work', () => {
     expect(text.split('\n')).toHaveLength(3);
     // The line is cleared before the output of the work, and then written anew.
     expect(text).toContain('1 of 3\r\u001b[K\r\u001b[K');
+  });
+
+  test('within a stage replaces the line of the stage on a terminal, and is left out of a pipe', () => {
+    const shown = (isTerminal: boolean) => {
+      const { out, text } = outputTo(isTerminal);
+      const progress = new Progress(out);
+      for (const message of ['unpacking', 'reading layer 1 of 2', 'reading layer 2 of 2']) {
+        progress.show({ stage: 'image', message, elapsed_ms: 1 });
+      }
+      progress.end();
+      return text();
+    };
+    expect(shown(true)).toMatch(/layer 1 of 2[^\n]*layer 2 of 2\n$/);
+    expect(shown(true).split('\n')).toHaveLength(2);
+    expect(shown(false)).toMatch(/^[^\n]*unpacking\n$/);
   });
 
   test('is not in a pipe, in JSON or with -q', async () => {

@@ -149,7 +149,7 @@ async function unpackLayout(
   const { layers, config } = await chooseImage(layout, ref);
   await checkLayers(layout, layers, signal);
   const bad: Bad = (problem, cause) => badImage(layout.description, problem, cause);
-  await unpackLayers(layers, { tree, signal, bad });
+  await unpackLayers(layers, { tree, signal, bad, onProgress });
   return imageOf(config);
 }
 

@@ -19,15 +19,20 @@ interface Unpacking {
   readonly tree: string;
   readonly signal: AbortSignal | undefined;
   readonly bad: Bad;
+  readonly onProgress?: (line: string) => void;
 }
 
 /**
  * Unpacks layers into `tree`, lowest first. They are read twice: for their names, and for the content that is left in the end.
  * GNU tar unpacks the result, with owners, attributes and devices.
  */
-export async function unpackLayers(layers: readonly Layer[], { tree, signal, bad }: Unpacking): Promise<void> {
+export async function unpackLayers(
+  layers: readonly Layer[],
+  { tree, signal, bad, onProgress }: Unpacking,
+): Promise<void> {
   const merged = new LayerTree();
   for (const [index, layer] of layers.entries()) {
+    if (layers.length > 1) onProgress?.(`root: reading layer ${index + 1} of ${layers.length}`);
     const entries: TarEntry[] = [];
     for await (const { entry } of readMembers(layer, signal, bad)) {
       naming(layer.name, bad, () => merged.admit(entry));

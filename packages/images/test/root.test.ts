@@ -97,10 +97,11 @@ describe('a container image', () => {
   test('in an OCI layout is unpacked once, with its layers, whiteouts and config', async () => {
     const dir = await scratchDir();
     const layout = await twoLayerImage(dir);
-    const made = await build(dir, layout);
+    const lines: string[] = [];
+    const made = await build(dir, layout, { onProgress: (line) => lines.push(line) });
+    expect(lines).toEqual(expect.arrayContaining(['root: reading layer 1 of 2', 'root: reading layer 2 of 2']));
     expect(made.config).toEqual(twoLayerConfig);
     await expectTwoLayers(made.erofs, dir);
-    const lines: string[] = [];
     const again = await build(dir, `oci:${layout}:tiny`, { onProgress: (line) => lines.push(line) });
     expect(again).toMatchObject({ digest: made.digest, config: made.config });
     expect(lines.join()).toContain('already made');

@@ -8,6 +8,8 @@ const STAGE_COLUMNS = 10;
 /** Shorter work is not shown: nobody could read it. */
 const QUIET_MS = 1500;
 const TICK_MS = 200;
+/** The end of a message that counts, such as `reading layer 3 of 12`. */
+const COUNT = / \d+ of \d+$/;
 
 /**
  * Shows the stages of long work on stderr. A terminal gets one line per stage, rewritten as work proceeds. A file or a pipe
@@ -36,6 +38,8 @@ export class Progress {
       return;
     }
     if (!this.#isLive) {
+      // A log needs the steps, not how far each is.
+      if (COUNT.test(event.message)) return;
       stderr.write(`${line}\n`);
       return;
     }
