@@ -14,7 +14,7 @@ import { fake, forkd, here } from './support/forkd.ts';
 const page = fileURLToPath(new URL('../../../docs/operate/doctor.md', import.meta.url));
 /** A name that the command resolves to this host, as if it were another machine. */
 const OTHER_NAME = 'sandboxes.test';
-const resolveOtherName = `import dns from 'node:dns';
+const RESOLVE_OTHER_NAME = `import dns from 'node:dns';
 const { lookup } = dns;
 dns.lookup = (name, ...rest) => lookup(name === '${OTHER_NAME}' ? '127.0.0.1' : name, ...rest);`;
 const url = () => ({ FORKD_URL: `unix:${fake.socket}` });
@@ -76,7 +76,7 @@ describe('a controller that runs', () => {
     // The name of this host stands for another machine: it is no loopback name.
     const { port } = new URL(fake.url);
     const elsewhere = { FORKD_URL: `http://${OTHER_NAME}:${port}` };
-    const lookup = `data:text/javascript,${encodeURIComponent(resolveOtherName)}`;
+    const lookup = `data:text/javascript,${encodeURIComponent(RESOLVE_OTHER_NAME)}`;
     const { stdout, stderr } = await forkd(['doctor', '--json'], {
       env: { ...elsewhere, NODE_OPTIONS: `--import=${lookup}` },
     });

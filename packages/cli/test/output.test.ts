@@ -5,7 +5,7 @@ import { Output, type Streams } from '../src/output/output.ts';
 import { Progress, withCount } from '../src/output/progress.ts';
 import { visibleChunks } from '../src/output/visible-chunks.ts';
 
-const hostile = 'a\u001b[2J\u001b]0;owned\u0007\u009b\u202e\nb';
+const HOSTILE = 'a\u001b[2J\u001b]0;owned\u0007\u009b\u202e\nb';
 
 /** What an output has written, to a terminal with colours or to a pipe. */
 function written(isTerminal: boolean, write: (out: Output) => void): string {
@@ -27,11 +27,11 @@ describe.each([
   ['a pipe', false],
 ])('on %s', (_where, isTerminal) => {
   test.each<[string, (out: Output) => void]>([
-    ['lines', (out) => out.line(hostile)],
-    ['notes', (out) => out.note(hostile)],
-    ['warnings', (out) => out.warn(hostile)],
-    ['cells of a table', (out) => out.table(['NAME'], [[hostile]])],
-    ['fields', (out) => out.fields({ name: hostile })],
+    ['lines', (out) => out.line(HOSTILE)],
+    ['notes', (out) => out.note(HOSTILE)],
+    ['warnings', (out) => out.warn(HOSTILE)],
+    ['cells of a table', (out) => out.table(['NAME'], [[HOSTILE]])],
+    ['fields', (out) => out.fields({ name: HOSTILE })],
   ])('%s show escapes', (_what, write) => {
     const text = written(isTerminal, write);
     expect(text).toContain(String.raw`a\x1b[2J\x1b]0;owned\x07\x9b\u202e`);
@@ -40,14 +40,14 @@ describe.each([
   });
 
   test('JSON is the same value', () => {
-    expect(JSON.parse(written(isTerminal, (out) => out.json({ hostile })))).toEqual({ hostile });
-    expect(written(isTerminal, (out) => out.json({ hostile }))).not.toContain('\u009b');
+    expect(JSON.parse(written(isTerminal, (out) => out.json({ hostile: HOSTILE })))).toEqual({ hostile: HOSTILE });
+    expect(written(isTerminal, (out) => out.json({ hostile: HOSTILE }))).not.toContain('\u009b');
   });
 });
 
 test('a table of a guest’s names has one line per row', () => {
   expect(
-    written(false, (out) => out.table(['NAME'], [[hostile]]))
+    written(false, (out) => out.table(['NAME'], [[HOSTILE]]))
       .trimEnd()
       .split('\n'),
   ).toHaveLength(2);

@@ -7,7 +7,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { codeOf, Lab, scratch } from './support.ts';
 
-const cap = 2;
+const CAP = 2;
 const sandboxIds = ['sb-a', 'sb-b', 'sb-c'];
 const tags = ['t0', 't1', 't2'];
 
@@ -70,7 +70,7 @@ function start(id: string, tag: string): Command {
       let expected = 'ok';
       if (!model.alive.has(id)) expected = 'not_found_sandbox';
       else if (model.branching.has(id)) expected = 'branch_in_flight';
-      else if (model.branching.size >= cap) expected = 'branch_cap';
+      else if (model.branching.size >= CAP) expected = 'branch_cap';
       else if (held === 'writing' || held === 'ready') expected = 'snapshot_in_flight';
       else if (held === 'durable') expected = 'tag_exists';
       if (expected !== 'ok') {
@@ -192,7 +192,7 @@ test('any history of branches goes as the model says', { timeout: 120_000 }, asy
   await fc.assert(
     fc.asyncProperty(commands, async (history) => {
       run += 1;
-      const lab = await Lab.open(join(dir, `run-${run}`), cap);
+      const lab = await Lab.open(join(dir, `run-${run}`), CAP);
       for (const sandbox of sandboxIds) await lab.addSandbox(sandbox);
       const model: Model = { snapshots: new Map(), branching: new Map(), alive: new Set(sandboxIds) };
       try {

@@ -3,7 +3,7 @@ import { once } from 'node:events';
 import { onTestFinished } from 'vitest';
 
 // Node has no unix datagram sockets. Prints what arrives, and the pid that the kernel says it comes from, a line each.
-const receiver = `
+const RECEIVER = `
 import array, json, os, socket, struct, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 s.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -27,7 +27,7 @@ export interface Datagram {
 
 /** A real service manager's socket at `path`, and what has come to it, barriers left out. */
 export async function receiveDatagrams(path: string): Promise<Datagram[]> {
-  const child: ChildProcess = spawn('python3', ['-c', receiver, path], { stdio: ['ignore', 'pipe', 'inherit'] });
+  const child: ChildProcess = spawn('python3', ['-c', RECEIVER, path], { stdio: ['ignore', 'pipe', 'inherit'] });
   onTestFinished(async () => {
     const ended = once(child, 'exit');
     child.kill();

@@ -41,21 +41,21 @@ async function open(dir?: string) {
 const sandbox = { id: 'sb-1', kind: 'sandbox' } as const;
 const exit: VmExit = { code: null, signal: null, why: null, log: '' };
 
-const panic = 'Kernel panic - not syncing: ';
+const PANIC = 'Kernel panic - not syncing: ';
 test.each([
   [{ why: 'its limit' }, '', 'out_of_memory', 'its limit', '--memory-limit-mib'],
   [{ code: 0 }, 'reboot: Power down', 'guest_stopped', 'its guest shut down', 'poweroff'],
-  [{ code: 0 }, `${panic}Fatal exception`, 'guest_panicked', 'the guest panicked: Fatal exception', ''],
-  [{ code: 0 }, `Out of memory: Killed process 7\n${panic}x`, 'guest_panicked', 'panicked: x', '--mem-mib'],
+  [{ code: 0 }, `${PANIC}Fatal exception`, 'guest_panicked', 'the guest panicked: Fatal exception', ''],
+  [{ code: 0 }, `Out of memory: Killed process 7\n${PANIC}x`, 'guest_panicked', 'panicked: x', '--mem-mib'],
   [
     { code: 0 },
-    `forkd-agent: boot failed: no disk\r\n${panic}Attempted to kill init! exitcode=0x00000100`,
+    `forkd-agent: boot failed: no disk\r\n${PANIC}Attempted to kill init! exitcode=0x00000100`,
     'guest_panicked',
     'its agent gave up: boot failed: no disk',
     'no disk',
   ],
-  [{ code: 0 }, `${panic}Attempted to kill init! exitcode=0x0000000b`, 'guest_panicked', 'signal 11 (SIGSEGV)', ''],
-  [{ code: 0 }, `${panic}Attempted to kill init! exitcode=0x00000300`, 'guest_panicked', 'exit code 3', ''],
+  [{ code: 0 }, `${PANIC}Attempted to kill init! exitcode=0x0000000b`, 'guest_panicked', 'signal 11 (SIGSEGV)', ''],
+  [{ code: 0 }, `${PANIC}Attempted to kill init! exitcode=0x00000300`, 'guest_panicked', 'exit code 3', ''],
   [{ signal: 'SIGKILL' as const }, '', 'crashed', 'its VMM was killed by SIGKILL', 'kernel log'],
   [{ code: 1, log: 'qemu: bad' }, '', 'crashed', 'its VMM failed with exit code 1', 'qemu: bad'],
   [{}, '', 'lost', 'earlier controller', ''],
@@ -75,15 +75,15 @@ test('of a guest whose template is built it is told what its kernel needs', () =
   const early = endingOf(ofTemplate, { ...exit, code: 0 }, '').error;
   expect(early.message).toBe('Its VM ended by itself: its kernel gave up before its console said a word.');
   expect(early.hint).toContain('--mem-mib');
-  const full = endingOf(ofTemplate, { ...exit, code: 0 }, `${panic}System is deadlocked on memory`).error;
+  const full = endingOf(ofTemplate, { ...exit, code: 0 }, `${PANIC}System is deadlocked on memory`).error;
   expect(full.message).toContain('panicked: System is deadlocked on memory');
   expect(full.hint).toContain('Give the guest more memory (--mem-mib).');
 });
 
 test('the trace after a panic does not push away the lines that explain it', () => {
   const trace = Array.from({ length: 50 }, (_, index) => `RSP: ${index}`).join('\n');
-  const { consoleTail } = endingOf(sandbox, { ...exit, code: 0 }, `before\n${panic}why\n${trace}`);
-  expect(consoleTail).toBe(`before\n${panic}why`);
+  const { consoleTail } = endingOf(sandbox, { ...exit, code: 0 }, `before\n${PANIC}why\n${trace}`);
+  expect(consoleTail).toBe(`before\n${PANIC}why`);
 });
 
 test('the last lines of a console are shown to a terminal without being obeyed', () => {

@@ -12,10 +12,10 @@ import { expectError, HttpLab } from './http-support.ts';
 import { silent } from './support.ts';
 
 /** Of one round of the event loop. An answer takes about three of them. */
-const roundMsMax = 80;
+const ROUND_MS_MAX = 80;
 
-const exec = '/v1/sandboxes/sb-1/exec';
-const create = '/v1/sandboxes';
+const EXEC = '/v1/sandboxes/sb-1/exec';
+const CREATE = '/v1/sandboxes';
 const many = (n: number, item: (index: number) => string) =>
   Array.from({ length: n }, (_, index) => item(index)).join();
 const zeros = (n: number) => many(n, (index) => `"k${index}":0`);
@@ -26,16 +26,16 @@ const large = limits.largeJsonBodyBytesMax;
 type Case = [what: string, path: string, body: string, status: number, code: string];
 
 const cases: Case[] = [
-  ['3.9 million arguments', exec, `{"args":[${'0,'.repeat(3_900_000)}0]}`, 400, 'bad_request'],
-  ['an environment of 600,000 numbers', exec, `{"args":["a"],"env":{${zeros(600_000)}}}`, 400, 'bad_request'],
-  ['an environment of 400,000 numbers', exec, `{"args":["a"],"env":{${zeros(400_000)}}}`, 400, 'bad_request'],
-  ['as many numbers as are read', exec, `{"args":["a"],"env":{${zeros(8000)}}}`, 400, 'bad_request'],
-  ['as many words as are read', exec, `{"args":["a"],"env":{${words(8000)}}}`, 400, 'bad_request'],
-  ['labels of 600,000 numbers', create, `{"snapshot_tag":"x","labels":{${zeros(600_000)}}}`, 413, 'too_large'],
-  ['labels of 800 words', create, `{"snapshot_tag":"x","labels":{${words(800)}}}`, 400, 'bad_request'],
-  ['700,000 fields that nobody knows', create, `{${zeros(700_000)}}`, 413, 'too_large'],
-  ['700,000 fields where much may be sent', exec, `{${many(700_000, (index) => `"${index}":0`)}}`, 400, 'bad_request'],
-  ['a tag nested four million deep', create, `{"snapshot_tag":${nested('[', ']', 4_000_000)}}`, 413, 'too_large'],
+  ['3.9 million arguments', EXEC, `{"args":[${'0,'.repeat(3_900_000)}0]}`, 400, 'bad_request'],
+  ['an environment of 600,000 numbers', EXEC, `{"args":["a"],"env":{${zeros(600_000)}}}`, 400, 'bad_request'],
+  ['an environment of 400,000 numbers', EXEC, `{"args":["a"],"env":{${zeros(400_000)}}}`, 400, 'bad_request'],
+  ['as many numbers as are read', EXEC, `{"args":["a"],"env":{${zeros(8000)}}}`, 400, 'bad_request'],
+  ['as many words as are read', EXEC, `{"args":["a"],"env":{${words(8000)}}}`, 400, 'bad_request'],
+  ['labels of 600,000 numbers', CREATE, `{"snapshot_tag":"x","labels":{${zeros(600_000)}}}`, 413, 'too_large'],
+  ['labels of 800 words', CREATE, `{"snapshot_tag":"x","labels":{${words(800)}}}`, 400, 'bad_request'],
+  ['700,000 fields that nobody knows', CREATE, `{${zeros(700_000)}}`, 413, 'too_large'],
+  ['700,000 fields where much may be sent', EXEC, `{${many(700_000, (index) => `"${index}":0`)}}`, 400, 'bad_request'],
+  ['a tag nested four million deep', CREATE, `{"snapshot_tag":${nested('[', ']', 4_000_000)}}`, 413, 'too_large'],
   [
     'code nested four million deep',
     '/v1/sandboxes/sb-1/eval',
@@ -45,31 +45,31 @@ const cases: Case[] = [
   ],
   [
     'objects nested a million deep',
-    exec,
+    EXEC,
     `{"args":${'{"a":'.repeat(1_000_000)}0${'}'.repeat(1_000_000)}}`,
     400,
     'bad_request',
   ],
-  ['an array that is never closed', exec, '['.repeat(large - 1), 400, 'bad_request'],
-  ['a tag of 60,000 letters', create, `{"snapshot_tag":"${'a'.repeat(60_000)}"}`, 400, 'bad_tag'],
-  ['an argument of eight million letters', exec, `{"args":["${'é'.repeat(4_000_000 - 20)}"]}`, 400, 'bad_request'],
+  ['an array that is never closed', EXEC, '['.repeat(large - 1), 400, 'bad_request'],
+  ['a tag of 60,000 letters', CREATE, `{"snapshot_tag":"${'a'.repeat(60_000)}"}`, 400, 'bad_tag'],
+  ['an argument of eight million letters', EXEC, `{"args":["${'é'.repeat(4_000_000 - 20)}"]}`, 400, 'bad_request'],
   [
     'a name of a field of eight million letters',
-    exec,
+    EXEC,
     `{"args":["a"],"env":{"${'k'.repeat(8_000_000)}":0}}`,
     400,
     'bad_request',
   ],
   [
     'a number of eight million digits',
-    exec,
+    EXEC,
     `{"args":["a"],"timeout_secs":${'9'.repeat(8_000_000)}}`,
     400,
     'bad_request',
   ],
-  ['eight million spaces', exec, ' '.repeat(large), 400, 'bad_request'],
-  ['eight million backslashes', exec, `{"args":["${'\\\\'.repeat(4_000_000)}"]}`, 400, 'bad_request'],
-  ['a prototype', create, '{"snapshot_tag":"x","__proto__":{"n":1}}', 400, 'bad_request'],
+  ['eight million spaces', EXEC, ' '.repeat(large), 400, 'bad_request'],
+  ['eight million backslashes', EXEC, `{"args":["${'\\\\'.repeat(4_000_000)}"]}`, 400, 'bad_request'],
+  ['a prototype', CREATE, '{"snapshot_tag":"x","__proto__":{"n":1}}', 400, 'bad_request'],
 ];
 
 /**
@@ -99,7 +99,7 @@ function watchRounds(): () => number {
 /** Measures again while a round is too long: collecting garbage beside other tests takes time once, a body that is walked each time. */
 async function leastOf(attempts: number, measure: () => Promise<number>): Promise<number> {
   let leastMs = Infinity;
-  for (let attempt = 0; attempt < attempts && leastMs >= roundMsMax; attempt += 1) {
+  for (let attempt = 0; attempt < attempts && leastMs >= ROUND_MS_MAX; attempt += 1) {
     leastMs = Math.min(leastMs, await measure());
   }
   return leastMs;
@@ -150,7 +150,7 @@ test('no body holds up another caller, or is a fault of forkd', { timeout: 300_0
       return longestMs();
     });
     const told = JSON.parse(answer?.text ?? '') as { code: string; error: string };
-    if (answer?.status !== status || told.code !== code || roundMs > roundMsMax || told.error.length > 400) {
+    if (answer?.status !== status || told.code !== code || roundMs > ROUND_MS_MAX || told.error.length > 400) {
       found.push({ what, status: answer?.status, error: told.error.slice(0, 100), roundMs });
     }
   }
@@ -171,10 +171,10 @@ test('thirty callers who send such bodies at once hold up nobody', { timeout: 30
   let answers: Answer[] = [];
   const roundMs = await leastOf(3, async () => {
     longestMs();
-    answers = await caller.send(lab.port, exec, 10);
+    answers = await caller.send(lab.port, EXEC, 10);
     return longestMs();
   });
-  expect(roundMs).toBeLessThan(roundMsMax);
+  expect(roundMs).toBeLessThan(ROUND_MS_MAX);
   expect(answers.map(({ status }) => status)).toEqual(answers.map(() => 400));
 });
 
@@ -183,14 +183,14 @@ test('large bodies have a bound together, as long as they are in memory; small o
   const bounds = { ...controllerLimits.http, bodiesBytesMax: 3_000_000 };
   const lab = await HttpLab.serve({ exec: () => gate.promise }, silent, null, { bounds });
   const body = (bytes: number) => JSON.stringify({ args: ['cat'], stdin: 'A'.repeat(bytes) });
-  const first = lab.ask('POST', exec, { body: body(2_000_000) });
+  const first = lab.ask('POST', EXEC, { body: body(2_000_000) });
   await expect.poll(() => lab.calls.length).toBe(1);
-  expectError(await lab.ask('POST', exec, { body: body(2_000_000) }), 503, 'busy');
-  const small = lab.ask('POST', exec, { body: body(100) });
+  expectError(await lab.ask('POST', EXEC, { body: body(2_000_000) }), 503, 'busy');
+  const small = lab.ask('POST', EXEC, { body: body(100) });
   await expect.poll(() => lab.calls.length).toBe(2);
   gate.resolve({});
   expect([(await first).status, (await small).status]).toEqual([200, 200]);
-  await expect.poll(async () => (await lab.ask('POST', exec, { body: body(2_000_000) })).status).toBe(200);
+  await expect.poll(async () => (await lab.ask('POST', EXEC, { body: body(2_000_000) })).status).toBe(200);
 });
 
 test('a body in chunks of one byte is read as any other', async () => {
@@ -198,7 +198,7 @@ test('a body in chunks of one byte is read as any other', async () => {
   const body = JSON.stringify({ args: ['cat'], stdin: 'A'.repeat(200_000) });
   const socket = connect(lab.port, '127.0.0.1');
   onTestFinished(() => void socket.destroy());
-  const head = `POST ${exec} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n`;
+  const head = `POST ${EXEC} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n`;
   const chunks = Array.from(body, (byte) => `1\r\n${byte}\r\n`);
   socket.write(`${head}transfer-encoding: chunked\r\nconnection: close\r\n\r\n${chunks.join('')}0\r\n\r\n`);
   const [answer] = (await once(socket, 'data')) as [Buffer];
@@ -210,11 +210,11 @@ test('a body must be UTF-8, and an error shows no letter that a terminal would a
   const lab = await HttpLab.serve();
   const headers = { 'content-type': 'application/json' };
   const latin = Buffer.from('{"args":["caf\xe9"]}', 'latin1');
-  expect(expectError(await lab.ask('POST', exec, { body: latin, headers }), 400, 'bad_request').error).toContain(
+  expect(expectError(await lab.ask('POST', EXEC, { body: latin, headers }), 400, 'bad_request').error).toContain(
     'UTF-8',
   );
   const tag = '\u001b[31m\u009b\u202e\u2066\ud800';
-  const reply = await lab.ask('POST', create, { body: JSON.stringify({ snapshot_tag: tag }) });
+  const reply = await lab.ask('POST', CREATE, { body: JSON.stringify({ snapshot_tag: tag }) });
   const { error } = expectError(reply, 400, 'bad_tag');
   expect(error).not.toMatch(/[\p{Cc}\p{Cf}\p{Cs}]/u);
 });
@@ -232,7 +232,7 @@ test('a list of ten thousand holds up nobody', async () => {
       [answer] = await caller.send(lab.port, path, 1, 'GET');
       return longestMs();
     });
-    expect(roundMs).toBeLessThan(roundMsMax);
+    expect(roundMs).toBeLessThan(ROUND_MS_MAX);
     expect(answer?.status).toBe(200);
     expect(JSON.parse(answer?.text ?? '')).toEqual(all);
   }

@@ -20,8 +20,8 @@ import type { Sandbox } from '../src/state/sandbox.ts';
 import { type Answers, HttpLab } from './http-support.ts';
 import { scratch } from './support.ts';
 
-const mib = 1024 * 1024;
-const base = '/v1/sandboxes/sb-1';
+const MIB = 1024 * 1024;
+const BASE = '/v1/sandboxes/sb-1';
 
 /** The API over one guest whose agent tells this lie. */
 async function serve(lie: string, output: PoolBounds = limits.output): Promise<HttpLab> {
@@ -54,15 +54,15 @@ async function serve(lie: string, output: PoolBounds = limits.output): Promise<H
 }
 
 const routes: [string, string, string?][] = [
-  ['POST', `${base}/ping`],
-  ['POST', `${base}/exec`, '{"args":["x"],"timeout_secs":1}'],
-  ['POST', `${base}/eval`, '{"code":"1","timeout_secs":1}'],
-  ['POST', `${base}/commands`, '{"args":["x"]}'],
-  ['GET', `${base}/commands`],
-  ['GET', `${base}/commands/c-1`],
-  ['GET', `${base}/commands/c-1/output`],
-  ['GET', `${base}/files?path=/x`],
-  ['GET', `${base}/dir?path=/`],
+  ['POST', `${BASE}/ping`],
+  ['POST', `${BASE}/exec`, '{"args":["x"],"timeout_secs":1}'],
+  ['POST', `${BASE}/eval`, '{"code":"1","timeout_secs":1}'],
+  ['POST', `${BASE}/commands`, '{"args":["x"]}'],
+  ['GET', `${BASE}/commands`],
+  ['GET', `${BASE}/commands/c-1`],
+  ['GET', `${BASE}/commands/c-1/output`],
+  ['GET', `${BASE}/files?path=/x`],
+  ['GET', `${BASE}/dir?path=/`],
 ];
 
 /** Without end by their nature: their caller decides how long, which the tests of the client do. */
@@ -76,7 +76,7 @@ test.each(Object.keys(lies).filter((name) => !endless.has(name)))(
       const reply = await lab.ask(method, path, body === undefined ? {} : { body }).catch((error: unknown) => {
         // A file that is broken off after its head has been passed on.
         expect([path, String(error)]).toEqual([
-          `${base}/files?path=/x`,
+          `${BASE}/files?path=/x`,
           expect.stringMatching(/aborted|hang up|Parse/),
         ]);
         return undefined;
@@ -113,40 +113,40 @@ function count(lab: HttpLab, path: string, body: string): Promise<{ status: numb
 }
 
 test('many replies of exec at once stay within the budget, and say what they do not carry', async () => {
-  const lab = await serve('large output', { ...limits.output, bytesMax: 32 * mib, waitMs: 120_000 });
+  const lab = await serve('large output', { ...limits.output, bytesMax: 32 * MIB, waitMs: 120_000 });
   const before = process.memoryUsage.rss();
   let peak = 0;
   const look = setInterval(() => (peak = Math.max(peak, process.memoryUsage.rss())), 20);
   onTestFinished(() => clearInterval(look));
   const body = '{"args":["x"],"timeout_secs":300}';
-  const replies = await Promise.all(Array.from({ length: 12 }, () => count(lab, `${base}/exec`, body)));
+  const replies = await Promise.all(Array.from({ length: 12 }, () => count(lab, `${BASE}/exec`, body)));
   for (const { status, bytes, end } of replies) {
-    expect([status, bytes > 16 * mib]).toEqual([200, true]);
+    expect([status, bytes > 16 * MIB]).toEqual([200, true]);
     expect(end).toMatch(
       /"exit_code":0,"truncated":true,"stdout_dropped_bytes":12582912,"stderr_dropped_bytes":12582912}$/,
     );
   }
   // All of them at once are 192 MiB, of which each is there several times where a reply is made in one go.
-  expect(peak - before).toBeLessThan(400 * mib);
+  expect(peak - before).toBeLessThan(400 * MIB);
 });
 
 test('where others have the memory for output, exec says so and how to do without', async () => {
   const lab = await serve('large output', { bytesMax: 0, shareBytes: 1, freeBytes: 1, waitMs: 50 });
-  const reply = await lab.ask('POST', `${base}/exec`, { body: '{"args":["x"]}' });
+  const reply = await lab.ask('POST', `${BASE}/exec`, { body: '{"args":["x"]}' });
   expect(reply.status).toBe(503);
   expect(JSON.parse(reply.text)).toMatchObject({ code: 'output_budget', hint: expect.stringContaining('Stream') });
 });
 
 test('an evaluation says that its output was cut', async () => {
   const lab = await serve('large evaluation');
-  const reply = await lab.ask('POST', `${base}/eval`, { body: '{"code":"1"}' });
+  const reply = await lab.ask('POST', `${BASE}/eval`, { body: '{"code":"1"}' });
   const { truncated, stdout, state_lost: stateLost } = JSON.parse(reply.text);
-  expect([reply.status, truncated, stdout.length, stateLost]).toEqual([200, true, mib, false]);
+  expect([reply.status, truncated, stdout.length, stateLost]).toEqual([200, true, MIB, false]);
 });
 
 test.each([
-  ['endless output', 'POST', `${base}/commands`, '{"args":["x"],"follow":true}'],
-  ['endless file', 'GET', `${base}/files?path=/x`, undefined],
+  ['endless output', 'POST', `${BASE}/commands`, '{"args":["x"],"follow":true}'],
+  ['endless file', 'GET', `${BASE}/files?path=/x`, undefined],
 ])('%s whose reader stands still is held up in the guest', async (lie, method, path, body) => {
   const lab = await serve(lie);
   const before = process.memoryUsage.rss();
@@ -173,7 +173,7 @@ test.each([
       { timeout: 20_000 },
     )
     .toBeLessThan(50);
-  expect(process.memoryUsage.rss() - before).toBeLessThan(100 * mib);
+  expect(process.memoryUsage.rss() - before).toBeLessThan(100 * MIB);
 });
 
 test('forkd cp from a hostile guest makes files that are only files', async () => {

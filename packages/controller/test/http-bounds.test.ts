@@ -13,10 +13,16 @@ import { silent } from './support.ts';
 /** On a busy machine too. */
 const soon = { timeout: 20_000 };
 
-const long = 3_600_000;
+const LONG_MS = 3_600_000;
 /** Whatever a test is not about takes for ever. */
-const patient = { ...limits.http, headersTimeoutMs: long, jsonBodyTimeoutMs: long, stallMs: long, keepAliveMs: long };
-const short = 800;
+const patient = {
+  ...limits.http,
+  headersTimeoutMs: LONG_MS,
+  jsonBodyTimeoutMs: LONG_MS,
+  stallMs: LONG_MS,
+  keepAliveMs: LONG_MS,
+};
+const SHORT_MS = 800;
 
 const serve = (bounds: Partial<HttpBounds>, answers: Answers = {}, metrics = new Metrics()) =>
   HttpLab.serve(answers, silent, null, { bounds: { ...patient, checkMs: 50, ...bounds }, metrics });
@@ -51,20 +57,20 @@ async function drip(socket: Socket, bytes: string): Promise<void> {
 }
 
 test('headers must arrive in time, however busily they trickle', async () => {
-  const lab = await serve({ headersTimeoutMs: short });
+  const lab = await serve({ headersTimeoutMs: SHORT_MS });
   const { socket, closed } = await open(lab);
   void drip(socket, `GET /healthz HTTP/1.1\r\nx-slow: ${'a'.repeat(2000)}`);
   expect(errorIn(await closed)).toMatchObject({ status: 408, code: 'request_timeout' });
 });
 
 test('so must they on a connection that says nothing at all', async () => {
-  const lab = await serve({ headersTimeoutMs: short });
+  const lab = await serve({ headersTimeoutMs: SHORT_MS });
   const { closed } = await open(lab);
   expect(errorIn(await closed)).toMatchObject({ status: 408 });
 });
 
 test('a JSON body must arrive in time, however busily it trickles, and nothing is called', async () => {
-  const lab = await serve({ jsonBodyTimeoutMs: short });
+  const lab = await serve({ jsonBodyTimeoutMs: SHORT_MS });
   const { socket, closed } = await open(lab);
   socket.write(
     'POST /v1/sandboxes HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n',
@@ -118,7 +124,7 @@ test('headers and URLs have a length', async () => {
 });
 
 test('a connection that is kept alive is not kept for ever', async () => {
-  const lab = await serve({ keepAliveMs: short });
+  const lab = await serve({ keepAliveMs: SHORT_MS });
   const { socket, closed } = await open(lab);
   socket.write('GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n');
   expect(await closed).toMatch(/^HTTP\/1.1 200 /);
@@ -129,7 +135,7 @@ test('a streamed body may take longer than it may stand still', async () => {
   const take = async (_id: string, _query: unknown, data: AsyncIterable<Uint8Array>) => {
     for await (const chunk of data) received.push(Buffer.from(chunk).toString());
   };
-  const lab = await serve({ stallMs: short, jsonBodyTimeoutMs: short }, { writeFile: take });
+  const lab = await serve({ stallMs: SHORT_MS, jsonBodyTimeoutMs: SHORT_MS }, { writeFile: take });
   const head = 'PUT /v1/sandboxes/sb-1/files?path=/f HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n';
   const slow = await open(lab);
   slow.socket.write(`${head}content-length: 60\r\n\r\n`);
@@ -150,8 +156,8 @@ test('who reads nothing of a reply is cut off, who waits for one is not', async 
       ended = true;
     }
   }
-  const slow = () => new Promise((resolve) => setTimeout(() => resolve({ pong: true }), short * 4));
-  const lab = await serve({ stallMs: short }, { followOutput: flood, ping: slow });
+  const slow = () => new Promise((resolve) => setTimeout(() => resolve({ pong: true }), SHORT_MS * 4));
+  const lab = await serve({ stallMs: SHORT_MS }, { followOutput: flood, ping: slow });
   const reader = await open(lab);
   reader.socket.pause();
   reader.socket.write('GET /v1/sandboxes/sb-1/commands/c-1/output HTTP/1.1\r\nhost: localhost\r\n\r\n');

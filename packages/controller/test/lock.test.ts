@@ -13,7 +13,7 @@ import { scratch } from './support.ts';
 
 const run = promisify(execFile);
 const launcher = locateBinaries().jail;
-const nobody = 65534;
+const NOBODY = 65534;
 
 type Said = { held: true; survivor: number } | { held: false; name: string; message: string };
 
@@ -75,7 +75,7 @@ test.skipIf(process.getuid?.() !== 0)('a user who may not write there cannot tak
   // Even where the directory itself is open to everybody's eyes.
   await chmod(root, 0o755);
   const path = join(root, 'controller.lock');
-  const as = { uid: nobody, gid: nobody };
+  const as = { uid: NOBODY, gid: NOBODY };
   const take = () => run('flock', ['--nonblock', path, 'true'], as);
   await expect(take()).rejects.toThrow(/Permission denied|cannot open/);
   const release = await lockDataDir(launcher, { root, run: root }, '/s');
@@ -99,7 +99,7 @@ async function squatName(root: string): Promise<void> {
   const program = `const name = '\\0forkd-controller-' +
       require('node:crypto').createHash('sha256').update(process.argv[1]).digest('hex').slice(0, 32);
     require('node:net').createServer().listen(name, () => console.log('held'));`;
-  const child = spawn(process.execPath, ['-e', program, root], { uid: nobody, gid: nobody });
+  const child = spawn(process.execPath, ['-e', program, root], { uid: NOBODY, gid: NOBODY });
   onTestFinished(() => void child.kill('SIGKILL'));
   await once(child.stdout, 'data');
 }

@@ -9,8 +9,8 @@ import { UsageError } from '../src/usage-error.ts';
 import { HttpLab } from './http-support.ts';
 import { scratch } from './support.ts';
 
-const nobody = 65534;
-const connecting = `
+const NOBODY = 65534;
+const CONNECTING = `
 require('node:net').connect(process.argv[1])
   .on('connect', function () { console.log('connected'); this.destroy(); })
   .on('error', (error) => console.log(error.code));
@@ -18,7 +18,7 @@ require('node:net').connect(process.argv[1])
 
 /** What a process of user `uid` gets that connects to `path`. */
 async function connectAs(uid: number, path: string): Promise<string> {
-  const child = spawn(process.execPath, ['-e', connecting, path], { uid, gid: uid, cwd: '/', stdio: 'pipe' });
+  const child = spawn(process.execPath, ['-e', CONNECTING, path], { uid, gid: uid, cwd: '/', stdio: 'pipe' });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk: Buffer) => (output += chunk.toString()));
   await once(child, 'close');
@@ -29,10 +29,10 @@ test('only its owner and root can connect', async (context) => {
   if (process.geteuid?.() !== 0) return context.skip('becoming another user needs root');
   const lab = await HttpLab.serve();
   await chmod(join(lab.socket, '..'), 0o755);
-  expect(await connectAs(nobody, lab.socket)).toBe('EACCES');
+  expect(await connectAs(NOBODY, lab.socket)).toBe('EACCES');
   expect(await connectAs(0, lab.socket)).toBe('connected');
   await chmod(lab.socket, 0o666);
-  expect(await connectAs(nobody, lab.socket)).toBe('connected');
+  expect(await connectAs(NOBODY, lab.socket)).toBe('connected');
 });
 
 test('a directory in which others could replace it is refused', async () => {

@@ -15,7 +15,7 @@ import { makePair } from './certificates.ts';
 import { HttpLab } from './http-support.ts';
 import { scratch, silent } from './support.ts';
 
-const ask = 'GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n';
+const ASK = 'GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n';
 
 async function open(lab: HttpLab, options: ConnectionOptions): Promise<TLSSocket> {
   const socket = connect({ host: '127.0.0.1', port: lab.port, ...options });
@@ -25,7 +25,7 @@ async function open(lab: HttpLab, options: ConnectionOptions): Promise<TLSSocket
 }
 
 async function healthOver(socket: TLSSocket): Promise<string> {
-  socket.write(ask);
+  socket.write(ASK);
   const [chunk] = (await once(socket, 'data')) as [Buffer];
   return chunk.toString();
 }
@@ -43,7 +43,7 @@ test('TLS 1.2 and 1.3 are spoken, 1.1 and plain HTTP are not; the unix socket st
   const old = { ca: pem, minVersion: 'TLSv1', maxVersion: 'TLSv1.1', ciphers: 'DEFAULT@SECLEVEL=0' } as const;
   await expect(open(lab, old)).rejects.toThrow(/alert protocol version|no protocols available/);
   const plain = connectTcp(lab.port, '127.0.0.1').on('error', () => undefined);
-  plain.end(ask);
+  plain.end(ASK);
   let answer = '';
   plain.on('data', (chunk) => (answer += chunk.toString('latin1')));
   await once(plain, 'close');

@@ -8,8 +8,8 @@ import { UsageError } from '../src/usage-error.ts';
 import { expectError, HttpLab } from './http-support.ts';
 import { scratch, silent } from './support.ts';
 
-const first = 'a-token-of-sixteen-bytes-or-more';
-const second = 'another-token-that-is-long-enough';
+const FIRST = 'a-token-of-sixteen-bytes-or-more';
+const SECOND = 'another-token-that-is-long-enough';
 
 async function tokenFile(text: string, mode = 0o600): Promise<string> {
   const path = join(await scratch(), 'tokens');
@@ -24,7 +24,7 @@ test('the port wants a token on every route but one, the unix socket on none', a
   const lab = await HttpLab.serve(
     {},
     silent,
-    await Tokens.open(await tokenFile(`# ours\n${first}\n\n${second}\n`), silent),
+    await Tokens.open(await tokenFile(`# ours\n${FIRST}\n\n${SECOND}\n`), silent),
   );
   expect((await lab.ask('GET', '/healthz', { tcp: true })).status).toBe(200);
   for (const [method, path] of [
@@ -42,10 +42,10 @@ test('the port wants a token on every route but one, the unix socket on none', a
     expect(hint).toMatch(/authorization: Bearer TOKEN.* FORKD_TOKEN.* --unix-socket/);
     expect(reply.headers['www-authenticate']).toBe('Bearer');
   }
-  for (const wrong of ['', first.slice(0, -1), `${first}x`, `${first} ${second}`, first.toUpperCase()]) {
+  for (const wrong of ['', FIRST.slice(0, -1), `${FIRST}x`, `${FIRST} ${SECOND}`, FIRST.toUpperCase()]) {
     expectError(await lab.ask('GET', '/version', bearer(wrong)), 401, 'unauthorized');
   }
-  for (const right of [first, second]) {
+  for (const right of [FIRST, SECOND]) {
     const reply = await lab.ask('GET', '/version', bearer(right));
     expect([reply.status, reply.headers['www-authenticate']]).toEqual([200, undefined]);
   }
@@ -55,31 +55,31 @@ test('the port wants a token on every route but one, the unix socket on none', a
 
 test('without a file a bearer token is tolerated', async () => {
   const lab = await HttpLab.serve();
-  expect((await lab.ask('GET', '/version', bearer(first))).status).toBe(200);
+  expect((await lab.ask('GET', '/version', bearer(FIRST))).status).toBe(200);
 });
 
 test('the file is read again when it changes; one that is wrong then leaves the tokens as they were', async () => {
-  const path = await tokenFile(first);
+  const path = await tokenFile(FIRST);
   const lines: string[] = [];
   const log = pino({}, { write: (line: string) => void lines.push(line) });
   const lab = await HttpLab.serve({}, silent, await Tokens.open(path, log));
   const statusOf = async (token: string) => (await lab.ask('GET', '/version', bearer(token))).status;
-  expect([await statusOf(first), await statusOf(second)]).toEqual([200, 401]);
-  await writeFile(path, second);
-  expect([await statusOf(first), await statusOf(second)]).toEqual([401, 200]);
+  expect([await statusOf(FIRST), await statusOf(SECOND)]).toEqual([200, 401]);
+  await writeFile(path, SECOND);
+  expect([await statusOf(FIRST), await statusOf(SECOND)]).toEqual([401, 200]);
   await writeFile(path, 'short');
-  expect([await statusOf(second), await statusOf('short')]).toEqual([200, 401]);
+  expect([await statusOf(SECOND), await statusOf('short')]).toEqual([200, 401]);
   await rm(path);
-  expect(await statusOf(second)).toBe(200);
+  expect(await statusOf(SECOND)).toBe(200);
   expect(lines.filter((line) => line.includes('the earlier tokens stay'))).toHaveLength(2);
-  expect(lines.join('')).not.toContain(second);
+  expect(lines.join('')).not.toContain(SECOND);
 });
 
 test.each([
   ['', 'has no token'],
   ['# only a comment\n', 'has no token'],
   ['fifteen-bytes-x', 'less than 16 bytes'],
-  [`${first}\nshort\n`, 'less than 16 bytes'],
+  [`${FIRST}\nshort\n`, 'less than 16 bytes'],
   ['REPLACE_ME_WITH_A_TOKEN', 'placeholder'],
   ['change-me-to-a-real-token', 'placeholder'],
   ['two words in one long token', 'a space in it'],
@@ -93,7 +93,7 @@ test.each([
 test('so is one that is missing, or that others can write', async () => {
   await expect(Tokens.open('/nowhere/tokens', silent)).rejects.toThrow('cannot be read');
   for (const mode of [0o620, 0o602]) {
-    await expect(Tokens.open(await tokenFile(first, mode), silent)).rejects.toThrow('chmod 600');
+    await expect(Tokens.open(await tokenFile(FIRST, mode), silent)).rejects.toThrow('chmod 600');
   }
 });
 
@@ -104,8 +104,8 @@ test('a file that others can read is taken with a warning', async () => {
   ] as const) {
     const lines: string[] = [];
     const log = pino({}, { write: (line: string) => void lines.push(line) });
-    const lab = await HttpLab.serve({}, silent, await Tokens.open(await tokenFile(first, mode), log));
-    expect((await lab.ask('GET', '/version', bearer(first))).status).toBe(200);
+    const lab = await HttpLab.serve({}, silent, await Tokens.open(await tokenFile(FIRST, mode), log));
+    expect((await lab.ask('GET', '/version', bearer(FIRST))).status).toBe(200);
     expect(lines.filter((line) => line.includes('chmod 600'))).toHaveLength(warnings);
   }
 });

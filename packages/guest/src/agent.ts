@@ -2,7 +2,7 @@ import type * as request from './agent-wire.ts';
 import { openChannel } from './channel.ts';
 import { GuestError, type GuestErrorCode } from './errors.ts';
 import { Http, type Bytes } from './http.ts';
-import { commandsMax, connectTimeoutMsDefault, directoryEntriesMax } from './limits.ts';
+import { COMMANDS_MAX, CONNECT_TIMEOUT_MS_DEFAULT, DIRECTORY_ENTRIES_MAX } from './limits.ts';
 import { CommandOutput } from './output.ts';
 import { refreshOf, type Refresh } from './refresh.ts';
 import { collect } from './run.ts';
@@ -29,7 +29,7 @@ export class GuestAgent implements AsyncDisposable {
 
   /** Connects to the agent behind a unix socket, waiting for a guest that is still booting. 30 s unless told otherwise. */
   static async connect(socketPath: string, options: ConnectOptions = {}): Promise<GuestAgent> {
-    const deadline = new Deadline('The connection to the guest agent', options, connectTimeoutMsDefault);
+    const deadline = new Deadline('The connection to the guest agent', options, CONNECT_TIMEOUT_MS_DEFAULT);
     try {
       return new GuestAgent(new Http(await openChannel(socketPath, options.vsockPort, deadline.signal)));
     } finally {
@@ -137,7 +137,7 @@ export class GuestAgent implements AsyncDisposable {
   async list(take: (command: types.CommandInfo) => void, wait: types.ListOptions = {}): Promise<void> {
     const each = (command: wire.ReplyOf<'command'>) => take(wire.commandOf(command));
     const options = { wait, budget: wait.budget };
-    await this.#http.items('/v1/commands', replies.commands, commandsMax, each, options);
+    await this.#http.items('/v1/commands', replies.commands, COMMANDS_MAX, each, options);
   }
 
   async get(id: string, wait?: WaitOptions): Promise<types.CommandInfo> {
@@ -201,7 +201,7 @@ export class GuestAgent implements AsyncDisposable {
   ): Promise<void> {
     const each = (entry: wire.ReplyOf<'directory'>) => take(wire.entryOf(entry));
     const options = { query: { path }, wait, budget: wait.budget };
-    await this.#http.items('/v1/dir', replies.directory, directoryEntriesMax, each, options);
+    await this.#http.items('/v1/dir', replies.directory, DIRECTORY_ENTRIES_MAX, each, options);
   }
 
   /** Describes what is at a path. `follow`: behind symbolic links, instead of the link itself. */

@@ -5,15 +5,15 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { disconnected, GuestError } from './errors.ts';
 import { encodeFrame, FrameDecoder, frameKind, type Frame } from './frame.ts';
 import { Intake } from './intake.ts';
-import { framePayloadBytesMax, openRetryMsMax, openRetryMsMin, socketRetryMs } from './limits.ts';
+import { FRAME_PAYLOAD_BYTES_MAX, OPEN_RETRY_MS_MAX, OPEN_RETRY_MS_MIN, SOCKET_RETRY_MS } from './limits.ts';
 import { turns } from './turns.ts';
 
 /** DATA begins with a sequence number: a frame that got lost ends the connection instead of leaving a hole in it. */
-const sequenceBytes = 4;
-const newline = 0x0a;
+const SEQUENCE_BYTES = 4;
+const NEWLINE = 0x0a;
 /** Every reply of a VMM to `CONNECT` is shorter. */
-const lineBytesMax = 32;
-const dataBytesMax = framePayloadBytesMax - sequenceBytes;
+const LINE_BYTES_MAX = 32;
+const dataBytesMax = FRAME_PAYLOAD_BYTES_MAX - SEQUENCE_BYTES;
 
 /**
  * Opens a connection to the agent. Steps: 1. a lone delimiter, which ends a message that an earlier host left unfinished; 2.
@@ -58,7 +58,7 @@ async function reach(socketPath: string, vsockPort: number | undefined, signal: 
         });
       }
     }
-    await sleep(socketRetryMs);
+    await sleep(SOCKET_RETRY_MS);
   }
   const reason = signal.reason as GuestError;
   throw new GuestError(reason.code, `${reason.message} No connection to ${socketPath} was possible.`, { cause: last });
@@ -94,9 +94,9 @@ function readLine(socket: Socket): Promise<string> {
       for (;;) {
         const byte = socket.read(1) as Buffer | null;
         if (byte === null) return;
-        if (byte[0] === newline) return done(line);
+        if (byte[0] === NEWLINE) return done(line);
         line += byte.toString('latin1');
-        if (line.length > lineBytesMax) return done('');
+        if (line.length > LINE_BYTES_MAX) return done('');
       }
     };
     socket.on('readable', read).once('close', hungUp).once('end', hungUp).once('error', hungUp);
@@ -139,14 +139,14 @@ export class Channel extends Duplex {
         signal.addEventListener('abort', onAbort);
         this.once('close', onClose);
         this.once('error', () => {});
-        let wait = openRetryMsMin;
+        let wait = OPEN_RETRY_MS_MIN;
         const ask = (): void => {
           // The socket still has bytes to send, so nothing is added to them.
           if (this.#socket.writableLength === 0) {
             this.#socket.write(Buffer.concat([Buffer.of(0), encodeFrame(frameKind.open, this.#id)]));
           }
           retry = setTimeout(ask, wait);
-          wait = Math.min(wait * 2, openRetryMsMax);
+          wait = Math.min(wait * 2, OPEN_RETRY_MS_MAX);
         };
         ask();
       });
@@ -190,12 +190,12 @@ export class Channel extends Duplex {
 
   #receiveData(payload: Uint8Array): void {
     const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-    if (payload.length < sequenceBytes || view.getUint32(0, true) !== this.#received) {
+    if (payload.length < SEQUENCE_BYTES || view.getUint32(0, true) !== this.#received) {
       this.destroy(disconnected(new Error('a frame was lost on the way')));
       return;
     }
     this.#received = (this.#received + 1) >>> 0;
-    if (this.push(payload.subarray(sequenceBytes))) return;
+    if (this.push(payload.subarray(SEQUENCE_BYTES))) return;
     this.#isWanted = false;
     this.#flow();
   }
@@ -231,7 +231,7 @@ export class Channel extends Duplex {
   #send(bytes: Buffer, done: (error?: Error | null) => void): void {
     const frames: Buffer[] = [];
     for (let from = 0; from < bytes.length; from += dataBytesMax) {
-      const sequence = Buffer.allocUnsafe(sequenceBytes);
+      const sequence = Buffer.allocUnsafe(SEQUENCE_BYTES);
       sequence.writeUInt32LE(this.#sent);
       this.#sent = (this.#sent + 1) >>> 0;
       frames.push(encodeFrame(frameKind.data, this.#id, sequence, bytes.subarray(from, from + dataBytesMax)));

@@ -1,6 +1,6 @@
 import { boundedText, CodedError, visibleText } from '@forkd/api/constants';
 import type { ErrorCode } from './agent-wire.ts';
-import { messageCharsMax } from './limits.ts';
+import { MESSAGE_CHARS_MAX } from './limits.ts';
 
 /** The error codes that an agent may send, each of which its source declares. Any other code becomes `agent_failed`. */
 const AGENT_ERRORS: Record<ErrorCode, true> = {
@@ -71,6 +71,6 @@ export function disconnected(cause?: unknown): GuestError {
 /** An error that the agent tells. Its words are the guest's: bounded, and nothing in them is obeyed by a terminal. */
 export function toldByAgent(status: number, code: string, message: string): GuestError {
   const known = agentErrorCodes.find((one) => one === code) ?? 'agent_failed';
-  const told = visibleText(boundedText(message, messageCharsMax));
+  const told = visibleText(boundedText(message, MESSAGE_CHARS_MAX));
   return new GuestError(known, /[.!?]$/.test(told) ? told : `${told}.`, { status });
 }

@@ -1,6 +1,6 @@
 import { crc32 } from 'node:zlib';
 import { cobsDecode, cobsEncode, cobsLengthMax } from './cobs.ts';
-import { framePayloadBytesMax } from './limits.ts';
+import { FRAME_PAYLOAD_BYTES_MAX } from './limits.ts';
 
 /** Frames of the channel: `COBS(kind u8, connection u32 LE, payload, crc32 u32 LE) 0x00`. See `channel/frame.rs`. */
 export const frameKind = { open: 1, openAck: 2, data: 3, close: 4 } as const;
@@ -13,19 +13,20 @@ export interface Frame {
   payload: Uint8Array;
 }
 
-const headerBytes = 5;
-const trailerBytes = 4;
-const encodedBytesMax = cobsLengthMax(headerBytes + framePayloadBytesMax + trailerBytes);
+const HEADER_BYTES = 5;
+const TRAILER_BYTES = 4;
+const encodedBytesMax = cobsLengthMax(HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX + TRAILER_BYTES);
 const kinds: readonly number[] = Object.values(frameKind);
 
 /** The bytes of one frame, its delimiter included. `parts` are the payload, in pieces. */
 export function encodeFrame(kind: FrameKind, connection: number, ...parts: Uint8Array[]): Buffer {
   const payloadBytes = parts.reduce((sum, part) => sum + part.length, 0);
-  if (payloadBytes > framePayloadBytesMax) throw new RangeError(`a payload is at most ${framePayloadBytesMax} bytes`);
-  const raw = Buffer.allocUnsafe(headerBytes + payloadBytes + trailerBytes);
+  if (payloadBytes > FRAME_PAYLOAD_BYTES_MAX)
+    throw new RangeError(`a payload is at most ${FRAME_PAYLOAD_BYTES_MAX} bytes`);
+  const raw = Buffer.allocUnsafe(HEADER_BYTES + payloadBytes + TRAILER_BYTES);
   raw[0] = kind;
   raw.writeUInt32LE(connection, 1);
-  let at = headerBytes;
+  let at = HEADER_BYTES;
   for (const part of parts) {
     raw.set(part, at);
     at += part.length;
@@ -82,11 +83,11 @@ export class FrameDecoder {
 }
 
 function parse(raw: Uint8Array): Frame | undefined {
-  const end = raw.length - trailerBytes;
-  if (end < headerBytes || end > headerBytes + framePayloadBytesMax) return undefined;
+  const end = raw.length - TRAILER_BYTES;
+  if (end < HEADER_BYTES || end > HEADER_BYTES + FRAME_PAYLOAD_BYTES_MAX) return undefined;
   const view = new DataView(raw.buffer, raw.byteOffset, raw.byteLength);
   if (crc32(raw.subarray(0, end)) !== view.getUint32(end, true)) return undefined;
   const kind = raw[0]!;
   if (!kinds.includes(kind)) return undefined;
-  return { kind: kind as FrameKind, connection: view.getUint32(1, true), payload: raw.subarray(headerBytes, end) };
+  return { kind: kind as FrameKind, connection: view.getUint32(1, true), payload: raw.subarray(HEADER_BYTES, end) };
 }

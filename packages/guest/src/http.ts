@@ -13,12 +13,12 @@ import { disconnected, GuestError, toldByAgent } from './errors.ts';
 import type { Intake } from './intake.ts';
 import { parseJson } from './json.ts';
 import {
-  connectionWindowBytes,
+  CONNECTION_WINDOW_BYTES,
   http2,
   intake,
-  requestTimeoutMsDefault,
-  streamWindowBytes,
-  transferStallMs,
+  REQUEST_TIMEOUT_MS_DEFAULT,
+  STREAM_WINDOW_BYTES,
+  TRANSFER_STALL_MS,
 } from './limits.ts';
 import type { Budget } from './types.ts';
 import { Deadline, type WaitOptions } from './wait.ts';
@@ -61,7 +61,7 @@ export class Http {
     const options = {
       createConnection: () => channel,
       settings: {
-        initialWindowSize: streamWindowBytes,
+        initialWindowSize: STREAM_WINDOW_BYTES,
         enablePush: false,
         maxHeaderListSize: http2.headersBytesMax,
       },
@@ -74,7 +74,7 @@ export class Http {
     this.#session = connect('http://guest', options);
     this.#session.on('connect', () => {
       // The channel may have closed before this event's turn came.
-      if (!this.#session.destroyed) this.#session.setLocalWindowSize(connectionWindowBytes);
+      if (!this.#session.destroyed) this.#session.setLocalWindowSize(CONNECTION_WINDOW_BYTES);
     });
     // Every pending request learns of this error: its stream fails.
     this.#session.on('error', () => {});
@@ -93,7 +93,7 @@ export class Http {
   async request(method: string, path: string, options: RequestOptions = {}): Promise<Answer> {
     if (this.#session.destroyed || this.#session.closed) throw disconnected();
     const { bounded = 'exchange' } = options;
-    const defaultMs = bounded === 'exchange' || bounded === 'head' ? requestTimeoutMsDefault : undefined;
+    const defaultMs = bounded === 'exchange' || bounded === 'head' ? REQUEST_TIMEOUT_MS_DEFAULT : undefined;
     const deadline = new Deadline(`${method} ${path}`, options.wait, defaultMs);
     if (deadline.signal.aborted) {
       deadline.release();
@@ -116,7 +116,7 @@ export class Http {
       this.#intake.asked(intake.callBytes);
     });
     stream.on('error', () => {});
-    if (bounded === 'transfer') stream.setTimeout(transferStallMs, () => deadline.expire(transferStallMs));
+    if (bounded === 'transfer') stream.setTimeout(TRANSFER_STALL_MS, () => deadline.expire(TRANSFER_STALL_MS));
     try {
       const sent = body === undefined ? undefined : send(body, stream);
       const headers = await answerTo(stream);

@@ -1,6 +1,6 @@
 /** JSON of a peer that is not trusted, parsed in pieces: no piece of work is long, and nothing grows past its bounds. */
 import { GuestError } from './errors.ts';
-import { jsonDepthMax, jsonPieceBytes, jsonValuesMax } from './limits.ts';
+import { JSON_DEPTH_MAX, JSON_PIECE_BYTES, JSON_VALUES_MAX } from './limits.ts';
 import { turns } from './turns.ts';
 import type { Budget } from './types.ts';
 
@@ -10,10 +10,10 @@ type Container = { kind: 'array'; items: unknown[] } | { kind: 'object'; fields:
 type Expected = 'value' | 'first value' | 'key' | 'first key' | 'colon' | 'comma' | 'end';
 
 /** A number or a word, at the longest; no escape in a string is longer. */
-const tokenCharsMax = 64;
+const TOKEN_CHARS_MAX = 64;
 const scalar = /[-+.0-9A-Za-z]*/y;
-const quote = 0x22;
-const backslash = 0x5c;
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
 
 interface ParseOptions {
   onItem?: (item: unknown) => void;
@@ -38,10 +38,10 @@ export async function parseJson(
     if (bytes > bytesMax)
       throw new GuestError('bad_response', `An answer of the agent has more than ${bytesMax} bytes.`);
     await budget?.hold(bytes);
-    for (let at = 0; at < chunk.length; at += jsonPieceBytes) {
-      const piece = chunk.subarray(at, at + jsonPieceBytes);
+    for (let at = 0; at < chunk.length; at += JSON_PIECE_BYTES) {
+      const piece = chunk.subarray(at, at + JSON_PIECE_BYTES);
       sinceTurn += piece.length;
-      if (sinceTurn > jsonPieceBytes) {
+      if (sinceTurn > JSON_PIECE_BYTES) {
         await turns.next();
         sinceTurn = piece.length;
       }
@@ -87,7 +87,7 @@ export class JsonReader {
       at = to;
     }
     this.#rest = text.slice(at);
-    if (this.#rest.length > tokenCharsMax) throw noJson();
+    if (this.#rest.length > TOKEN_CHARS_MAX) throw noJson();
   }
 
   /** Takes one token. @returns where it ends; `at` when its end has not come yet. */
@@ -106,7 +106,7 @@ export class JsonReader {
     scalar.lastIndex = at;
     scalar.test(text);
     const to = scalar.lastIndex;
-    if (to === at || to - at > tokenCharsMax || !this.#expectsValue()) throw noJson();
+    if (to === at || to - at > TOKEN_CHARS_MAX || !this.#expectsValue()) throw noJson();
     if (to === text.length && !isLast) return at;
     this.#value(parsed(text.slice(at, to)));
     return to;
@@ -117,8 +117,8 @@ export class JsonReader {
     let to = at;
     while (to < text.length) {
       const code = text.charCodeAt(to);
-      if (code === quote) break;
-      const length = code !== backslash ? 1 : text[to + 1] === 'u' ? 6 : 2;
+      if (code === QUOTE) break;
+      const length = code !== BACKSLASH ? 1 : text[to + 1] === 'u' ? 6 : 2;
       if (to + length > text.length) break;
       to += length;
     }
@@ -126,7 +126,7 @@ export class JsonReader {
       this.#string += parsed(`"${text.slice(at, to)}"`) as string;
       return to;
     }
-    if (text.charCodeAt(at) !== quote) return at;
+    if (text.charCodeAt(at) !== QUOTE) return at;
     const string = this.#string ?? '';
     this.#string = undefined;
     const top = this.#open.at(-1);
@@ -162,7 +162,7 @@ export class JsonReader {
   }
 
   #begin(container: Container, expected: Expected): void {
-    if (this.#open.length >= jsonDepthMax)
+    if (this.#open.length >= JSON_DEPTH_MAX)
       throw new GuestError('bad_response', "The agent's answer is nested too deep.");
     this.#open.push(container);
     this.#expected = expected;
@@ -170,7 +170,7 @@ export class JsonReader {
 
   #value(value: unknown): void {
     this.#values += 1;
-    if (this.#values > jsonValuesMax) throw new GuestError('bad_response', "The agent's answer has too many values.");
+    if (this.#values > JSON_VALUES_MAX) throw new GuestError('bad_response', "The agent's answer has too many values.");
     const top = this.#open.at(-1);
     this.#expected = top === undefined ? 'end' : 'comma';
     if (top === undefined) this.#root = value;

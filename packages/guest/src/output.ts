@@ -1,6 +1,6 @@
 import type { Static, TSchema } from 'typebox';
 import { disconnected, GuestError } from './errors.ts';
-import { outputEventsPerTurn, outputFrameBytesMax, outputPieceBytesMin } from './limits.ts';
+import { OUTPUT_EVENTS_PER_TURN, OUTPUT_FRAME_BYTES_MAX, OUTPUT_PIECE_BYTES_MIN } from './limits.ts';
 import { turns } from './turns.ts';
 import { replies, type Reply } from './wire.ts';
 
@@ -31,8 +31,8 @@ export interface CommandExit {
 }
 
 const kinds = { started: 0, stdout: 1, stderr: 2, exit: 3, gap: 4 } as const;
-const headerBytes = 5;
-const offsetBytes = 8;
+const HEADER_BYTES = 5;
+const OFFSET_BYTES = 8;
 
 /**
  * The output of a command as it arrives: `for await (const event of output)`. It can be read once. While nothing reads it, a
@@ -87,7 +87,7 @@ export class CommandOutput implements AsyncIterable<OutputEvent> {
       for (const event of batch) {
         yield event;
         count += 1;
-        if (count % outputEventsPerTurn === 0) await turns.next();
+        if (count % OUTPUT_EVENTS_PER_TURN === 0) await turns.next();
       }
     }
   }
@@ -140,7 +140,7 @@ interface RawFrame {
 
 /** The frames that each chunk completes. The one that is not complete yet is the only thing kept. */
 async function* framesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<RawFrame[]> {
-  const header = Buffer.alloc(headerBytes);
+  const header = Buffer.alloc(HEADER_BYTES);
   let headerFilled = 0;
   let payload: Buffer | undefined;
   let payloadFilled = 0;
@@ -149,13 +149,13 @@ async function* framesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<RawF
     let at = 0;
     while (at < chunk.length) {
       if (payload === undefined) {
-        const part = chunk.subarray(at, at + headerBytes - headerFilled);
+        const part = chunk.subarray(at, at + HEADER_BYTES - headerFilled);
         header.set(part, headerFilled);
         headerFilled += part.length;
         at += part.length;
-        if (headerFilled < headerBytes) break;
+        if (headerFilled < HEADER_BYTES) break;
         const length = header.readUInt32LE(1);
-        if (length > outputFrameBytesMax)
+        if (length > OUTPUT_FRAME_BYTES_MAX)
           throw new GuestError('bad_response', `An output frame has ${length} bytes, which is more than allowed.`);
         headerFilled = 0;
         if (chunk.length - at >= length) {
@@ -197,7 +197,7 @@ function joined(events: OutputEvent[]): OutputEvent[] {
       else out.push(event);
       continue;
     }
-    const isShort = event.data.length < outputPieceBytesMin;
+    const isShort = event.data.length < OUTPUT_PIECE_BYTES_MIN;
     if (!isShort || run[0]?.stream !== event.stream) flush();
     run.push(event);
     if (!isShort) flush();
@@ -227,12 +227,12 @@ function gapOf(frame: RawFrame): OutputGap {
 
 function chunkOf(frame: RawFrame): OutputChunk {
   const { kind, payload } = frame;
-  if ((kind !== kinds.stdout && kind !== kinds.stderr) || payload.length <= offsetBytes) throw badFrame(frame);
+  if ((kind !== kinds.stdout && kind !== kinds.stderr) || payload.length <= OFFSET_BYTES) throw badFrame(frame);
   const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
   return {
     stream: kind === kinds.stdout ? 'stdout' : 'stderr',
     offset: Number(view.getBigUint64(0, true)),
-    data: payload.subarray(offsetBytes),
+    data: payload.subarray(OFFSET_BYTES),
   };
 }
 

@@ -12,13 +12,13 @@ export interface Refresh {
   unavailable: string | null;
 }
 
-const reasonCharsMax = 256;
+const REASON_CHARS_MAX = 256;
 
 /** Converts the reply of an agent to the words of the host. */
 export function refreshOf({ entries, ram_above_4g: ramAbove4g, unavailable }: ReplyOf<'refresh'>): Refresh {
   return {
     entries: entries.map(({ at, bytes, op }) => ({ at, bytes, op })),
     ramAbove4g,
-    unavailable: unavailable === null ? null : visibleText(boundedText(unavailable, reasonCharsMax)),
+    unavailable: unavailable === null ? null : visibleText(boundedText(unavailable, REASON_CHARS_MAX)),
   };
 }

@@ -1,5 +1,5 @@
 import { disconnected } from './errors.ts';
-import { collectedBytesMaxDefault, collectedBytesMin } from './limits.ts';
+import { COLLECTED_BYTES_MAX_DEFAULT, COLLECTED_BYTES_MIN } from './limits.ts';
 import type { CommandOutput } from './output.ts';
 import type { RunOptions, RunResult } from './types.ts';
 
@@ -18,7 +18,7 @@ class Kept {
   sizeFor(bytes: number): number {
     const needed = Math.min(this.#length + bytes, this.#bytesMax);
     if (needed <= this.#buffer.length) return this.#buffer.length;
-    return Math.min(Math.max(needed, this.#buffer.length * 2, collectedBytesMin), this.#bytesMax);
+    return Math.min(Math.max(needed, this.#buffer.length * 2, COLLECTED_BYTES_MIN), this.#bytesMax);
   }
 
   add(data: Uint8Array): void {
@@ -45,7 +45,7 @@ export async function collect(
   options: Pick<RunOptions, 'keepBytesMax' | 'budget' | 'onOutput'>,
   feeding: Promise<void> | undefined,
 ): Promise<RunResult> {
-  const { keepBytesMax = collectedBytesMaxDefault, budget, onOutput } = options;
+  const { keepBytesMax = COLLECTED_BYTES_MAX_DEFAULT, budget, onOutput } = options;
   const kept = { stdout: new Kept(keepBytesMax), stderr: new Kept(keepBytesMax) };
   let heldBytes = 0;
   let lostBytes = 0;

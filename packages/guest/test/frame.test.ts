@@ -8,7 +8,7 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { cobsDecode, cobsEncode, cobsLengthMax } from '../src/cobs.ts';
 import { encodeFrame, FrameDecoder, frameKind, type Frame, type FrameKind } from '../src/frame.ts';
-import { framePayloadBytesMax } from '../src/limits.ts';
+import { FRAME_PAYLOAD_BYTES_MAX } from '../src/limits.ts';
 
 interface Vectors {
   frames: {
@@ -105,12 +105,12 @@ test('garbage alone is never a frame', () => {
 });
 
 test('bytes without a delimiter are dropped up to the next frame', () => {
-  const frame: Frame = { kind: frameKind.data, connection: 3, payload: new Uint8Array(framePayloadBytesMax) };
+  const frame: Frame = { kind: frameKind.data, connection: 3, payload: new Uint8Array(FRAME_PAYLOAD_BYTES_MAX) };
   const run = new Uint8Array(64 * 1024).fill(7);
   const found = decodeAll([run, run, run, delimiter, bytesOf(frame)]);
   expect(found.map((each) => each.connection)).toEqual([3]);
 });
 
 test('a payload over the limit is refused', () => {
-  expect(() => encodeFrame(frameKind.data, 1, new Uint8Array(framePayloadBytesMax + 1))).toThrow(RangeError);
+  expect(() => encodeFrame(frameKind.data, 1, new Uint8Array(FRAME_PAYLOAD_BYTES_MAX + 1))).toThrow(RangeError);
 });

@@ -9,9 +9,9 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import type { CommandInfo, DirectoryEntry, GuestAgent, WaitOptions } from '../src/index.ts';
 
-const built = '../../../target/guest/x86_64-unknown-linux-gnu/release/forkd-agent';
-const agentPath = process.env['FORKD_AGENT_BIN'] ?? fileURLToPath(new URL(built, import.meta.url));
-const buildCommand =
+const BUILT = '../../../target/guest/x86_64-unknown-linux-gnu/release/forkd-agent';
+const agentPath = process.env['FORKD_AGENT_BIN'] ?? fileURLToPath(new URL(BUILT, import.meta.url));
+const BUILD_COMMAND =
   "CARGO_TARGET_DIR=target/guest RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked -p forkd-agent --target x86_64-unknown-linux-gnu";
 
 export interface Harness {
@@ -22,7 +22,7 @@ export interface Harness {
 }
 
 export async function startAgent(): Promise<Harness> {
-  if (!existsSync(agentPath)) throw new Error(`there is no agent at ${agentPath}: build it with\n  ${buildCommand}`);
+  if (!existsSync(agentPath)) throw new Error(`there is no agent at ${agentPath}: build it with\n  ${BUILD_COMMAND}`);
   const folder = mkdtempSync(join(tmpdir(), 'forkd-guest-test-'));
   const socketPath = join(folder, 'agent.sock');
   const child = spawn(agentPath, ['--socket', socketPath], { stdio: ['ignore', 'inherit', 'inherit'] });

@@ -6,10 +6,10 @@ import { Intake } from '../src/intake.ts';
 import { intake as bounds } from '../src/limits.ts';
 import { allOf, commands, listed } from './harness.ts';
 
-const mib = 1024 * 1024;
+const MIB = 1024 * 1024;
 /** Work in one turn of the event loop, in processor time: a host that is busy with others does not count. */
-const turnMsMax = 150;
-const timeoutMs = 30_000;
+const TURN_MS_MAX = 150;
+const TIMEOUT_MS = 30_000;
 
 const codes: readonly string[] = [
   'guest_disconnected',
@@ -59,7 +59,7 @@ const calls: Record<string, Call> = {
 async function connect(name: string): Promise<GuestAgent> {
   const hostile = await HostileAgent.start(name);
   onTestFinished(() => hostile[Symbol.asyncDispose]());
-  const agent = await GuestAgent.connect(hostile.socket, { timeoutMs });
+  const agent = await GuestAgent.connect(hostile.socket, { timeoutMs: TIMEOUT_MS });
   onTestFinished(() => agent.close());
   return agent;
 }
@@ -116,7 +116,7 @@ test.each([
   const answered: string[] = [];
   const figures = await measured(async () => {
     for (const [what, call] of Object.entries(calls)) {
-      const wait = { timeoutMs };
+      const wait = { timeoutMs: TIMEOUT_MS };
       // A route that answers nothing may answer anything short.
       const error = await failureOf(call(agent, wait)).catch((reason: unknown) => {
         if (!String(reason).includes('the call was answered')) throw reason;
@@ -140,8 +140,8 @@ test.each([
     'stop interpreter',
   ];
   expect(nothing).toEqual(expect.arrayContaining(answered));
-  expect(figures.turnMs).toBeLessThan(turnMsMax);
-  expect(figures.grownBytes).toBeLessThan(256 * mib);
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
+  expect(figures.grownBytes).toBeLessThan(256 * MIB);
 });
 
 test.each(['silent', 'silent body'])('every call to an agent with the fault "%s" has a deadline', async (name) => {
@@ -163,8 +163,8 @@ test.each([
   const figures = await measured(async () => {
     expect((await failureOf(listed(agent, '/'))).code).toBe(code);
   });
-  expect(figures.turnMs).toBeLessThan(turnMsMax);
-  expect(figures.grownBytes).toBeLessThan(256 * mib);
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
+  expect(figures.grownBytes).toBeLessThan(256 * MIB);
 });
 
 test.each([
@@ -180,15 +180,15 @@ test.each([
   const figures = await measured(async () => {
     expect((await failureOf(agent.run(['x'], { timeoutMs: 3000 }))).code).toBe(code);
   });
-  expect(figures.turnMs).toBeLessThan(turnMsMax);
-  expect(figures.grownBytes).toBeLessThan(256 * mib);
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
+  expect(figures.grownBytes).toBeLessThan(256 * MIB);
 });
 
 test('output over the limit is counted, not kept', async () => {
   const agent = await connect('large output');
-  const result = await agent.run(['x'], { keepBytesMax: mib, timeoutMs });
-  expect([result.stdout.length, result.stderr.length]).toEqual([mib, mib]);
-  expect(result).toMatchObject({ truncated: true, stdoutDroppedBytes: 19 * mib, stderrDroppedBytes: 19 * mib });
+  const result = await agent.run(['x'], { keepBytesMax: MIB, timeoutMs: TIMEOUT_MS });
+  expect([result.stdout.length, result.stderr.length]).toEqual([MIB, MIB]);
+  expect(result).toMatchObject({ truncated: true, stdoutDroppedBytes: 19 * MIB, stderrDroppedBytes: 19 * MIB });
 });
 
 test('many tiny outputs are delivered in turns of the event loop', async () => {
@@ -201,29 +201,29 @@ test('many tiny outputs are delivered in turns of the event loop', async () => {
       if (count === 200_000) break;
     }
   });
-  expect(figures.turnMs).toBeLessThan(turnMsMax);
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
 });
 
 test.each(['odd mode', 'smuggled reply'])('a file of an agent with the fault "%s" is refused', async (name) => {
   const agent = await connect(name);
-  const error = await failureOf(calls['read file']!(agent, { timeoutMs }));
+  const error = await failureOf(calls['read file']!(agent, { timeoutMs: TIMEOUT_MS }));
   expect(['bad_response', 'transfer_broken']).toContain(error.code);
 });
 
 test('an evaluation of the largest size is parsed in pieces', async () => {
   const agent = await connect('large evaluation');
   const figures = await measured(async () => {
-    const result = await agent.eval('1', { timeoutMs });
-    expect([result.result?.length, result.stdout.length, result.truncated]).toEqual([mib, mib, true]);
+    const result = await agent.eval('1', { timeoutMs: TIMEOUT_MS });
+    expect([result.result?.length, result.stdout.length, result.truncated]).toEqual([MIB, MIB, true]);
   });
-  expect(figures.turnMs).toBeLessThan(turnMsMax);
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
 });
 
 test.each(floods)('a flood of %s is cut off soon, while another guest is served', async (name) => {
   const other = await connect('honest');
   const hostile = await HostileAgent.start(name);
   onTestFinished(() => hostile[Symbol.asyncDispose]());
-  const flooded = GuestAgent.connect(hostile.socket, { timeoutMs });
+  const flooded = GuestAgent.connect(hostile.socket, { timeoutMs: TIMEOUT_MS });
   const over = { isOver: false };
   const ended = flooded
     .then(({ closed }) => closed)
@@ -232,10 +232,10 @@ test.each(floods)('a flood of %s is cut off soon, while another guest is served'
   onTestFinished(() => flooded.then((agent) => agent.close()).catch(() => undefined));
   const figures = await measured(async () => {
     const until = Date.now() + 10_000;
-    while (!over.isOver && Date.now() < until) await other.ping({ timeoutMs });
+    while (!over.isOver && Date.now() < until) await other.ping({ timeoutMs: TIMEOUT_MS });
   });
-  expect(figures.turnMs).toBeLessThan(turnMsMax);
-  expect(figures.grownBytes).toBeLessThan(128 * mib);
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
+  expect(figures.grownBytes).toBeLessThan(128 * MIB);
   // Node leaves a connection standing that has said too many settings. It is not read, and its calls have their deadlines.
   if (!over.isOver)
     await expect((await flooded).ping({ timeoutMs: 200 })).rejects.toMatchObject({ code: 'guest_timeout' });

@@ -2,9 +2,9 @@
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { JsonReader, parseJson } from '../src/json.ts';
-import { jsonDepthMax, jsonPieceBytes } from '../src/limits.ts';
+import { JSON_DEPTH_MAX, JSON_PIECE_BYTES } from '../src/limits.ts';
 
-const shallow = fc.json({ maxDepth: jsonDepthMax - 1 });
+const shallow = fc.json({ maxDepth: JSON_DEPTH_MAX - 1 });
 
 /** The text in pieces, cut at these places. */
 function pieces(text: string, cuts: readonly number[]): string[] {
@@ -67,11 +67,11 @@ test('items of a listing are passed on and not kept', () => {
 });
 
 test('depth, length and the number of values are bounded', async () => {
-  expect(() => read(['['.repeat(jsonDepthMax + 1)])).toThrow('nested too deep');
+  expect(() => read(['['.repeat(JSON_DEPTH_MAX + 1)])).toThrow('nested too deep');
   expect(() => read(['9'.repeat(1000)])).toThrow('no JSON');
   expect(() => read([`[${'0,'.repeat(1_000_001)}0]`])).toThrow('too many values');
   async function* chunks() {
-    for (;;) yield Buffer.alloc(jsonPieceBytes, ' ');
+    for (;;) yield Buffer.alloc(JSON_PIECE_BYTES, ' ');
   }
   await expect(parseJson(chunks(), 1024 * 1024)).rejects.toMatchObject({ code: 'bad_response' });
 });
@@ -90,5 +90,5 @@ test('a text of 16 MiB takes many turns of the event loop, each for one piece', 
   const value = await parseJson(chunks(), text.length);
   clearImmediate(timer);
   expect(String(value).length).toBe(3 * 1024 * 1024);
-  expect(turns).toBeGreaterThan(text.length / jsonPieceBytes / 2);
+  expect(turns).toBeGreaterThan(text.length / JSON_PIECE_BYTES / 2);
 });

@@ -9,7 +9,7 @@ import type { Paths } from './layout.ts';
 import { SharedWork } from './shared-work.ts';
 
 /** Prefix of the names of a pager's unfinished files. */
-const pagerPrefix = 'pager-';
+const PAGER_PREFIX = 'pager-';
 
 /** The blobs under `blobs/sha256`, each named by the digest of its bytes. */
 export class Blobs {
@@ -104,7 +104,7 @@ export class Blobs {
   async sweepIngest(ageMsMin: number, { keepsPagers = false } = {}): Promise<number> {
     let freed = 0;
     for (const name of await readdir(this.#paths.ingest)) {
-      if (keepsPagers && name.startsWith(pagerPrefix)) continue;
+      if (keepsPagers && name.startsWith(PAGER_PREFIX)) continue;
       const path = join(this.#paths.ingest, name);
       const { size, mtimeMs } = await stat(path);
       if (Date.now() - mtimeMs < ageMsMin) continue;

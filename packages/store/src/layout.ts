@@ -8,8 +8,8 @@ import { limits } from './limits.ts';
 import { mediaTypes, parseJson, readDescriptor, tagPattern } from './manifest.ts';
 
 /** The version of the OCI image layout. */
-const layoutVersion = '1.0.0';
-const tagAnnotation = 'org.opencontainers.image.ref.name';
+const LAYOUT_VERSION = '1.0.0';
+const TAG_ANNOTATION = 'org.opencontainers.image.ref.name';
 
 /** A snapshot's line in `index.json`. */
 export interface IndexEntry {
@@ -49,9 +49,9 @@ export async function openLayout(paths: Paths): Promise<void> {
   const bytes = await readCapped(file, limits.layoutBytesMax, () => refuse('', 'is too long'));
   if (bytes === null) {
     await refuseForeign(paths, refuse);
-    await writeFileAtomic(file, `${JSON.stringify({ imageLayoutVersion: layoutVersion })}\n`, { mode: 0o644 });
+    await writeFileAtomic(file, `${JSON.stringify({ imageLayoutVersion: LAYOUT_VERSION })}\n`, { mode: 0o644 });
   } else {
-    new Fields(parseJson(bytes, refuse), '', refuse).literal('imageLayoutVersion', layoutVersion);
+    new Fields(parseJson(bytes, refuse), '', refuse).literal('imageLayoutVersion', LAYOUT_VERSION);
   }
   if ((await readCapped(paths.index, limits.indexBytesMax, () => tooLong(paths))) === null) {
     await writeIndex(paths, []);
@@ -77,7 +77,7 @@ export async function readIndex(paths: Paths): Promise<IndexEntry[]> {
   return fields.objects('manifests', limits.snapshotsMax).map((entry) => {
     entry.literal('mediaType', mediaTypes.manifest);
     const manifest = readDescriptor(entry, limits.manifestBytesMax);
-    const tag = entry.object('annotations').string(tagAnnotation, { pattern: tagPattern });
+    const tag = entry.object('annotations').string(TAG_ANNOTATION, { pattern: tagPattern });
     if (seen.has(tag)) throw entry.fail('annotations', `names the tag '${tag}' a second time`);
     seen.add(tag);
     return { tag, manifest };
@@ -99,7 +99,7 @@ export async function writeIndex(paths: Paths, entries: readonly IndexEntry[]): 
       digest: manifest.digest,
       size: manifest.size,
       artifactType: mediaTypes.artifact,
-      annotations: { [tagAnnotation]: tag },
+      annotations: { [TAG_ANNOTATION]: tag },
     })),
   };
   await writeFileAtomic(paths.index, `${JSON.stringify(index, null, 2)}\n`, { mode: 0o644 });

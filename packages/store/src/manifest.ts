@@ -18,7 +18,7 @@ export const mediaTypes = {
 
 export const tagPattern = new RegExp(TAG_PATTERN);
 
-const formatVersion = 1;
+const FORMAT_VERSION = 1;
 
 /** The bytes of a config blob. */
 export function encodeConfig(config: SnapshotConfig): Buffer {
@@ -83,17 +83,17 @@ export function parseConfig(tag: string, manifest: Blob, parsed: ParsedManifest,
   const complain = complainOf(tag, 'config');
   const fields = new Fields(parseJson(bytes, complain), '', complain);
   const format = fields.integer('format', 0, Number.MAX_SAFE_INTEGER);
-  if (format !== formatVersion) {
+  if (format !== FORMAT_VERSION) {
     throw new StoreError(
       'unsupported_format',
-      `Snapshot '${tag}' has format ${format}, this forkd reads ${formatVersion}.`,
+      `Snapshot '${tag}' has format ${format}, this forkd reads ${FORMAT_VERSION}.`,
       {
         hint: 'A newer forkd wrote it: upgrade this one, or build the snapshot again.',
       },
     );
   }
   const config: SnapshotConfig = {
-    format: formatVersion,
+    format: FORMAT_VERSION,
     tag: fields.string('tag', { pattern: tagPattern }),
     created_at_unix: fields.integer('created_at_unix', 0, Number.MAX_SAFE_INTEGER),
     machine: readMachine(fields.object('machine')),

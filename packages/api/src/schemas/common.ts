@@ -16,11 +16,11 @@ export const Count = Type.Integer({ minimum: 0 });
 export const Measure = Type.Number({ minimum: 0 });
 export const Tag = Type.String({ pattern: TAG_PATTERN });
 /** Paths and program arguments cannot contain a zero byte. */
-const noZero = '^[^\\u0000]*$';
-export const GuestPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: noZero });
+const NO_ZERO = '^[^\\u0000]*$';
+export const GuestPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: NO_ZERO });
 /** A path on the controller's host. */
-export const HostPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: noZero });
-export const Argument = Type.String({ maxLength: limits.commandArgBytesMax, pattern: noZero });
+export const HostPath = Type.String({ minLength: 1, maxLength: limits.pathBytesMax, pattern: NO_ZERO });
+export const Argument = Type.String({ maxLength: limits.commandArgBytesMax, pattern: NO_ZERO });
 
 /** The pattern is checked through `propertyNames`: a record would ignore keys that do not match its own pattern. */
 export const textsByKey = (keyPattern: string, value: TString, maxProperties: number) =>

@@ -27,7 +27,7 @@ const randomNumbers = field(
 const parentTag = field(Type.Optional(Type.String()), 'Snapshot that its source was started from.');
 const warning = field(Type.Optional(Type.String()), 'A restriction of this snapshot, in a sentence.');
 
-const dirText =
+const DIR_TEXT =
   'Directory of the store on the host. It has no `memory.bin` and no `vmstate`: a snapshot is a manifest and layers that ' +
   'snapshots share. An export writes such files.';
 
@@ -55,7 +55,7 @@ const snapshotExample = {
 export const SnapshotInfo = Type.Object(
   {
     tag: field(Type.String(), 'Tag of the snapshot.'),
-    dir: field(Type.String(), dirText),
+    dir: field(Type.String(), DIR_TEXT),
     created_at_unix: field(Count, 'Time of creation, in seconds since 1970.'),
     status: field(
       SnapshotStatus,
@@ -138,7 +138,7 @@ export const SnapshotList = Type.Array(SnapshotInfo);
 export const SnapshotInfoDetail = Type.Object(
   {
     tag: field(Type.String(), 'Tag of the snapshot.'),
-    dir: field(Type.String(), dirText),
+    dir: field(Type.String(), DIR_TEXT),
     created_at_unix: field(Type.Optional(Count), 'Time of creation, in seconds since 1970.'),
     memory_logical_bytes: field(Count, 'Guest memory size in bytes.'),
     memory_physical_bytes: field(

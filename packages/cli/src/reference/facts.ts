@@ -1,7 +1,7 @@
 /** Facts that apply to all commands, for the reference and the manual page. */
 type Fact = readonly [name: string, meaning: string];
 
-export const about =
+export const ABOUT =
   'forkd starts sandboxes, which are real virtual machines, as children of a warmed-up snapshot, and branches them while they run. ' +
   'It talks to a controller: the one that --daemon-url or FORKD_URL names, or the one of the data directory, ' +
   'which it starts if none runs.';

@@ -1,6 +1,6 @@
 import type { CommandGroup, OptionSpec } from '../command.ts';
 import { globalOptions } from '../global-options.ts';
-import { about, environment, exitCodes, files, habits } from './facts.ts';
+import { ABOUT, environment, exitCodes, files, habits } from './facts.ts';
 import { argumentText, entriesOf, shownOptions, summaryOf, usageOf, type Entry } from './usage.ts';
 
 /** The date of the page. A constant, so that the same commands make the same page on any day. */
@@ -20,7 +20,7 @@ export function manPage(groups: readonly CommandGroup[], version: string): strin
     '.I command',
     '.RI [ arguments ]',
     '.SH DESCRIPTION',
-    text(about),
+    text(ABOUT),
     ...habits.flatMap((habit) => ['.PP', text(habit)]),
     '.SH GLOBAL OPTIONS',
     ...globalOptions.flatMap(option),

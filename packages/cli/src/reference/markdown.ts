@@ -1,6 +1,6 @@
 import type { ArgumentSpec, Command, CommandGroup, OptionSpec } from '../command.ts';
 import { globalOptions } from '../global-options.ts';
-import { about, environment, exitCodes, files, habits } from './facts.ts';
+import { ABOUT, environment, exitCodes, files, habits } from './facts.ts';
 import { argumentText, entriesOf, shownOptions, summaryOf, usageOf, type Entry } from './usage.ts';
 
 /** The reference of the command as a page of Markdown. */
@@ -10,7 +10,7 @@ export function markdownReference(groups: readonly CommandGroup[]): string {
 
 <!-- Made from the commands in packages/cli/src/commands: \`npx vitest run packages/cli/test/reference.test.ts -u\`. -->
 
-${escaped(about)}
+${escaped(ABOUT)}
 
 ${habits.map((habit) => `- ${escaped(habit)}`).join('\n')}
 

@@ -1,4 +1,4 @@
-const charsMax = 80;
+const CHARS_MAX = 80;
 
 /** Characters that a terminal or log viewer would act on or hide: controls, direction and width marks, lone surrogates. */
 const invisible = /[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu;
@@ -8,13 +8,13 @@ export function excerpt(value: unknown): string {
   if (Array.isArray(value)) return `an array of ${value.length}`;
   if (typeof value === 'object' && value !== null) return 'an object';
   if (typeof value !== 'string') return String(value);
-  const cut = value.length > charsMax ? `${value.slice(0, charsMax)}…` : value;
+  const cut = value.length > CHARS_MAX ? `${value.slice(0, CHARS_MAX)}…` : value;
   return visible(JSON.stringify(cut));
 }
 
 /** The beginning of a text from the caller that needs no quotes, such as a path. */
 export function visibleStart(text: string): string {
-  return visible(text.length > charsMax ? `${text.slice(0, charsMax)}…` : text);
+  return visible(text.length > CHARS_MAX ? `${text.slice(0, CHARS_MAX)}…` : text);
 }
 
 function visible(text: string): string {

@@ -6,13 +6,13 @@ export interface JsonBounds {
   depthMax: number;
 }
 
-const quote = 0x22;
-const backslash = 0x5c;
-const comma = 0x2c;
-const openBracket = 0x5b;
-const closeBracket = 0x5d;
-const openBrace = 0x7b;
-const closeBrace = 0x7d;
+const QUOTE = 0x22;
+const BACKSLASH = 0x5c;
+const COMMA = 0x2c;
+const OPEN_BRACKET = 0x5b;
+const CLOSE_BRACKET = 0x5d;
+const OPEN_BRACE = 0x7b;
+const CLOSE_BRACE = 0x7d;
 
 /**
  * Counts the depth and the values of a JSON text, chunk by chunk and before the text is parsed. The parser decides
@@ -34,20 +34,20 @@ export class JsonScan {
   take(chunk: Uint8Array): string | null {
     for (const byte of chunk) {
       if (this.#inString) this.#inside(byte);
-      else if (byte === quote) this.#inString = true;
-      else if (byte === comma) this.#marks += 1;
-      else if (byte === openBracket || byte === openBrace) {
+      else if (byte === QUOTE) this.#inString = true;
+      else if (byte === COMMA) this.#marks += 1;
+      else if (byte === OPEN_BRACKET || byte === OPEN_BRACE) {
         this.#marks += 1;
         this.#depth += 1;
         if (this.#depth > this.#bounds.depthMax) return `nests deeper than ${this.#bounds.depthMax} levels`;
-      } else if (byte === closeBracket || byte === closeBrace) this.#depth -= 1;
+      } else if (byte === CLOSE_BRACKET || byte === CLOSE_BRACE) this.#depth -= 1;
     }
     return this.#marks >= this.#bounds.valuesMax ? `has more than ${this.#bounds.valuesMax} values` : null;
   }
 
   #inside(byte: number): void {
     if (this.#isEscaped) this.#isEscaped = false;
-    else if (byte === backslash) this.#isEscaped = true;
-    else if (byte === quote) this.#inString = false;
+    else if (byte === BACKSLASH) this.#isEscaped = true;
+    else if (byte === QUOTE) this.#inString = false;
   }
 }

@@ -9,7 +9,7 @@ import { limits } from '../limits.ts';
 import { UsageError } from '../usage-error.ts';
 
 /** Maximum length of a certificate chain or key. A longer file is some other file. */
-const fileBytesMax = 1024 * 1024;
+const FILE_BYTES_MAX = 1024 * 1024;
 
 type Pair = SecureContextOptions & { cert: Buffer };
 
@@ -122,7 +122,7 @@ async function readPair({ cert: certPath, key: keyPath }: TlsPaths): Promise<Pai
 async function readShort(flag: string, path: string): Promise<Buffer> {
   try {
     const { size } = await stat(path);
-    if (size > fileBytesMax) throw new Error(`it has ${size} bytes`);
+    if (size > FILE_BYTES_MAX) throw new Error(`it has ${size} bytes`);
     return await readFile(path);
   } catch (error) {
     throw new UsageError(`${flag} '${path}' cannot be read: ${messageOf(error)}.`, { cause: error });

@@ -8,11 +8,11 @@ import { UsageError } from '../usage-error.ts';
 /** Placeholder that installation guides write in place of a token. */
 const placeholder = /^(replace|change)[_-]?me/i;
 /** Maximum length of a token file. A longer file is some other file. */
-const fileBytesMax = 64 * 1024;
+const FILE_BYTES_MAX = 64 * 1024;
 const NO_TOKEN_HINT =
   'Send `authorization: Bearer TOKEN`; forkd and the SDK take the token from FORKD_TOKEN. The unix socket needs none: `curl --unix-socket DATA/run/controller.sock http://localhost/docs`.';
 /** Digits of a token's SHA-256 in the audit log: enough to tell tokens apart, too few to help guess one. */
-const idDigits = 8;
+const ID_DIGITS = 8;
 
 /** The bearer tokens that callers may present. The file has one per line, and is read again when it changes. */
 export class Tokens {
@@ -47,7 +47,7 @@ export class Tokens {
     // Compare with every token, even after a match, so that the time taken reveals nothing.
     const fits = this.#digests.filter((known) => timingSafeEqual(known, digest)).length > 0;
     if (!fits) throw new ApiError('unauthorized', `${what}: the bearer token is not one of the controller's.`);
-    return digest.toString('hex').slice(0, idDigits);
+    return digest.toString('hex').slice(0, ID_DIGITS);
   }
 
   /** A wrong file after a change leaves the earlier tokens in force, so that its author is not locked out. */
@@ -74,7 +74,7 @@ async function readTokens(path: string, log: Logger): Promise<Buffer[]> {
   const { size, mode } = await stat(path).catch((error: unknown) => {
     throw refuse(`cannot be read: ${messageOf(error)}`);
   });
-  if (size > fileBytesMax) throw refuse(`has ${size} bytes, and a list of tokens has at most ${fileBytesMax}`);
+  if (size > FILE_BYTES_MAX) throw refuse(`has ${size} bytes, and a list of tokens has at most ${FILE_BYTES_MAX}`);
   if ((mode & 0o022) !== 0) throw refuse('can be written by others than its owner; chmod 600 mends that');
   const lines = (await readFile(path, 'utf8')).split('\n').map((line) => line.trim());
   const tokens = lines.filter((line) => line !== '' && !line.startsWith('#'));

@@ -12,7 +12,7 @@ declare module 'fastify' {
 }
 
 /** The status in the logs for a request whose caller left before the reply began. */
-const callerLeftStatus = 499;
+const CALLER_LEFT_STATUS = 499;
 
 /** Follows each request from its first byte to its last: its id, its log lines, its time. */
 export function trackRequests(app: FastifyInstance, parts: AppParts): void {
@@ -49,7 +49,7 @@ function record(
 ): void {
   const { method, headers, id } = request;
   const path = pathOf(request.url);
-  const status = reply.raw.headersSent ? reply.statusCode : callerLeftStatus;
+  const status = reply.raw.headersSent ? reply.statusCode : CALLER_LEFT_STATUS;
   request.log.debug({ method, path, status, ms: Math.round(ms) }, 'request');
   const route = request.routeOptions?.url ?? 'none';
   metrics.request({ route, method, status, ms });

@@ -111,9 +111,9 @@ export class AuditLog {
       if (this.#failing) this.#log.info({ dropped: this.#droppedLines }, 'the audit log can be written again');
       this.#failing = false;
     } catch (error) {
-      if (written > 0) this.#torn = bytes[written - 1] !== newline;
+      if (written > 0) this.#torn = bytes[written - 1] !== NEWLINE;
       const whole = bytes.subarray(mend.length, Math.max(written, mend.length));
-      this.#drop(lines.length - whole.filter((byte) => byte === newline).length, messageOf(error));
+      this.#drop(lines.length - whole.filter((byte) => byte === NEWLINE).length, messageOf(error));
     }
   }
 
@@ -125,7 +125,7 @@ export class AuditLog {
   }
 }
 
-const newline = 0x0a;
+const NEWLINE = 0x0a;
 
 function lengthOf(lines: readonly Buffer[]): number {
   return lines.reduce((sum, line) => sum + line.length, 0);

@@ -6,7 +6,7 @@ import { machineFor } from '../runtime/engines.ts';
 import type { Host } from './host.ts';
 import { newFacts } from './new-facts.ts';
 
-const mib = 1024 * 1024;
+const MIB = 1024 * 1024;
 
 /**
  * Writes a snapshot again with a single memory layer. The new snapshot needs no ancestors, so they can be removed. The old
@@ -29,7 +29,7 @@ export async function compact(host: Host, tag: string, to: string, signal: Abort
     const info = await catalog.make(facts, { context: `Snapshot '${tag}' to '${to}'`, signal }, async () => {
       const late = () => new ApiError('engine_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
       const layer = await withDeadline(limits.branchTimeoutMs, signal, late, () =>
-        pager.flatten(machine.mem_mib * mib, stack),
+        pager.flatten(machine.mem_mib * MIB, stack),
       );
       return { memory: [{ digest: asDigest(layer.digest), size: layer.size }], deviceState, rootDisk };
     });

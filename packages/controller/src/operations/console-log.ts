@@ -5,7 +5,7 @@ import { anySignal, consoleFile } from '@forkd/engine';
 import type { Host } from './host.ts';
 
 /** The size of one read. */
-const chunkBytes = 64 * 1024;
+const CHUNK_BYTES = 64 * 1024;
 
 /** Streams the console of a sandbox. */
 export function readConsole(
@@ -35,7 +35,7 @@ async function* readLog(
     const changes = follow ? watch(file, { signal })[Symbol.asyncIterator]() : null;
     let offset = Math.max(0, (await handle.stat()).size - tailBytes);
     for (;;) {
-      const { bytesRead, buffer } = await handle.read(Buffer.alloc(chunkBytes), 0, chunkBytes, offset);
+      const { bytesRead, buffer } = await handle.read(Buffer.alloc(CHUNK_BYTES), 0, CHUNK_BYTES, offset);
       offset += bytesRead;
       if (bytesRead > 0) yield buffer.subarray(0, bytesRead);
       else if (changes === null || (await changes.next().catch(() => null))?.done !== false) return;

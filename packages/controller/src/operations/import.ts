@@ -25,7 +25,7 @@ import type { Host } from './host.ts';
 import { newFacts } from './new-facts.ts';
 import { readRootFile } from './root-file.ts';
 
-const mib = 1024 * 1024;
+const MIB = 1024 * 1024;
 
 const validator = Compile(Description);
 
@@ -69,7 +69,7 @@ async function takeIn(host: Host, plan: ImportPlan, runtime: Runtime, signal: Ab
   const deviceState = await putFile(host, join(dir, FILES.vmstate), plan.vmstate, signal);
   const rootDisk = await putRootDisk(host, plan, signal);
   const late = () => new ApiError('engine_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
-  const memory = { mem_bytes: machine.mem_mib * mib, stack: [], path: join(dir, FILES.memory), tracked: false };
+  const memory = { mem_bytes: machine.mem_mib * MIB, stack: [], path: join(dir, FILES.memory), tracked: false };
   const { stack } = await withDeadline(limits.branchTimeoutMs, signal, late, () => pager.importMemory(memory));
   const contents = {
     memory: stack.map(({ digest, size }) => ({ digest: asDigest(digest), size })),
@@ -179,7 +179,7 @@ async function memMibOf(file: string): Promise<number> {
   const { size } = await stat(file).catch((error: unknown) => {
     throw unreadable(file, error);
   });
-  if (size > 0 && size % mib === 0) return size / mib;
+  if (size > 0 && size % MIB === 0) return size / MIB;
   throw new ApiError('import_invalid', `${file} has ${size} bytes, which is no number of MiB.`);
 }
 

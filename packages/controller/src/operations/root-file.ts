@@ -4,11 +4,11 @@ import type { RootImage } from '@forkd/images';
 import { errnoOf } from '@forkd/store';
 
 /** EROFS' superblock begins at byte 1024, with this number. */
-const superblockOffset = 1024;
-const erofsMagic = 0xe0f5e1e2;
+const SUPERBLOCK_OFFSET = 1024;
+const EROFS_MAGIC = 0xe0f5e1e2;
 /** The number in the superblock of ext2, ext3 and ext4, and where it is in that. */
-const extMagic = 0xef53;
-const extMagicOffset = 0x38;
+const EXT_MAGIC = 0xef53;
+const EXT_MAGIC_OFFSET = 0x38;
 
 /** The root file system of a template. */
 export interface Root extends Pick<RootImage, 'erofs' | 'config' | 'source'> {
@@ -27,8 +27,8 @@ export async function readRootFile(path: string): Promise<Root> {
   }
   try {
     const superblock = Buffer.alloc(64);
-    if ((await file.stat()).isFile()) await file.read(superblock, 0, superblock.length, superblockOffset);
-    if (superblock.readUInt32LE() !== erofsMagic && superblock.readUInt16LE(extMagicOffset) === extMagic) {
+    if ((await file.stat()).isFile()) await file.read(superblock, 0, superblock.length, SUPERBLOCK_OFFSET);
+    if (superblock.readUInt32LE() !== EROFS_MAGIC && superblock.readUInt16LE(EXT_MAGIC_OFFSET) === EXT_MAGIC) {
       throw new ApiError(
         'image_invalid',
         `${path} is an ext4 image, and a root must be an EROFS image or a directory.`,
@@ -37,7 +37,7 @@ export async function readRootFile(path: string): Promise<Root> {
         },
       );
     }
-    if (superblock.readUInt32LE() !== erofsMagic) {
+    if (superblock.readUInt32LE() !== EROFS_MAGIC) {
       throw new ApiError('image_invalid', `${path} is not an EROFS image.`, {
         hint: "Make one with 'mkfs.erofs', or give a directory, an OCI image or a recipe as the source.",
       });

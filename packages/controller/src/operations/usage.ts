@@ -9,8 +9,8 @@ export interface ProcessUsage {
 }
 
 /** `/proc/PID/stat` counts time in ticks, of which every supported Linux has this many per second. */
-const ticksPerSec = 100;
-const pageBytes = 4096;
+const TICKS_PER_SEC = 100;
+const PAGE_BYTES = 4096;
 
 /** Counts of a process. All are zero if it has ended. */
 export async function readUsage(pid: number): Promise<ProcessUsage> {
@@ -24,7 +24,7 @@ export async function readUsage(pid: number): Promise<ProcessUsage> {
   return {
     minorFaults: field(10),
     majorFaults: field(12),
-    cpuSecs: (field(14) + field(15)) / ticksPerSec,
-    rssBytes: field(24) * pageBytes,
+    cpuSecs: (field(14) + field(15)) / TICKS_PER_SEC,
+    rssBytes: field(24) * PAGE_BYTES,
   };
 }

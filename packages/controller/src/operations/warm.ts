@@ -7,7 +7,7 @@ import { printedDetails } from './printed.ts';
 import type { OnProgress } from './progress.ts';
 
 /** The length of the output that the sentence of a failure quotes. */
-const lastLineCharsMax = 500;
+const LAST_LINE_CHARS_MAX = 500;
 
 interface WarmOptions {
   image: Image;
@@ -87,5 +87,5 @@ async function warmCommand(
 }
 
 function lastLine(text: string): string {
-  return boundedText(text.trim().split('\n').at(-1) ?? '', lastLineCharsMax);
+  return boundedText(text.trim().split('\n').at(-1) ?? '', LAST_LINE_CHARS_MAX);
 }

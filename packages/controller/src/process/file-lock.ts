@@ -4,7 +4,7 @@ import { constants } from 'node:fs';
 import { type FileHandle, open } from 'node:fs/promises';
 
 /** The exit code of the launcher when another process holds the lock. */
-const anotherHolds = 75;
+const ANOTHER_HOLDS = 75;
 
 /**
  * Takes the exclusive lock of a file (flock), and makes the file if it is missing. Returns the handle that holds the lock
@@ -20,7 +20,7 @@ export async function lockFile(launcher: string, path: string): Promise<FileHand
     child.stderr?.on('data', (chunk: Buffer) => (said = (said + chunk.toString()).slice(0, 1024)));
     const [code] = (await once(child, 'close')) as [number | null];
     if (code === 0) return file;
-    if (code !== anotherHolds)
+    if (code !== ANOTHER_HOLDS)
       throw new Error(`${path} cannot be locked: ${said.trim() || `${launcher} ended with ${code}`}`);
   } catch (error) {
     await file.close();

@@ -7,7 +7,7 @@ import { limits } from '../limits.ts';
 import type { DataPaths } from '../paths.ts';
 import { lockFile } from './file-lock.ts';
 
-const lockPollMs = 100;
+const LOCK_POLL_MS = 100;
 
 /** A directory to lock, and the directory of its pid file. */
 type Locked = Pick<DataPaths, 'root' | 'run'>;
@@ -48,11 +48,11 @@ export async function lockDataDir(launcher: string, paths: Locked, socket: strin
 async function takeLock(launcher: string, paths: Locked, file: string): Promise<FileHandle> {
   const path = join(paths.run, 'controller.lock');
   // The previous controller may be ending at this moment.
-  for (let waitedMs = 0; ; waitedMs += lockPollMs) {
+  for (let waitedMs = 0; ; waitedMs += LOCK_POLL_MS) {
     const lock = await lockFile(launcher, path);
     if (lock !== null) return lock;
     if (waitedMs >= limits.lockWaitMs) throw lockedBy(paths, await readHolder(file));
-    await sleep(lockPollMs);
+    await sleep(LOCK_POLL_MS);
   }
 }
 

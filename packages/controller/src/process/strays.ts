@@ -8,8 +8,8 @@ export interface Stray extends ProcessId {
   dir: string;
 }
 
-const endWaitMs = 5_000;
-const endPollMs = 10;
+const END_WAIT_MS = 5_000;
+const END_POLL_MS = 10;
 
 /**
  * The VMMs of these directories. A VMM has its own root and no working directory here, but its standard output is a file in
@@ -40,9 +40,9 @@ async function stringsOf(pid: number, file: 'environ' | 'cmdline'): Promise<stri
 /** Kills a process and waits for its end. Returns whether it has ended. */
 export async function endProcess(id: ProcessId): Promise<boolean> {
   await killProcess(id);
-  for (let waitedMs = 0; await isRunning(id); waitedMs += endPollMs) {
-    if (waitedMs >= endWaitMs) return false;
-    await sleep(endPollMs);
+  for (let waitedMs = 0; await isRunning(id); waitedMs += END_POLL_MS) {
+    if (waitedMs >= END_WAIT_MS) return false;
+    await sleep(END_POLL_MS);
   }
   return true;
 }

@@ -4,8 +4,8 @@ import { type Listed, type StoredSnapshot, ancestorsOf } from '@forkd/store';
 import type { Draft } from './draft.ts';
 import { randomWarning } from './refresh.ts';
 
-const mib = 1024 * 1024;
-const pageBytes = 4096;
+const MIB = 1024 * 1024;
+const PAGE_BYTES = 4096;
 
 /** The fields of `SnapshotInfo` that come from a snapshot's numbers, by the same name. */
 const statFields = [
@@ -60,11 +60,11 @@ export function statsOf(stats: BranchStats, mode: BranchMode, memMib: number): R
 
 /** The cost of a branch that stores changed pages only. A `full` branch has it if it was measured. */
 function diffOf(stats: BranchStats, mode: BranchMode, memMib: number): Record<string, number> {
-  const logical = { diff_logical_bytes: memMib * mib };
+  const logical = { diff_logical_bytes: memMib * MIB };
   if (mode === 'live')
     return { diff_ms: stats.capture_us / 1000, diff_physical_bytes: stats.captured_bytes, ...logical };
   if (mode === 'full' && stats.diff_us === 0) return {};
-  return { diff_ms: stats.diff_us / 1000, diff_physical_bytes: stats.diff_pages * pageBytes, ...logical };
+  return { diff_ms: stats.diff_us / 1000, diff_physical_bytes: stats.diff_pages * PAGE_BYTES, ...logical };
 }
 
 /** The result of an audit, in the names of the wire. Empty if there was no audit. */
@@ -132,7 +132,7 @@ export function detailOf(
     tag: snapshot.tag,
     dir,
     created_at_unix: config.created_at_unix,
-    memory_logical_bytes: config.machine.mem_mib * mib,
+    memory_logical_bytes: config.machine.mem_mib * MIB,
     memory_physical_bytes: snapshot.memory.reduce((sum, blob) => sum + blob.size, 0),
     vmstate_bytes: snapshot.deviceState.size,
     ...randomOf(config.refresh),

@@ -22,9 +22,9 @@ export const EndedRecord = Type.Object({
 export type EndedRecord = Static<typeof EndedRecord>;
 
 const validator = Compile(EndedRecord);
-const suffix = '.json';
+const SUFFIX = '.json';
 
-const pathOf = (dir: string, id: string) => join(dir, `${id}${suffix}`);
+const pathOf = (dir: string, id: string) => join(dir, `${id}${SUFFIX}`);
 
 export async function writeEnded(dir: string, record: EndedRecord): Promise<void> {
   await writeFileAtomic(pathOf(dir, record.sandbox.id), `${JSON.stringify(record)}\n`);
@@ -44,7 +44,7 @@ export async function readEnded(dir: string): Promise<{ records: EndedRecord[]; 
   const unreadable: string[] = [];
   for (const file of await readdir(dir)) {
     const record = await readRecord(join(dir, file));
-    if (record !== null && file === `${record.sandbox.id}${suffix}`) {
+    if (record !== null && file === `${record.sandbox.id}${SUFFIX}`) {
       records.push(record);
       continue;
     }

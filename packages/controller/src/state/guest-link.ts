@@ -5,7 +5,7 @@ import { guestFailure } from './guest-errors.ts';
 import { waitForReason } from './vm-end.ts';
 
 /** The time that a request waits for the agent before the guest counts as unreachable. */
-const connectTimeoutMs = 30_000;
+const CONNECT_TIMEOUT_MS = 30_000;
 
 /**
  * The only connection to the agent of a guest. It is made when first needed, and again after a loss: through a restart of
@@ -46,7 +46,7 @@ export class GuestLink {
     options: { signal: AbortSignal; repeatable?: boolean },
   ): Promise<T> {
     for (let attempt = 1; ; attempt += 1) {
-      const connection = this.#connected(connectTimeoutMs);
+      const connection = this.#connected(CONNECT_TIMEOUT_MS);
       try {
         const agent = await raceAbort(connection, options.signal);
         return await raceAbort(call(agent), options.signal);

@@ -3,8 +3,8 @@ import type { Refresh as FoundRefresh } from '@forkd/guest';
 import { limits } from '../limits.ts';
 import type { Sandbox } from './sandbox.ts';
 
-const mib = 1024 * 1024;
-const above = 4 * 1024 ** 3;
+const MIB = 1024 * 1024;
+const ABOVE = 4 * 1024 ** 3;
 
 /**
  * Asks a freshly booted guest where children must differ from each other. A guest that has run a program of a user is never
@@ -18,7 +18,7 @@ export async function askForRefresh(sandbox: Sandbox, memMib: number, signal: Ab
 
 /** Turns addresses into offsets in memory. An address outside of memory makes the whole list unavailable. */
 export function recordOf({ entries, ramAbove4g, unavailable }: FoundRefresh, memMib: number): Refresh {
-  const memBytes = memMib * mib;
+  const memBytes = memMib * MIB;
   const offsets = entries.map(({ at, ...rest }) => ({ at: offsetOf(at, ramAbove4g, memBytes), ...rest }));
   const problem = entriesProblem(offsets, memMib);
   if (problem !== undefined) return { entries: [], unavailable: problem };
@@ -27,12 +27,12 @@ export function recordOf({ entries, ramAbove4g, unavailable }: FoundRefresh, mem
 
 /** Memory above 4 GiB follows on memory below, where a hole for devices begins earlier. */
 function offsetOf(address: number, ramAbove4g: number, memBytes: number): number {
-  return address < above ? address : address - above + (memBytes - ramAbove4g);
+  return address < ABOVE ? address : address - ABOVE + (memBytes - ramAbove4g);
 }
 
 /** Reason why these cannot be places in the memory of a guest; `undefined` if they can. */
 export function entriesProblem(entries: Refresh['entries'], memMib: number): string | undefined {
-  const outside = entries.find(({ at, bytes }) => at < 0 || at + bytes > memMib * mib);
+  const outside = entries.find(({ at, bytes }) => at < 0 || at + bytes > memMib * MIB);
   if (outside !== undefined) return `the guest named offset ${outside.at}, which is outside of its memory`;
   return undefined;
 }

@@ -99,10 +99,10 @@ function upgrade(value: unknown): unknown {
 }
 
 const validator = Compile(SandboxRecord);
-const fileName = 'sandbox.json';
+const FILE_NAME = 'sandbox.json';
 
 export async function writeRecord(dir: string, record: SandboxRecord): Promise<void> {
-  await writeFileAtomic(join(dir, fileName), `${JSON.stringify(record, null, 2)}\n`);
+  await writeFileAtomic(join(dir, FILE_NAME), `${JSON.stringify(record, null, 2)}\n`);
 }
 
 /** A directory of a sandbox as it was found. `record` is `null` if it cannot be read. */
@@ -124,7 +124,7 @@ export async function readRecords(root: string): Promise<FoundRecord[]> {
 
 async function readRecord(dir: string, id: string): Promise<SandboxRecord | null> {
   try {
-    const bytes = await readCapped(join(dir, fileName), limits.recordBytesMax, () => new Error('too long'));
+    const bytes = await readCapped(join(dir, FILE_NAME), limits.recordBytesMax, () => new Error('too long'));
     const value: unknown = bytes === null ? null : upgrade(JSON.parse(bytes.toString('utf8')));
     return validator.Check(value) && value.id === id ? value : null;
   } catch {

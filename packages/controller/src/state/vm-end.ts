@@ -8,9 +8,9 @@ import type { Ending } from './ended.ts';
 import type { SandboxRecord } from './sandbox-record.ts';
 
 /** The length of the last output of a VMM that goes into the hint of an error. */
-const vmmTailChars = 500;
+const VMM_TAIL_CHARS = 500;
 /** The length of what a console says of a cause that goes into the sentence of an error. */
-const causeCharsMax = 300;
+const CAUSE_CHARS_MAX = 300;
 /** The end of a VM of which nobody saw anything. */
 const unseen: VmExit = { code: null, signal: null, why: null, log: '' };
 
@@ -29,7 +29,7 @@ export async function waitForReason(ended: AbortSignal, waitMs: number = limits.
 export function endingOf({ id, kind }: Pick<SandboxRecord, 'id' | 'kind'>, exit: VmExit, console: string): Ending {
   const { reason, cause, advice } = causeOf(exit, console, kind);
   const who = kind === 'template' ? 'Its VM' : `Sandbox ${id}`;
-  const printed = exit.log === '' ? '' : `Its VMM printed: ${visibleText(exit.log.slice(-vmmTailChars))}`;
+  const printed = exit.log === '' ? '' : `Its VMM printed: ${visibleText(exit.log.slice(-VMM_TAIL_CHARS))}`;
   return { reason, ...toldOf('guest_unreachable', `${who} ended by itself: ${cause}.`, [advice, printed], console) };
 }
 
@@ -124,5 +124,5 @@ export function memoryAdvice(console: string, kind: SandboxRecord['kind']): stri
 
 /** Text of a console inside a sentence. */
 function quoted(text: string): string {
-  return boundedText(visibleLine(stripVTControlCharacters(text).trim()), causeCharsMax).replace(/\.$/, '');
+  return boundedText(visibleLine(stripVTControlCharacters(text).trim()), CAUSE_CHARS_MAX).replace(/\.$/, '');
 }

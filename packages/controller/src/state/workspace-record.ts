@@ -27,10 +27,10 @@ export const WorkspaceRecord = Type.Object({
 export type WorkspaceRecord = Static<typeof WorkspaceRecord>;
 
 const validator = Compile(WorkspaceRecord);
-const suffix = '.json';
+const SUFFIX = '.json';
 
 export function recordPath(dir: string, name: string): string {
-  return join(dir, `${name}${suffix}`);
+  return join(dir, `${name}${SUFFIX}`);
 }
 
 export async function writeRecord(dir: string, record: WorkspaceRecord): Promise<void> {
@@ -43,9 +43,9 @@ export async function readRecords(dir: string): Promise<{ records: WorkspaceReco
   const records: WorkspaceRecord[] = [];
   const unreadable: string[] = [];
   // A crash may have left a temporary file, which starts with a dot.
-  for (const file of (await readdir(dir)).filter((name) => name.endsWith(suffix) && !name.startsWith('.'))) {
+  for (const file of (await readdir(dir)).filter((name) => name.endsWith(SUFFIX) && !name.startsWith('.'))) {
     const record = await readRecord(join(dir, file));
-    if (record !== null && file === `${record.name}${suffix}`) records.push(record);
+    if (record !== null && file === `${record.name}${SUFFIX}`) records.push(record);
     else unreadable.push(file);
   }
   return { records, unreadable };

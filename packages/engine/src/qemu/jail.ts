@@ -10,7 +10,7 @@ const SECCOMP = 'on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecont
 /** The launcher and QEMU say within this time what they can do. */
 const PROBE_TIMEOUT_MS = 20_000;
 
-const seccompMeaning = 'A VMM starts no programs, and changes neither its user nor its priorities.';
+const SECCOMP_MEANING = 'A VMM starts no programs, and changes neither its user nor its priorities.';
 
 /** How to start a VMM in its jail. */
 export interface Confined {
@@ -86,7 +86,7 @@ async function probeSeccomp(program: string, signal: AbortSignal | undefined): P
   const args = ['-sandbox', SECCOMP, '-M', 'none', '-display', 'none', '-device', 'help'];
   try {
     await promisify(execFile)(program, args, inProbe(signal));
-    return { id: 'seccomp', ok: true, detail: seccompMeaning };
+    return { id: 'seccomp', ok: true, detail: SECCOMP_MEANING };
   } catch (error) {
     signal?.throwIfAborted();
     const said = (error as { stderr?: string }).stderr?.trim().split('\n').at(-1) ?? String(error);

@@ -3,8 +3,8 @@ import { createServer, type Socket } from 'node:net';
 import { Duplex } from 'node:stream';
 import { encodeFrame, FrameDecoder, frameKind } from '@forkd/guest/frame';
 
-const sequenceBytes = 4;
-const dataBytesMax = 16 * 1024 - sequenceBytes;
+const SEQUENCE_BYTES = 4;
+const DATA_BYTES_MAX = 16 * 1024 - SEQUENCE_BYTES;
 
 export class AgentChannel extends Duplex {
   readonly socket: Socket;
@@ -21,11 +21,11 @@ export class AgentChannel extends Duplex {
 
   override _write(chunk: Buffer, _encoding: BufferEncoding, done: (error?: Error | null) => void): void {
     const frames: Buffer[] = [];
-    for (let at = 0; at < chunk.length; at += dataBytesMax) {
-      const sequence = Buffer.alloc(sequenceBytes);
+    for (let at = 0; at < chunk.length; at += DATA_BYTES_MAX) {
+      const sequence = Buffer.alloc(SEQUENCE_BYTES);
       sequence.writeUInt32LE(this.#sequence);
       this.#sequence = (this.#sequence + 1) >>> 0;
-      frames.push(encodeFrame(frameKind.data, this.id, sequence, chunk.subarray(at, at + dataBytesMax)));
+      frames.push(encodeFrame(frameKind.data, this.id, sequence, chunk.subarray(at, at + DATA_BYTES_MAX)));
     }
     this.socket.write(Buffer.concat(frames), done);
   }
@@ -47,7 +47,7 @@ export function serveChannel(path: string, onOpen: (channel: AgentChannel) => vo
           channel.on('error', () => undefined);
           onOpen(channel);
         } else if (frame.kind === frameKind.data && frame.connection === channel?.id) {
-          channel.push(frame.payload.slice(sequenceBytes));
+          channel.push(frame.payload.slice(SEQUENCE_BYTES));
         }
       }
     });

@@ -3,8 +3,8 @@ import type { ServerHttp2Stream } from 'node:http2';
 
 export type Answer = (stream: ServerHttp2Stream) => Promise<void> | void;
 
-const mib = 1024 * 1024;
-const piece = 48 * 1024;
+const MIB = 1024 * 1024;
+const PIECE = 48 * 1024;
 
 /** `{ 'GET /v1/ping': answer }` */
 export type Lie = Record<string, Answer>;
@@ -27,8 +27,8 @@ export const lies: Record<string, Lie> = {
     stream.respond({ ':status': 599 });
     stream.end('no reason');
   }),
-  'deep reply': everywhere(endless('[', 63 * mib)),
-  'large error': everywhere(json({ error: 'x'.repeat(mib), code: 'x'.repeat(mib) }, 500)),
+  'deep reply': everywhere(endless('[', 63 * MIB)),
+  'large error': everywhere(json({ error: 'x'.repeat(MIB), code: 'x'.repeat(MIB) }, 500)),
   'false code': everywhere(
     json({ error: 'no \u001b[31mred\u001b]0;owned\u0007 \u001b[2J\u202eevil', code: 'unauthorized' }, 500),
   ),
@@ -37,8 +37,8 @@ export const lies: Record<string, Lie> = {
     stream.respond({ ':status': 200, 'x-mode': '644', 'x-more': 'x'.repeat(60_000) });
     stream.end('{}');
   }),
-  'large listing': { 'GET /v1/dir': listing(64 * mib, 'n'.repeat(250)) },
-  'many entries': { 'GET /v1/dir': listing(16 * mib, 'n') },
+  'large listing': { 'GET /v1/dir': listing(64 * MIB, 'n'.repeat(250)) },
+  'many entries': { 'GET /v1/dir': listing(16 * MIB, 'n') },
   'odd names': { 'GET /v1/dir': entries(['..']) },
   'terminal names': {
     'GET /v1/dir': entries(['a\u001b[2J\u001b]0;owned\u0007', 'suid']),
@@ -52,7 +52,7 @@ export const lies: Record<string, Lie> = {
     ),
   },
   'same gap': { 'POST /v1/commands': commandOf([], () => repeated(frame(4, Buffer.from('{"from":0,"to":0}')))) },
-  'large output': { 'POST /v1/commands': commandOf([], plenty(40 * mib)) },
+  'large output': { 'POST /v1/commands': commandOf([], plenty(40 * MIB)) },
   'endless output': { 'POST /v1/commands': commandOf([], plenty(Infinity)) },
   'output with a hole': {
     'POST /v1/commands': commandOf([output(1, 0, Buffer.from('a')), output(1, 7, Buffer.from('b')), exit()]),
@@ -69,11 +69,11 @@ export const lies: Record<string, Lie> = {
   },
   'large evaluation': {
     'POST /v1/eval': json({
-      result: '\u0000'.repeat(mib),
+      result: '\u0000'.repeat(MIB),
       error: null,
       exit_code: 0,
-      stdout: '\u0001'.repeat(mib),
-      stderr: '\u0001'.repeat(mib),
+      stdout: '\u0001'.repeat(MIB),
+      stderr: '\u0001'.repeat(MIB),
       truncated: true,
       timed_out: false,
       state_lost: false,
@@ -102,7 +102,7 @@ function body(text: string, headers: Record<string, string> = {}): Answer {
 function endless(text: string, bytesMax: number, headers: Record<string, string> = {}): Answer {
   return async (stream) => {
     stream.respond({ ':status': 200, ...headers });
-    await send(stream, repeatedUpTo(Buffer.alloc(piece, text), bytesMax));
+    await send(stream, repeatedUpTo(Buffer.alloc(PIECE, text), bytesMax));
   };
 }
 

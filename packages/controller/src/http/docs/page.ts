@@ -2,15 +2,15 @@ import { createHash } from 'node:crypto';
 import type { OpenApiDocument, OperationObject } from '../openapi/document.ts';
 import { exampleCall } from './example-call.ts';
 import { fieldsTable, row, table, typeOf } from './schema.ts';
-import { script } from './search.ts';
-import { style } from './style.ts';
+import { SCRIPT } from './search.ts';
+import { STYLE } from './style.ts';
 import { escapeHtml, inline, paragraphs } from './text.ts';
 
 /** Allows the page's own style sheet and search, and nothing else: no other script, no request, no font, no picture. */
 export const contentSecurityPolicy = [
   "default-src 'none'",
-  `style-src '${digestOf(style)}'`,
-  `script-src '${digestOf(script)}'`,
+  `style-src '${digestOf(STYLE)}'`,
+  `script-src '${digestOf(SCRIPT)}'`,
   "base-uri 'none'",
   "form-action 'none'",
   "frame-ancestors 'none'",
@@ -44,10 +44,10 @@ export function docsPage(document: OpenApiDocument): string {
   );
   return (
     `<!doctype html><html lang="en"><head><meta charset="utf-8"><title>${escapeHtml(info.title)} API</title>` +
-    `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${style}</style></head><body>` +
-    `<nav><b>${escapeHtml(info.title)} ${escapeHtml(info.version)}</b>${searchField}${links.join('')}<h2><a href="#schemas">Types</a></h2></nav>` +
-    `<main><h1>${escapeHtml(info.title)} API</h1><p>${intro}</p>${sections.join('')}` +
-    `<section><h2 id="schemas">Types</h2><p><b>*</b> marks a field that is always present.</p>${types.join('')}</section></main><script type="module">${script}</script></body></html>`
+    `<meta name="viewport" content="width=device-width, initial-scale=1"><style>${STYLE}</style></head><body>` +
+    `<nav><b>${escapeHtml(info.title)} ${escapeHtml(info.version)}</b>${SEARCH_FIELD}${links.join('')}<h2><a href="#schemas">Types</a></h2></nav>` +
+    `<main><h1>${escapeHtml(info.title)} API</h1><p>${INTRO}</p>${sections.join('')}` +
+    `<section><h2 id="schemas">Types</h2><p><b>*</b> marks a field that is always present.</p>${types.join('')}</section></main><script type="module">${SCRIPT}</script></body></html>`
   );
 }
 
@@ -57,10 +57,10 @@ interface Route {
   operation: OperationObject;
 }
 
-const searchField =
+const SEARCH_FIELD =
   '<input type="search" placeholder="Search operations and fields" aria-label="Search" autofocus><output></output>';
 
-const intro =
+const INTRO =
   'Bodies are JSON unless stated otherwise. Over TCP every request except <code>GET /healthz</code> needs a token: ' +
   '<code>Authorization: Bearer …</code>. Every reply has an <code>x-request-id</code>: the id of the request, if it had one. ' +
   'The same document for programs: <a href="openapi.json">openapi.json</a> (OpenAPI 3.1).';

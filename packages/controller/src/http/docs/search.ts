@@ -2,7 +2,7 @@
  * Script of the docs page: shows only the operations and types that have every word of the search, in their names, fields or
  * descriptions, and marks the rows with one of these words. `?q=` in the address starts with a search.
  */
-export const script = `
+export const SCRIPT = `
 const field = document.querySelector('input');
 const said = document.querySelector('output');
 const links = new Map([...document.querySelectorAll('nav a')].map((link) => [link.hash.slice(1), link]));

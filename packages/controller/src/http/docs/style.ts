@@ -1,5 +1,5 @@
 /** Style sheet of the docs page. The page loads no font and no picture. */
-export const style = `
+export const STYLE = `
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --dim: #777; --accent: #0a6; }
 * { box-sizing: border-box; }
 body { margin: 0; font: 15px/1.5 system-ui, sans-serif; display: grid; grid-template-columns: 17rem minmax(0, 1fr); }

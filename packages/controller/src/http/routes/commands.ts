@@ -27,38 +27,38 @@ import { rawBody, withRawBodies } from '../raw-body.ts';
 import { sendEvents, sendLarge, wantsEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
-const base = '/v1/sandboxes/:id/commands';
+const BASE = '/v1/sandboxes/:id/commands';
 
 export function commandRoutes(instance: FastifyInstance, { run, signals, log }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
   const params = CommandParams;
 
-  app.get(base, { schema: { params: SandboxParams }, config: described.list }, async (request, reply) =>
+  app.get(BASE, { schema: { params: SandboxParams }, config: described.list }, async (request, reply) =>
     sendLarge(reply, await run(listCommands, request.params.id, signals.ofCall(reply))),
   );
   const start = { schema: { params: SandboxParams, body: StartCommandRequest }, config: described.start };
-  app.post(base, start, async (request, reply) => {
+  app.post(BASE, start, async (request, reply) => {
     const { id } = request.params;
     if (request.body.follow !== true && !wantsEvents(request)) {
       return reply.code(201).send(await run(startCommand, id, request.body, signals.ofCall(reply)));
     }
     return sendEvents(reply, log, run(startAndFollow, id, request.body, signals.ofStream(reply)));
   });
-  app.get(`${base}/:cid`, { schema: { params }, config: described.get }, (request, reply) =>
+  app.get(`${BASE}/:cid`, { schema: { params }, config: described.get }, (request, reply) =>
     run(getCommand, request.params.id, request.params.cid, signals.ofCall(reply)),
   );
-  app.delete(`${base}/:cid`, { schema: { params }, config: described.forget }, async (request, reply) => {
+  app.delete(`${BASE}/:cid`, { schema: { params }, config: described.forget }, async (request, reply) => {
     await run(forgetCommand, request.params.id, request.params.cid, signals.ofCall(reply));
     return reply.code(204).send();
   });
 
   const output = { schema: { params, querystring: CommandOutputQuery }, exposeHeadRoute: false };
-  app.get(`${base}/:cid/output`, { ...output, config: described.output }, (request, reply) => {
+  app.get(`${BASE}/:cid/output`, { ...output, config: described.output }, (request, reply) => {
     const { id, cid } = request.params;
     return sendEvents(reply, log, run(followOutput, id, cid, request.query, signals.ofStream(reply)));
   });
   const signal = { schema: { params, body: SignalRequest }, config: described.signal };
-  app.post(`${base}/:cid/signal`, signal, async (request, reply) => {
+  app.post(`${BASE}/:cid/signal`, signal, async (request, reply) => {
     const { id, cid } = request.params;
     await run(signalCommand, id, cid, request.body.signal, signals.ofCall(reply));
     return reply.code(204).send();
@@ -67,7 +67,7 @@ export function commandRoutes(instance: FastifyInstance, { run, signals, log }: 
   withRawBodies(instance, (raw) => {
     const typed = raw.withTypeProvider<SchemaTypes>();
     const schema = { params, querystring: CommandStdinQuery };
-    typed.post(`${base}/:cid/stdin`, { schema, config: described.stdin }, async (request, reply) => {
+    typed.post(`${BASE}/:cid/stdin`, { schema, config: described.stdin }, async (request, reply) => {
       const { id, cid } = request.params;
       const close = request.query.close ?? false;
       await run(writeStdin, id, cid, rawBody(request), close, signals.ofCall(reply));

@@ -19,20 +19,20 @@ import { rawBody, withRawBodies } from '../raw-body.ts';
 import { sendLarge } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
-const base = '/v1/sandboxes/:id/files';
+const BASE = '/v1/sandboxes/:id/files';
 
 export function fileRoutes(instance: FastifyInstance, { run, signals }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
   const params = SandboxParams;
 
   const read = { schema: { params, querystring: FileQuery }, exposeHeadRoute: false, config: described.read };
-  app.get(base, read, async (request, reply) => {
+  app.get(BASE, read, async (request, reply) => {
     const file = await run(readFile, request.params.id, request.query.path, signals.ofCall(reply));
     if (file.sizeBytes !== undefined) reply.header('content-length', file.sizeBytes);
     return reply.type('application/octet-stream').send(Readable.from(file.data));
   });
   const removal = { schema: { params, querystring: DeleteFileQuery }, config: described.remove };
-  app.delete(base, removal, async (request, reply) => {
+  app.delete(BASE, removal, async (request, reply) => {
     const { path, recursive = false } = request.query;
     await run(removeFile, request.params.id, path, recursive, signals.ofCall(reply));
     return reply.code(204).send();
@@ -59,7 +59,7 @@ export function fileRoutes(instance: FastifyInstance, { run, signals }: AppParts
   withRawBodies(instance, (raw) => {
     const typed = raw.withTypeProvider<SchemaTypes>();
     const write = { schema: { params, querystring: FileQuery }, config: described.write };
-    typed.put(base, write, async (request, reply) => {
+    typed.put(BASE, write, async (request, reply) => {
       await run(writeFile, request.params.id, request.query, rawBody(request), signals.ofCall(reply));
       return reply.code(204).send();
     });

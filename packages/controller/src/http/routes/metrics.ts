@@ -2,11 +2,11 @@ import type { FastifyInstance } from 'fastify';
 import type { AppParts } from '../app-parts.ts';
 import { bytes, operationsOf } from '../openapi/operation.ts';
 
-const mediaType = 'text/plain; version=0.0.4; charset=utf-8';
+const MEDIA_TYPE = 'text/plain; version=0.0.4; charset=utf-8';
 
 export function metricsRoutes(app: FastifyInstance, { metrics }: AppParts): void {
   app.get('/metrics', { config: described }, async (_request, reply) =>
-    reply.type(mediaType).send(await metrics.scrape()),
+    reply.type(MEDIA_TYPE).send(await metrics.scrape()),
   );
 }
 
