@@ -81,7 +81,7 @@ describe('a fork', () => {
       if (event.type === 'stdout') chunks.push(Buffer.from(event.data, 'base64'));
     }
     expect(new Uint8Array(Buffer.concat(chunks))).toEqual(bytes);
-    const late = client.exec(id, { args: ['sh', '-c', 'echo before; sleep 60'], timeout_secs: 1 });
+    const late = client.exec(id, { args: ['sh', '-c', 'echo before; sleep 60'], timeout_secs: 3 });
     await expect(late).rejects.toMatchObject({ status: 504, body: { stdout: 'before\n' } });
     await client.deleteSandbox(id);
   });

@@ -3,7 +3,7 @@ import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chownSync, existsSync, linkSync, lstatSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
 import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { GuestAgent } from '../src/index.ts';
+import { type EvalResult, GuestAgent } from '../src/index.ts';
 import { allOf, listed, startAgent, type Harness } from './harness.ts';
 
 const SYSTEM_EXIT_IN_MESSAGE = `
@@ -282,16 +282,25 @@ threading.Thread(target=log, daemon=True).start()`);
   expect(stderr).toContain('004999');
 });
 
-/** Starts an evaluation that lasts until it is told to go on. */
-async function busyEvaluation(): Promise<{ release(): Promise<void> }> {
-  const go = at('go');
-  await agent.remove(go);
-  const running = agent.eval(`import os, time\nwhile not os.path.exists(${JSON.stringify(go)}): time.sleep(0.01)`);
+/** Starts an evaluation that runs `begin`, and after its release `end`. Resolves when it has begun. */
+async function busyEvaluation(begin = '', end = ''): Promise<{ release(): Promise<EvalResult> }> {
+  const [begun, go] = [at('begun'), at('go')];
+  await Promise.all([begun, go].map((path) => agent.remove(path)));
+  const wait = `open(${JSON.stringify(begun)}, "w").close()\nwhile not os.path.exists(${JSON.stringify(go)}): time.sleep(0.01)`;
+  const running = agent.eval(`import os, time\n${begin}\n${wait}\n${end}`);
+  await appeared(begun);
   const release = async () => {
     await agent.writeFile(go, new Uint8Array());
-    expect((await running).error).toBeUndefined();
+    const result = await running;
+    expect(result.error).toBeUndefined();
+    return result;
   };
   return { release };
+}
+
+/** Waits until there is a file at `path`. */
+async function appeared(path: string): Promise<void> {
+  await vi.waitFor(() => agent.stat(path), 30_000);
 }
 
 test('an evaluation whose caller gave up while it waited for its turn is not carried out', async () => {
@@ -317,9 +326,9 @@ test('an evaluation whose time ends while it waits for its turn is told so, and 
 });
 
 test('a timeout interrupts an evaluation and keeps the state', async () => {
-  const late = await agent.eval('print("so far")\nwhile True: pass', { evalTimeoutMs: 300 });
+  const late = await agent.eval('print("so far")\nwhile True: pass', { evalTimeoutMs: 1000 });
   expect(late).toMatchObject({ timedOut: true, stateLost: false, exitCode: 1, stdout: 'so far\n' });
-  expect(late.error).toContain('timed out after 300 ms');
+  expect(late.error).toContain('timed out after 1000 ms');
   expect((await agent.eval('x')).result).toBe('20');
 });
 
@@ -333,8 +342,9 @@ test('an interpreter can be stopped, idle or during an evaluation', async () => 
   await agent.eval('z = 1');
   await agent.stopInterpreter();
   expect((await agent.eval('z')).error).toContain('NameError');
-  const endless = agent.eval('print("in it")\nwhile True: pass');
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  const begun = at('begun-to-stop');
+  const endless = agent.eval(`print("in it")\nopen(${JSON.stringify(begun)}, "w").close()\nwhile True: pass`);
+  await appeared(begun);
   await agent.stopInterpreter();
   expect(await endless).toMatchObject({ stateLost: true, timedOut: false, stdout: 'in it\n' });
   expect((await agent.eval('2 + 2')).result).toBe('4');
@@ -367,13 +377,12 @@ test('output over the limit is truncated', async () => {
 
 test('an identity reseeds even a busy interpreter, and a retry does not count as a new generation', async () => {
   const identity = { wallClockUnixNs: 1n, hostname: 'child', entropy: randomBytes(32), machineId: 'ab'.repeat(16) };
-  await agent.eval('import random, time; random.seed(1)');
-  const numbers = agent.eval('random.seed(1)\ntime.sleep(1)\nrandom.random()');
-  await new Promise((resolve) => setTimeout(resolve, 300));
+  await agent.eval('import random');
+  const busy = await busyEvaluation('random.seed(1)', 'random.random()');
   const { generation, reseeded } = await agent.identify(identity);
   expect([generation, reseeded]).toEqual([1, ['python']]);
   expect(await agent.identify(identity)).toMatchObject({ generation: 1 });
-  expect((await numbers).result).not.toBe('0.13436424411240122');
+  expect((await busy.release()).result).not.toBe('0.13436424411240122');
   expect(await agent.identity()).toEqual({ generation: 1, hostname: 'child', machineId: 'ab'.repeat(16) });
 });
 

@@ -239,10 +239,14 @@ test.each(floods)('a flood of %s is cut off soon, while another guest is served'
   // Node leaves a connection standing that has said too many settings. It is not read, and its calls have their deadlines.
   if (!over.isOver)
     await expect((await flooded).ping({ timeoutMs: 200 })).rejects.toMatchObject({ code: 'guest_timeout' });
-  const before = process.cpuUsage();
-  await new Promise((resolve) => setTimeout(resolve, 500));
-  const { user, system } = process.cpuUsage(before);
-  expect((user + system) / 1000).toBeLessThan(200);
+  // The connection takes no more of the processor, once what had come before is dealt with.
+  const busyMs = async () => {
+    const before = process.cpuUsage();
+    await new Promise((resolve) => setTimeout(resolve, 500));
+    const { user, system } = process.cpuUsage(before);
+    return (user + system) / 1000;
+  };
+  await expect.poll(busyMs, { timeout: 20_000 }).toBeLessThan(200);
 });
 
 test('a guest gets a bounded share of a turn and of a second, and unrequested data is bounded', () => {

@@ -111,7 +111,7 @@ describe('resources', () => {
 
   test('keeps the output of a command that ran out of time', async () => {
     const { commands } = await Sandbox.connect('sb-0000000001', options());
-    const result = await commands.run('echo so far; sleep 100', { timeoutMs: 300 });
+    const result = await commands.run('echo so far; sleep 100', { timeoutMs: 1000 });
     expect(result).toMatchObject({ stdout: 'so far\n', timedOut: true });
   });
 
