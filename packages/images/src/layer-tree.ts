@@ -1,4 +1,5 @@
-import { TarError, shown, type TarEntry } from './tar-read.ts';
+import { TarError } from './tar-bytes.ts';
+import { shown, type TarEntry } from './tar-read.ts';
 
 /** A file of the tree, under one name or, if hard links were made, several. */
 export interface Inode {

@@ -1,4 +1,6 @@
 import { boundedText, visibleLine } from '@forkd/api/constants';
+import { BLOCK_BYTES, ByteReader, number, TarError, text, untilNul } from './tar-bytes.ts';
+import { addRecord, filled, readSparse, sparseName, type Sparse } from './tar-sparse.ts';
 
 /**
  * Reads tar archives as container engines write them: POSIX (pax), GNU and the formats before them.
@@ -35,16 +37,12 @@ export const TYPE_FLAGS = {
   fifo: '6',
 } as const;
 
-export const BLOCK_BYTES = 512;
 export const XATTR_KEY = 'SCHILY.xattr.';
 /** A name has at most 4 KiB, and the attributes of a file 64 KiB; the rest is slack. */
 const EXTENSION_BYTES_MAX = 1024 * 1024;
 const NAME_CHARS_SHOWN = 300;
-
-/** An archive is damaged, or has a member that is refused. */
-export class TarError extends Error {
-  override readonly name = 'TarError';
-}
+/** Zeros that the sparse files of one archive are filled with. */
+const HOLE_BYTES_MAX = 16 * 1024 ** 3;
 
 export interface Member {
   readonly entry: TarEntry;
@@ -66,6 +64,7 @@ export async function* readTar(chunks: AsyncIterable<Buffer>): AsyncGenerator<Me
 
 async function* readMembers(bytes: ByteReader): AsyncGenerator<Member> {
   let extension: Extension = {};
+  let holeBytes = 0;
   for (;;) {
     const block = await bytes.read(BLOCK_BYTES);
     if (block === null || block.every((byte) => byte === 0)) return;
@@ -74,13 +73,21 @@ async function* readMembers(bytes: ByteReader): AsyncGenerator<Member> {
       extension = { ...extension, ...(await readExtension(bytes, header)) };
       continue;
     }
-    const entry = toEntry(header, extension);
+    const stored = toEntry(header, extension);
+    const { records = new Map() } = extension;
     extension = {};
-    if (entry === null) {
+    if (stored === null) {
       await bytes.skip(padded(header.size));
       continue;
     }
-    const content = new Content(bytes, entry.size);
+    const { type, path, size } = stored;
+    const sparse = type === 'file' ? await readSparse(bytes, block, records, size, shown(path)) : null;
+    const entry = sparse === null ? stored : { ...stored, size: sparse.size };
+    holeBytes += entry.size - size + (sparse?.mapBytes ?? 0);
+    if (holeBytes > HOLE_BYTES_MAX) {
+      throw new TarError(`'${shown(path)}' makes the holes of its sparse files more than 16 GiB.`);
+    }
+    const content = new Content(bytes, size, sparse);
     yield { entry, content };
     await content.skipRest();
   }
@@ -91,14 +98,20 @@ class Content implements AsyncIterable<Buffer> {
   readonly #bytes: ByteReader;
   #left: number;
   readonly #padding: number;
+  readonly #sparse: Sparse | null;
 
-  constructor(bytes: ByteReader, size: number) {
+  constructor(bytes: ByteReader, storedBytes: number, sparse: Sparse | null) {
     this.#bytes = bytes;
-    this.#left = size;
-    this.#padding = padded(size) - size;
+    this.#left = storedBytes - (sparse?.mapBytes ?? 0);
+    this.#padding = padded(storedBytes) - storedBytes;
+    this.#sparse = sparse;
   }
 
-  async *[Symbol.asyncIterator](): AsyncGenerator<Buffer> {
+  [Symbol.asyncIterator](): AsyncGenerator<Buffer> {
+    return this.#sparse === null ? this.#stored() : filled(this.#stored(), this.#sparse);
+  }
+
+  async *#stored(): AsyncGenerator<Buffer> {
     for await (const chunk of this.#bytes.take(this.#left)) {
       this.#left -= chunk.length;
       yield chunk;
@@ -158,28 +171,6 @@ export function checksum(block: Buffer): number {
   return sum;
 }
 
-function text(block: Buffer, at: number, length: number): string {
-  return untilNul(block.subarray(at, at + length));
-}
-
-function untilNul(field: Buffer): string {
-  const end = field.indexOf(0);
-  return field.toString('latin1', 0, end < 0 ? field.length : end);
-}
-
-/** Octal digits; or, where those do not suffice, a binary number whose first bit is set (GNU). */
-function number(block: Buffer, at: number, length: number): number {
-  const first = block[at]!;
-  if ((first & 0x80) === 0) {
-    const digits = text(block, at, length).trim();
-    if (!/^[0-7]*$/.test(digits)) throw new TarError('It is not a tar archive, or it is damaged.');
-    return digits === '' ? 0 : Number.parseInt(digits, 8);
-  }
-  let value = (first & 0x40) === 0 ? first & 0x3f : (first & 0x7f) - 0x80;
-  for (let next = at + 1; next < at + length; next++) value = value * 256 + block[next]!;
-  return value;
-}
-
 /** The facts of a member that extra members before it give. */
 interface Extension {
   path?: string;
@@ -189,8 +180,7 @@ interface Extension {
 
 async function readExtension(bytes: ByteReader, { flag, size }: Header): Promise<Extension> {
   if (size > EXTENSION_BYTES_MAX) throw new TarError(`The header of a member has ${size} bytes.`);
-  const data = (await bytes.read(padded(size)))?.subarray(0, size);
-  if (data === undefined) throw new TarError('It ends too early.');
+  const data = (await bytes.must(padded(size))).subarray(0, size);
   if (flag === 'L') return { path: untilNul(data) };
   if (flag === 'K') return { link: untilNul(data) };
   // Container engines ignore global records too. Git writes its comment there.
@@ -210,7 +200,7 @@ function parseRecords(data: Buffer): Map<string, string> {
     const equals = data.indexOf('=', blank);
     const isWhole = Number.isInteger(length) && end < data.length && blank < equals && equals < end;
     if (!isWhole || data[end] !== 0x0a) throw new TarError('The header of a member is damaged.');
-    records.set(data.toString('latin1', blank + 1, equals), data.toString('latin1', equals + 1, end));
+    addRecord(records, data.toString('latin1', blank + 1, equals), data.toString('latin1', equals + 1, end));
     at = end + 1;
   }
   return records;
@@ -220,12 +210,11 @@ const TYPES = new Map<string, TarType>(Object.entries(TYPE_FLAGS).map(([type, fl
 
 /** Null for a member that is no file, such as the label of a volume. */
 function toEntry(header: Header, { path: longPath, link: longLink, records = new Map() }: Extension): TarEntry | null {
-  const path = records.get('path') ?? longPath ?? header.path;
+  const path = sparseName(records) ?? records.get('path') ?? longPath ?? header.path;
   const link = records.get('linkpath') ?? longLink ?? header.link;
   if (header.flag === 'V') return null;
-  const isSparse = header.flag === 'S' || [...records.keys()].some((key) => key.startsWith('GNU.sparse.'));
-  if (isSparse) throw new TarError(`'${shown(path)}' is stored as a sparse file, which layers of images never are.`);
-  const flag = header.flag === '\0' || header.flag === '7' ? '0' : header.flag;
+  // A file of a tar before POSIX, one that is contiguous, and one that is sparse.
+  const flag = ['\0', '7', 'S'].includes(header.flag) ? '0' : header.flag;
   const named = TYPES.get(flag);
   if (named === undefined) throw new TarError(`'${shown(path)}' is of the unknown type '${shown(flag)}'.`);
   if (path.includes('\0') || link.includes('\0')) throw new TarError(`The name '${shown(path)}' has a zero byte.`);
@@ -256,66 +245,4 @@ function toEntry(header: Header, { path: longPath, link: longLink, records = new
 /** A name for people: as UTF-8, on one line. */
 export function shown(name: string): string {
   return visibleLine(boundedText(Buffer.from(name, 'latin1').toString(), NAME_CHARS_SHOWN));
-}
-
-class ByteReader {
-  readonly #chunks: AsyncIterator<Buffer>;
-  #rest: Buffer = Buffer.alloc(0);
-
-  constructor(chunks: AsyncIterable<Buffer>) {
-    this.#chunks = chunks[Symbol.asyncIterator]();
-  }
-
-  /** Exactly so many bytes. Null at the end of the stream. */
-  async read(count: number): Promise<Buffer | null> {
-    const parts: Buffer[] = [];
-    let left = count;
-    while (left > 0) {
-      if (this.#rest.length === 0 && !(await this.#fill())) {
-        if (left === count) return null;
-        throw new TarError('It ends too early.');
-      }
-      const part = this.#rest.subarray(0, left);
-      this.#rest = this.#rest.subarray(part.length);
-      left -= part.length;
-      parts.push(part);
-    }
-    return parts.length === 1 ? parts[0]! : Buffer.concat(parts);
-  }
-
-  /** Yields a number of bytes, in the pieces in which they arrive. */
-  async *take(count: number): AsyncGenerator<Buffer> {
-    let left = count;
-    while (left > 0) {
-      if (this.#rest.length === 0 && !(await this.#fill())) throw new TarError('It ends too early.');
-      const part = this.#rest.subarray(0, left);
-      this.#rest = this.#rest.subarray(part.length);
-      left -= part.length;
-      yield part;
-    }
-  }
-
-  async skip(count: number): Promise<void> {
-    let left = count;
-    while (left > this.#rest.length) {
-      left -= this.#rest.length;
-      if (!(await this.#fill())) throw new TarError('It ends too early.');
-    }
-    this.#rest = this.#rest.subarray(left);
-  }
-
-  async drain(): Promise<void> {
-    while (await this.#fill()) continue;
-  }
-
-  async close(): Promise<void> {
-    await this.#chunks.return?.();
-  }
-
-  async #fill(): Promise<boolean> {
-    const next = await this.#chunks.next();
-    if (next.done === true) return false;
-    this.#rest = next.value;
-    return true;
-  }
 }

@@ -1,4 +1,5 @@
-import { BLOCK_BYTES, TYPE_FLAGS, XATTR_KEY, checksum, padded, type TarEntry } from './tar-read.ts';
+import { BLOCK_BYTES } from './tar-bytes.ts';
+import { TYPE_FLAGS, XATTR_KEY, checksum, padded, type TarEntry } from './tar-read.ts';
 
 /** The header of a member as GNU tar reads it: its names are bytes, while those of a pax header are converted from UTF-8. */
 export function* writeHeader(entry: TarEntry): Generator<Buffer> {

@@ -2,7 +2,8 @@ import { mkdir, open } from 'node:fs/promises';
 import { ImageError } from './errors.ts';
 import { LayerTree, PATH_BYTES_MAX, type Inode } from './layer-tree.ts';
 import { run, runStream } from './run.ts';
-import { TarError, readTar, shown, type Member, type TarEntry } from './tar-read.ts';
+import { TarError } from './tar-bytes.ts';
+import { readTar, shown, type Member, type TarEntry } from './tar-read.ts';
 import { END_OF_TAR, padding, writeHeader } from './tar-write.ts';
 
 /** A tar archive, compressed or not. */

@@ -8,7 +8,21 @@
  */
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { lstatSync, mkdirSync, readFileSync, readdirSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  ftruncateSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readdirSync,
+  readlinkSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { tarOf, type TarMember } from '@forkd/testing';
 import fc from 'fast-check';
@@ -332,6 +346,68 @@ test('extended attributes are bytes, as those that give a program a capability',
   expect(must('python3', ['-c', read, join(tree!, 'ping')])).toBe(Buffer.from(capability, 'latin1').toString('hex'));
 });
 
+/** A file as `tar --sparse` would write it in format 0.1. */
+function sparse(map: string, size: number, data: string): TarMember {
+  return { path: 'a', records: { 'GNU.sparse.map': map, 'GNU.sparse.size': String(size) }, data: Buffer.from(data) };
+}
+
+interface SparseFile {
+  pieces: { holeBytes: number; data: Uint8Array }[];
+  endBytes: number;
+}
+
+/** Writes a file with real holes. Returns its size. */
+function writeSparse(place: string, { pieces, endBytes }: SparseFile): number {
+  const file = openSync(place, 'w');
+  let end = 0;
+  for (const { holeBytes, data } of pieces) {
+    writeSync(file, data, 0, data.length, end + holeBytes);
+    end += holeBytes + data.length;
+  }
+  ftruncateSync(file, end + endBytes);
+  closeSync(file);
+  utimesSync(place, 1e9, 1e9);
+  return end + endBytes;
+}
+
+test.each([
+  ['gnu', '--sparse'],
+  ['posix', '--sparse-version=0.0'],
+  ['posix', '--sparse-version=0.1'],
+  ['posix', '--sparse-version=1.0'],
+])('sparse files of tar in format %s with %s are the files that they were made from', async (format, version) => {
+  const dir = await scratchDir();
+  const holeBytes = fc.integer({ min: 0, max: 200_000 });
+  const pieces = fc.array(fc.record({ holeBytes, data: fc.uint8Array({ minLength: 1, maxLength: 1200 }) }), {
+    maxLength: 40,
+  });
+  let round = 0;
+  let smaller = 0;
+  await fc.assert(
+    fc.asyncProperty(
+      fc.array(fc.record({ pieces, endBytes: holeBytes }), { minLength: 1, maxLength: 3 }),
+      async (files) => {
+        const place = join(dir, `s${round++}`);
+        const made = join(place, 'made');
+        mkdirSync(made, { recursive: true });
+        const sizes = files.map((file, index) => writeSparse(join(made, `${'n'.repeat(index * 90)}${index}`), file));
+        const layer = join(place, 'layer.tar');
+        // Each block of zeros is a hole, whatever the file system of the test finds.
+        const how = ['--sparse', '--hole-detection=raw', `--format=${format}`, version];
+        must('tar', ['-cf', layer, ...how, '-C', made, '.']);
+        if (statSync(layer).size < sizes.reduce((sum, size) => sum + size, 0)) smaller += 1;
+        const bad = (problem: string, cause: unknown) => new ImageError('bad_image', problem, { cause });
+        const tree = join(place, 'tree');
+        await unpackLayers([{ file: layer, name: 'layer' }], { tree, signal: undefined, bad });
+        expect(listTree(tree)).toEqual(listTree(made));
+        rmSync(place, { recursive: true });
+      },
+    ),
+    { numRuns: IMAGES / 4, endOnFailure: true },
+  );
+  expect(smaller).toBeGreaterThan(0);
+});
+
 const LONG = 'n'.repeat(256);
 test.each<[string, TarMember[], RegExp]>([
   ['a name that Linux does not allow', [{ path: LONG }], /n{250,}.* has 256 bytes/],
@@ -355,7 +431,16 @@ test.each<[string, TarMember[], RegExp]>([
     /which is a directory/,
   ],
   ['a root that is a link', [{ path: './', type: 'symlink', link: '/etc' }], /root of its tree is not a directory/],
-  ['a sparse file', [{ path: 'a', records: { 'GNU.sparse.major': '1' } }], /'a' is stored as a sparse file/],
+  [
+    'a sparse file without a map',
+    [{ path: 'a', records: { 'GNU.sparse.major': '1' } }],
+    /map of the sparse file 'a' is damaged/,
+  ],
+  ['a sparse file with data beyond its end', [sparse('2,4', 5, 'data')], /map of the sparse file 'a' is damaged/],
+  ['a sparse file with pieces out of order', [sparse('4,2,0,2', 9, 'data')], /map of the sparse file 'a' is damaged/],
+  ['a sparse file with half a piece', [sparse('0,4,4', 9, 'data')], /map of the sparse file 'a' is damaged/],
+  ['a sparse file with data that its map lacks', [sparse('0,2', 9, 'data')], /map of the sparse file 'a' is damaged/],
+  ['a sparse file that fills a disk', [sparse('0,4', 2 ** 40, 'data')], /'a' makes the holes .* more than 16 GiB/],
   ['a zero byte in a name', [{ path: 'a\0b', records: { path: 'a\0b' } }], /has a zero byte/],
   ['an owner that is no number', [{ path: 'a', records: { uid: 'root' } }], /The uid of 'a' is not a number/],
   [
