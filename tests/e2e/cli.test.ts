@@ -4,7 +4,7 @@
  */
 import { spawn } from 'node:child_process';
 import { join } from 'node:path';
-import { REPO, until } from '@forkd/testing';
+import { REPO, TestController, until } from '@forkd/testing';
 import { test as base } from '@forkd/testing/vitest';
 import { describe, expect } from 'vitest';
 
@@ -50,7 +50,20 @@ const test = base
     ({ client }) =>
       async () =>
         (await client.listSandboxes()).map(({ id }) => id),
-  );
+  )
+  // A controller of its own, with one sandbox of `forkd run`.
+  .extend('throwaway', { scope: 'file' }, async ({}, { onCleanup }) => {
+    const controller = await TestController.start({ template: true });
+    onCleanup(() => controller[Symbol.asyncDispose]());
+    const { client } = controller;
+    const env = { ...process.env, FORKD_URL: `unix:${controller.socket}` };
+    const child = spawn(process.execPath, [MAIN, 'run', 'base', 'sleep', '600'], { env, stdio: 'ignore' });
+    const closed = new Promise((resolve) => child.once('close', resolve));
+    const endsAt = async () => (await client.listSandboxes())[0]?.expires_at_unix ?? 0;
+    await until('the sandbox runs', WAIT_MS, async () => (await endsAt()) > 0);
+    const [{ id } = { id: '' }] = await client.listSandboxes();
+    return { client, child, closed, id, endsAt, firstEndsAt: await endsAt() };
+  });
 
 function jsonOf(forkd: (args: readonly string[]) => Promise<Result>) {
   return async <T>(...args: string[]): Promise<T> => {
@@ -59,6 +72,9 @@ function jsonOf(forkd: (args: readonly string[]) => Promise<Result>) {
     return JSON.parse(stdout) as T;
   };
 }
+
+// Starts first: the time to live is renewed after half a minute, in which the other tests run.
+test.beforeAll(({ throwaway }) => void throwaway);
 
 describe('a named sandbox', () => {
   let id: string;
@@ -135,24 +151,8 @@ describe('forkd run', () => {
   });
 });
 
-describe('forkd that is killed', () => {
-  test('leaves a sandbox of `forkd run` the rest of its time to live, which it renewed', async ({ client, env }) => {
-    const child = spawn(process.execPath, [MAIN, 'run', 'base', 'sleep', '600'], { env, stdio: 'ignore' });
-    const closed = new Promise((resolve) => child.once('close', resolve));
-    const endsAt = async () => (await client.listSandboxes())[0]?.expires_at_unix ?? 0;
-    await until('the sandbox runs', WAIT_MS, async () => (await endsAt()) > 0);
-    const [{ id } = { id: '' }] = await client.listSandboxes();
-    const first = await endsAt();
-    await until('the time to live is renewed', WAIT_MS, async () => (await endsAt()) > first);
-    child.kill('SIGKILL');
-    await closed;
-    expect(await endsAt()).toBeLessThanOrEqual(Date.now() / 1000 + LEASE_SECS_MAX);
-    // Nothing renews it now, so the test need not wait for all of it.
-    await client.updateSandbox(id, { ttl_secs: 1 });
-    await until('the sandbox has ended', WAIT_MS, async () => (await client.listSandboxes()).length === 0);
-  });
-
-  test('leaves no command of `forkd exec`', async ({ client, env, forkd }) => {
+describe('forkd exec that is killed', () => {
+  test('leaves no command', async ({ client, env, forkd }) => {
     const id = (await forkd(['fork', '-q', 'base'])).stdout.trim();
     const child = spawn(process.execPath, [MAIN, 'exec', id, 'sleep', '600'], { env, stdio: 'ignore' });
     const closed = new Promise((resolve) => child.once('close', resolve));
@@ -306,5 +306,18 @@ describe('a workspace', () => {
     expect((await forkd(['workspace', 'resume', 'dev'])).code).toBe(0);
     expect((await forkd(['workspace', 'delete', 'dev'])).stdout).toBe('dev\n');
     await until('the sandbox has ended', WAIT_MS, async () => (await ids()).length === 0);
+  });
+});
+
+describe('forkd run that is killed', () => {
+  test('leaves its sandbox the rest of its time to live, which it renewed', async ({ throwaway }) => {
+    const { client, child, closed, id, endsAt, firstEndsAt } = throwaway;
+    await until('the time to live is renewed', WAIT_MS, async () => (await endsAt()) > firstEndsAt);
+    child.kill('SIGKILL');
+    await closed;
+    expect(await endsAt()).toBeLessThanOrEqual(Date.now() / 1000 + LEASE_SECS_MAX);
+    // Nothing renews it now, so the test need not wait for all of it.
+    await client.updateSandbox(id, { ttl_secs: 1 });
+    await until('the sandbox has ended', WAIT_MS, async () => (await client.listSandboxes()).length === 0);
   });
 });
