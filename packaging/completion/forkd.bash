@@ -29,6 +29,7 @@ _forkd_verb() {
     ' quickstart') path='quickstart' ;;
     ' run') path='run' ;;
     ' from-image') path='from-image' ;;
+    ' rebuild') path='rebuild' ;;
     ' snapshot') path='snapshot' ;;
     ' snapshot-diff') path='snapshot-diff' ;;
     ' images') path='images' ;;
@@ -119,6 +120,9 @@ _forkd_value() {
     'from-image --daemon-url') place=none ;;
     'from-image --daemon-token') place=none ;;
     'from-image --data-dir') place=directory ;;
+    'rebuild --daemon-url') place=none ;;
+    'rebuild --daemon-token') place=none ;;
+    'rebuild --data-dir') place=directory ;;
     'snapshot --tag') place=none ;;
     'snapshot --from-sandbox') place=sandbox ;;
     'snapshot --until') place=words choices='resumed ready durable' ;;
@@ -359,6 +363,7 @@ _forkd_value() {
 _forkd_argument() {
   case "$1 $2" in
     'from-image 0') place=file choices='python debian busybox' ;;
+    'rebuild 0') place=snapshot ;;
     'snapshot export 0') place=snapshot ;;
     'snapshot export 1') place=directory ;;
     'snapshot import 0') place=directory ;;
@@ -392,10 +397,11 @@ _forkd_argument() {
 _forkd_words() {
   case "$1 $2" in
     ' options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    ' verbs') echo 'quickstart run from-image snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp files ping logs workspace ws tree inspect stats events doctor cleanup stop version completion bench wp-bench' ;;
+    ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp files ping logs workspace ws tree inspect stats events doctor cleanup stop version completion bench wp-bench' ;;
     'quickstart options') echo '--json --keep --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'rebuild options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot verbs') echo 'export import' ;;
     'snapshot export options') echo '--format --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

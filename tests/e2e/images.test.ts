@@ -6,6 +6,7 @@
 import { spawnSync } from 'node:child_process';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { Snapshot } from '@forkd/sdk';
 import { codeOf, forkOne, oneImage, REPO, shell, tarOf, type TarMember } from '@forkd/testing';
 import { test as base } from '@forkd/testing/vitest';
 import { describe, expect } from 'vitest';
@@ -147,7 +148,7 @@ test('the tarball of a root is a root', async ({ controller, client }) => {
   await client.deleteSandbox(id);
 });
 
-test('a template with files and variables of its own is replaced once the new one is ready', async ({
+test('a template with files and variables of its own is built again, and replaced once the new one is ready', async ({
   controller,
   client,
 }) => {
@@ -170,19 +171,28 @@ test('a template with files and variables of its own is replaced once the new on
   );
 
   writeFileSync(file, 'bye\n');
-  let meanwhile: string | undefined;
-  for await (const event of client.createSnapshotEvents({ ...request('blue'), replace: true })) {
-    if (event.type === 'error') throw new Error(event.error);
-    if (event.type === 'progress' && event.stage === 'boot') meanwhile ??= await forkOne(client, 'own');
-  }
-  expect(await look(meanwhile ?? '')).toBe('red\nhello');
+  const snapshot = await Snapshot.get('own', { client });
+  let meanwhile: Promise<string> | undefined;
+  await snapshot.rebuild({
+    // The first report comes before anything is made.
+    onProgress: () => {
+      meanwhile ??= forkOne(client, 'own');
+    },
+  });
+  const during = (await meanwhile) ?? '';
+  expect(await look(during)).toBe('red\nhello');
   expect((await client.listSnapshots()).filter(({ tag }) => tag === 'own')).toHaveLength(1);
   const now = await forkOne(client, 'own');
-  expect(await look(now)).toBe('blue\nbye');
+  expect(await look(now)).toBe('red\nbye');
   expect(await look(old)).toBe('red\nhello');
 
   await client.branch(now, { tag: 'own-branch', parent_tag: 'own', mode: 'diff' });
   expect(await codeOf(client.createSnapshot({ ...request('green'), replace: true }))).toBe('has_dependents');
-  await Promise.all([old, meanwhile ?? '', now].map((id) => client.deleteSandbox(id)));
+  const branch = await Snapshot.get('own-branch', { client });
+  await expect(branch.rebuild()).rejects.toMatchObject({
+    code: 'unsupported',
+    message: expect.stringContaining('is a branch of sandbox') as string,
+  });
+  await Promise.all([old, during, now].map((id) => client.deleteSandbox(id)));
   await client.deleteSnapshot('own', { cascade: true });
 });

@@ -86,7 +86,10 @@ describe('wrong input', () => {
       await expect(refused).rejects.toMatchObject({
         code: 'machine_mismatch',
         message: expect.stringMatching(new RegExp(`${field}.*${value}`)),
+        hint: expect.stringContaining(`forkd rebuild another-${field}`),
       });
+      const listed = (await client.listSnapshots()).find(({ tag }) => tag === `another-${field}`);
+      expect(listed?.mismatch).toMatch(value);
       expect(await controller.sandboxDirs()).toEqual([]);
     },
   );

@@ -19,6 +19,8 @@ export const limits = {
   /** The time from the start of the VM until the agent has taken on its identity. */
   identifyTimeoutMs: 30_000,
   warmTimeoutMs: 15 * 60_000,
+  /** A request to build a template that is longer is not kept in the manifest, which has a bound of its own. */
+  buildBytesMax: 512 * 1024,
   /** Lines of the output of a warm-up that are reported, the length of each, and the last lines that an error quotes. */
   outputLinesMax: 1000,
   outputLineCharsMax: 500,

@@ -14,7 +14,7 @@ export function compareMachines(here: Machine, there: Machine): void {
   if (differing.length === 0) return;
   const list = differing.join('; ');
   throw new EngineError('machine_mismatch', `The snapshot was taken of another kind of machine: ${list}.`, {
-    hint: 'Restore it on a host like the one it was taken on, or make the template anew: with the processor model x86-64-v2, if it is to travel.',
+    hint: 'Restore it on a host like the one it was taken on. A template that is to travel needs the processor model x86-64-v2.',
   });
 }
 

@@ -126,6 +126,22 @@ export class Snapshot {
     return Snapshot.delete(this.tag, { ...options, client: this.client });
   }
 
+  /**
+   * Builds a template again, from what it was built from, and replaces it: for one that this host cannot restore any more. Rejects
+   * with `unsupported` if that is not known.
+   */
+  async rebuild(options: Omit<BuildOptions, keyof ClientOptions> & RequestOptions = {}) {
+    const { build } = await this.detail(options);
+    if (build !== undefined) {
+      return Snapshot.create({ ...build, tag: this.tag, replace: true }, { ...options, client: this.client });
+    }
+    const { branched_from: source } = this.info;
+    const why = source === undefined ? 'it does not say what it was built from' : `it is a branch of sandbox ${source}`;
+    throw new ForkdError('unsupported', `Snapshot "${this.tag}" cannot be built again: ${why}.`, {
+      hint: 'Build a template with `forkd from-image`.',
+    });
+  }
+
   /** Writes a copy under the tag `to`, with all memory in one layer. The copy needs none of the ancestors. */
   async compact(to: string, options: RequestOptions = {}): Promise<Snapshot> {
     return new Snapshot(this.client, await this.client.compactSnapshot(this.tag, to, callOptions(options)));

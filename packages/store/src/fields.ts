@@ -35,6 +35,11 @@ export class Fields {
     return value;
   }
 
+  /** A value of any shape, which its user must check. */
+  json(key: string): unknown {
+    return this.#own(key);
+  }
+
   integer(key: string, min: number, max: number): number {
     const value = this.#own(key);
     if (typeof value !== 'number' || !Number.isSafeInteger(value) || value < min || value > max) {

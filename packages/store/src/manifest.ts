@@ -111,6 +111,7 @@ export function parseConfig(tag: string, manifest: Blob, parsed: ParsedManifest,
     // Snapshots of earlier versions have no such field, and all kept their parents.
     keeps_parent: fields.has('keeps_parent') ? fields.boolean('keeps_parent') : true,
     branched_from: fields.nullable('branched_from', () => fields.string('branched_from', { bytesMax: 128 })),
+    ...(fields.has('build') && { build: fields.json('build') }),
     stats: readStats(fields.object('stats')),
   };
   assertInMemory(config, fields);

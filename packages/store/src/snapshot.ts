@@ -29,6 +29,8 @@ export interface SnapshotConfig {
   keeps_parent: boolean;
   /** The sandbox that it was branched from. `null` for a template. */
   branched_from: string | null;
+  /** The request that the template was built with, as its caller sent it. Absent if it is not known. */
+  build?: unknown;
   /** Cost of the snapshot. Each name carries its unit. */
   stats: Record<string, number>;
 }

@@ -84,6 +84,11 @@ export const SnapshotInfo = Type.Object(
     ),
 
     error: field(Type.Optional(Type.String()), 'Why the snapshot failed, in a sentence.'),
+    mismatch: field(
+      Type.Optional(Type.String()),
+      'Why this host cannot restore the snapshot, in a sentence: it has another QEMU or processor. Absent if it can, or if the ' +
+        'controller has started no VM yet.',
+    ),
     durable: field(
       Type.Optional(Type.Boolean()),
       'True if the snapshot is on disk and synced. A snapshot that is only ready is held in the memory of the pager.',
@@ -134,48 +139,6 @@ export const SnapshotInfo = Type.Object(
 export type SnapshotInfo = Static<typeof SnapshotInfo>;
 
 export const SnapshotList = Type.Array(SnapshotInfo);
-
-export const SnapshotInfoDetail = Type.Object(
-  {
-    tag: field(Type.String(), 'Tag of the snapshot.'),
-    dir: field(Type.String(), DIR_TEXT),
-    created_at_unix: field(Type.Optional(Count), 'Time of creation, in seconds since 1970.'),
-    memory_logical_bytes: field(Count, 'Guest memory size in bytes.'),
-    memory_physical_bytes: field(
-      Count,
-      'Size of the layers of the snapshot on disk, in bytes. Layers that other snapshots share are included.',
-    ),
-    vmstate_bytes: field(Count, 'Size of the device state on disk, in bytes.'),
-    random_numbers: randomNumbers,
-    warning,
-    parent_tag: parentTag,
-    parent_content_hash: field(Type.Optional(Type.String()), 'Digest of the manifest of the parent.'),
-    chain_depth: field(Count, 'Number of ancestors.'),
-    dependents: field(
-      Type.Array(Type.String()),
-      'Tags of the branches that name this snapshot as their `parent_tag`, and keep it.',
-    ),
-    ancestors: field(Type.Array(Type.String()), 'Tags of the ancestors, from the root to the parent.'),
-  },
-  {
-    description: 'The sizes of a snapshot, its ancestors and its dependents.',
-    examples: [
-      {
-        tag: 'after-import',
-        dir: '/var/lib/forkd/store',
-        created_at_unix: 1_767_225_600,
-        memory_logical_bytes: 536_870_912,
-        memory_physical_bytes: 61_865_984,
-        vmstate_bytes: 37_120,
-        parent_tag: 'python',
-        chain_depth: 1,
-        dependents: [],
-        ancestors: ['python'],
-      },
-    ],
-  },
-);
-export type SnapshotInfoDetail = Static<typeof SnapshotInfoDetail>;
 
 const Copy = Type.Object({
   from: field(HostPath, "File or directory on the controller's host."),
@@ -272,6 +235,53 @@ export const CreateSnapshotRequest = Type.Object(
   },
 );
 export type CreateSnapshotRequest = Static<typeof CreateSnapshotRequest>;
+
+export const SnapshotInfoDetail = Type.Object(
+  {
+    tag: field(Type.String(), 'Tag of the snapshot.'),
+    dir: field(Type.String(), DIR_TEXT),
+    created_at_unix: field(Type.Optional(Count), 'Time of creation, in seconds since 1970.'),
+    memory_logical_bytes: field(Count, 'Guest memory size in bytes.'),
+    memory_physical_bytes: field(
+      Count,
+      'Size of the layers of the snapshot on disk, in bytes. Layers that other snapshots share are included.',
+    ),
+    vmstate_bytes: field(Count, 'Size of the device state on disk, in bytes.'),
+    random_numbers: randomNumbers,
+    warning,
+    parent_tag: parentTag,
+    parent_content_hash: field(Type.Optional(Type.String()), 'Digest of the manifest of the parent.'),
+    chain_depth: field(Count, 'Number of ancestors.'),
+    dependents: field(
+      Type.Array(Type.String()),
+      'Tags of the branches that name this snapshot as their `parent_tag`, and keep it.',
+    ),
+    ancestors: field(Type.Array(Type.String()), 'Tags of the ancestors, from the root to the parent.'),
+    build: field(
+      Type.Optional(CreateSnapshotRequest),
+      'The request that the template was built with: sent again with `replace`, it builds the template again. Absent for branches, ' +
+        'and for templates of earlier versions.',
+    ),
+  },
+  {
+    description: 'The sizes of a snapshot, its ancestors and its dependents.',
+    examples: [
+      {
+        tag: 'after-import',
+        dir: '/var/lib/forkd/store',
+        created_at_unix: 1_767_225_600,
+        memory_logical_bytes: 536_870_912,
+        memory_physical_bytes: 61_865_984,
+        vmstate_bytes: 37_120,
+        parent_tag: 'python',
+        chain_depth: 1,
+        dependents: [],
+        ancestors: ['python'],
+      },
+    ],
+  },
+);
+export type SnapshotInfoDetail = Static<typeof SnapshotInfoDetail>;
 
 /** The mistake in a request that its schema cannot express, as a sentence. Undefined if nothing is wrong. */
 export function createSnapshotProblem(request: CreateSnapshotRequest): string | undefined {

@@ -31,6 +31,7 @@ async function run({ context }: Call<Record<string, unknown>>): Promise<void> {
   context.out.table(header, snapshots.map(row));
   for (const snapshot of snapshots) {
     if (snapshot.error !== undefined) context.out.warn(`${snapshot.tag}: ${snapshot.error}`);
+    if (snapshot.mismatch !== undefined) context.out.warn(snapshot.mismatch);
   }
 }
 
@@ -38,7 +39,7 @@ function row(snapshot: SnapshotInfo): string[] {
   const isInMemory = snapshot.status === 'ready' && snapshot.durable === false;
   return [
     snapshot.tag,
-    isInMemory ? 'ready, not on disk' : snapshot.status,
+    snapshot.mismatch === undefined ? (isInMemory ? 'ready, not on disk' : snapshot.status) : 'other machine',
     formatAge(snapshot.created_at_unix),
     ellipsis(snapshot.branched_from ?? snapshot.source ?? '-', FROM_WIDTH_MAX),
     snapshot.pause_us === undefined ? '-' : formatMs(snapshot.pause_us / 1000),

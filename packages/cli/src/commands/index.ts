@@ -16,6 +16,7 @@ const groups: readonly { title: string; loaders: Loaders }[] = [
     title: 'Snapshots',
     loaders: {
       'from-image': async () => (await import('./from-image.ts')).fromImage,
+      rebuild: async () => (await import('./rebuild.ts')).rebuild,
       snapshot: async () => (await import('./snapshot/index.ts')).snapshot,
       'snapshot-diff': async () => (await import('./snapshot-diff.ts')).snapshotDiff,
       images: async () => (await import('./images.ts')).images,

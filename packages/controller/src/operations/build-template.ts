@@ -19,7 +19,7 @@ import type { Runtime } from '../runtime/vmm.ts';
 import { withScope, type Scope } from '../scope.ts';
 import type { SnapshotContents } from '../state/catalog.ts';
 import { statsOf } from '../state/describe.ts';
-import type { Draft } from '../state/draft.ts';
+import type { Draft, DraftFacts } from '../state/draft.ts';
 import { askForRefresh, randomWarning } from '../state/refresh.ts';
 import { newRecord } from '../state/sandbox-record.ts';
 import type { Sandbox } from '../state/sandbox.ts';
@@ -63,7 +63,8 @@ export async function buildTemplate(
   const { tag, tap, replace = false } = request;
   if (replace) await assertReplaceable(host, tag);
   const source = request.source ?? request.rootfs ?? '';
-  const facts = newFacts(tag, { machine: null, image: null, source, python: false, refresh: null, safety: 'standard' });
+  const unknown = { machine: null, image: null, source, python: false, refresh: null, safety: 'standard' } as const;
+  const facts = { ...newFacts(tag, unknown), ...buildOf(request) };
   const note = () => replies.noteSnapshot(requestKey, tag);
   const beganMs = performance.now();
   const done: StageTimes = { imageDoneMs: beganMs, bootDoneMs: beganMs, warmDoneMs: beganMs };
@@ -145,6 +146,13 @@ async function rootOf({ paths }: Host, { request, signal, onProgress }: Build): 
   throw new ApiError('bad_request', `Nothing can be added to ${file}, which is an image of a file system.`, {
     hint: 'Give the directory that it was made of.',
   });
+}
+
+/** The request as it is kept to build the template again. A request that is too long for a manifest is not kept. */
+function buildOf(request: CreateSnapshotRequest): Pick<DraftFacts, 'build'> {
+  const kept = { ...request };
+  delete kept.replace;
+  return Buffer.byteLength(JSON.stringify(kept)) > limits.buildBytesMax ? {} : { build: kept };
 }
 
 /** Throws `has_dependents` if a branch or a workspace keeps the snapshot that has the tag. */

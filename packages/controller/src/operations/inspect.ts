@@ -1,4 +1,4 @@
-import type { FloorInfo, MemoryInfo, SandboxInfo, SandboxStats, SnapshotInfo, SnapshotInfoDetail } from '@forkd/api';
+import type { FloorInfo, MemoryInfo, SandboxInfo, SandboxStats, SnapshotInfoDetail } from '@forkd/api';
 import { unixNow } from '../clock.ts';
 import { assertCan } from '../runtime/capabilities.ts';
 import { askVm } from './ask-vm.ts';
@@ -9,10 +9,6 @@ type InspectionHost = Pick<Host, 'registry' | 'vmm'>;
 
 export function getSandbox({ registry }: Pick<Host, 'registry'>, id: string): SandboxInfo {
   return registry.find(id).info();
-}
-
-export function getSnapshot({ catalog }: Pick<Host, 'catalog'>, tag: string): Promise<SnapshotInfo> {
-  return catalog.info(tag);
 }
 
 export function getSnapshotDetail({ catalog }: Pick<Host, 'catalog'>, tag: string): Promise<SnapshotInfoDetail> {

@@ -1,4 +1,5 @@
 import type { ListSandboxesQuery, SandboxInfo, SnapshotInfo } from '@forkd/api';
+import { mismatchOf } from '../runtime/engines.ts';
 import type { Host } from './host.ts';
 
 /** The sandboxes that match a query. Those that have ended are listed only if the query asks for them. */
@@ -8,9 +9,29 @@ export function listSandboxes({ registry }: Pick<Host, 'registry'>, query: ListS
   return infos.filter(matches);
 }
 
+type SnapshotsHost = Pick<Host, 'catalog' | 'vmm'>;
+
 /** All snapshots, including those in the making. */
-export function listSnapshots({ catalog }: Pick<Host, 'catalog'>): Promise<SnapshotInfo[]> {
-  return catalog.list();
+export async function listSnapshots(host: SnapshotsHost): Promise<SnapshotInfo[]> {
+  return withMismatches(host, await host.catalog.list());
+}
+
+export async function getSnapshot(host: SnapshotsHost, tag: string): Promise<SnapshotInfo> {
+  const info = await host.catalog.info(tag);
+  const [found = info] = await withMismatches(host, [info]);
+  return found;
+}
+
+/** Adds to snapshots on disk why the engine cannot restore them, if it is up. */
+async function withMismatches({ catalog, vmm }: SnapshotsHost, infos: SnapshotInfo[]): Promise<SnapshotInfo[]> {
+  const engine = vmm.engineIfUp();
+  if (engine === null) return infos;
+  const machines = new Map((await catalog.stored()).map(({ tag, config }) => [tag, config.machine] as const));
+  return infos.map((info) => {
+    const machine = machines.get(info.tag);
+    const mismatch = machine && mismatchOf(engine, info.tag, machine);
+    return mismatch === undefined ? info : { ...info, mismatch };
+  });
 }
 
 function matcherOf(query: ListSandboxesQuery): (info: SandboxInfo) => boolean {

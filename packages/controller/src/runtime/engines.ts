@@ -65,7 +65,7 @@ export function machineFor(engine: Engine, tag: string, record: MachineRecord): 
       'machine_mismatch',
       `Snapshot '${tag}' was taken with ${theirs}, and this controller runs ${ours}.`,
       {
-        hint: `Fork it with a controller that was started with --engine ${record.engine}, or make the template anew here.`,
+        hint: `Fork it with a controller that was started with --engine ${record.engine}. ${rebuildHint(tag)}`,
       },
     );
   }
@@ -74,7 +74,21 @@ export function machineFor(engine: Engine, tag: string, record: MachineRecord): 
     engine.checkMachine(machine);
   } catch (error) {
     const { code, message, hint } = toApiError(error);
-    throw new ApiError(code, `Snapshot '${tag}': ${message}`, { hint, cause: error });
+    throw new ApiError(code, `Snapshot '${tag}': ${message}`, { hint: `${hint} ${rebuildHint(tag)}`, cause: error });
   }
   return machine;
+}
+
+/** Why this engine cannot restore a snapshot, as a sentence; undefined if it can. */
+export function mismatchOf(engine: Engine, tag: string, record: MachineRecord): string | undefined {
+  try {
+    machineFor(engine, tag, record);
+    return undefined;
+  } catch (error) {
+    return toApiError(error).message;
+  }
+}
+
+function rebuildHint(tag: string): string {
+  return `A template is built again here by: forkd rebuild ${tag}`;
 }

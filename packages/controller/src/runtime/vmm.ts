@@ -56,6 +56,11 @@ export class Vmm {
     return this.#pager;
   }
 
+  /** The engine, if it is known at this moment. */
+  engineIfUp(): Engine | null {
+    return this.#engine?.engine ?? null;
+  }
+
   /** Disconnects from the pager, or ends it, even one that an earlier controller left and this one never needed. */
   async close(options: { endPager: boolean }): Promise<void> {
     this.#closed.abort(new ApiError('shutting_down', 'The controller is ending.'));

@@ -296,6 +296,7 @@ export class Catalog {
 function configOf(facts: DraftFacts, stats: Record<string, number>): SnapshotConfig {
   const { tag, createdAtUnix, machine, image, source, python, refresh, safety, parent, keepsParent, branchedFrom } =
     facts;
+  const { build } = facts;
   if (machine === null || image === null) throw new Error(`snapshot '${tag}' has no machine`);
   return {
     format: 1,
@@ -311,6 +312,7 @@ function configOf(facts: DraftFacts, stats: Record<string, number>): SnapshotCon
     parent_digest: parent?.digest ?? null,
     keeps_parent: keepsParent,
     branched_from: branchedFrom,
+    ...(build !== undefined && { build }),
     stats,
   };
 }

@@ -1,11 +1,13 @@
-import type { SnapshotInfo, SnapshotInfoDetail, Refresh } from '@forkd/api';
+import { CreateSnapshotRequest, type SnapshotInfo, type SnapshotInfoDetail, type Refresh } from '@forkd/api';
 import type { Audit, BranchMode, BranchStats } from '@forkd/engine';
 import { type Listed, type StoredSnapshot, ancestorsOf } from '@forkd/store';
+import { Compile } from 'typebox/compile';
 import type { Draft } from './draft.ts';
 import { randomWarning } from './refresh.ts';
 
 const MIB = 1024 * 1024;
 const PAGE_BYTES = 4096;
+const buildRequest = Compile(CreateSnapshotRequest);
 
 /** The fields of `SnapshotInfo` that come from a snapshot's numbers, by the same name. */
 const statFields = [
@@ -141,6 +143,8 @@ export function detailOf(
     chain_depth: ancestors.length,
     dependents: [...dependents],
     ancestors,
+    // Another version of forkd may have written it.
+    ...(buildRequest.Check(config.build) && { build: config.build }),
   };
 }
 

@@ -1,4 +1,4 @@
-import type { Safety, SnapshotStatus, Image, Refresh } from '@forkd/api';
+import type { CreateSnapshotRequest, Safety, SnapshotStatus, Image, Refresh } from '@forkd/api';
 import type { Machine } from '@forkd/engine';
 import type { Blob, Digest, StoredSnapshot } from '@forkd/store';
 import { deferred } from '../deferred.ts';
@@ -34,6 +34,8 @@ export interface DraftFacts {
   /** True if the request named the parent, which cannot be removed without this snapshot then. */
   keepsParent: boolean;
   branchedFrom: string | null;
+  /** The request that a template is built with, from which it can be built again. */
+  build?: CreateSnapshotRequest;
 }
 
 /** Everything that a child needs to start from a snapshot that is in RAM only. */
