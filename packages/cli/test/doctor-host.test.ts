@@ -87,7 +87,7 @@ describe('what the kernel gives, as it is found by trying', () => {
       });
       const row = rows.get('uffd_wp');
       expect(row).toMatchObject({ status: 'warn', detail: expect.stringContaining('not permitted'), ...lost });
-      expect(row).toEqual({ id: 'uffd_wp', status: 'warn', detail: row?.detail, ...lost });
+      expect(row).toEqual({ id: 'uffd_wp', status: 'warn', where: 'local', detail: row?.detail, ...lost });
     }
   });
 
