@@ -12,6 +12,14 @@ await files.makeDir('/srv/app/data');
 await files.rename('/srv/app/data', '/srv/app/logs');
 console.log((await files.stat('/srv/app/logs')).type);
 
+const changes = files.watch('/srv/app', { recursive: true });
+await changes.next(); // the first event is `ready`: what happens after it is reported
+await files.write('/srv/app/logs/today', 'started\n');
+for await (const { type, path } of changes) {
+  console.log(type, path);
+  break; // or read on, for as long as the sandbox lives
+}
+
 let bytes = 0;
 for await (const chunk of files.readStream('/usr/bin/python3')) bytes += chunk.length; // of any size
 console.log(bytes > 0);

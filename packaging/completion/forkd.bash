@@ -67,6 +67,7 @@ _forkd_verb() {
     'files stat') path='files stat' ;;
     'files mkdir') path='files mkdir' ;;
     'files mv') path='files mv' ;;
+    'files watch') path='files watch' ;;
     'workspace create') path='workspace create' ;;
     'workspace suspend') path='workspace suspend' ;;
     'workspace resume') path='workspace resume' ;;
@@ -245,6 +246,9 @@ _forkd_value() {
     'files mv --daemon-url') place=none ;;
     'files mv --daemon-token') place=none ;;
     'files mv --data-dir') place=directory ;;
+    'files watch --daemon-url') place=none ;;
+    'files watch --daemon-token') place=none ;;
+    'files watch --data-dir') place=directory ;;
     'ping --daemon-url') place=none ;;
     'ping --daemon-token') place=none ;;
     'ping --data-dir') place=directory ;;
@@ -423,10 +427,11 @@ _forkd_words() {
     'eval options') echo '--timeout --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'cp options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'files options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'files verbs') echo 'stat mkdir mv' ;;
+    'files verbs') echo 'stat mkdir mv watch' ;;
     'files stat options') echo '-L --follow --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'files mkdir options') echo '-m --mode --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'files mv options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'files watch options') echo '-r --recursive --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'ping options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'logs options') echo '-f --follow --tail --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'workspace options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

@@ -26,6 +26,7 @@ export const NEEDS: Record<string, { query?: string; json?: object }> = {
   listDir: { query: '?path=/none' },
   makeDir: { query: '?path=/none' },
   statFile: { query: '?path=/none' },
+  watchFiles: { query: '?path=/none' },
   renameFile: { json: { from: '/none', to: '/other' } },
   compactSnapshot: { json: { to: 'flat' } },
 };

@@ -170,6 +170,27 @@ export function guestRoutes(caller: () => Caller): void {
     }
   });
 
+  test('a watch tells what happens to files until what is watched is gone', async () => {
+    const { url, token } = caller().target;
+    const path = `${at}/files/watch`;
+    await caller().expectReply(204, `PUT ${at}/dir?path=/tmp/watched/deep`);
+    const headers = { authorization: `Bearer ${token}` };
+    const reply = await fetch(`${url}${path}?path=/tmp/watched&recursive=true`, { headers });
+    await caller().expectReply(204, `PUT ${at}/files?path=/tmp/watched/deep/a`, undefined, { raw: 'x' });
+    await caller().expectReply(204, `POST ${at}/rename`, { from: '/tmp/watched/deep/a', to: '/tmp/watched/b' });
+    await caller().expectReply(204, `DELETE ${at}/files?path=/tmp/watched&recursive=true`);
+    const text = await reply.text();
+    caller().checker.check({ method: 'GET', path }, reply, text);
+    const events = [...text.matchAll(/^data: (.*)$/gm)].map(([, json]) => JSON.parse(json ?? ''));
+    expect(events.slice(0, 3)).toEqual([
+      { type: 'ready' },
+      { type: 'create', path: '/tmp/watched/deep/a' },
+      { type: 'rename', path: '/tmp/watched/deep/a', to: '/tmp/watched/b' },
+    ]);
+    expect(events.at(-1)).toEqual({ type: 'remove', path: '/tmp/watched' });
+    await caller().expectRefusal(404, 'not_found_file', [id, '/none'], `GET ${path}?path=/none`);
+  });
+
   test('a file operation that the guest does not allow is refused', async ({ skip }) => {
     const why = caller().target.withheld?.permissions;
     skip(why !== undefined, why);

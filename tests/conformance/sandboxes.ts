@@ -124,7 +124,7 @@ export function sandboxRoutes(caller: () => Caller): void {
     const needGuest = caller()
       .checker.operations()
       .filter((operation) => isOfGuest(operation) || operation.id === 'measureFloor');
-    expect(needGuest).toHaveLength(18);
+    expect(needGuest).toHaveLength(19);
     for (const operation of needGuest) {
       const { query = '', json } = NEEDS[operation.id] ?? {};
       const path = operation.template.replace('{id}', id).replace('{cid}', 'none');

@@ -22,7 +22,9 @@ const examples: Record<string, { prints: RegExp; needs?: Probe }> = {
   'local.mjs': { prints: /^found the controller at unix:\S+: \d+ snapshots\n$/ },
   'run.mjs': { prints: /^out 7\nso far true\nfrom far away\n$/ },
   'eval.mjs': { prints: /^'\{"total": 332833500\}' ZeroDivisionError: division by zero\n$/ },
-  'files.mjs': { prints: /^print\("hello"\)\n\nmain.py file 15\ndir\ntrue\ntrue false\n$/ },
+  'files.mjs': {
+    prints: /^print\("hello"\)\n\nmain.py file 15\ndir\ncreate \/srv\/app\/logs\/today\ntrue\ntrue false\n$/,
+  },
   'branch-and-fork.mjs': { prints: /^\[ '2', '11', '11' \]\ntrue false\n$/ },
   'errors.mjs': { prints: /^not_found_snapshot: .*nothing-of-that-name.* \(.*forkd images.*\)\ntrue\n$/ },
   'controller.mjs': { prints: /^4 0 true\ntrue 404\n2\n$/ },

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use hyper::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::command::Commands;
 use crate::config::Config;
@@ -14,7 +15,10 @@ use crate::generation_page::GenerationPage;
 use crate::identity;
 use crate::reaper::Reaper;
 use crate::refresh::Refresh;
-use crate::{root_files, sys};
+use crate::{root_files, sys, watch};
+
+/// Watches at the same time. The guest's programs need some of the kernel's 128 inotify instances, too.
+const WATCHES_MAX: usize = 32;
 
 pub struct Agent {
     /// The agent is PID 1 of a machine of its own, whose clock and names it may change.
@@ -26,6 +30,7 @@ pub struct Agent {
     pub commands: Commands,
     pub interpreters: Arc<Interpreters>,
     pub freezer: Arc<Freezer>,
+    watches: Arc<Semaphore>,
     config: Mutex<Config>,
     identity: Mutex<identity::Current>,
     /// Held while an identity is taken on, so that two never mix.
@@ -49,6 +54,7 @@ impl Agent {
             commands: Commands::default(),
             interpreters: Arc::default(),
             freezer: Arc::default(),
+            watches: Arc::new(Semaphore::new(WATCHES_MAX)),
             config: Mutex::default(),
             identity: Mutex::default(),
             identifying: tokio::sync::Mutex::default(),
@@ -72,6 +78,12 @@ impl Agent {
         }
         *self.config.lock().expect("no holder panics") = config;
         Ok(())
+    }
+
+    /// The right to one watch, for as long as it is held.
+    pub fn watch_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = self.watches.clone().try_acquire_owned();
+        permit.map_err(|_| watch::too_many(format!("{WATCHES_MAX} watches are open already")))
     }
 
     pub fn refresh(&self) -> &Refresh {

@@ -45,6 +45,7 @@ pub enum ErrorCode {
     StdinClosed,
     TooManyCommands,
     TooManyEntries,
+    TooManyWatches,
     UnknownCommand,
     UnknownLanguage,
     UnknownUser,

@@ -20,6 +20,7 @@ mod refresh;
 mod root_files;
 mod sys;
 mod vsock;
+mod watch;
 
 use std::error::Error;
 use std::path::PathBuf;

@@ -9,6 +9,10 @@ use std::ptr;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use inotify::Inotify;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
 fn check(result: libc::c_int) -> io::Result<libc::c_int> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -36,6 +40,12 @@ pub fn epoll_take(epoll: &OwnedFd) -> io::Result<bool> {
     // SAFETY: `event` has room for the one event asked for.
     let count = check(unsafe { libc::epoll_wait(epoll.as_raw_fd(), &mut event, 1, 0) })?;
     Ok(count > 0)
+}
+
+/// Tells when events can be read.
+pub fn readiness_of(inotify: Inotify) -> io::Result<AsyncFd<Inotify>> {
+    // SAFETY: the descriptor is open for as long as the Inotify lives, which is until after it is deregistered.
+    unsafe { AsyncFd::register_with_interest(inotify, Interest::READABLE) }.map_err(io::Error::from)
 }
 
 /// How a child ended.

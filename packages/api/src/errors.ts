@@ -25,6 +25,7 @@ export const errorRegistry = {
   not_a_directory: user(400, 'List the directory that contains the file.'),
   not_a_file: user(400, 'Only regular files can be read and written.'),
   too_many_entries: user(400, 'List the directory inside the guest, with exec.'),
+  too_many_watches: user(400, 'Watch a smaller directory, or end other watches of the guest.'),
   is_a_directory: user(400, 'Name a file in the directory.'),
   warm_failed: user(400, 'Run the warm-up by hand in a sandbox of the unwarmed image to see it fail.'),
   unauthorized: user(401, 'Set FORKD_TOKEN to a token of the controller.'),

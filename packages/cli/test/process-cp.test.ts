@@ -180,6 +180,32 @@ describe('files', () => {
     expect(missing).toMatchObject({ code: 1, stderr: expect.stringContaining('/none') });
     expect(await forkd(['files', 'stat', '/here'])).toMatchObject({ code: 2 });
   });
+
+  test('prints what happens at a path, until the path is gone or the watch fails', async () => {
+    const happens = (...events: object[]) =>
+      fake.overrides.set(`GET /v1/sandboxes/${ID}/files/watch`, (_, response, url) => {
+        expect([...url.searchParams]).toEqual([
+          ['path', '/srv'],
+          ['recursive', 'true'],
+        ]);
+        response.end(events.map((event) => `data: ${JSON.stringify(event)}\n\n`).join(''));
+      });
+    const moved = { type: 'rename', path: '/srv/a\u001b', to: '/srv/b\udcff' };
+    happens({ type: 'ready' }, moved, { type: 'overflow' }, { type: 'remove', path: '/srv' });
+    const shown = await forkd(['files', 'watch', '-r', `${ID}:/srv`]);
+    expect([shown.code, shown.stdout.toString()]).toEqual([
+      0,
+      'ready\nrename   /srv/a\\x1b -> /srv/b\\udcff\noverflow\nremove   /srv\n',
+    ]);
+    const { stdout } = await forkd(['files', 'watch', '-r', '--json', `${ID}:/srv`]);
+    expect(JSON.parse(stdout.toString().split('\n')[1] ?? '')).toEqual(moved);
+    happens({ type: 'ready' }, { type: 'error', code: 'too_many_watches', error: 'It has over 4096 directories.' });
+    const failed = await forkd(['files', 'watch', '-r', `${ID}:/srv`]);
+    expect(failed).toMatchObject({ code: 1, stderr: expect.stringContaining('over 4096 directories') });
+    happens({ type: 'ready' });
+    const cut = await forkd(['files', 'watch', '-r', `${ID}:/srv`]);
+    expect(cut).toMatchObject({ code: 1, stderr: expect.stringContaining('cut off') });
+  });
 });
 
 /** What the guest says is in this directory; every directory in it has nothing in it. */

@@ -13,7 +13,7 @@ import { limits } from '../src/limits.ts';
 import { Metrics } from '../src/observe/metrics.ts';
 import { followOutput, getCommand, listCommands, startAndFollow, startCommand } from '../src/operations/commands.ts';
 import { evaluate, exec, ping } from '../src/operations/exec.ts';
-import { listDir, readFile } from '../src/operations/files.ts';
+import { listDir, readFile, watchFiles } from '../src/operations/files.ts';
 import { BytePool, type PoolBounds } from '../src/state/byte-pool.ts';
 import { GuestLink } from '../src/state/guest-link.ts';
 import type { Sandbox } from '../src/state/sandbox.ts';
@@ -43,6 +43,7 @@ async function serve(lie: string, output: PoolBounds = limits.output): Promise<H
     followOutput,
     readFile,
     listDir,
+    watchFiles,
   ];
   const answers: Answers = Object.fromEntries(
     operations.map((operation) => [
@@ -66,7 +67,15 @@ const routes: [string, string, string?][] = [
 ];
 
 /** Without end by their nature: their caller decides how long, which the tests of the client do. */
-const endless = new Set(['silent', 'silent body', 'endless file', 'endless output', 'endless gaps', 'tiny output']);
+const endless = new Set([
+  'silent',
+  'silent body',
+  'endless file',
+  'endless output',
+  'endless gaps',
+  'tiny output',
+  'endless changes',
+]);
 
 test.each(Object.keys(lies).filter((name) => !endless.has(name)))(
   'an agent that tells "%s" cannot answer in the name of the controller',
@@ -92,6 +101,31 @@ test.each(Object.keys(lies).filter((name) => !endless.has(name)))(
     }
   },
 );
+
+test('an agent that is too old for a call is told from one that fails', async () => {
+  const lab = await serve('earlier agent');
+  const { status, text } = await lab.ask('GET', `${BASE}/files/watch?path=/x`, {});
+  expect([status, JSON.parse(text)]).toEqual([
+    400,
+    expect.objectContaining({
+      code: 'unsupported',
+      error: expect.stringContaining('not supported by the agent of its template'),
+      hint: expect.stringContaining('Build the template again'),
+    }),
+  ]);
+});
+
+test('a watch that fails says so in its last event', async () => {
+  const lab = await serve('false end');
+  const { status, text } = await lab.ask('GET', `${BASE}/files/watch?path=/x`, {});
+  const events = text.split('\n\n').filter((part) => part.startsWith('event: '));
+  expect([status, events]).toEqual([
+    200,
+    ['event: ready\ndata: {"type":"ready"}', expect.stringMatching(/^event: error\ndata: \{.*"code":"guest_failed"/)],
+  ]);
+  // oxlint-disable-next-line no-control-regex -- It is what must not be there.
+  expect(text).not.toMatch(/\u001b/);
+});
 
 /** Asks, counts the bytes of the reply and drops them. */
 function count(lab: HttpLab, path: string, body: string): Promise<{ status: number; bytes: number; end: string }> {

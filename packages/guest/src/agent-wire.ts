@@ -26,7 +26,7 @@ mode: string, mtime_unix: number, };
 /**
  * The code of a failure. Codes are stable: programs may rely on them.
  */
-export type ErrorCode = "bad_cwd" | "bad_identity" | "bad_path" | "bad_request" | "bad_signal" | "body_broken" | "body_too_large" | "directory_not_empty" | "freezer_unavailable" | "internal" | "interpreter_busy" | "interpreter_failed" | "interpreter_not_found" | "io_error" | "is_a_directory" | "no_space" | "no_such_route" | "not_a_directory" | "not_a_file" | "not_found" | "not_running" | "permission_denied" | "read_only" | "stdin_closed" | "too_many_commands" | "too_many_entries" | "unknown_command" | "unknown_language" | "unknown_user";
+export type ErrorCode = "bad_cwd" | "bad_identity" | "bad_path" | "bad_request" | "bad_signal" | "body_broken" | "body_too_large" | "directory_not_empty" | "freezer_unavailable" | "internal" | "interpreter_busy" | "interpreter_failed" | "interpreter_not_found" | "io_error" | "is_a_directory" | "no_space" | "no_such_route" | "not_a_directory" | "not_a_file" | "not_found" | "not_running" | "permission_denied" | "read_only" | "stdin_closed" | "too_many_commands" | "too_many_entries" | "too_many_watches" | "unknown_command" | "unknown_language" | "unknown_user";
 
 export type EvalRequest = { language?: string, code: string, timeout_ms?: number, };
 
@@ -62,6 +62,8 @@ signal: string | null, timed_out: boolean,
 error_code?: CommandError, };
 
 export type Failure = { error: string, code: ErrorCode, };
+
+export type FileChange = { "type": "create", path: Name, } | { "type": "modify", path: Name, } | { "type": "remove", path: Name, } | { "type": "rename", path: Name, to: Name, } | { "type": "overflow" };
 
 export type FileType = "file" | "dir" | "symlink" | "other";
 
@@ -133,7 +135,7 @@ commands: Command,
 /**
  * An item of the listing.
  */
-directory: Entry, stat: Stat, evaluation: Evaluation, error: Failure, exit: Exit, gap: Gap, };
+directory: Entry, stat: Stat, evaluation: Evaluation, error: Failure, exit: Exit, gap: Gap, change: FileChange, };
 
 /**
  * The JSON that the agent takes.

@@ -8,6 +8,7 @@ import { refreshOf, type Refresh } from './refresh.ts';
 import { collect } from './run.ts';
 import type * as types from './types.ts';
 import { Deadline, type WaitOptions } from './wait.ts';
+import { changesOf } from './watch.ts';
 import * as wire from './wire.ts';
 import { replies } from './wire.ts';
 
@@ -225,6 +226,19 @@ export class GuestAgent implements AsyncDisposable {
   async remove(path: string, options: WaitOptions & { recursive?: boolean } = {}): Promise<boolean> {
     const query = { path, recursive: options.recursive };
     return unlessCode('not_found', this.#http.json('DELETE', '/v1/files', replies.nothing, { query, wait: options }));
+  }
+
+  /**
+   * Watches a file or a directory; with `recursive` also the directories in it. What happens once this resolves is in the
+   * changes. They must be read, or the loop over them left. They end when the watched path itself is gone.
+   */
+  async watch(
+    path: string,
+    options: WaitOptions & { recursive?: boolean } = {},
+  ): Promise<AsyncGenerator<types.FileChange>> {
+    const query = { path, recursive: options.recursive };
+    const answer = await this.#http.request('GET', '/v1/watch', { query, wait: options, bounded: 'head' });
+    return changesOf(answer.chunks(), answer.status);
   }
 
   /** Evaluates code in the warm interpreter, which keeps its state. What the code does wrong is in the result. */

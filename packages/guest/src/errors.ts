@@ -30,6 +30,7 @@ const AGENT_ERRORS: Record<ErrorCode, true> = {
   stdin_closed: true,
   too_many_commands: true,
   too_many_entries: true,
+  too_many_watches: true,
   unknown_command: true,
   unknown_language: true,
   unknown_user: true,

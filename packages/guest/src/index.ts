@@ -11,6 +11,7 @@ export type {
   DirectoryEntry,
   EvalOptions,
   EvalResult,
+  FileChange,
   FileContents,
   FileStat,
   GuestConfig,

@@ -64,6 +64,7 @@ export const replyBytesMax = {
   /** The target of a link has up to 4096 bytes, each of which may take six in JSON. */
   stat: 32 * KIB,
   error: 16 * KIB,
+  change: 64 * KIB,
   /** A command has up to 4 MiB of arguments: what its request could have. */
   command: 5 * MIB,
   commands: 16 * MIB,
@@ -82,8 +83,8 @@ export const JSON_DEPTH_MAX = 8;
 /** Values in one answer: the arguments of all commands that are listed. */
 export const JSON_VALUES_MAX = 1_000_000;
 
-/** Output frames carry at most 32 KiB of output and an offset; a longer one is not the agent's. */
-export const OUTPUT_FRAME_BYTES_MAX = 64 * KIB;
+/** A frame carries at most 32 KiB of output and an offset, or two paths, each byte of which may take six in JSON. */
+export const FRAME_BYTES_MAX = 64 * KIB;
 /** Shorter pieces of output that follow each other are put together: one byte at a time is not passed on so. */
 export const OUTPUT_PIECE_BYTES_MIN = 4 * KIB;
 /** How many events of output are passed on in one turn of the event loop. */

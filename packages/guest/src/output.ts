@@ -1,8 +1,8 @@
-import type { Static, TSchema } from 'typebox';
-import { disconnected, GuestError } from './errors.ts';
-import { OUTPUT_EVENTS_PER_TURN, OUTPUT_FRAME_BYTES_MAX, OUTPUT_PIECE_BYTES_MIN } from './limits.ts';
+import { disconnected } from './errors.ts';
+import { badFrame, framesOf, jsonOf, type RawFrame } from './framed-reply.ts';
+import { OUTPUT_EVENTS_PER_TURN, OUTPUT_PIECE_BYTES_MIN } from './limits.ts';
 import { turns } from './turns.ts';
-import { replies, type Reply } from './wire.ts';
+import { replies } from './wire.ts';
 
 /** Bytes of a command's output. `offset` counts the bytes of both streams, in the order in which the agent read them. */
 export interface OutputChunk {
@@ -31,7 +31,6 @@ export interface CommandExit {
 }
 
 const kinds = { started: 0, stdout: 1, stderr: 2, exit: 3, gap: 4 } as const;
-const HEADER_BYTES = 5;
 const OFFSET_BYTES = 8;
 
 /**
@@ -133,52 +132,6 @@ interface Started {
   position: number | undefined;
 }
 
-interface RawFrame {
-  kind: number;
-  payload: Uint8Array;
-}
-
-/** The frames that each chunk completes. The one that is not complete yet is the only thing kept. */
-async function* framesOf(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<RawFrame[]> {
-  const header = Buffer.alloc(HEADER_BYTES);
-  let headerFilled = 0;
-  let payload: Buffer | undefined;
-  let payloadFilled = 0;
-  for await (const chunk of chunks) {
-    const frames: RawFrame[] = [];
-    let at = 0;
-    while (at < chunk.length) {
-      if (payload === undefined) {
-        const part = chunk.subarray(at, at + HEADER_BYTES - headerFilled);
-        header.set(part, headerFilled);
-        headerFilled += part.length;
-        at += part.length;
-        if (headerFilled < HEADER_BYTES) break;
-        const length = header.readUInt32LE(1);
-        if (length > OUTPUT_FRAME_BYTES_MAX)
-          throw new GuestError('bad_response', `An output frame has ${length} bytes, which is more than allowed.`);
-        headerFilled = 0;
-        if (chunk.length - at >= length) {
-          frames.push({ kind: header[0]!, payload: chunk.subarray(at, at + length) });
-          at += length;
-          continue;
-        }
-        payload = Buffer.allocUnsafe(length);
-        payloadFilled = 0;
-      }
-      const part = chunk.subarray(at, at + payload.length - payloadFilled);
-      payload.set(part, payloadFilled);
-      payloadFilled += part.length;
-      at += part.length;
-      if (payloadFilled < payload.length) continue;
-      frames.push({ kind: header[0]!, payload });
-      payload = undefined;
-    }
-    yield frames;
-  }
-  if (headerFilled > 0 || payload !== undefined) throw disconnected(new Error('the output ended inside a frame'));
-}
-
 /** Puts events together that follow each other and are short; gaps always. */
 function joined(events: OutputEvent[]): OutputEvent[] {
   const out: OutputEvent[] = [];
@@ -204,21 +157,6 @@ function joined(events: OutputEvent[]): OutputEvent[] {
   }
   flush();
   return out;
-}
-
-function jsonOf<Schema extends TSchema>(frame: RawFrame, reply: Reply<Schema>): Static<Schema> {
-  if (frame.payload.length > reply.bytesMax) throw badFrame(frame);
-  try {
-    return reply.check(JSON.parse(Buffer.from(frame.payload).toString('utf8')));
-  } catch (cause) {
-    throw badFrame(frame, cause);
-  }
-}
-
-function badFrame({ kind, payload }: RawFrame, cause?: unknown): GuestError {
-  return new GuestError('bad_response', `An output frame of kind ${kind} with ${payload.length} bytes is wrong.`, {
-    cause,
-  });
 }
 
 function gapOf(frame: RawFrame): OutputGap {

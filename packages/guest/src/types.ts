@@ -123,6 +123,12 @@ export interface FileStat extends Omit<DirectoryEntry, 'name'> {
   target: string | undefined;
 }
 
+/** A change below a watched path. `overflow`: changes are missing here. */
+export type FileChange =
+  | { type: 'create' | 'modify' | 'remove'; path: string }
+  | { type: 'rename'; path: string; to: string }
+  | { type: 'overflow' };
+
 export interface EvalOptions extends WaitOptions {
   /** `python` is what there is. */
   language?: string;

@@ -53,6 +53,8 @@ const SignalName = Type.String({ pattern: '^[A-Z0-9]{1,16}$' });
 const Word = Type.String({ pattern: '^[!-~]{1,64}$' });
 /** Name of an entry: a single step down from its directory. */
 const EntryName = Type.String({ pattern: String.raw`^(?!\.{1,2}$)[^/\u0000]{1,255}$` });
+/** The directory of a path has up to 4095 bytes, and its name up to 255. */
+const WatchedPath = Type.String({ pattern: String.raw`^/[^\u0000]*$`, maxLength: 4352 });
 const Mode = Type.String({ pattern: '^[0-7]{3,4}$' });
 
 const Command = Type.Object({
@@ -147,6 +149,16 @@ export const replies = {
   directory: new Reply(replyBytesMax.directory, Entry),
   stat: new Reply(replyBytesMax.stat, Stat),
   evaluation: new Reply(replyBytesMax.evaluation, Evaluation),
+  change: new Reply(
+    replyBytesMax.change,
+    Type.Union([
+      Type.Object({ type: Type.Literal('create'), path: WatchedPath }),
+      Type.Object({ type: Type.Literal('modify'), path: WatchedPath }),
+      Type.Object({ type: Type.Literal('remove'), path: WatchedPath }),
+      Type.Object({ type: Type.Literal('rename'), path: WatchedPath, to: WatchedPath }),
+      Type.Object({ type: Type.Literal('overflow') }),
+    ]),
+  ),
   error: new Reply(replyBytesMax.error, Type.Object({ error: Type.String(), code: Type.String() })),
   exit: new Reply(
     replyBytesMax.started,

@@ -49,6 +49,9 @@ const calls: Record<string, Call> = {
   stat: (agent, wait) => agent.stat('/x', wait),
   'make directory': (agent, wait) => agent.makeDir('/x', wait),
   rename: (agent, wait) => agent.rename('/x', '/y', wait),
+  watch: async (agent, wait) => {
+    for await (const _ of await agent.watch('/x', wait));
+  },
   'set clock': (agent, wait) => agent.setClock(1n, wait),
   remove: (agent, wait) => agent.remove('/x', wait),
   eval: (agent, wait) => agent.eval('1', wait),
@@ -208,6 +211,28 @@ test.each(['odd mode', 'smuggled reply'])('a file of an agent with the fault "%s
   const agent = await connect(name);
   const error = await failureOf(calls['read file']!(agent, { timeoutMs: TIMEOUT_MS }));
   expect(['bad_response', 'transfer_broken']).toContain(error.code);
+});
+
+test.each([
+  ['odd changes', 'bad_response'],
+  ['false end', 'agent_failed'],
+])('a watch on an agent with the fault "%s" fails', async (name, code) => {
+  const agent = await connect(name);
+  expect((await failureOf(calls['watch']!(agent, { timeoutMs: TIMEOUT_MS }))).code).toBe(code);
+});
+
+test('changes without end are delivered in turns of the event loop', async () => {
+  const agent = await connect('endless changes');
+  const figures = await measured(async () => {
+    let count = 0;
+    for await (const { type } of await agent.watch('/x')) {
+      if (type !== 'modify') throw new Error('another change was expected');
+      count += 1;
+      if (count === 100_000) break;
+    }
+  });
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
+  expect(figures.grownBytes).toBeLessThan(256 * MIB);
 });
 
 test('an evaluation of the largest size is parsed in pieces', async () => {

@@ -9,6 +9,7 @@ import type {
   CreateWorkspaceRequest,
   DirEntry,
   FileStat,
+  FileWatchEvent,
   EvalRequest,
   EvalResponse,
   ExecRequest,
@@ -389,6 +390,17 @@ export class ForkdClient {
   makeDir(id: string, path: string, query: { mode?: string } = {}, options: CallOptions = {}): Promise<void> {
     const spec = { method: 'PUT', path: `${sandboxPath(id)}/dir`, query: { path, ...query } } as const;
     return this.#transport.none(spec, options);
+  }
+
+  /** Streams what happens to a file, or to the files of a directory; with `recursive` to all below it. */
+  watchFiles(
+    id: string,
+    path: string,
+    query: { recursive?: boolean } = {},
+    options: CallOptions = {},
+  ): AsyncGenerator<FileWatchEvent> {
+    const spec = { method: 'GET', path: `${sandboxPath(id)}/files/watch`, query: { path, ...query } } as const;
+    return this.#transport.serverSentEvents(spec, options);
   }
 
   renameFile(id: string, from: string, to: string, options: CallOptions = {}): Promise<void> {

@@ -1,7 +1,7 @@
-import type { DirEntry, FileStat } from '@forkd/api';
+import type { DirEntry, FileChangeEvent, FileStat } from '@forkd/api';
 import { textOf } from './bytes.ts';
 import type { ForkdClient } from './client.ts';
-import { isForkdError } from './errors.ts';
+import { errorFromEvent, ForkdError, isForkdError } from './errors.ts';
 import { callOptions, type RequestOptions } from './options.ts';
 import type { RequestBody } from './transport.ts';
 
@@ -61,6 +61,25 @@ export class Files {
   /** Renames a file or a directory. A file at the new path is replaced. */
   rename(from: string, to: string, options: RequestOptions = {}): Promise<void> {
     return this.#client.renameFile(this.#sandboxId, from, to, callOptions(options));
+  }
+
+  /**
+   * Watches a file or a directory; with `recursive` also what is below it. The first event is `ready`: what happens after it
+   * is reported. The loop ends when the path itself is removed or renamed, and the watch ends with the loop. An event
+   * `overflow` reports that others are lost: list the directory again. Rejects if the guest cannot be watched any more.
+   */
+  async *watch(
+    path: string,
+    options: { recursive?: boolean | undefined; signal?: AbortSignal | undefined } = {},
+  ): AsyncGenerator<FileChangeEvent> {
+    const query = options.recursive === undefined ? {} : { recursive: options.recursive };
+    let last: FileChangeEvent | undefined;
+    for await (const event of this.#client.watchFiles(this.#sandboxId, path, query, callOptions(options))) {
+      if (event.type === 'error') throw errorFromEvent(event);
+      last = event;
+      yield event;
+    }
+    if (last?.type !== 'remove') throw new ForkdError('stream_cut', `Watch of ${path}: the stream was cut off.`);
   }
 
   /** True if the path exists, as a file or a directory. */

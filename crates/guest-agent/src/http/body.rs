@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, LengthLimitError, Limited, StreamBody};
@@ -94,6 +94,23 @@ where
 {
     let body = StreamBody::new(chunks.map(|chunk| chunk.map(Frame::data)));
     respond(StatusCode::OK, body.boxed_unsync())
+}
+
+/// A frame of a stream: `kind u8, length u32 LE, payload`.
+pub fn frame(kind: u8, parts: &[&[u8]]) -> Bytes {
+    let length: usize = parts.iter().map(|part| part.len()).sum();
+    let mut frame = BytesMut::with_capacity(5 + length);
+    frame.put_u8(kind);
+    frame.put_u32_le(length as u32);
+    for part in parts {
+        frame.extend_from_slice(part);
+    }
+    frame.freeze()
+}
+
+pub fn json_frame(kind: u8, value: &impl Serialize) -> Bytes {
+    let text = serde_json::to_vec(value).expect("the API's own types serialise");
+    frame(kind, &[&text])
 }
 
 fn respond(status: StatusCode, body: Body) -> Response<Body> {

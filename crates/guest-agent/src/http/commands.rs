@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncWriteExt;
 use ts_rs::TS;
 
-use super::body::{self, Body, Query, empty, json, json_of};
+use super::body::{self, Body, Query, empty, frame, json, json_frame, json_of};
 use crate::agent::Agent;
 use crate::command::ring::Stream;
 use crate::command::session::{Follower, Piece, Session};
@@ -127,22 +127,6 @@ fn frame_of(piece: &Piece) -> Bytes {
         Piece::Gap { from, to } => json_frame(GAP, &Gap { from: *from, to: *to }),
         Piece::Exit(exit) => json_frame(EXIT, exit),
     }
-}
-
-fn json_frame(kind: u8, value: &impl Serialize) -> Bytes {
-    let text = serde_json::to_vec(value).expect("the API's own types serialise");
-    frame(kind, &[&text])
-}
-
-fn frame(kind: u8, parts: &[&[u8]]) -> Bytes {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
-    let mut frame = BytesMut::with_capacity(5 + length);
-    frame.put_u8(kind);
-    frame.put_u32_le(length as u32);
-    for part in parts {
-        frame.extend_from_slice(part);
-    }
-    frame.freeze()
 }
 
 async fn feed(session: Arc<Session>, close: bool, mut body: Incoming) -> Result<(), ApiError> {

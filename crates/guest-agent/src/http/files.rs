@@ -42,7 +42,7 @@ pub async fn route(agent: &Agent, method: &Method, query: &Query, body: Incoming
 }
 
 /// A relative path is taken from the image's working directory.
-fn path_of(agent: &Agent, query: &Query) -> Result<PathBuf, ApiError> {
+pub fn path_of(agent: &Agent, query: &Query) -> Result<PathBuf, ApiError> {
     path_in(agent, query, "path")
 }
 
@@ -134,7 +134,8 @@ fn temporary_name() -> String {
     format!("{TEMPORARY_PREFIX}{number:0TEMPORARY_HEX_DIGITS$x}")
 }
 
-fn is_temporary(name: &OsStr) -> bool {
+/// Whether this is the name of a file that is being written.
+pub fn is_temporary(name: &OsStr) -> bool {
     let digits = name.to_str().and_then(|name| name.strip_prefix(TEMPORARY_PREFIX));
     let hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     digits.is_some_and(|digits| digits.len() == TEMPORARY_HEX_DIGITS && digits.bytes().all(hex))

@@ -5,6 +5,7 @@ mod commands;
 mod files;
 #[cfg(test)]
 mod typescript;
+mod watch;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::config::Config;
 use crate::error::{ApiError, ErrorCode};
 use crate::{clock, eval, identity};
 use body::{Body, Query, empty, json, json_of};
+pub use files::is_temporary;
 
 /// Windows of what the host sends. (Those of what it receives are the host's to set.)
 const STREAM_WINDOW_BYTES: u32 = 1024 * 1024;
@@ -89,6 +91,7 @@ async fn route(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Response
         (&Method::GET, ["v1", "dir"]) => files::list(&agent, &query).await,
         (&Method::PUT, ["v1", "dir"]) => files::make_dir(&agent, &query).await,
         (&Method::GET, ["v1", "stat"]) => files::stat(&agent, &query).await,
+        (&Method::GET, ["v1", "watch"]) => watch::watch(&agent, &query).await,
         (&Method::POST, ["v1", "rename"]) => files::rename(&agent, &query).await,
         (&Method::POST, ["v1", "eval"]) => {
             let request = json_of::<eval::Request>(body).await?;

@@ -7,6 +7,7 @@ use ts_rs::{Config, TS};
 
 use super::commands::{Gap, SignalRequest, Started};
 use super::files::{Entry, Stat};
+use super::watch::FileChange;
 use super::{Failure, Identified, Pong, Thawed};
 use crate::command::session::{Exit, Info};
 use crate::refresh::Refresh;
@@ -35,6 +36,7 @@ struct Replies {
     error: Failure,
     exit: Exit,
     gap: Gap,
+    change: FileChange,
 }
 
 /// The JSON that the agent takes.

@@ -1,5 +1,5 @@
 import { Type, type Static } from 'typebox';
-import { Count, field, GuestPath, Nullable } from './common.ts';
+import { Count, ErrorEvent, field, GuestPath, Nullable } from './common.ts';
 
 const Mode = Type.String({ pattern: '^[0-7]{3,4}$' });
 
@@ -99,3 +99,47 @@ export const RenameFileRequest = Type.Object(
   { description: 'A file or directory to rename.', examples: [{ from: '/tmp/hello.txt', to: '/tmp/new.txt' }] },
 );
 export type RenameFileRequest = Static<typeof RenameFileRequest>;
+
+export const WatchQuery = Type.Object({
+  path,
+  recursive: field(
+    Type.Optional(Type.Boolean({ default: false })),
+    'True: watch the directories in it too, at most 4096 in all, and those that are made in them later.',
+  ),
+});
+export type WatchQuery = Static<typeof WatchQuery>;
+
+export const FileChangeEvent = Type.Object(
+  {
+    type: field(
+      Type.Union([
+        Type.Literal('ready'),
+        Type.Literal('create'),
+        Type.Literal('modify'),
+        Type.Literal('remove'),
+        Type.Literal('rename'),
+        Type.Literal('overflow'),
+      ]),
+      '`ready`: the first event; what happens from then on is reported. `create`: something new is at the path, also if it ' +
+        'replaced what was there. `modify`: the content, the mode, the owner or the times changed. `remove`: nothing is at the ' +
+        'path any more. `rename`: it moved within what is watched. `overflow`: changes came faster than they were read, and ' +
+        'some are missing here.',
+    ),
+    path: field(
+      Type.Optional(Type.String()),
+      'Path of the file or directory. Absent for `ready` and `overflow`. Bytes that are not UTF-8 are as in the name of a directory entry.',
+    ),
+    to: field(Type.Optional(Type.String()), 'For `rename`: the new path.'),
+  },
+  {
+    description: 'Something that happened to a file or a directory.',
+    examples: [{ type: 'ready' }, { type: 'modify', path: '/srv/app.toml' }],
+  },
+);
+export type FileChangeEvent = Static<typeof FileChangeEvent>;
+
+export const FileWatchEvent = Type.Union([FileChangeEvent, ErrorEvent], {
+  description:
+    'One event of a watch. If the last is neither `error` nor the `remove` of the watched path, the stream was cut off.',
+});
+export type FileWatchEvent = Static<typeof FileWatchEvent>;

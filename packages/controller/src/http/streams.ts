@@ -35,26 +35,37 @@ export async function sendEvents(
 }
 
 /**
- * Replies with server-sent events. Each has an id, with which a reader who was cut off can continue. Regular comments
- * show that the connection is alive.
+ * Replies with server-sent events. Those that have an id let a reader who was cut off continue after it. Regular comments
+ * show that the connection is alive. A failure is the last event.
  */
-export function sendServerSentEvents<Event extends { id: string; type: string }>(
+export function sendServerSentEvents<Event extends { id?: string; type: string }>(
   reply: FastifyReply,
+  log: Logger,
   events: AsyncGenerator<Event>,
 ): FastifyReply {
   const channel = new PassThrough();
   const beat = setInterval(() => channel.write(':\n\n'), limits.eventBeatMs);
   channel.write(':\n\n');
-  const source = Readable.from(textOf(events));
+  const source = Readable.from(textOf(events, (error) => errorEvent(log, reply.request, error)));
   // A reader who has left and a controller that ends look the same here: the stream is over.
   pipeline(source, channel, () => clearInterval(beat));
   return reply.header('cache-control', 'no-store').type('text/event-stream').send(channel);
 }
 
-async function* textOf<Event extends { id: string; type: string }>(events: AsyncGenerator<Event>) {
-  for await (const event of events) {
-    yield `id: ${event.id}\nevent: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
+async function* textOf<Event extends { id?: string; type: string }>(
+  events: AsyncGenerator<Event>,
+  failed: (error: unknown) => { type: string },
+): AsyncGenerator<string> {
+  try {
+    for await (const event of events) yield serverSentEvent(event);
+  } catch (error) {
+    yield serverSentEvent(failed(error));
   }
+}
+
+function serverSentEvent(event: { id?: string; type: string }): string {
+  const id = event.id === undefined ? '' : `id: ${event.id}\n`;
+  return `${id}event: ${event.type}\ndata: ${JSON.stringify(event)}\n\n`;
 }
 
 /** The reports of `run` while it works, followed by its result, as one sequence. */

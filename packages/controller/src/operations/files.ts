@@ -1,11 +1,13 @@
 import {
   ApiError,
   type DirEntry,
+  type FileChangeEvent,
   type FileQuery,
   type FileStat,
   type MakeDirQuery,
   type RenameFileRequest,
   type StatQuery,
+  type WatchQuery,
 } from '@forkd/api';
 import type { Bytes, FileContents, GuestAgent } from '@forkd/guest';
 import type * as guest from '@forkd/guest';
@@ -13,6 +15,7 @@ import { toApiError } from '../errors.ts';
 import type { LargeReply } from '../large-reply.ts';
 import { guestFailure } from '../state/guest-errors.ts';
 import type { Sandbox } from '../state/sandbox.ts';
+import { waitForReason } from '../state/vm-end.ts';
 import { listAs, openGuest, type GuestHost } from './guest-replies.ts';
 
 export async function readFile(host: GuestHost, id: string, path: string, outer: AbortSignal): Promise<FileContents> {
@@ -88,6 +91,33 @@ export async function listDir(
   return listAs(host, sandbox, signal, (agent, list, budget) =>
     agent.listDir(path, (entry) => list.add(entryOf(entry)), { signal, budget }),
   );
+}
+
+/** Watches a path. Rejects if that cannot begin; what happens once it has is in the events. */
+export async function watchFiles(
+  host: GuestHost,
+  id: string,
+  { path, recursive = false }: WatchQuery,
+  outer: AbortSignal,
+): Promise<AsyncGenerator<FileChangeEvent>> {
+  const { sandbox, signal } = openGuest(host, id, outer);
+  const call = (agent: GuestAgent) => agent.watch(path, { recursive, signal });
+  const changes = await sandbox.guest.call(call, { signal, repeatable: true });
+  return eventsOf(sandbox, changes, signal);
+}
+
+async function* eventsOf(
+  sandbox: Sandbox,
+  changes: AsyncIterable<guest.FileChange>,
+  signal: AbortSignal,
+): AsyncGenerator<FileChangeEvent> {
+  yield { type: 'ready' };
+  try {
+    yield* changes;
+  } catch (error) {
+    if (!signal.aborted) await waitForReason(signal);
+    throw signal.aborted ? toApiError(signal.reason) : guestFailure(sandbox.id, error);
+  }
 }
 
 async function* dataOf(

@@ -26,7 +26,7 @@ const codes: Record<GuestErrorCode, ErrorCode> = {
   io_error: 'guest_failed',
   is_a_directory: 'is_a_directory',
   no_space: 'no_space_in_guest',
-  no_such_route: 'guest_failed',
+  no_such_route: 'unsupported',
   not_a_directory: 'not_a_directory',
   not_a_file: 'not_a_file',
   not_found: 'not_found_file',
@@ -36,6 +36,7 @@ const codes: Record<GuestErrorCode, ErrorCode> = {
   stdin_closed: 'command_ended',
   too_many_commands: 'guest_failed',
   too_many_entries: 'too_many_entries',
+  too_many_watches: 'too_many_watches',
   unknown_command: 'not_found_command',
   unknown_language: 'unsupported',
   unknown_user: 'bad_request',
@@ -44,5 +45,10 @@ const codes: Record<GuestErrorCode, ErrorCode> = {
 /** An error of a guest, with the sandbox in its sentence. */
 export function guestFailure(sandboxId: string, error: unknown): ApiError {
   if (!(error instanceof GuestError)) return toApiError(error);
+  if (error.code === 'no_such_route') {
+    const sentence = `Sandbox ${sandboxId}: not supported by the agent of its template: ${error.message}`;
+    const hint = 'Build the template again: its agent is of an earlier version.';
+    return new ApiError('unsupported', sentence, { cause: error, hint });
+  }
   return new ApiError(codes[error.code], `Sandbox ${sandboxId}: ${error.message}`, { cause: error });
 }

@@ -67,6 +67,17 @@ export const lies: Record<string, Lie> = {
       'content-length': '5',
     }),
   },
+  'odd changes': { 'GET /v1/watch': framesOnly(frame(0, Buffer.from('{"type":"create","path":"../etc"}'))) },
+  'false end': {
+    'GET /v1/watch': framesOnly(frame(1, Buffer.from('{"code":"unauthorized","error":"no \\u001b[2J"}'))),
+  },
+  'endless changes': {
+    'GET /v1/watch': async (stream) => {
+      stream.respond({ ':status': 200 });
+      await send(stream, repeated(frame(0, Buffer.from('{"type":"modify","path":"/x"}'))));
+    },
+  },
+  'earlier agent': everywhere(json({ error: 'the agent has no such thing', code: 'no_such_route' }, 404)),
   'large evaluation': {
     'POST /v1/eval': json({
       result: '\u0000'.repeat(MIB),
@@ -152,6 +163,13 @@ function commandOf(frames: readonly Buffer[], more?: () => Iterable<Buffer>): An
     stream.write(Buffer.concat([frame(0, Buffer.from('{"id":"c-1","pid":5}')), ...frames]));
     if (more !== undefined) await send(stream, more());
     else stream.end();
+  };
+}
+
+function framesOnly(...frames: Buffer[]): Answer {
+  return (stream) => {
+    stream.respond({ ':status': 200 });
+    stream.end(Buffer.concat(frames));
   };
 }
 

@@ -14,6 +14,7 @@ export const guestErrors = [
   'sandbox_paused',
   'guest_unreachable',
   'guest_failed',
+  'unsupported',
   'pager_unavailable',
   'shutting_down',
 ] as const;

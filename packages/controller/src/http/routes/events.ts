@@ -6,7 +6,7 @@ import { operationsOf, serverSentEvents } from '../openapi/operation.ts';
 import { sendServerSentEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
-export function eventRoutes(instance: FastifyInstance, { run, signals }: AppParts): void {
+export function eventRoutes(instance: FastifyInstance, { run, signals, log }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
   const schema = { querystring: EventsQuery };
   app.get('/v1/events', { schema, exposeHeadRoute: false, config: described }, (request, reply) => {
@@ -14,7 +14,7 @@ export function eventRoutes(instance: FastifyInstance, { run, signals }: AppPart
     const after = request.query.after ?? (typeof lastSeen === 'string' ? lastSeen : undefined);
     const query = { ...request.query, ...(after !== undefined && { after }) };
     const events = run(followEvents, query, signals.ofStream(reply));
-    return sendServerSentEvents<ControllerEvent>(reply, events);
+    return sendServerSentEvents<ControllerEvent>(reply, log, events);
   });
 }
 

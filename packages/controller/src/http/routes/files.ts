@@ -5,23 +5,34 @@ import {
   DirQuery,
   FileQuery,
   FileStat,
+  FileWatchEvent,
   MakeDirQuery,
   RenameFileRequest,
   SandboxParams,
   StatQuery,
+  WatchQuery,
 } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
-import { listDir, makeDir, readFile, removeFile, renameFile, statFile, writeFile } from '../../operations/files.ts';
+import {
+  listDir,
+  makeDir,
+  readFile,
+  removeFile,
+  renameFile,
+  statFile,
+  watchFiles,
+  writeFile,
+} from '../../operations/files.ts';
 import type { AppParts } from '../app-parts.ts';
 import { guestErrors } from '../openapi/errors.ts';
-import { bytes, json, nothing, operationsOf } from '../openapi/operation.ts';
+import { bytes, json, nothing, operationsOf, serverSentEvents } from '../openapi/operation.ts';
 import { rawBody, withRawBodies } from '../raw-body.ts';
-import { sendLarge } from '../streams.ts';
+import { sendLarge, sendServerSentEvents } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
 const BASE = '/v1/sandboxes/:id/files';
 
-export function fileRoutes(instance: FastifyInstance, { run, signals }: AppParts): void {
+export function fileRoutes(instance: FastifyInstance, { run, signals, log }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
   const params = SandboxParams;
 
@@ -54,6 +65,12 @@ export function fileRoutes(instance: FastifyInstance, { run, signals }: AppParts
   app.post('/v1/sandboxes/:id/rename', renaming, async (request, reply) => {
     await run(renameFile, request.params.id, request.body, signals.ofCall(reply));
     return reply.code(204).send();
+  });
+
+  const watch = { schema: { params, querystring: WatchQuery }, exposeHeadRoute: false, config: described.watch };
+  app.get(`${BASE}/watch`, watch, async (request, reply) => {
+    const events = await run(watchFiles, request.params.id, request.query, signals.ofStream(reply));
+    return sendServerSentEvents(reply, log, events);
   });
 
   withRawBodies(instance, (raw) => {
@@ -98,5 +115,14 @@ const described = {
   rename: operation('renameFile', 'Renames a file or a directory within a file system.', {
     replies: { 204: nothing('The file or directory has its new path.') },
     errors: [...pathErrors, 'is_a_directory', 'directory_not_empty', 'read_only', 'no_space_in_guest'],
+  }),
+  watch: operation('watchFiles', 'Streams what happens to a file, or to the files of a directory.', {
+    description:
+      'Server-sent events, until the caller leaves or the watched path itself is removed or renamed. A program that saves a ' +
+      'file often replaces it, so watch its directory to follow it. Writing a file with this API is a `create` too.',
+    replies: {
+      200: serverSentEvents('The events, one per `data`. Comments keep the connection alive.', FileWatchEvent),
+    },
+    errors: [...pathErrors, 'too_many_watches'],
   }),
 };
