@@ -17,6 +17,7 @@ pub mod process;
 pub mod random;
 pub mod reflink;
 pub mod sched;
+pub mod shared_page;
 pub mod sparse;
 pub mod uffd;
 
