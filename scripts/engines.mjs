@@ -17,9 +17,10 @@ const columns = [
   {
     title: 'QEMU',
     rules: qemuCapabilities,
-    host: { liveUnavailable: null, limitUnavailable: null, pooled: true },
+    host: { liveUnavailable: null, limitUnavailable: null, pooled: true, insideUnavailable: null },
     lacks: [
       { lack: { liveUnavailable: 'why' }, condition: 'if userfaultfd protects shared memory on the host' },
+      { lack: { insideUnavailable: 'why' }, condition: 'with QEMU 7.2, once a trial VM has proved it' },
       NO_LIMIT,
       { lack: { pooled: false }, condition: 'unless `--vmm-pool` is 0' },
     ],
@@ -51,6 +52,7 @@ const meanings = {
   full: 'a branch that copies all of memory in the pause',
   diff: 'a branch that copies what changed, in the pause',
   live: 'a branch that copies while the source keeps running',
+  window_inside: 'the pause of a live branch is conducted inside QEMU',
   pause: 'a sandbox is stopped until it is resumed',
   memory_limit: '`memory_limit_mib` of a fork',
   pool: 'VMMs that wait for the next fork',

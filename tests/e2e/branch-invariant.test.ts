@@ -5,7 +5,7 @@
  */
 
 import type { BranchDone } from '@forkd/engine';
-import { type Guest, installStorm, type Lab, mappingsOf, nextStormLine, sh, startStorm } from '@forkd/testing';
+import { type Guest, installStorm, Lab, mappingsOf, nextStormLine, sh, startStorm } from '@forkd/testing';
 import { expectGettingOn, expectIntact, look, test as base } from '@forkd/testing/vitest';
 import { describe, expect } from 'vitest';
 
@@ -27,6 +27,7 @@ describe('a guest that writes as fast as it can', () => {
       const seen = await look(source, storm);
       const done = await lab.branch(source, { mode: 'live', audit: true });
       expect(done.audit).toMatchObject({ differing_pages: 0, checked_pages: 65_536 });
+      expect(done.stats.window).toBe(lab.engine.window);
       touched += done.stats.touched_pages;
       faults += done.stats.faults;
       changed += done.audit?.changed_since ?? 0;
@@ -36,6 +37,19 @@ describe('a guest that writes as fast as it can', () => {
     expect(touched).toBeGreaterThan(0);
     expect(faults).toBeGreaterThan(0);
     expect(changed).toBeGreaterThan(0);
+  });
+
+  test('is paused from inside QEMU where its functions are known', ({ lab, skip }) => {
+    const { version, window, capabilities } = lab.engine;
+    skip(!version.startsWith('7.2.'), `QEMU ${version} is not known`);
+    expect({ window, why: capabilities.window_inside }).toEqual({ window: 'inside', why: true });
+  });
+
+  test('has every page of one instant in a live branch whose pause the monitor conducts', async () => {
+    await using lab = await Lab.start({ window: 'monitor' });
+    const guest = await lab.fork(await lab.sharedTemplate('storm'));
+    const done = await expectInvariant(lab, guest, [await startStorm(guest.agent, STORM_MIB)]);
+    expect(done.stats.window).toBe('monitor');
   });
 
   test.for(['diff', 'full'] as const)(
@@ -110,14 +124,15 @@ describe('a guest that writes as fast as it can', () => {
     await expectInvariant(lab, guest, writers);
   });
 
-  /** Two branches of a guest in which writers write, and a child of the second. Ends the guest. */
-  async function expectInvariant(lab: Lab, guest: Guest, writers: readonly string[]): Promise<void> {
+  /** Two branches of a guest in which writers write, and a child of the second, which is returned. Ends the guest. */
+  async function expectInvariant(lab: Lab, guest: Guest, writers: readonly string[]): Promise<BranchDone> {
     await audited(lab, guest);
     const seen = await look(guest, ...writers);
     const done = await audited(lab, guest);
     await expectGettingOn(guest, ...writers);
     await lab.end(guest);
     await expectIntact(lab, lab.point(guest, done), seen);
+    return done;
   }
 
   async function audited(lab: Lab, guest: Guest): Promise<BranchDone> {

@@ -25,6 +25,7 @@ test('`forkd doctor` reports what the running controller has found', async () =>
   expect(rows.get('accelerator')?.detail).toBe(`${engine.accelerator}: ${engine.reason}`);
   expect(rows.get('uffd_wp')?.status).toBe(engine.live_unavailable === null ? 'pass' : 'warn');
   expect(rows.get('snapshot_dir')).toMatchObject({ status: 'pass', detail: data_dir });
+  expect(rows.get('window')?.detail.split(':')[0]).toBe(engine.window);
   const isolation = rows.get('isolation');
   expect(isolation?.status).toBe(engine.isolation.every(({ ok }) => ok) ? 'pass' : 'warn');
   const named = engine.isolation.filter(({ ok }) => ok === (isolation?.status === 'pass'));

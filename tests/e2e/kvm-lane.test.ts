@@ -60,12 +60,14 @@ async function booted(lab: PayloadLab, memMib = MEM_MIB, vcpus = 1): Promise<Vm>
 describe.each(['kvm', 'tcg'] as const)('under %s', (accelerator) => {
   for (const stays32Bit of [false, true]) {
     const code = stays32Bit ? 'in 32-bit code without paging' : 'in unprivileged 64-bit code';
-    test(`branches a guest that writes ${code} correctly in each mode`, async ({ skip }) => {
-      await using lab = await open(skip, accelerator, { stays32Bit });
+    const window = stays32Bit ? 'monitor' : 'inside';
+    test(`branches a guest that writes ${code} correctly in each mode, paused by ${window}`, async ({ skip }) => {
+      await using lab = await open(skip, accelerator, { stays32Bit, window });
       const vm = await booted(lab);
       let changed = 0;
       for (const mode of [...MODES, ...MODES]) {
         const branch = await expectRight(lab, vm, { mode });
+        if (mode === 'live') expect(branch.done.stats.window).toBe(lab.engine.window);
         if (mode === 'live') changed += branch.done.audit?.changed_since ?? 0;
         await lab.kill(await expectGoesOn(lab, vm, branch));
         await lab.console(vm).goesOn(2);

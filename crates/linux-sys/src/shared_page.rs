@@ -36,7 +36,7 @@ impl SharedPage {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it is not one page"));
         }
         let mapping = Mapping::read_write(&file, PAGE_SIZE)?;
-        // From now on the file takes no new writable mapping, and no hole can be punched into it.
+        // The file now takes no new writable mapping, and no hole can be punched into it.
         add_seals(&file, libc::F_SEAL_FUTURE_WRITE | libc::F_SEAL_SEAL)?;
         let page = SharedPage { mapping };
         // Populates the page, where a hole may have been.

@@ -1,6 +1,7 @@
 //! A branch: turns a running VM into a layer and a device state of one instant.
 
 mod audit;
+mod proof;
 mod sink;
 mod window;
 
@@ -13,6 +14,7 @@ use forkd_layers::{Blob, Blobs, Durability, Layer, Layers, Stack};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::uffd::Range;
 use forkd_protocol::{Answer, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, LayerRef};
+pub use proof::prove;
 use sink::LayerSink;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -94,7 +96,7 @@ pub fn floor(sandbox: &Sandbox) -> Result<Answer> {
     let mut lent = sandbox.exclusive()?;
     let (control, bridge) = lent.split();
     let vmm = sandbox.attached(control)?.source.pid;
-    let window = Window::prepare(control, bridge, vmm)?;
+    let window = Window::prepare(control, bridge, vmm, None)?;
     let paused = window.pause(true, During::default())?;
     Ok(Answer::Floor {
         pause_us: micros(paused.pause),
@@ -117,7 +119,12 @@ fn live(
     }
     let sink = Arc::new(LayerSink::new(context.sandbox.stack.clone())?);
     let mut branch = WpBranch::arm(target, sink.clone())?;
-    let window = Window::prepare(control, bridge, source.pid)?;
+    let inside = context
+        .sandbox
+        .attachment()
+        .ok()
+        .and_then(|attachment| attachment.window);
+    let window = Window::prepare(control, bridge, source.pid, inside.as_deref())?;
     // The VMM may have been slow to answer.
     if context.is_given_up() {
         return Err(CaptureError::Cancelled.into());
@@ -199,7 +206,7 @@ fn inside(
         while_saving: None,
         after_saving: Some(Box::new(copy)),
     };
-    let paused = Window::prepare(control, bridge, source.pid)?.pause(request.resume, during)?;
+    let paused = Window::prepare(control, bridge, source.pid, None)?.pause(request.resume, during)?;
     note_pause(stats, &paused);
     stats.scan_us = micros(scan);
     let (set, took, paused_memory) = copied.expect("the pause has copied, or failed");
@@ -278,6 +285,7 @@ fn make_durable(
 }
 
 fn note_pause(stats: &mut BranchStats, paused: &Paused) {
+    stats.window = paused.window;
     stats.pause_us = micros(paused.pause);
     stats.device_state_us = micros(paused.device_state_time);
 }

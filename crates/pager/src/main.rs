@@ -12,6 +12,7 @@ mod control;
 mod error;
 mod firecracker;
 mod idle;
+mod inside;
 mod monitor;
 mod pages;
 mod probe;

@@ -246,7 +246,7 @@ impl Sandbox {
     }
 
     pub fn target(&self, control: &mut dyn Control) -> Result<Target> {
-        let Attachment { source, uffd } = self.attached(control)?;
+        let Attachment { source, uffd, .. } = self.attached(control)?;
         let uffd = uffd.ok_or_else(|| {
             let why = forkd_linux_sys::uffd::probe()
                 .err()

@@ -6,13 +6,14 @@ use crate::firecracker::Lent;
 use crate::idle::IdleVmms;
 use crate::pages::Pages;
 use crate::refresh;
+use crate::sandbox::Sandbox;
 use crate::sandboxes::Sandboxes;
 use crate::wire;
 use forkd_layers::flat_file::{self, FlatFile, Imported};
 use forkd_layers::{Blobs, Layers, host_memory};
 use forkd_linux_sys::fds;
 use forkd_protocol::{
-    Answer, Branch, FaultCode, ImportMemory, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request,
+    Answer, Branch, BranchEvent, FaultCode, ImportMemory, MAX_LINE_BYTES, Op, PROTOCOL_VERSION, Prepare, Reply, Request,
 };
 use std::any::Any;
 use std::collections::HashMap;
@@ -133,7 +134,7 @@ impl Connection {
     /// Recovers from a panic: gives the sandbox fresh connections, which resume a stopped VM, and returns the error.
     fn recover(&self, request: &Request, panic: &(dyn Any + Send)) -> PagerError {
         self.branches.lock().expect("no panic while held").remove(&request.id);
-        if let Op::Branch(Branch { sandbox, .. }) | Op::Floor { sandbox } = &request.op {
+        if let Op::Branch(Branch { sandbox, .. }) | Op::Floor { sandbox } | Op::ProveWindow { sandbox } = &request.op {
             let reopened = self
                 .pager
                 .sandboxes
@@ -200,6 +201,7 @@ impl Connection {
                 .control()
                 .run_if_stopped()?,
             Op::Floor { sandbox } => return branch::floor(&*pager.sandboxes.find(&sandbox)?),
+            Op::ProveWindow { sandbox } => self.prove_window(&sandbox)?,
             Op::Memory { sandbox } => return Ok(Answer::Memory(pager.sandboxes.find(&sandbox)?.memory()?)),
             Op::Flatten { mem_bytes, stack } => {
                 let stack = pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
@@ -269,18 +271,30 @@ impl Connection {
             .lock()
             .expect("no panic while held")
             .insert(id, cancelled.clone());
-        let result = branch::run(
-            &Context {
-                sandbox: &sandbox,
-                layers: &self.pager.layers,
-                blobs: &self.pager.blobs,
-                cancelled: &cancelled,
-                event: &|event| self.send(&Reply::Event { id, event }),
-            },
-            request,
-        );
+        let event = |event| self.send(&Reply::Event { id, event });
+        let result = branch::run(&self.context(&sandbox, &cancelled, &event), request);
         self.branches.lock().expect("no panic while held").remove(&id);
         result.map(Answer::Branch)
+    }
+
+    fn prove_window(&self, sandbox: &str) -> Result<()> {
+        let sandbox = self.pager.sandboxes.find(sandbox)?;
+        branch::prove(&self.context(&sandbox, &AtomicBool::new(false), &|_| ()))
+    }
+
+    fn context<'a>(
+        &'a self,
+        sandbox: &'a Sandbox,
+        cancelled: &'a AtomicBool,
+        event: &'a dyn Fn(BranchEvent),
+    ) -> Context<'a> {
+        Context {
+            sandbox,
+            layers: &self.pager.layers,
+            blobs: &self.pager.blobs,
+            cancelled,
+            event,
+        }
     }
 
     fn cancel(&self, request: u64) -> Result<()> {

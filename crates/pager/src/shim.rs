@@ -3,6 +3,7 @@
 use crate::attachment::Attachment;
 use crate::error::{PagerError, Result, Step};
 use crate::idle::{IdleVmms, Job};
+use crate::inside::InsideWindow;
 use crate::sandbox::Sandbox;
 use crate::sandboxes::Sandboxes;
 use forkd_capture::Source;
@@ -200,7 +201,7 @@ fn extent_of(Piece { layer, extent }: Piece) -> plan::Extent {
     }
 }
 
-/// Receives the regions and the userfaultfd, in one message, in Firecracker's format.
+/// Receives the regions and the userfaultfd, in one message, in Firecracker's format. The page of a window may follow.
 fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
     let mut buffer = vec![0u8; MESSAGE_BYTES_MAX];
     let mut received: Vec<OwnedFd> = Vec::new();
@@ -224,7 +225,8 @@ fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
     let source = Source::new(pid, Range { start, end });
     // Open now, while the caller is connected: later another process may have its pid.
     source.open().step(|| format!("opening the memory of process {pid}"))?;
-    let uffd = received.into_iter().next().map(Userfaultfd::adopt).transpose();
+    let mut received = received.into_iter();
+    let uffd = received.next().map(Userfaultfd::adopt).transpose();
     let uffd = uffd.map_err(|error| bad(error.to_string()))?;
     if let Some(uffd) = &uffd
         && uffd.reports_changes().step(|| "looking at a userfaultfd".into())?
@@ -234,5 +236,12 @@ fn read_memory(stream: &UnixStream, pid: i32) -> Result<Attachment> {
         ));
     }
     let uffd = uffd.map(Arc::new);
-    Ok(Attachment { source, uffd })
+    let window = received
+        .next()
+        .map(|page| InsideWindow::adopt(page, stream))
+        .transpose();
+    let window = window
+        .step(|| format!("adopting the window of process {pid}"))?
+        .map(Arc::new);
+    Ok(Attachment { source, uffd, window })
 }

@@ -198,6 +198,10 @@ fn branch(name: &str) -> Value {
     json!({ "op": "branch", "sandbox": name, "mode": "live", "resume": true, "audit": true })
 }
 
+fn unaudited(name: &str) -> Value {
+    json!({ "op": "branch", "sandbox": name, "mode": "live", "resume": true, "audit": false })
+}
+
 fn release(name: &str) -> Value {
     json!({ "op": "release", "sandbox": name })
 }
@@ -274,6 +278,66 @@ fn a_vmm_that_stays_stopped_is_told_to_run_and_loses_its_priority_when_the_windo
         assert!(Instant::now() < until, "it was never told to run");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+#[test]
+fn a_vmm_that_conducts_its_pauses_is_branched_without_its_monitor() {
+    let mut pager = Pager::start();
+    let mut vmm = pager.opened("honest", "conducts");
+    for round in 0..3 {
+        let request = if round == 0 {
+            branch("honest")
+        } else {
+            unaudited("honest")
+        };
+        let done = pager.controller.request(request);
+        assert_eq!(done["result"]["stats"]["window"], "inside", "{done}");
+        if round == 0 {
+            assert_eq!(done["result"]["audit"]["differing_pages"], 0, "{done}");
+        }
+    }
+    let heard = vmm.order("heard").expect("an answer");
+    assert!(!heard.as_array().expect("a list").contains(&json!("stop")), "{heard}");
+}
+
+#[test]
+fn a_vmm_that_conducts_no_pause_that_it_offered_fails_its_own_branch_alone() {
+    fails("ignores-orders", "did not conduct the pause in time");
+}
+
+#[test]
+fn a_vmm_that_claims_that_a_pause_is_over_fails_its_own_branch_alone() {
+    fails("claims-done", "ended the pause unasked");
+}
+
+#[test]
+fn a_vmm_that_writes_in_a_pause_of_its_own_harms_its_own_branch_alone() {
+    fails("writes-on", "the audit found");
+}
+
+#[test]
+fn a_vmm_that_never_ends_its_pause_is_told_to_run_and_fails_its_own_branch_alone() {
+    fails("keeps-stopped", "did not conduct the pause in time");
+    let mut pager = Pager::start();
+    let mut vmm = pager.opened("evil", "keeps-stopped");
+    assert_eq!(pager.controller.request(unaudited("evil"))["kind"], "err");
+    let heard = vmm.order("heard").expect("an answer");
+    assert!(heard.as_array().expect("a list").contains(&json!("cont")), "{heard}");
+    assert_eq!(vmm.order("urgent").expect("an answer"), json!(0));
+}
+
+#[test]
+fn a_vmm_that_ends_in_its_pause_fails_its_branch_at_once() {
+    let mut pager = Pager::start();
+    let mut vmm = pager.opened("evil", "keeps-stopped");
+    let start = Instant::now();
+    let failed = pager.controller.begin(unaudited("evil"));
+    while vmm.order("urgent").expect("an answer") == json!(0) {
+        assert!(start.elapsed() < BRANCH_MAX, "its pause begins");
+    }
+    vmm.kill().expect("its end");
+    let failed = pager.controller.wait(failed);
+    assert_eq!(failed["error"]["code"], "vm_gone", "{failed}");
 }
 
 #[test]

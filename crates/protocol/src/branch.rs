@@ -16,6 +16,18 @@ pub enum BranchMode {
     Live,
 }
 
+/// What conducts the pause window of a branch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
+#[serde(rename_all = "snake_case")]
+#[ts(export, export_to = "wire.ts")]
+pub enum WindowKind {
+    /// The shim, from the main loop of QEMU.
+    Inside,
+    /// The pager, by commands to the VMM.
+    #[default]
+    Monitor,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "wire.ts")]
 pub struct Branch {
@@ -52,7 +64,10 @@ pub enum BranchEvent {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "wire.ts")]
 pub struct BranchStats {
-    /// vCPUs stopped → running again, as seen by the pager (from before `stop` was sent to after `cont` was answered).
+    /// What conducted the pause.
+    pub window: WindowKind,
+    /// vCPUs stopped → running again. Over the monitor, the pager measures it: from before `stop` was sent to after `cont`
+    /// was answered. Inside, the shim measures it: from before `vm_stop` to after `vm_start`.
     #[ts(type = "number")]
     pub pause_us: u64,
     #[ts(type = "number")]

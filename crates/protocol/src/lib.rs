@@ -12,8 +12,9 @@ mod pages;
 pub mod plan;
 pub mod refresh;
 mod shim;
+pub mod window;
 
-pub use branch::{Audit, Branch, BranchDone, BranchEvent, BranchMode, BranchStats};
+pub use branch::{Audit, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, WindowKind};
 pub use fault::{Fault, FaultCode};
 pub use layers::{Blob, HeldLayer, ImportMemory, LayerMemory, LayerRef};
 pub use pages::{PageInventory, PageStats, ServePages, ServedSandbox};
@@ -78,6 +79,9 @@ pub enum Op {
     Resume { sandbox: String },
     /// Stop, save the device state, run, and nothing else: the floor under every pause. Answers [`Answer::Floor`].
     Floor { sandbox: String },
+    /// Takes a live branch of a VM that nobody needs, with the pause conducted inside its VMM, and keeps nothing of it. Answers
+    /// [`Answer::Done`] if memory was captured byte for byte and the device state is what the monitor saves in the same pause.
+    ProveWindow { sandbox: String },
     /// How much of a VM's memory is its own and how much it shares. Answers [`Answer::Memory`].
     Memory { sandbox: String },
     /// Writes what a stack holds as one layer that needs no other. Answers [`Answer::Layer`].

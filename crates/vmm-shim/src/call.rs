@@ -1,5 +1,6 @@
 //! The shim's call to the pager.
 
+use crate::window::{Functions, Window};
 use forkd_linux_sys::fds;
 use forkd_linux_sys::uffd::Userfaultfd;
 use forkd_protocol::plan::{EXTENT_BYTES, Extent, HEADER_BYTES, Header, REFRESH_BYTES};
@@ -23,6 +24,8 @@ pub struct Pager {
     /// Name and key are empty for a VMM that was started for one VM.
     name: String,
     device_state: Vec<u8>,
+    /// The window that this pager has been handed.
+    window: Option<Window>,
 }
 
 impl Call {
@@ -89,6 +92,7 @@ fn receive(mut socket: UnixStream) -> Result<Pager, String> {
         refreshes,
         name,
         device_state,
+        window: None,
     })
 }
 
@@ -119,8 +123,15 @@ impl Pager {
             .ok_or_else(|| format!("the plan names layer {index} of {}", self.layers.len()))
     }
 
-    /// Sends the guest's regions with a new userfaultfd, as Firecracker does. A host that gives out none gets the regions alone.
-    pub fn hand_over(&self, base: u64, mem_bytes: u64, device: Option<BorrowedFd<'_>>) -> Result<(), String> {
+    /// Sends the guest's regions with a new userfaultfd, as Firecracker does. A host that gives out none gets the regions
+    /// alone. With `qemu`, the page of a new window follows the userfaultfd.
+    pub fn hand_over(
+        &mut self,
+        base: u64,
+        mem_bytes: u64,
+        device: Option<BorrowedFd<'_>>,
+        qemu: Option<Functions>,
+    ) -> Result<(), String> {
         let region = GuestRegion {
             base_host_virt_addr: base,
             size: mem_bytes,
@@ -128,17 +139,31 @@ impl Pager {
             page_size: PAGE_SIZE,
         };
         let text = serde_json::to_vec(&[region]).map_err(|error| error.to_string())?;
-        let uffd = Userfaultfd::create_from(device);
-        let attached: Vec<_> = uffd.iter().map(AsFd::as_fd).collect();
+        let uffd = Userfaultfd::create_from(device).ok();
+        let window = qemu.filter(|_| uffd.is_some()).map(Window::create).transpose()?;
+        let (window, page) = window.unzip();
+        self.window = window;
+        let attached: Vec<_> = uffd
+            .iter()
+            .map(AsFd::as_fd)
+            .chain(page.iter().map(AsFd::as_fd))
+            .collect();
         fds::send_with_fds(&self.socket, &text, &attached).map_err(|error| format!("handing over the memory: {error}"))
     }
 
-    /// Returns when the pager has closed the connection or ended.
-    pub fn wait_for_end(&mut self) {
+    /// Begins the pauses that the pager orders. Returns when the pager has closed the connection or ended.
+    pub fn serve_until_end(&mut self) {
         // The descriptors would keep layers alive that the pager has evicted. The mappings do not need them.
         self.layers.clear();
         self.device_state = Vec::new();
-        let mut byte = [0u8; 1];
-        while matches!(self.socket.read(&mut byte), Ok(1..)) {}
+        let mut files = Vec::new();
+        while matches!(fds::receive_with_fds(&self.socket, &mut [0u8; 1], &mut files), Ok(1..)) {
+            if let (Some(window), Some(file)) = (&self.window, files.pop()) {
+                window.begin(file);
+            }
+        }
+        if let Some(window) = &self.window {
+            window.abandon();
+        }
     }
 }

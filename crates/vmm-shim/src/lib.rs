@@ -9,7 +9,8 @@
 //! 2. It calls the pager, which answers with the plan: memfds and extents.
 //! 3. When QEMU maps the placeholder, [`mmap64`] maps zeros and then the plan there, makes the guest's random number
 //!    generator this VM's own ([`refresh`]), and hands the userfaultfd over.
-//! 4. A thread waits for the pager's end and calls its successor with a new userfaultfd.
+//! 4. A thread waits for the pager's end and calls its successor with a new userfaultfd. With `FORKD_SHIM_WINDOW` in the
+//!    environment, the thread also begins the pauses that the pager orders ([`window`]).
 //!
 //! With `FORKD_SHIM_WAITS` in the environment the VMM is started before its VM is known. QEMU is told to load its device
 //! state from descriptor [`INCOMING_FD`], a pipe of the shim's. It finds zeros as its memory and waits. When the pager
@@ -20,6 +21,7 @@
 
 mod call;
 mod refresh;
+mod window;
 
 use call::{Call, Pager};
 use forkd_linux_sys::memfd;
@@ -27,6 +29,7 @@ use forkd_protocol::{PAGE_SIZE, ShimWants};
 use std::io::{PipeWriter, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::{Mutex, OnceLock};
+use window::Functions;
 
 /// The descriptor under which QEMU finds its memory file.
 pub const PLACEHOLDER_FD: i32 = 100;
@@ -47,12 +50,14 @@ struct Shim {
     key: String,
     /// Gives out userfaultfds, to a process that has no right of its own to one.
     device: Option<OwnedFd>,
+    /// QEMU's functions, with which the shim conducts pause windows itself.
+    qemu: Option<Functions>,
 }
 
 /// How the VMM gets its memory.
 enum Start {
     /// The plan is here.
-    Planned(Pager),
+    Planned(Box<Pager>),
     /// The plan comes later, and the device state with it, which goes into the pipe.
     Waiting(Call, PipeWriter),
 }
@@ -81,6 +86,7 @@ struct Environment {
     mem_bytes: u64,
     device: Option<i32>,
     waits: bool,
+    window: bool,
 }
 
 impl Environment {
@@ -93,6 +99,7 @@ impl Environment {
             mem_bytes: std::env::var("FORKD_SHIM_MEM_BYTES").ok()?.parse().ok()?,
             device: std::env::var("FORKD_SHIM_UFFD").ok().and_then(|fd| fd.parse().ok()),
             waits: std::env::var_os("FORKD_SHIM_WAITS").is_some(),
+            window: std::env::var_os("FORKD_SHIM_WINDOW").is_some(),
         };
         for name in [
             "LD_PRELOAD",
@@ -102,6 +109,7 @@ impl Environment {
             "FORKD_SHIM_SOCKET",
             "FORKD_SHIM_MEM_BYTES",
             "FORKD_SHIM_WAITS",
+            "FORKD_SHIM_WINDOW",
         ] {
             // SAFETY: a constructor runs before the program has a second thread.
             unsafe { std::env::remove_var(name) };
@@ -118,6 +126,7 @@ fn prepare(environment: Environment) -> Result<Shim, String> {
         mem_bytes,
         device,
         waits,
+        window,
     } = environment;
     let inode = identity(PLACEHOLDER_FD).map_err(|error| format!("looking at the memory file: {error}"))?;
     // SAFETY: the process that started the VMM left it this descriptor, which nothing else here knows.
@@ -129,7 +138,7 @@ fn prepare(environment: Environment) -> Result<Shim, String> {
     } else {
         let pager = Call::dial(&socket, &name, &key, ShimWants::Plan)?.receive()?;
         check_size(&pager, mem_bytes)?;
-        Start::Planned(pager)
+        Start::Planned(Box::new(pager))
     };
     Ok(Shim {
         socket,
@@ -139,6 +148,7 @@ fn prepare(environment: Environment) -> Result<Shim, String> {
         name: Mutex::new(name),
         key,
         device,
+        qemu: window.then(Functions::find).flatten(),
     })
 }
 
@@ -255,10 +265,10 @@ impl Shim {
         }
         let base = mapped as u64;
         match start {
-            Start::Planned(pager) => {
-                let filled = self.fill(&pager, base);
+            Start::Planned(mut pager) => {
+                let filled = self.fill(&mut pager, base);
                 filled.unwrap_or_else(|error| give_up(&error));
-                spawn(move || self.follow(pager, base));
+                spawn(move || self.follow(*pager, base));
             }
             Start::Waiting(call, incoming) => spawn(move || {
                 let pager = self.wake(call, incoming, base).unwrap_or_else(|error| give_up(&error));
@@ -270,10 +280,10 @@ impl Shim {
 
     /// Waits for the VM that this VMM is to run, and lets it run.
     fn wake(&self, call: Call, mut incoming: PipeWriter, base: u64) -> Result<Pager, String> {
-        let pager = call.receive()?;
+        let mut pager = call.receive()?;
         check_size(&pager, self.mem_bytes)?;
         *self.name.lock().expect("no panic while held") = pager.name().into();
-        self.fill(&pager, base)?;
+        self.fill(&mut pager, base)?;
         memfd::exclude_from_dumps(base, self.mem_bytes).map_err(|error| format!("advising on memory: {error}"))?;
         incoming
             .write_all(pager.device_state())
@@ -282,15 +292,15 @@ impl Shim {
     }
 
     /// Maps the layers, makes what must differ from the siblings' memory this VM's own, and gives the pager the userfaultfd.
-    fn fill(&self, pager: &Pager, base: u64) -> Result<(), String> {
+    fn fill(&self, pager: &mut Pager, base: u64) -> Result<(), String> {
         self.map_layers(pager, base)?;
         // SAFETY: guest memory was mapped at `base` a moment ago, and no VM runs before the device state is loaded.
         unsafe { refresh::apply(pager.refreshes(), base, self.mem_bytes) }?;
         self.hand_over(pager, base)
     }
 
-    fn hand_over(&self, pager: &Pager, base: u64) -> Result<(), String> {
-        pager.hand_over(base, self.mem_bytes, self.device.as_ref().map(AsFd::as_fd))
+    fn hand_over(&self, pager: &mut Pager, base: u64) -> Result<(), String> {
+        pager.hand_over(base, self.mem_bytes, self.device.as_ref().map(AsFd::as_fd), self.qemu)
     }
 
     fn map_layers(&self, pager: &Pager, base: u64) -> Result<(), String> {
@@ -313,7 +323,7 @@ impl Shim {
     /// Follows the pager as long as the VMM lives. When the pager ends, calls the next one.
     fn follow(&self, mut pager: Pager, base: u64) -> ! {
         loop {
-            pager.wait_for_end();
+            pager.serve_until_end();
             drop(pager);
             pager = self.call_again(base);
         }
@@ -324,7 +334,7 @@ impl Shim {
             let name = self.name.lock().expect("no panic while held").clone();
             let attempt = Call::dial(&self.socket, &name, &self.key, ShimWants::Nothing)
                 .and_then(Call::receive)
-                .and_then(|pager| self.hand_over(&pager, base).map(|()| pager));
+                .and_then(|mut pager| self.hand_over(&mut pager, base).map(|()| pager));
             match attempt {
                 Ok(pager) => return pager,
                 // Nothing tells that a pager has been started; until then the VM runs on without one.

@@ -105,6 +105,27 @@ describe('a controller that runs', () => {
     expect(await rowWith('uffd_wp', { env: url() })).toMatchObject({ status: 'warn', detail: 'no userfaultfd' });
   });
 
+  test('says what conducts the pauses of its live branches, and why it is the monitor', async () => {
+    const host = await new ForkdClient({ url: url().FORKD_URL }).host();
+    const serve = (window: string, why: string | null) =>
+      fake.overrides.set('GET /v1/host', (_, response) => {
+        const capabilities = [
+          { id: 'live', ok: true, why: null },
+          { id: 'window_inside', ok: why === null, why },
+        ];
+        response.end(JSON.stringify({ ...host, engine: { ...host.engine, window, capabilities } }));
+      });
+    serve('inside', null);
+    expect(await rowWith('window', { env: url() })).toMatchObject({ status: 'pass' });
+    serve('monitor', 'QEMU 99.1 is not known.');
+    expect(await rowWith('window', { env: url() })).toMatchObject({
+      status: 'warn',
+      detail: 'monitor: QEMU 99.1 is not known.',
+    });
+    // It has a row of its own, so the row of the capabilities does not warn of it, too.
+    expect(await rowWith('capabilities', { env: url() })).toMatchObject({ status: 'pass', detail: 'live' });
+  });
+
   test('has layers in memory: what is not on disk and beyond the budget is a warning', async () => {
     const host = await new ForkdClient({ url: url().FORKD_URL }).host();
     const serve = (pendingBytes: number) =>

@@ -61,6 +61,7 @@ export const image = { env: {}, workdir: '/', user: 'root', entrypoint: [], cmd:
 
 export function statsOf(more: Partial<BranchStats> = {}): BranchStats {
   return {
+    window: 'monitor',
     pause_us: 2000,
     device_state_us: 1000,
     arm_us: 10,
@@ -156,6 +157,7 @@ export class Lab {
     memory_limit: true,
     pool: true,
     floor: true,
+    window_inside: true,
   };
   #count = 0;
 

@@ -51,4 +51,5 @@ export type {
   VmBranch,
   VmExit,
   VmRecord,
+  WindowKind,
 } from './types.ts';

@@ -2,9 +2,9 @@ import type { Machine, Processor } from '@forkd/api';
 import type { limits } from '@forkd/api/constants';
 import type { Pager } from './pager/client.ts';
 import type { BranchOptions } from './pager/link.ts';
-import type { BranchDone, BranchMode, MemoryUse, Refresh } from './pager/wire.ts';
+import type { BranchDone, BranchMode, MemoryUse, Refresh, WindowKind } from './pager/wire.ts';
 
-export type { Machine, Processor };
+export type { Machine, Processor, WindowKind };
 
 /** How a guest's instructions are run. */
 export type Accelerator = Machine['accelerator'];
@@ -13,7 +13,7 @@ export type Accelerator = Machine['accelerator'];
 export type EngineName = Machine['engine'];
 
 /** Something that not every engine can do on every host. */
-export type Capability = 'full' | 'diff' | 'live' | 'pause' | 'memory_limit' | 'pool' | 'floor';
+export type Capability = 'full' | 'diff' | 'live' | 'pause' | 'memory_limit' | 'pool' | 'floor' | 'window_inside';
 
 /** Maps each capability to `true`, or to the reason why it is unavailable here, as a sentence for people. */
 export type Capabilities = Readonly<Record<Capability, true | string>>;
@@ -161,6 +161,8 @@ export interface Engine {
   readonly isolation: readonly Isolation[];
   /** Capabilities of the engine. Any other request is refused with `unsupported` and the reason, before anything is touched. */
   readonly capabilities: Capabilities;
+  /** The conductor of the pauses of live branches. A branch may still fall back to the monitor. */
+  readonly window: WindowKind;
   machine(memMib: number, vcpus: number): Machine;
   /** Throws `machine_mismatch`, naming what differs, when a snapshot of `machine` cannot be restored here. */
   checkMachine(machine: Machine): void;

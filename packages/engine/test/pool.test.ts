@@ -54,6 +54,7 @@ function newPool(sizeMax: number, more: Partial<PoolParts> = {}): VmmPool {
     program: 'qemu-system-x86_64',
     shim: SHIM,
     jail,
+    window: 'monitor',
     availableBytes: async () => PLENTY,
     onError: (error) => expect.unreachable(String(error)),
     ...more,

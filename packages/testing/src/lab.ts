@@ -12,6 +12,7 @@ import {
   type RestoreSpec,
   type Shape,
   type Vm,
+  type WindowKind,
 } from '@forkd/engine';
 import { GuestAgent } from '@forkd/guest';
 import { buildRoot, ensureInitramfs, ensureKernel } from '@forkd/images';
@@ -45,6 +46,8 @@ export interface LabOptions {
   signal?: AbortSignal | undefined;
   /** VMMs that may wait for a restore, once {@link Lab.fill} has been called. Default: none. */
   poolMax?: number;
+  /** The conductor of the pauses of live branches. Default: `inside`, where that can be proved. */
+  window?: WindowKind;
 }
 
 const MEM_MIB_DEFAULT = 256;
@@ -78,7 +81,7 @@ export class Lab implements AsyncDisposable {
     this.#signal = parts.signal;
   }
 
-  static async start({ signal, poolMax = 0 }: LabOptions = {}): Promise<Lab> {
+  static async start({ signal, poolMax = 0, window = 'inside' }: LabOptions = {}): Promise<Lab> {
     // Each VM that is being started listens to the signal, and many VMs may start at the same time.
     if (signal) setMaxListeners(0, signal);
     await requireBuilt();
@@ -94,8 +97,15 @@ export class Lab implements AsyncDisposable {
     });
     const binaries = { shim: BUILT.shim, jail: BUILT.jail };
     const pool = { dir: join(dir, 'pool'), sizeMax: poolMax };
-    const engine = await QemuEngine.create({ cacheDir: TEST_CACHE, ...binaries, pager, pool });
     const files = { vmlinuz: kernel.vmlinuz, initramfs };
+    const windowTrial = { kernel: files, dir };
+    const engine = await QemuEngine.create({
+      cacheDir: TEST_CACHE,
+      ...binaries,
+      pager,
+      pool,
+      ...(window === 'inside' && { windowTrial }),
+    });
     return new Lab({ dir, pager, engine, rootImage: root.erofs, kernel: files, signal });
   }
 

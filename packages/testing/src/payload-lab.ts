@@ -10,11 +10,13 @@ import {
   type Machine,
   Pager,
   QemuEngine,
+  type QemuOptions,
   type Shape,
   type Vm,
+  type WindowKind,
 } from '@forkd/engine';
 import type { Point } from './lab.ts';
-import { BUILT, requireBuilt } from './paths.ts';
+import { BUILT, requireBuilt, TEST_CACHE } from './paths.ts';
 import { PayloadConsole, payloadFiles, type PayloadOptions } from './payload.ts';
 
 const ROOT_IMAGE_BYTES = 1 << 20;
@@ -22,6 +24,8 @@ const ROOT_IMAGE_BYTES = 1 << 20;
 export interface PayloadLabOptions extends PayloadOptions {
   /** Accelerator with which QEMU runs the guests. */
   accelerator?: Accelerator;
+  /** The conductor of the pauses of live branches. Default: `inside`, where that can be proved. */
+  window?: WindowKind;
   /** A `firecracker` program that runs the guests instead of QEMU. */
   firecracker?: string;
   /** VMMs that may wait for a restore. Default: none. */
@@ -47,19 +51,25 @@ export class PayloadLab implements AsyncDisposable {
     this.#kernel = kernel;
   }
 
-  static async start({ firecracker, accelerator, poolMax = 0, ...payload }: PayloadLabOptions): Promise<PayloadLab> {
+  static async start(options: PayloadLabOptions): Promise<PayloadLab> {
+    const { firecracker, accelerator, window = 'inside', poolMax = 0, ...payload } = options;
     await requireBuilt();
     // The path must be short, because the length of socket paths is limited.
     const dir = await mkdtemp('/tmp/fk-');
     const pager = await connect(dir);
     if (firecracker !== undefined) await putOnPath(firecracker, join(dir, 'bin'));
+    const kernel = await payloadFiles(dir, payload);
+    const windowTrial = { kernel, dir };
     const engine =
       firecracker === undefined
-        ? await qemu(dir, pager, poolMax, accelerator)
+        ? await qemu(dir, pager, poolMax, {
+            ...(accelerator && { accelerator }),
+            ...(window === 'inside' && { windowTrial }),
+          })
         : await FirecrackerEngine.create({ dir: join(dir, 'engine') });
     const rootImage = join(dir, 'root');
     await writeFile(rootImage, Buffer.alloc(ROOT_IMAGE_BYTES));
-    return new PayloadLab(dir, pager, engine, rootImage, await payloadFiles(dir, payload));
+    return new PayloadLab(dir, pager, engine, rootImage, kernel);
   }
 
   async boot(memMib: number, vcpus = 1, cpuModel: CpuModel = 'host'): Promise<Vm> {
@@ -148,10 +158,12 @@ function connect(dir: string): Promise<Pager> {
   return Pager.ensure({ bin: BUILT.pager, runDir, storeDir });
 }
 
-function qemu(dir: string, pager: Pager, poolMax: number, accelerator: Accelerator | undefined): Promise<QemuEngine> {
+type QemuChoices = Pick<QemuOptions, 'accelerator' | 'windowTrial'>;
+
+function qemu(dir: string, pager: Pager, poolMax: number, choices: QemuChoices): Promise<QemuEngine> {
   const pool = { dir: join(dir, 'pool'), sizeMax: poolMax };
   const binaries = { shim: BUILT.shim, jail: BUILT.jail };
-  return QemuEngine.create({ cacheDir: dir, ...binaries, pager, pool, ...(accelerator && { accelerator }) });
+  return QemuEngine.create({ cacheDir: TEST_CACHE, ...binaries, pager, pool, ...choices });
 }
 
 /** Puts `program` first on the PATH as `firecracker`, which is the name that the engine looks for. */

@@ -3,10 +3,11 @@
 use crate::bridge::{Bridge, ShutGate};
 use crate::control::{Control, PATIENCE};
 use crate::error::{PagerError, Result, Step};
+use crate::inside::InsideWindow;
 use forkd_linux_sys::memfd;
 use forkd_linux_sys::sched::UrgentPause;
-use forkd_protocol::FaultCode;
 use forkd_protocol::plan::DEVICE_STATE_BYTES_MAX;
+use forkd_protocol::{FaultCode, WindowKind};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ pub struct Paused {
     pub device_state: Vec<u8>,
     pub pause: Duration,
     pub device_state_time: Duration,
+    pub window: WindowKind,
 }
 
 pub type Action<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
@@ -46,14 +48,25 @@ pub struct Window<'a> {
     file: File,
     /// True if the VM was paused before. It then stays paused.
     was_stopped: bool,
+    /// The shim that conducts the pause. `None`: the monitor.
+    inside: Option<&'a InsideWindow>,
 }
 
 impl<'a> Window<'a> {
-    pub fn prepare(control: &'a mut dyn Control, bridge: &'a Bridge, vmm: i32) -> Result<Window<'a>> {
+    /// Prepares a pause that `inside` conducts, if there is such a shim and the VM runs.
+    pub fn prepare(
+        control: &'a mut dyn Control,
+        bridge: &'a Bridge,
+        vmm: i32,
+        inside: Option<&'a InsideWindow>,
+    ) -> Result<Window<'a>> {
         let file = memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())?;
         control.allow(PATIENCE);
-        control.save_to(&file)?;
         let was_stopped = control.is_stopped()?;
+        let inside = inside.filter(|_| !was_stopped);
+        if inside.is_none() {
+            control.save_to(&file)?;
+        }
         let gate = bridge.shut();
         Ok(Window {
             control,
@@ -61,18 +74,25 @@ impl<'a> Window<'a> {
             gate,
             file,
             was_stopped,
+            inside,
         })
     }
 
     /// Stops the VM, saves its device state, does the actions of `during`, and resumes the VM if `resume` is true.
     /// After any failure the VM is resumed before this returns, unless it was stopped when the window was prepared.
-    pub fn pause(self, resume: bool, during: During<'_>) -> Result<Paused> {
+    pub fn pause(mut self, resume: bool, during: During<'_>) -> Result<Paused> {
+        if self.inside.is_some() && !self.gate.is_quiet() {
+            // The VMM needs turns of its main loop between the stop and the save, to move these bytes.
+            self.inside = None;
+            self.control.save_to(&self.file)?;
+        }
         let Window {
             control,
             vmm,
             gate,
             file,
             was_stopped,
+            inside,
         } = self;
         let During {
             while_saving,
@@ -82,29 +102,42 @@ impl<'a> Window<'a> {
         // vCPU that has not seen the request to stop.
         let mut urgent = Some(UrgentPause::of(vmm));
         control.allow(WINDOW_MAX);
+        let resumes_inside = resume && after_saving.is_none();
         let start = Instant::now();
-        let mut result = stop_and_save(control, &gate, while_saving);
+        let mut result = match inside {
+            Some(inside) => {
+                let act = || while_saving.map_or(Ok(()), |action| action());
+                let times = inside.pause(&file, resumes_inside, start + WINDOW_MAX, act);
+                times.map(|times| (times.saving, resumes_inside.then_some(times.pause)))
+            }
+            None => stop_and_save(control, &gate, while_saving).map(|saving| (saving, None)),
+        };
         if result.is_err() || after_saving.is_some() {
             urgent = None;
         }
         if let Some(action) = after_saving {
             result = result.and_then(|saved| action().map(|()| saved));
         }
-        let resumed = if (resume || result.is_err()) && !was_stopped {
+        let is_running = matches!(result, Ok((_, Some(_))));
+        let resumed = if (resume || result.is_err()) && !was_stopped && !is_running {
             go_on(control, &mut urgent)
         } else {
             Ok(())
         };
-        let pause = start.elapsed();
+        let passed = start.elapsed();
         drop((urgent, gate));
-        let device_state_time = result?;
+        let (device_state_time, pause_inside) = result?;
         resumed?;
-        control.allow(AFTER_MAX);
-        control.forget_file()?;
+        if inside.is_none() {
+            control.allow(AFTER_MAX);
+            control.forget_file()?;
+        }
         Ok(Paused {
             device_state: read_device_state(&file)?,
-            pause,
+            // The VMM may not say that it took longer than it did.
+            pause: pause_inside.map_or(passed, |pause| pause.min(passed)),
             device_state_time,
+            window: inside.map_or(WindowKind::Monitor, |_| WindowKind::Inside),
         })
     }
 }

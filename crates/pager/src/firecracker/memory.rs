@@ -96,6 +96,7 @@ impl HandoverSocket {
         Ok(Attachment {
             source,
             uffd: Some(Arc::new(uffd)),
+            window: None,
         })
     }
 

@@ -99,3 +99,6 @@ export type ErrorEvent = Static<typeof ErrorEvent>;
  */
 export const Safety = Type.Union([Type.Literal('standard'), Type.Literal('strict')]);
 export type Safety = Static<typeof Safety>;
+
+export const WindowKind = Type.Union([Type.Literal('inside'), Type.Literal('monitor')]);
+export type WindowKind = Static<typeof WindowKind>;

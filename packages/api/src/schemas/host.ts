@@ -1,5 +1,5 @@
 import { Type, type Static } from 'typebox';
-import { Count, field, Measure, Nullable } from './common.ts';
+import { Count, field, Measure, Nullable, WindowKind } from './common.ts';
 
 export const IsolationInfo = Type.Object(
   {
@@ -32,6 +32,7 @@ const engineExample = {
   reason: '/dev/kvm can be opened.',
   live_unavailable: null,
   capabilities: [{ id: 'live', ok: true, why: null }],
+  window: 'inside',
   isolation: [{ id: 'seccomp', ok: true, detail: 'System calls are filtered.' }],
 };
 
@@ -48,6 +49,11 @@ export const EngineInfo = Type.Object(
     capabilities: field(
       Type.Array(CapabilityInfo),
       'What the engine can do here. A request for anything else is refused with `unsupported`.',
+    ),
+    window: field(
+      Type.Optional(WindowKind),
+      'What conducts the pauses of live branches: the VMM itself from `inside`, or the pager over its `monitor`. The ' +
+        'capability `window_inside` says why it is the monitor.',
     ),
     isolation: field(Type.Array(IsolationInfo), 'How the processes of VMs are confined.'),
   },

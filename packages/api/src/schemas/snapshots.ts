@@ -12,6 +12,7 @@ import {
   Omittable,
   Safety,
   Tag,
+  WindowKind,
 } from './common.ts';
 
 export const SnapshotStatus = Type.Union([Type.Literal('writing'), Type.Literal('ready'), Type.Literal('failed')]);
@@ -43,6 +44,7 @@ const snapshotExample = {
   durable: true,
   mem_mib: 512,
   accelerator: 'kvm',
+  window: 'inside',
   pause_us: 1780,
   pause_ms: 2,
   device_state_us: 930,
@@ -97,6 +99,10 @@ export const SnapshotInfo = Type.Object(
     mem_mib: field(Type.Optional(Count), 'Guest memory size in MiB.'),
     accelerator: field(Type.Optional(Type.String()), 'What runs the guest: `kvm`, or `tcg` for emulation.'),
 
+    window: field(
+      Type.Optional(WindowKind),
+      'What conducted the pause of a live branch: the VMM itself from `inside`, or the pager over its `monitor`.',
+    ),
     pause_us: field(Type.Optional(Measure), 'Time from stopping the processors until they ran again, in microseconds.'),
     device_state_us: field(Type.Optional(Measure), 'Part of the pause that saved the device state, in microseconds.'),
     arm_us: field(

@@ -24,6 +24,7 @@ export async function describeHost(
       capabilities: Object.entries(engine.capabilities).map(([id, can]) => {
         return { id, ok: can === true, why: reasonOf(can) };
       }),
+      window: engine.window,
       isolation: [...engine.isolation],
     },
     layers: { ...layers, merged_in_forks_ms: mergedInForksUs / 1000 },

@@ -51,7 +51,11 @@ async function createQemu(parts: EngineParts, pager: Pager, signal: AbortSignal)
     onError: (error: unknown) => log.warn({ reason: messageOf(error) }, 'could not start a VMM ahead of a fork'),
   };
   const options = { cacheDir: paths.cache, shim, jail, pager, pool, signal };
-  const engine = await QemuEngine.create(probeKernel === null ? options : { ...options, probeKernel });
+  const engine = await QemuEngine.create(
+    probeKernel === null
+      ? options
+      : { ...options, probeKernel, windowTrial: { kernel: probeKernel, dir: paths.sandboxes } },
+  );
   return { engine, probed: probeKernel !== null };
 }
 

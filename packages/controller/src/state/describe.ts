@@ -40,6 +40,7 @@ export function statsOf(stats: BranchStats, mode: BranchMode, memMib: number): R
   const captureMs = stats.capture_us / 1000;
   const reached = stats.ready_us > 0;
   return {
+    ...(mode === 'live' && { window_inside: stats.window === 'inside' ? 1 : 0 }),
     pause_us: stats.pause_us,
     pause_ms: stats.pause_us / 1000,
     device_state_us: stats.device_state_us,
@@ -154,10 +155,17 @@ function randomOf(refresh: Refresh | null): Pick<SnapshotInfo, 'random_numbers' 
   return warning === undefined ? { random_numbers: 'from_start' } : { random_numbers: 'after_identity', warning };
 }
 
-function pickStats(stats: Record<string, number>): Partial<Record<(typeof statFields)[number], number>> {
+type PickedStats = Partial<Record<(typeof statFields)[number], number>> & Pick<SnapshotInfo, 'window'>;
+
+function pickStats(stats: Record<string, number>): PickedStats {
   const picked = statFields.flatMap((field) => {
     const value = stats[field];
     return value === undefined ? [] : [[field, wholeFields.has(field) ? Math.ceil(value) : value]];
   });
-  return Object.fromEntries(picked);
+  // A snapshot's measurements are numbers. Those from before there was a choice lack this one.
+  const { window_inside: inside } = stats;
+  return {
+    ...(inside !== undefined && { window: inside === 1 ? 'inside' : 'monitor' }),
+    ...Object.fromEntries(picked),
+  };
 }

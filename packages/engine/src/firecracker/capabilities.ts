@@ -22,6 +22,7 @@ export function firecrackerCapabilities(host: FirecrackerHost): Capabilities {
     pause: true,
     memory_limit: limitUnavailable ?? true,
     pool: 'Each restore starts a Firecracker of its own.',
+    window_inside: 'The pager pauses a Firecracker over its API.',
     ...(why === null ? { live: true, floor: true } : withoutLive(why)),
   };
 }

@@ -2,6 +2,7 @@ import { mkdir, readdir, rm } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
 import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
+import { findProgram } from '../files.ts';
 import { compareMachines, refuseMemoryLimit } from '../machine.ts';
 import { isolationOfLimits, joinGroup, MemoryLimits, withLimitKill } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
@@ -18,7 +19,7 @@ import { announcement, capabilitiesOfVm, isAttached, isLive, withoutLive } from 
 import { MemoryFiles } from './memory-files.ts';
 import { MemorySources, type VmMemory } from './memory.ts';
 import { PageWatch } from './pages.ts';
-import { findProgram, type Trial, tryOut } from './probe.ts';
+import { type Trial, tryOut } from './probe.ts';
 import { FILES, type Started, startProcess } from './process.ts';
 import { VmRoot } from './vm-root.ts';
 import { FirecrackerVm, type VmParts } from './vm.ts';
@@ -50,6 +51,7 @@ export class FirecrackerEngine implements Engine {
   readonly acceleratorReason = 'Firecracker has no other.';
   readonly isolation: readonly Isolation[];
   readonly capabilities: Capabilities;
+  readonly window = 'monitor';
   readonly features: Features;
   readonly #processor: Processor | undefined;
   readonly #program: string;

@@ -1,8 +1,8 @@
-import { constants } from 'node:fs';
-import { access, mkdtemp, readdir, readlink, rm } from 'node:fs/promises';
-import { delimiter, dirname, join, resolve } from 'node:path';
+import { mkdtemp, readdir, readlink, rm } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { dial } from '../dial.ts';
 import { EngineError } from '../errors.ts';
+import { findProgram } from '../files.ts';
 import { killProcess, readStartTicks } from '../process.ts';
 import { anySignal } from '../signals.ts';
 import { endProcess, inTime } from '../supervise.ts';
@@ -22,19 +22,6 @@ const TRIAL_MS = 10_000;
 
 /** Result for builds that lack the request, and for jailed VMs: {@link firecrackerCapabilities} gives the reason. */
 const NOT_TRIED: Handover = { loaded: 'it was not tried.', running: 'it was not tried.' };
-
-/** The path of a program on PATH; `null` when it is nowhere there. */
-export async function findProgram(name: string): Promise<string | null> {
-  for (const dir of (process.env['PATH'] ?? '').split(delimiter)) {
-    const path = join(dir, name);
-    const found = await access(path, constants.X_OK).then(
-      () => true,
-      () => false,
-    );
-    if (found && dir.startsWith('/')) return path;
-  }
-  return null;
-}
 
 /** Facts that were found out before the first VM. */
 export interface Trial {

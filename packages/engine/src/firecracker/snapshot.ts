@@ -103,6 +103,7 @@ function since(start: number): number {
 
 /** Figures that only live branches have. */
 const NO_STATS: Readonly<BranchStats> = {
+  window: 'monitor',
   pause_us: 0,
   device_state_us: 0,
   arm_us: 0,

@@ -134,6 +134,14 @@ export class Pager {
     return { pause_us, device_state_us };
   }
 
+  /**
+   * Proves that the shim of a VM that nobody needs conducts pauses: takes a branch of it and keeps nothing. Throws `unsupported`
+   * where the shim cannot, and `audit_failed` if memory or device state differ from what the monitor would have saved.
+   */
+  async proveWindow(sandbox: string, signal?: AbortSignal): Promise<void> {
+    await this.#link.request({ op: 'prove_window', sandbox }, signal ? { signal } : {});
+  }
+
   async memory(sandbox: string): Promise<MemoryUse> {
     const { private_bytes, shared_bytes } = expect(await this.#link.request({ op: 'memory', sandbox }), 'memory');
     return { private_bytes, shared_bytes };

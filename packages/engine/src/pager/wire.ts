@@ -123,7 +123,12 @@ export type BranchMode = "full" | "diff" | "live";
  */
 export type BranchStats = { 
 /**
- * vCPUs stopped → running again, as seen by the pager (from before `stop` was sent to after `cont` was answered).
+ * What conducted the pause.
+ */
+window: WindowKind, 
+/**
+ * vCPUs stopped → running again. Over the monitor, the pager measures it: from before `stop` was sent to after `cont`
+ * was answered. Inside, the shim measures it: from before `vm_stop` to after `vm_start`.
  */
 pause_us: number, device_state_us: number, 
 /**
@@ -273,7 +278,7 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "prove_window", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" };
 
 /**
  * All whose memory is served page by page at this moment, and what has been done since the pager was started.
@@ -352,7 +357,7 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "prove_window", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" });
 
 export type ServePages = { sandbox: string, 
 /**
@@ -396,3 +401,8 @@ announce: Announce,
  * The file that holds the device state.
  */
 device_state: string, };
+
+/**
+ * What conducts the pause window of a branch.
+ */
+export type WindowKind = "inside" | "monitor";

@@ -8,9 +8,16 @@ export interface QemuHost {
   limitUnavailable: string | null;
   /** VMMs may wait for their VM. */
   pooled: boolean;
+  /** Why the pauses of live branches are not conducted inside QEMU; `null` where they are. */
+  insideUnavailable: string | null;
 }
 
-export function qemuCapabilities({ liveUnavailable, limitUnavailable, pooled }: QemuHost): Capabilities {
+export function qemuCapabilities({
+  liveUnavailable,
+  limitUnavailable,
+  pooled,
+  insideUnavailable,
+}: QemuHost): Capabilities {
   return {
     full: true,
     diff: true,
@@ -19,5 +26,6 @@ export function qemuCapabilities({ liveUnavailable, limitUnavailable, pooled }: 
     memory_limit: limitUnavailable ?? true,
     pool: pooled || 'The pool may hold no VMMs, as it was configured.',
     floor: true,
+    window_inside: insideUnavailable ?? true,
   };
 }

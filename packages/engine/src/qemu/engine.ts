@@ -15,6 +15,7 @@ import type {
   Shape,
   Vm,
   VmRecord,
+  WindowKind,
 } from '../types.ts';
 import { BASELINE_MODEL, bootArguments, bootFiles, EMULATED_MODEL, MACHINE, restoreArguments } from './arguments.ts';
 import { qemuCapabilities } from './capabilities.ts';
@@ -24,6 +25,7 @@ import { type Acceleration, chooseAcceleration, PROGRAM, readVersion, requireKvm
 import { readProcessors } from './processor.ts';
 import type { RunStateWatch } from './run-state.ts';
 import { adopt, launch, type Launch, wake } from './vm.ts';
+import { TRIAL_MEM_MIB, whyNoInsideWindow, type WindowTrial } from './window.ts';
 
 export interface QemuOptions {
   /** A directory where it is noted, until the host is booted again, that KVM runs a kernel. */
@@ -37,6 +39,8 @@ export interface QemuOptions {
   probeKernel?: KernelFiles;
   /** Skips the choice. */
   accelerator?: Accelerator;
+  /** How to prove that pauses can be conducted inside QEMU. Without it, the monitor conducts them. */
+  windowTrial?: WindowTrial;
   /** VMMs that wait for a restore. Without it, each restore starts its own. */
   pool?: PoolOptions;
   signal?: AbortSignal;
@@ -50,6 +54,7 @@ export class QemuEngine implements Engine {
   readonly acceleratorReason: string;
   readonly isolation: readonly Isolation[];
   readonly capabilities: Capabilities;
+  readonly window: WindowKind;
   readonly #cpuModel: string;
   /** Processors of guests, by the name of the model. Empty under emulation. */
   readonly #processors: ReadonlyMap<string, Processor>;
@@ -60,7 +65,7 @@ export class QemuEngine implements Engine {
   readonly #watches = new Map<string, RunStateWatch>();
 
   private constructor(parts: Parts, options: QemuOptions) {
-    const { version, acceleration, jail, memoryLimits } = parts;
+    const { version, acceleration, jail, memoryLimits, insideUnavailable } = parts;
     this.version = version;
     this.accelerator = acceleration.accelerator;
     this.acceleratorReason = acceleration.reason;
@@ -72,12 +77,14 @@ export class QemuEngine implements Engine {
       liveUnavailable: options.pager.liveUnavailable,
       limitUnavailable: memoryLimits.unavailable,
       pooled,
+      insideUnavailable,
     });
     this.isolation = [...jail.isolation, isolationOfLimits(memoryLimits)];
     this.#shim = options.shim;
     this.#jail = jail;
     this.#memoryLimits = memoryLimits;
-    if (pooled) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim, jail });
+    this.window = insideUnavailable === null ? 'inside' : 'monitor';
+    if (pooled) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim, jail, window: this.window });
   }
 
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
@@ -90,7 +97,15 @@ export class QemuEngine implements Engine {
       Jail.open(options.jail, PROGRAM, options.cacheDir, options.signal),
       MemoryLimits.probe(),
     ]);
-    return new QemuEngine({ version, acceleration, processors, jail, memoryLimits }, options);
+    const parts = { version, acceleration, processors, jail, memoryLimits };
+    const trying = new QemuEngine({ ...parts, insideUnavailable: 'It is being tried.' }, options);
+    const insideUnavailable = await trying.#whyNoInsideWindow(options);
+    return new QemuEngine({ ...parts, insideUnavailable }, options);
+  }
+
+  #whyNoInsideWindow({ cacheDir, windowTrial: trial, pager, signal }: QemuOptions): Promise<string | null> {
+    const vmm = { ...this.#own(), machine: this.machine(TRIAL_MEM_MIB, 1), pager, signal, timeoutMs: undefined };
+    return whyNoInsideWindow({ version: this.version, cacheDir, trial, vmm });
   }
 
   machine(memMib: number, vcpus: number, cpuModel: CpuModel = 'host'): Machine {
@@ -165,16 +180,20 @@ export class QemuEngine implements Engine {
   }
 
   #common({ id, dir, rootImage, pager, signal, timeoutMs }: BootSpec | RestoreSpec, machine: Machine) {
-    const { capabilities } = this;
-    const own = {
+    return { id, dir, rootImage, pager, signal, timeoutMs, machine, ...this.#own() };
+  }
+
+  /** The parts that all VMs of the engine are started with. */
+  #own() {
+    return {
       program: PROGRAM,
       shim: this.#shim,
       jail: this.#jail,
       memoryLimits: this.#memoryLimits,
-      capabilities,
+      window: this.window,
+      capabilities: this.capabilities,
       watches: this.#watches,
     };
-    return { id, dir, rootImage, pager, signal, timeoutMs, machine, ...own };
   }
 }
 
@@ -184,6 +203,8 @@ interface Parts {
   processors: ReadonlyMap<string, Processor>;
   jail: Jail;
   memoryLimits: MemoryLimits;
+  /** Why the pauses of live branches are not conducted inside QEMU; `null` where they are. */
+  insideUnavailable: string | null;
 }
 
 function accelerate(options: QemuOptions, version: string): Acceleration | Promise<Acceleration> {

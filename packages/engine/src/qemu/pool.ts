@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { availableMemoryBytes } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
 import { endProcess, explain } from '../supervise.ts';
-import type { Machine, Shape } from '../types.ts';
+import type { Machine, Shape, WindowKind } from '../types.ts';
 import { FILES, waitArguments } from './arguments.ts';
 import type { Jail } from './jail.ts';
 import { newKey } from './vm.ts';
@@ -37,6 +37,7 @@ export interface PoolParts extends PoolOptions {
   program: string;
   shim: string;
   jail: Jail;
+  window: WindowKind;
   availableBytes?: () => Promise<number | null>;
 }
 

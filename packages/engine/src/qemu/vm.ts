@@ -7,7 +7,7 @@ import type { BranchOptions } from '../pager/link.ts';
 import type { BranchDone, Caller, MemoryUse, Refresh } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
 import { checkSocketPath, endOfProcess, endProcess, inTime } from '../supervise.ts';
-import type { Capabilities, Machine, PauseFloor, Vm, VmBranch, VmExit, VmRecord } from '../types.ts';
+import type { Capabilities, Machine, PauseFloor, Vm, VmBranch, VmExit, VmRecord, WindowKind } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
 import { waitUntilRunning } from './monitor.ts';
@@ -40,6 +40,8 @@ export interface Launch {
   watches: Map<string, RunStateWatch>;
   shim: string;
   jail: Jail;
+  /** The conductor of the pauses of live branches. */
+  window: WindowKind;
   pager: Pager;
   signal: AbortSignal | undefined;
   timeoutMs: number | undefined;

@@ -5,7 +5,7 @@ import { REINSTALL_HINT } from '../errors.ts';
 import type { Pager } from '../pager/client.ts';
 import { readStartTicks } from '../process.ts';
 import { endOfChild, spawned } from '../supervise.ts';
-import type { Machine, VmExit } from '../types.ts';
+import type { Machine, VmExit, WindowKind } from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
 
@@ -28,6 +28,8 @@ export interface ProcessOptions {
   shim: string;
   jail: Jail;
   pager: Pager;
+  /** The conductor of the pauses of its live branches. */
+  window: WindowKind;
   /** Whether it waits for its VM, as the pager has been told with `prepare`. */
   waits?: boolean;
   /** The file that it finds as its fourth descriptor. */
@@ -82,12 +84,13 @@ export class VmmProcess {
 }
 
 /** Environment that the jail passes on. The jail adds where the VMM finds the shim and the pager. */
-function environment({ name, key, machine, waits = false }: ProcessOptions): NodeJS.ProcessEnv {
+function environment({ name, key, machine, window, waits = false }: ProcessOptions): NodeJS.ProcessEnv {
   return {
     PATH: process.env['PATH'],
     FORKD_SHIM_SANDBOX: name,
     FORKD_SHIM_KEY: key,
     FORKD_SHIM_MEM_BYTES: String(machine.mem_mib * 2 ** 20),
     ...(waits && { FORKD_SHIM_WAITS: '1' }),
+    ...(window === 'inside' && { FORKD_SHIM_WINDOW: '1' }),
   };
 }

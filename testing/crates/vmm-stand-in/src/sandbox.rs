@@ -4,8 +4,10 @@
 use crate::regions::{Regions, range_of};
 use forkd_linux_sys::PAGE_SIZE;
 use forkd_linux_sys::fds;
+use forkd_linux_sys::shared_page::SharedPage;
 use forkd_linux_sys::uffd::{Modes, Userfaultfd};
 use forkd_protocol::plan::{DEVICE_STATE_BYTES_MAX, EXTENT_BYTES, HEADER_BYTES, Header, REFRESH_BYTES};
+use forkd_protocol::window::{ORDER_WAIT_MAX, ORDER_WORD, Order, STATE_WORD, State};
 use forkd_protocol::{GuestRegion, PAGE_SIZE as PAGE_BYTES, PROTOCOL_VERSION, ShimHello, ShimWants};
 use serde_json::{Value, json};
 use std::fs::File;
@@ -13,6 +15,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -41,6 +44,16 @@ pub enum Harm {
     SavesTooMuch,
     /// Accepts no connection.
     AcceptsNothing,
+    /// No attack: conducts pauses itself, as the shim does.
+    Conducts,
+    /// Offers to conduct pauses, and does not.
+    IgnoresOrders,
+    /// Says that its VM is stopped, and nothing more.
+    KeepsStopped,
+    /// Says at once that a pause is over and its device state saved.
+    ClaimsDone,
+    /// Says that its VM is stopped, and lets it write.
+    WritesOn,
 }
 
 impl Harm {
@@ -54,8 +67,21 @@ impl Harm {
             "stays-stopped" => Harm::StaysStopped,
             "saves-too-much" => Harm::SavesTooMuch,
             "accepts-nothing" => Harm::AcceptsNothing,
+            "conducts" => Harm::Conducts,
+            "ignores-orders" => Harm::IgnoresOrders,
+            "keeps-stopped" => Harm::KeepsStopped,
+            "claims-done" => Harm::ClaimsDone,
+            "writes-on" => Harm::WritesOn,
             _ => return None,
         })
+    }
+
+    /// True if the VMM offers to conduct pauses.
+    fn conducts(self) -> bool {
+        matches!(
+            self,
+            Harm::Conducts | Harm::IgnoresOrders | Harm::KeepsStopped | Harm::ClaimsDone | Harm::WritesOn
+        )
     }
 }
 
@@ -84,6 +110,8 @@ struct Shared {
     heard: Mutex<Vec<String>>,
     /// Files that the monitor was given to write to.
     files: Mutex<Vec<OwnedFd>>,
+    /// The page through which the pager orders pauses.
+    page: Mutex<Option<Arc<SharedPage>>>,
 }
 
 impl Sandbox {
@@ -99,6 +127,7 @@ impl Sandbox {
             uffd: Mutex::default(),
             heard: Mutex::default(),
             files: Mutex::default(),
+            page: Mutex::default(),
         });
         for (socket, is_monitor) in [("monitor", true), ("channel", false)] {
             let listener = UnixListener::bind(home.dir.join(socket))?;
@@ -127,7 +156,10 @@ impl Shared {
     /// Follows the pager as long as the VMM lives. When the pager ends, calls the next one.
     fn follow(&self, mut pager: UnixStream, home: &Home) {
         loop {
-            let _ = io::copy(&mut pager, &mut io::sink());
+            let mut files = Vec::new();
+            while matches!(fds::receive_with_fds(&pager, &mut [0], &mut files), Ok(1..)) {
+                files.pop().into_iter().for_each(|file| self.conduct(File::from(file)));
+            }
             pager = loop {
                 std::thread::sleep(CALL_AGAIN);
                 if let Ok(next) = self.call(home, ShimWants::Nothing) {
@@ -164,9 +196,37 @@ impl Shared {
             Harm::Reports => Userfaultfd::create_for_writes_and_removals()?,
             _ => Userfaultfd::create()?,
         };
-        fds::send_with_fds(&pager, &serde_json::to_vec(&[region])?, &[uffd.as_fd()])?;
-        *self.uffd.lock().expect("no panic while held") = Some(uffd).filter(|_| self.harm != Harm::Nothing);
+        let (page, file) = match self.harm.conducts() {
+            true => SharedPage::create().map(|(page, file)| (Some(Arc::new(page)), Some(file)))?,
+            false => (None, None),
+        };
+        *self.page.lock().expect("no panic while held") = page;
+        let attached: Vec<_> = [uffd.as_fd()].into_iter().chain(file.iter().map(AsFd::as_fd)).collect();
+        fds::send_with_fds(&pager, &serde_json::to_vec(&[region])?, &attached)?;
+        *self.uffd.lock().expect("no panic while held") =
+            Some(uffd).filter(|_| !matches!(self.harm, Harm::Nothing | Harm::Conducts));
         Ok(pager)
+    }
+
+    /// Conducts a pause whose device state goes to `file`, or does what the attack is.
+    fn conduct(&self, mut file: File) {
+        let page = self.page.lock().expect("no panic while held").clone();
+        let page = page.expect("only one that offers to conduct is asked");
+        let serial = page.word(ORDER_WORD).load(Ordering::Acquire) >> 4;
+        let say = |state: State| page.set(STATE_WORD, state.word(serial));
+        match self.harm {
+            Harm::IgnoresOrders => return,
+            Harm::KeepsStopped => return say(State::Stopped),
+            Harm::ClaimsDone => return say(State::Done),
+            _ => say(State::Stopped),
+        }
+        // The reader notices a write that fails.
+        let _ = file.write_all(&STATE_PIECE[..1]);
+        page.wait(ORDER_WORD, ORDER_WAIT_MAX, |order| order != Order::Pause.word(serial));
+        if self.harm == Harm::WritesOn {
+            self.regions.write(0, &[2; PAGE_SIZE]);
+        }
+        say(State::Done);
     }
 
     fn listen(self: &Arc<Shared>, listener: &UnixListener, is_monitor: bool) {
