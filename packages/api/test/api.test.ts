@@ -79,6 +79,7 @@ describe('requests', () => {
       boot_wait_secs: 10,
       mem_mib: 512,
       vcpus: 1,
+      replace: false,
     });
   });
 
