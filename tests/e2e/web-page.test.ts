@@ -9,7 +9,7 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { createServer, type Server } from 'node:http';
 import { connect, createServer as createSwitch, type AddressInfo, type Server as Switch } from 'node:net';
 import { join } from 'node:path';
-import { forkOne, TestController } from '@forkd/testing';
+import { forkOne, killIfThere, TestController } from '@forkd/testing';
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from 'vitest';
 
 const WAIT_MS = 60_000;
@@ -93,7 +93,7 @@ class Attacker {
     try {
       return await Promise.race([this.reported, late]);
     } finally {
-      process.kill(-(browser.pid ?? 0), 'SIGKILL');
+      killIfThere(-(browser.pid ?? 0));
       await ended;
       await rm(profile, { recursive: true, force: true, maxRetries: 5 });
     }

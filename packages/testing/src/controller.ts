@@ -7,6 +7,7 @@ import { ForkdClient } from '@forkd/sdk';
 import { Agent, fetch, type RequestInit, type Response } from 'undici';
 import { type CheckedConnection, checkedConnection } from './checked-fetch.ts';
 import { REPO, requireBuilt, TEST_CACHE } from './paths.ts';
+import { killIfThere } from './process.ts';
 import { builtOnce, copyStore, sharedDir } from './shared.ts';
 import { makeTemplate } from './template.ts';
 
@@ -134,7 +135,7 @@ export class TestController implements AsyncDisposable {
     const child = this.#process;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
     const ended = once(child, 'exit');
-    for (const pid of await this.pids('controller')) process.kill(pid, 'SIGKILL');
+    for (const pid of await this.pids('controller')) killIfThere(pid);
     await ended;
   }
 
@@ -195,7 +196,7 @@ export class TestController implements AsyncDisposable {
     await this.#connection.close();
     await this.#agent?.close();
     // End processes that a test has left, on purpose or by failing.
-    for (const { pid } of await this.processes()) process.kill(pid, 'SIGKILL');
+    for (const { pid } of await this.processes()) killIfThere(pid);
     await until('all processes have ended', START_TIMEOUT_MS, async () => (await this.processes()).length === 0);
     await rm(this.dir, { recursive: true, force: true });
   }

@@ -4,6 +4,7 @@ import { mkdir, mkdtemp, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { createInterface } from 'node:readline/promises';
 import { REPO, TEST_CACHE } from './paths.ts';
+import { killIfThere } from './process.ts';
 
 /**
  * Mounts a writable layer over the host's root, covers the checkout, the host's own data directory and `/tmp`, prints the
@@ -96,7 +97,7 @@ export class OwnRoot implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     const ended = once(this.#init, 'exit');
     // The mounts and the processes are in the namespaces of the init, and end with it.
-    process.kill(Number(this.#pid), 'SIGKILL');
+    killIfThere(Number(this.#pid));
     await ended;
     await rm(this.#dir, { recursive: true });
   }

@@ -13,6 +13,15 @@ export function fieldsOf(text: string): Record<string, string> {
   return Object.fromEntries(fields.map(([name = '', value = '']) => [name, value.trim()]));
 }
 
+/** Kills a process, or the group of -`pid`, if it is still there. A process may end between being found and being killed. */
+export function killIfThere(pid: number): void {
+  try {
+    process.kill(pid, 'SIGKILL');
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ESRCH') throw error;
+  }
+}
+
 /** The user that a process runs as. */
 export async function userOf(pid: number): Promise<number> {
   return Number((await statusOf(pid))['Uid']?.split('\t')[0]);
