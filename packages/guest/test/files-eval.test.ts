@@ -267,15 +267,18 @@ test('a process that an evaluation forks ends with it, and only its parent answe
 });
 
 test('a thread that logs between two evaluations does not wait for the next one', async () => {
-  const done = at('logged');
+  const [done, go] = [at('logged'), at('log-now')];
   await agent.writeFile(done, new Uint8Array());
+  // What the thread logs before the first evaluation has ended is that evaluation's output.
   await agent.eval(`
-import sys, threading
+import os, sys, threading, time
 def log():
+    while not os.path.exists(${JSON.stringify(go)}): time.sleep(0.01)
     for number in range(5000):
         sys.stderr.write("GET / HTTP/1.1 200 %06d ---------------------\\n" % number)
     with open(${JSON.stringify(done)}, "w") as file: file.write("done")
 threading.Thread(target=log, daemon=True).start()`);
+  await agent.writeFile(go, new Uint8Array());
   await vi.waitFor(() => expect(readFileSync(done, 'utf8')).toBe('done'), 30_000);
   const { stderr, truncated, result } = await agent.eval('"next"');
   expect([truncated, result]).toEqual([true, "'next'"]);
