@@ -361,9 +361,16 @@ test('a crash of the interpreter is reported with the output so far', async () =
 });
 
 test('an interpreter that ended between two evaluations is told of, and the next one is fresh', async () => {
-  const code = 'import os, threading\nthreading.Timer(0.1, os._exit, [3]).start()\nos.getpid()';
-  const pid = Number((await agent.eval(code)).result);
-  await vi.waitFor(() => expect(() => process.kill(pid, 0)).toThrow('ESRCH'), 30_000);
+  const go = at('exit-now');
+  const { result: pid } = await agent.eval(`
+import os, threading, time
+def end():
+    while not os.path.exists(${JSON.stringify(go)}): time.sleep(0.01)
+    os._exit(3)
+threading.Thread(target=end).start()
+os.getpid()`);
+  await agent.writeFile(go, new Uint8Array());
+  await vi.waitFor(() => expect(() => process.kill(Number(pid), 0)).toThrow('ESRCH'), 30_000);
   const lost = await agent.eval('ran = "yes"');
   expect(lost).toMatchObject({ stateLost: true, exitCode: 1 });
   expect(lost.error).toContain('exited with code 3 before the evaluation');
