@@ -11,7 +11,17 @@ export { OwnRoot } from './own-root.ts';
 export { BUILT, REPO, requireBuilt, TEST_CACHE } from './paths.ts';
 export { checkPayload, PayloadConsole, payloadFiles, type PayloadOptions, whyNoKvmDevice } from './payload.ts';
 export { PayloadLab, type PayloadLabOptions } from './payload-lab.ts';
-export { asUser, fieldsOf, insideOf, killIfThere, limitsOf, namespaceOf, openFilesOf, statusOf, userOf } from './process.ts';
+export {
+  asUser,
+  fieldsOf,
+  insideOf,
+  killIfThere,
+  limitsOf,
+  namespaceOf,
+  openFilesOf,
+  statusOf,
+  userOf,
+} from './process.ts';
 export { installedStorm, type RemoteStorm } from './remote-storm.ts';
 export { type Asked, type DescribedOperation, type Head, ReplyChecker } from './reply-checker.ts';
 export { FirecrackerStandIn, whyNoGuest } from './stand-in.ts';
