@@ -215,6 +215,10 @@ describe('charts', () => {
     expect(chainChart(chain.summary)).toContain('from 20 branches deep takes 1.03 times as long');
   });
 
+  test('do not depend on what the process drew before', () => {
+    expect([...drawn()]).toEqual([...drawn()]);
+  });
+
   test('of the checkout are of its results; `npx vitest run bench/harness/test/reports.test.ts -u` draws them', async () => {
     for (const [name, svg] of drawn()) await expect(`${svg}\n`).toMatchFileSnapshot(join(charts, `${name}.svg`));
   });

@@ -67,8 +67,10 @@ function draw(height: number, options: EChartsOption): string {
   try {
     const font = { fontFamily: 'Arial, Helvetica, sans-serif' };
     chart.setOption({ animation: false, backgroundColor: '#ffffff', textStyle: font, ...options });
-    // The library numbers the charts of a process, and a file must not depend on what was drawn before it.
-    return chart.renderToSVGString().replaceAll(/\bzr\d+-/g, 'chart-');
+    // The library numbers the charts and the classes of a process, and a file must not depend on what was drawn before it.
+    const svg = chart.renderToSVGString().replaceAll(/\bzr\d+-/g, 'chart-');
+    const classes = [...new Set(svg.match(/\bchart-cls-\d+/g))];
+    return svg.replaceAll(/\bchart-cls-\d+/g, (name) => `chart-cls-${classes.indexOf(name)}`);
   } finally {
     chart.dispose();
   }
