@@ -49,7 +49,7 @@ const RESERVE_MIB = 16;
 const METHOD = [
   'One guest with one processor; all modes in one run, by turns, in an order that rotates; the floor before and after each branch.',
   'pause: from before the pager sends stop until QEMU has answered cont, in all modes by the same code.',
-  'floor: stop + device state + run and nothing else, on the same guest; measured right before and right after each branch.',
+  'floor: stop + device state + run over the monitor and nothing else, on the same guest; measured right before and right after each branch.',
   'ratio_p50 is the pause p50 over the floor p50, ratio_p99 the pause p99 over the floor p50.',
   'round trip: from the request until the branch is durable; for live-async until the source runs again. ready and durable are counted from the request.',
   'guest gap: the longest time between two looks at the clock of a program in the guest, which looks after every fourth page that it writes, from the request until the branch is durable. Where the clock of the guest stands still in a pause (it does under emulation), the pause is added. Until ready: without the time in which the layer is written to disk, beside the guest.',

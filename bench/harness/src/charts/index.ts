@@ -14,7 +14,7 @@ export function pauseChart(entries: readonly BranchEntry[]): string {
   const inMode = (mode: string, cell: readonly BranchEntry[]) => cell.find((entry) => entry.mode === mode);
   return drawDots({
     title: pauseFinding(entries),
-    subtitle: `${HOW} The floor is stop, device state and run, and nothing else.`,
+    subtitle: `${HOW} The floor is stop, device state and run over the monitor, and nothing else.`,
     groups: cells.map(nameOf),
     series: [
       { name: 'floor', dots: cells.map((cell) => dotOf(cell[0]?.floor_ms)) },
