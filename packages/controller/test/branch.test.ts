@@ -181,12 +181,7 @@ test('what a branch that is ready is not yet on disk for, waits until it is', as
 
 test('a removal with descendants waits for one that is ready, and removes it too', async () => {
   const lab = await Lab.open(await scratch());
-  await lab.addSandbox('sb-1');
-  const top = lab.branch('sb-1', { tag: 'top', mode: 'diff' });
-  await (await lab.fakeOf('sb-1')).durable();
-  await top;
-  const { digest } = (await lab.store.readSnapshot('top')).manifest;
-  await lab.addSandbox('sb-2', 'top', digest);
+  await addParentAndChild(lab);
   const reply = lab.branch('sb-2', { tag: 'below', mode: 'live', until: 'ready', parent_tag: 'top' });
   await (await lab.fakeOf('sb-2')).ready();
   await reply;
@@ -222,12 +217,7 @@ test('a wait for the disk ends with the failure of the write', async () => {
 
 test('a branch keeps its parent only if it names it, and has its layers without', async () => {
   const lab = await Lab.open(await scratch());
-  await lab.addSandbox('sb-1');
-  const top = lab.branch('sb-1', { tag: 'top', mode: 'diff' });
-  await (await lab.fakeOf('sb-1')).durable();
-  await top;
-  const { digest } = (await lab.store.readSnapshot('top')).manifest;
-  await lab.addSandbox('sb-2', 'top', digest);
+  await addParentAndChild(lab);
   for (const [tag, more] of [
     ['keeping', { parent_tag: 'top' }],
     ['loose', {}],
@@ -269,6 +259,9 @@ test('a branch that fails because its VMM has ended says so, though the end is s
     code: 'guest_unreachable',
     message: expect.stringContaining('the memory limit') as string,
   });
+  // The end of the sandbox still writes to the directory of the test.
+  await expect.poll(() => lab.registry.size).toBe(0);
+  await lab.close();
 });
 
 test('a sandbox whose VMM ends by itself is gone, and says how', async () => {
@@ -384,3 +377,13 @@ test('a branch that its audit finds wrong fails, and was never ready', async () 
   expect(listed?.error).toContain(why);
   await lab.close();
 });
+
+/** Adds the sandbox `sb-1`, its durable branch `top`, and `sb-2`, a child of that branch. */
+async function addParentAndChild(lab: Lab): Promise<void> {
+  await lab.addSandbox('sb-1');
+  const top = lab.branch('sb-1', { tag: 'top', mode: 'diff' });
+  await (await lab.fakeOf('sb-1')).durable();
+  await top;
+  const { digest } = (await lab.store.readSnapshot('top')).manifest;
+  await lab.addSandbox('sb-2', 'top', digest);
+}
