@@ -2,6 +2,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { once, setMaxListeners } from 'node:events';
 import { mkdtemp, open, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import { anySignal, restoreArguments, waitUntilRunning } from '@forkd/engine';
 import type { Lab, Point } from '@forkd/testing';
 import { settled } from './statistics.ts';
@@ -43,7 +44,7 @@ export class BareImage implements AsyncDisposable {
     const [layer, ...others] = template.stack;
     if (layer === undefined || others.length > 0) throw new Error('a bare image is made of one layer');
     const image = new BareImage(await mkdtemp('/dev/shm/fk-bare-'), lab, template);
-    await writeMemory(lab.blob(layer), image.memory, template.machine.mem_mib * 2 ** 20);
+    await writeMemory(lab.blob(layer), image.memory, memBytesOf(template.machine));
     return image;
   }
 

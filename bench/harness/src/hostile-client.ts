@@ -8,11 +8,11 @@ import { once } from 'node:events';
 import { request } from 'node:http';
 import { connect, type Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
+import { MIB } from '@forkd/api/constants';
 
 /** Number of times that each attack was tried. */
 export type HostileFigures = Record<string, number>;
 
-const MIB = 2 ** 20;
 const [socketPath = '', sandboxId = '', clients] = process.argv.slice(2);
 const exec = `/v1/sandboxes/${sandboxId}/exec`;
 const fields = (n: number, value: string) => Array.from({ length: n }, (_, at) => `"k${at}":${value}`).join();

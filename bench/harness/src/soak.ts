@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events';
 import { readdir, readFile } from 'node:fs/promises';
 import { setTimeout as delay } from 'node:timers/promises';
+import { MIB } from '@forkd/api/constants';
 import { ForkdClient, isForkdError } from '@forkd/sdk';
 import { forkOne, makeTemplate, TestController } from '@forkd/testing';
 import { runBeside } from './beside.ts';
@@ -78,7 +79,6 @@ const WARM_UP_SECS = 10;
 /** 200 clients with this pause make 40 requests a second, a third of what two processors answer. */
 const PAUSE_SECS = 5;
 const ERRORS_KEPT = 20;
-const MIB = 2 ** 20;
 
 const METHOD = [
   'Clients in one process, each with one request under way at a time over the unix socket of a real controller, and no pause between them: lists, single sandboxes, commands, files, forks that are ended at once, branches that are removed at once, pausing and resuming, metrics, in the proportions of the table.',

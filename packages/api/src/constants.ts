@@ -8,6 +8,7 @@ export * from './ids.ts';
 export * from './limits.ts';
 export * from './path-text.ts';
 export * from './recipes.ts';
+export * from './units.ts';
 export * from './visible.ts';
 
 /** The media type of a streamed reply: one JSON object per line. */

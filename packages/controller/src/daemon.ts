@@ -1,3 +1,4 @@
+import { MIB } from '@forkd/api';
 import { anySignal } from '@forkd/engine';
 import { Store } from '@forkd/store';
 import type { Logger } from 'pino';
@@ -126,7 +127,7 @@ export class Daemon {
       binaries,
       boot,
       poolSizeMax: options.vmmPool,
-      layerCacheBytes: options.layerCacheMib === null ? null : options.layerCacheMib * 1024 ** 2,
+      layerCacheBytes: options.layerCacheMib === null ? null : options.layerCacheMib * MIB,
       log,
     });
     const housekeeping = new Housekeeping({ store, pins, vmm, pagers, log });

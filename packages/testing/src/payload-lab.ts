@@ -1,5 +1,6 @@
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { delimiter, join, resolve } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import {
   type Accelerator,
   type BranchDone,
@@ -103,7 +104,7 @@ export class PayloadLab implements AsyncDisposable {
   async memoryIn(vm: Vm, done: BranchDone): Promise<Buffer> {
     const file = join(this.dir, `memory-${(this.#serial += 1)}`);
     const { stack } = this.point(vm, done);
-    await this.pager.exportMemory(vm.record.machine.mem_mib * 2 ** 20, stack, file);
+    await this.pager.exportMemory(memBytesOf(vm.record.machine), stack, file);
     const memory = await readFile(file);
     await rm(file);
     return memory;

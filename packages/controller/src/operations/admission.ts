@@ -1,8 +1,6 @@
-import { ApiError } from '@forkd/api';
+import { ApiError, MIB } from '@forkd/api';
 import { availableMemoryBytes } from '@forkd/engine';
 import { limits } from '../limits.ts';
-
-const MIB = 1024 * 1024;
 
 /** Refuses VMs that do not fit into the host's memory, before any starts. Otherwise the kernel would kill a process later. */
 export async function admit(what: string, count: number, bytesEach: number): Promise<void> {

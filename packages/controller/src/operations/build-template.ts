@@ -3,9 +3,10 @@ import { resolve } from 'node:path';
 import {
   ApiError,
   createSnapshotProblem,
-  limits as apiLimits,
-  newSandboxId,
   type CreateSnapshotRequest,
+  limits as apiLimits,
+  MIB,
+  newSandboxId,
   type SnapshotInfo,
   type SnapshotResultEvent,
 } from '@forkd/api';
@@ -88,7 +89,7 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
   const { draft, request, signal, onProgress } = of;
   const memMib = request.mem_mib ?? apiLimits.memMibDefault;
   // Asked first: an image can take minutes to make.
-  await admit(`A boot with ${memMib} MiB`, 1, memMib * 1024 * 1024 + limits.vmOverheadBytes);
+  await admit(`A boot with ${memMib} MiB`, 1, memMib * MIB + limits.vmOverheadBytes);
   const root = await rootOf(host, of);
   const kernel = await kernelOf(host, of);
   const rootDisk = await host.store.putFile(root.erofs, { link: root.frozen, signal });

@@ -1,12 +1,10 @@
-import { ApiError, type SnapshotInfo } from '@forkd/api';
+import { ApiError, memBytesOf, type SnapshotInfo } from '@forkd/api';
 import { asDigest } from '@forkd/store';
 import { withDeadline } from '../deadline.ts';
 import { limits } from '../limits.ts';
 import { machineFor } from '../runtime/engines.ts';
 import type { Host } from './host.ts';
 import { newFacts } from './new-facts.ts';
-
-const MIB = 1024 * 1024;
 
 /**
  * Writes a snapshot again with a single memory layer. The new snapshot needs no ancestors, so they can be removed. The old
@@ -29,7 +27,7 @@ export async function compact(host: Host, tag: string, to: string, signal: Abort
     const info = await catalog.make(facts, { context: `Snapshot '${tag}' to '${to}'`, signal }, async () => {
       const late = () => new ApiError('engine_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
       const layer = await withDeadline(limits.branchTimeoutMs, signal, late, () =>
-        pager.flatten(machine.mem_mib * MIB, stack),
+        pager.flatten(memBytesOf(machine), stack),
       );
       return { memory: [{ digest: asDigest(layer.digest), size: layer.size }], deviceState, rootDisk };
     });

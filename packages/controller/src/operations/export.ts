@@ -2,7 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { constants } from 'node:fs';
 import { copyFile, lstat, mkdir, rename, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { ApiError, type ExportSnapshotRequest, type ExportSnapshotResponse } from '@forkd/api';
+import { ApiError, type ExportSnapshotRequest, type ExportSnapshotResponse, memBytesOf } from '@forkd/api';
 import type { Pager } from '@forkd/engine';
 import { errnoOf, writeFileAtomic, type MachineRecord } from '@forkd/store';
 import { withDeadline } from '../deadline.ts';
@@ -11,8 +11,6 @@ import { limits } from '../limits.ts';
 import type { ForkSource } from '../state/catalog.ts';
 import { fileProblem, FILES, hostPath, type Description } from './firecracker-files.ts';
 import type { Host } from './host.ts';
-
-const MIB = 1024 * 1024;
 
 /** Writes a snapshot as the files that Firecracker itself writes and loads. The directory gets its name when it is whole. */
 export async function exportSnapshot(
@@ -57,7 +55,7 @@ async function fill(
   const { machine, stack, deviceState, rootDisk, image, python, refresh, safety } = source;
   for (const { digest } of [deviceState, rootDisk]) await store.verifyOnce(digest, signal);
   const late = () => new ApiError('engine_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
-  const written = pager.exportMemory(machine.mem_mib * MIB, stack, join(draft, FILES.memory));
+  const written = pager.exportMemory(memBytesOf(machine), stack, join(draft, FILES.memory));
   try {
     await withDeadline(limits.branchTimeoutMs, signal, late, () => written);
   } catch (error) {

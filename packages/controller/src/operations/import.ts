@@ -2,13 +2,15 @@ import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import {
   ApiError,
-  limits as apiLimits,
-  newSandboxId,
+  type Image,
   type ImportSnapshotRequest,
+  limits as apiLimits,
+  memBytesOf,
+  MIB,
+  newSandboxId,
+  type Refresh,
   type Safety,
   type SnapshotInfo,
-  type Image,
-  type Refresh,
 } from '@forkd/api';
 import { EngineError, type Machine } from '@forkd/engine';
 import { asDigest, errnoOf, readCapped, removeTree, StoreError, type Blob } from '@forkd/store';
@@ -24,8 +26,6 @@ import { Description, fileProblem, FILES, hostPath } from './firecracker-files.t
 import type { Host } from './host.ts';
 import { newFacts } from './new-facts.ts';
 import { readRootFile } from './root-file.ts';
-
-const MIB = 1024 * 1024;
 
 const validator = Compile(Description);
 
@@ -69,7 +69,7 @@ async function takeIn(host: Host, plan: ImportPlan, runtime: Runtime, signal: Ab
   const deviceState = await putFile(host, join(dir, FILES.vmstate), plan.vmstate, signal);
   const rootDisk = await putRootDisk(host, plan, signal);
   const late = () => new ApiError('engine_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
-  const memory = { mem_bytes: machine.mem_mib * MIB, stack: [], path: join(dir, FILES.memory), tracked: false };
+  const memory = { mem_bytes: memBytesOf(machine), stack: [], path: join(dir, FILES.memory), tracked: false };
   const { stack } = await withDeadline(limits.branchTimeoutMs, signal, late, () => pager.importMemory(memory));
   const contents = {
     memory: stack.map(({ digest, size }) => ({ digest: asDigest(digest), size })),

@@ -1,11 +1,17 @@
-import { CreateSnapshotRequest, type SnapshotInfo, type SnapshotInfoDetail, type Refresh } from '@forkd/api';
+import {
+  CreateSnapshotRequest,
+  memBytesOf,
+  MIB,
+  type Refresh,
+  type SnapshotInfo,
+  type SnapshotInfoDetail,
+} from '@forkd/api';
 import type { Audit, BranchMode, BranchStats } from '@forkd/engine';
 import { type Listed, type StoredSnapshot, ancestorsOf } from '@forkd/store';
 import { Compile } from 'typebox/compile';
 import type { Draft } from './draft.ts';
 import { randomWarning } from './refresh.ts';
 
-const MIB = 1024 * 1024;
 const PAGE_BYTES = 4096;
 const buildRequest = Compile(CreateSnapshotRequest);
 
@@ -135,7 +141,7 @@ export function detailOf(
     tag: snapshot.tag,
     dir,
     created_at_unix: config.created_at_unix,
-    memory_logical_bytes: config.machine.mem_mib * MIB,
+    memory_logical_bytes: memBytesOf(config.machine),
     memory_physical_bytes: snapshot.memory.reduce((sum, blob) => sum + blob.size, 0),
     vmstate_bytes: snapshot.deviceState.size,
     ...randomOf(config.refresh),

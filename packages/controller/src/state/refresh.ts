@@ -1,9 +1,8 @@
-import type { Refresh } from '@forkd/api';
+import { MIB, type Refresh } from '@forkd/api';
 import type { Refresh as FoundRefresh } from '@forkd/guest';
 import { limits } from '../limits.ts';
 import type { Sandbox } from './sandbox.ts';
 
-const MIB = 1024 * 1024;
 const ABOVE = 4 * 1024 ** 3;
 
 /**

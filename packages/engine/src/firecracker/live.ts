@@ -1,5 +1,6 @@
 import { readFile, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import { exists } from '../files.ts';
 import { readMemoryUse } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
@@ -39,7 +40,7 @@ export function announcement({ id, dir, pid, machine, stack }: Omit<VmRecord, 's
     sandbox: id,
     vmm: 'firecracker',
     caller: { pid },
-    mem_bytes: machine.mem_mib * 2 ** 20,
+    mem_bytes: memBytesOf(machine),
     stack: [...stack],
     monitor_socket: join(dir, FILES.api),
     chardev_socket: join(dir, FILES.agent),

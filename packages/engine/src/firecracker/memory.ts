@@ -1,6 +1,7 @@
 import { join, resolve } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import { EngineError } from '../errors.ts';
-import type { Machine, RestoreSpec } from '../types.ts';
+import type { RestoreSpec } from '../types.ts';
 import { announcement } from './live.ts';
 import type { MemoryFiles } from './memory-files.ts';
 import { FILES } from './process.ts';
@@ -117,10 +118,6 @@ async function refreshFile(spec: RestoreSpec, pid: number, path: string): Promis
 
 async function showFile(path: string, vmRoot: VmRoot): Promise<SnapshotLoad['memory']> {
   return { type: 'File', path: await vmRoot.lend(path, 'memory') };
-}
-
-function memBytesOf({ mem_mib: mib }: Machine): number {
-  return mib * 2 ** 20;
 }
 
 /** Releases of what was acquired, called in reverse order. */

@@ -1,5 +1,6 @@
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import { EngineError } from '../errors.ts';
 import { removeMemoryLimit } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
@@ -135,7 +136,7 @@ export class FirecrackerVm implements Vm {
     const diff = mode === 'diff' && counted !== null;
     const below = mode === 'full' ? [] : (counted ?? stack);
     const stats = await takeSnapshot(this.api, { diff, measureDiff, name, vmRoot, resume }, options);
-    const captured = { dir: join(vmRoot.root, name), diff, below, memBytes: machine.mem_mib * 2 ** 20 };
+    const captured = { dir: join(vmRoot.root, name), diff, below, memBytes: memBytesOf(machine) };
     const done = await branchOf(captured, stats, pager, options);
     this.#counted = done.stack.map(({ digest }) => digest);
     return done;

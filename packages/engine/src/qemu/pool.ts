@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
 import { join } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import { availableMemoryBytes } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
 import { endProcess, explain } from '../supervise.ts';
@@ -232,7 +233,7 @@ export class VmmPool {
     try {
       await pager.prepare({
         vmm: name,
-        mem_bytes: machine.mem_mib * 2 ** 20,
+        mem_bytes: memBytesOf(machine),
         monitor_socket: join(dir, FILES.pagerMonitor),
         chardev_socket: join(dir, FILES.chardev),
         key,

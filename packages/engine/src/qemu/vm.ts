@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import { joinGroup, withLimitKill, type MemoryLimits, removeMemoryLimit } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
 import type { BranchOptions } from '../pager/link.ts';
@@ -139,7 +140,7 @@ function announcement({ id, dir, machine, stack, refresh = [] }: Announced, call
   return {
     sandbox: id,
     caller,
-    mem_bytes: machine.mem_mib * 2 ** 20,
+    mem_bytes: memBytesOf(machine),
     stack: [...stack],
     refresh: [...refresh],
     monitor_socket: join(dir, FILES.pagerMonitor),

@@ -1,6 +1,7 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { open, type FileHandle } from 'node:fs/promises';
 import { join } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
 import { REINSTALL_HINT } from '../errors.ts';
 import type { Pager } from '../pager/client.ts';
 import { readStartTicks } from '../process.ts';
@@ -61,7 +62,7 @@ export class VmmProcess {
       const state = options.deviceState === undefined ? undefined : await open(options.deviceState, 'r');
       if (state) files.push(state);
       const { jail, pager, machine } = options;
-      const [pagerSocket, memBytes] = [pager.shimSocket, machine.mem_mib * 2 ** 20];
+      const [pagerSocket, memBytes] = [pager.shimSocket, memBytesOf(machine)];
       const args = jail.arguments({ files: [], ...options, pagerSocket, memBytes });
       const child = spawn(jail.launcher, args, {
         // The VMM gets a session of its own, because signals of a terminal are for the command that was typed, not for VMs.
@@ -89,7 +90,7 @@ function environment({ name, key, machine, window, waits = false }: ProcessOptio
     PATH: process.env['PATH'],
     FORKD_SHIM_SANDBOX: name,
     FORKD_SHIM_KEY: key,
-    FORKD_SHIM_MEM_BYTES: String(machine.mem_mib * 2 ** 20),
+    FORKD_SHIM_MEM_BYTES: String(memBytesOf(machine)),
     ...(waits && { FORKD_SHIM_WAITS: '1' }),
     ...(window === 'inside' && { FORKD_SHIM_WINDOW: '1' }),
   };

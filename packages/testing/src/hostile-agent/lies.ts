@@ -1,9 +1,9 @@
 /** Replies of a hostile agent, by the name of the lie. Routes that a lie does not name are answered as by an honest agent. */
 import type { ServerHttp2Stream } from 'node:http2';
+import { MIB } from '@forkd/api/constants';
 
 export type Answer = (stream: ServerHttp2Stream) => Promise<void> | void;
 
-const MIB = 1024 * 1024;
 const PIECE = 48 * 1024;
 
 /** `{ 'GET /v1/ping': answer }` */

@@ -1,12 +1,12 @@
 import { readFile } from 'node:fs/promises';
 import type { HostInfo } from '@forkd/api';
+import { MIB } from '@forkd/api/constants';
 import { layerLine } from '../../../output/layer-memory.ts';
 import { formatBytes } from '../../../output/text.ts';
 import type { Check } from '../check.ts';
 import type { Facts } from '../facts.ts';
 import { command, fail, ofController, pass, skip, warn, type Finding } from '../row.ts';
 
-const MIB = 1024 ** 2;
 /** The controller's estimate for a VMM plus the private pages of a child that does little. */
 const SMALL_SANDBOX_BYTES = 64 * MIB;
 const HOST_RESERVE_BYTES = 128 * MIB;
