@@ -1,5 +1,6 @@
-//! Preloaded into an unmodified QEMU. It does two things that only code inside the VMM's process can do: it maps the
-//! layer stack as guest memory at the moment when QEMU maps its RAM, and it creates a userfaultfd in QEMU's address space.
+//! Preloaded into an unmodified QEMU. The library does what only code inside the VMM's process can do: it maps the layer
+//! stack as guest memory at the moment when QEMU maps its RAM, makes the guest's random number generator this VM's own, creates
+//! a userfaultfd in QEMU's address space, and conducts the pauses of live branches.
 //!
 //! The lifecycle, in order:
 //! 1. The constructor finds `FORKD_SHIM_SOCKET`, `FORKD_SHIM_SANDBOX`, `FORKD_SHIM_KEY` and `FORKD_SHIM_MEM_BYTES` in the

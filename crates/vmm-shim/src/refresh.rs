@@ -1,6 +1,6 @@
 //! Makes a VM's memory its own where it must not be its siblings': the random number generator of its kernel.
 //!
-//! This is done after the layers are mapped and before QEMU has a device state, so no instruction of the VM has run. The
+//! The change is made after the layers are mapped and before QEMU has a device state, so no instruction of the VM has run. The
 //! changed pages become private pages of this VM, like any page that it writes later, and a branch captures them so.
 
 use forkd_linux_sys::random;
