@@ -36,7 +36,7 @@ export async function bundleIfStale() {
   if (Math.min(...made) <= Math.max(...sources)) await bundlePrograms();
 }
 
-/** What `tsc -b` has written. */
+/** The files that `tsc -b` has written. */
 async function builtFiles() {
   const packages = await readdir(join(repoRoot, 'packages'));
   const files = await Promise.all(

@@ -52,7 +52,7 @@ export function branchRoutes(caller: () => Caller): void {
         expect(branch.diff_logical_bytes).toBe(branch.mem_mib * 2 ** 20);
         expect([branch.diff_ms, branch.diff_physical_bytes].every(Number.isInteger)).toBe(true);
       }
-      // What a full branch stores beside what the measured one of changed pages would have stored.
+      // A full branch stores more than the measured one of changed pages would have stored.
       if (request.measure_diff) {
         expect(branch.diff_ms).toBeGreaterThan(0);
         expect(branch.diff_ms).toBeLessThanOrEqual(branch.pause_ms);

@@ -135,7 +135,7 @@ describe('forkd bench', { timeout: 2 * WAIT_MS }, () => {
       (await whyNoKvmDevice()) === null && (host as unknown as { accelerator: string }).accelerator === 'tcg';
     expect(payload !== undefined).toBe(isMeasured);
     if (payload === undefined) return;
-    // Where KVM runs no Linux it runs a guest without a kernel, and the results say that it is one.
+    // On a host whose KVM runs no Linux it runs a guest without a kernel, and the results say so.
     const guest = 'payload (no kernel), KVM';
     const figures = { pause_ms: count(2), floor_ms: count(4), ratio_p50: number, guest_gap_ms: count(2) };
     expect(payload).toMatchObject({ guest, cpu_model: expect.stringMatching(/./) });

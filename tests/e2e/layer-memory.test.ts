@@ -11,7 +11,7 @@ import { describe, expect } from 'vitest';
 const MIB = 2 ** 20;
 const WAIT_MS = 60_000;
 
-/** What the memfds take up that a pager has open. */
+/** The memory of the memfds that a pager has open. */
 async function memfdBytes(pid: number): Promise<number> {
   const sizes = new Map<number, number>();
   for (const fd of await readdir(`/proc/${pid}/fd`)) {
@@ -41,7 +41,7 @@ describe('layers that nobody maps', () => {
     }
     const { layers } = await lab.pager.inventory();
     const captured = ROUNDS * 8 * MIB;
-    // Those of the template are in memory too, under their digests.
+    // The layers of the template are in memory too, under their digests.
     const counted = layers.filter(({ layer }) => layer.startsWith('ram:') || template.stack.includes(layer));
     const bytes = counted.reduce((sum, { pages }) => sum + pages * 4096, 0);
     expect(bytes, 'all that was captured').toBeGreaterThan(captured);

@@ -65,7 +65,7 @@ class Attacker {
     return (this.server.address() as AddressInfo).port;
   }
 
-  /** What a page at `url` tries, once the browser has opened it. */
+  /** The attempts of a page at `url`, once the browser has opened it. */
   async outcomes(url: string, target: string, home: string): Promise<Record<string, string>> {
     const call = [target, sandbox, home].map((text) => JSON.stringify(text)).join();
     this.page = `<!doctype html><body><script type="module">${await readFile(SCRIPT, 'utf8')}\nawait attack(${call});</script>`;

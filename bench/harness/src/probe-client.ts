@@ -1,6 +1,6 @@
 /**
  * Sends a few small requests to a controller all the time, as one caller among others: `probe-client SOCKET SANDBOX`.
- * Its parent sends `begin` and `pause`; the answer to `pause` has all that was measured since.
+ * The parent process sends `begin` and `pause`; the answer to `pause` has all that was measured since.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { ForkdClient } from '@forkd/sdk';

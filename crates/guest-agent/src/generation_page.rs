@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::crng::{Entry, Op};
 use crate::sys::{self, PAGE_BYTES, Words};
 
-/// Where programs find it.
+/// The path under which programs find the page.
 pub const PATH: &str = "/dev/shm/forkd-generation";
 pub const MAGIC: &[u8; 16] = b"FORKD GENERATION";
 /// The magic and the number.
@@ -48,7 +48,7 @@ impl GenerationPage {
         })
     }
 
-    /// Where it is in guest-physical memory, once it cannot move any more.
+    /// The page's place in guest-physical memory, once the page cannot move any more.
     pub fn place(&self) -> io::Result<Entry> {
         const PRESENT: u64 = 1 << 63;
         const FRAME: u64 = (1 << 55) - 1;

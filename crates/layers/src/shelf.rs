@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// What a shelf asks of its values.
+/// The properties that a shelf needs of its values.
 pub trait Kept {
     /// The memory that the value takes now, in bytes.
     fn bytes(&self) -> u64;

@@ -116,11 +116,11 @@ impl Stack {
             }
             seen += (v.extent.page + v.extent.pages).min(page + pages) - v.extent.page.max(page);
         }
-        // Where no layer has a page, the base's file has a hole, which reads as zeros.
+        // The base's file has a hole, which reads as zeros, wherever no layer has a page.
         seen == pages || (layer == 0 && slot == page)
     }
 
-    /// What is seen of the layers, ascending: the layer's place in the list, the first page, and the bytes. Other pages are zeros.
+    /// The visible parts of the layers, ascending: the layer's place in the list, the first page, and the bytes. Other pages are zeros.
     pub fn visible_runs(&self) -> impl Iterator<Item = (usize, u64, &[u8])> {
         self.visible.iter().map(|&Piece { layer, extent }| {
             let bytes = self.layers[layer].content(extent.slot, extent.pages);
@@ -128,7 +128,7 @@ impl Stack {
         })
     }
 
-    /// What is seen of the layers above the base, ascending: first page and number of pages.
+    /// The visible parts of the layers above the base, ascending: first page and number of pages.
     pub fn upper_runs(&self) -> impl Iterator<Item = (u64, u64)> {
         let upper = self.visible.iter().filter(|v| v.layer > 0);
         upper.map(|v| (v.extent.page, v.extent.pages))
@@ -139,7 +139,7 @@ impl Stack {
         self.upper_runs().count() + usize::from(!self.layers.is_empty())
     }
 
-    /// What to map, in this order: the base as one piece, and over it what is seen of the other layers. Pages that are in no piece
+    /// The pieces to map, in this order: the base as one piece, and over it what is seen of the other layers. Pages that are in no piece
     /// are zeros.
     pub fn plan(&self) -> Vec<Piece> {
         let whole = Extent {

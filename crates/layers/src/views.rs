@@ -1,4 +1,4 @@
-//! Which stacks have a merged view, and which are to get one.
+//! The stacks that have a merged view, and those that are to get one.
 
 use crate::stack::Stack;
 use std::collections::{HashMap, VecDeque};

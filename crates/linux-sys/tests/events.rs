@@ -58,13 +58,13 @@ fn a_change_that_nobody_reads_of_is_waited_for_with_an_end() {
     let range = range_of(&memory);
     uffd.register_write_protect(range).expect("registered");
     std::thread::scope(|scope| {
-        // It waits until that has been read.
+        // The call waits until the event has been read.
         scope.spawn(|| memory.give_back(0, PAGE_SIZE).expect("memory that is given back"));
         let until = Instant::now() + PATIENCE;
         let (error, took) = loop {
             let start = Instant::now();
             match uffd.protect(range) {
-                // It has not begun yet.
+                // The removal has not begun yet.
                 Ok(()) => assert!(Instant::now() < until, "the change is noticed"),
                 Err(error) => break (error, start.elapsed()),
             }

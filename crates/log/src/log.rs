@@ -114,7 +114,7 @@ impl Log {
             self.put_aside();
         }
         self.bytes += line.len() as u64;
-        // There is no place to report that the log cannot be written.
+        // A log that cannot be written leaves no place to report it.
         let _ = match &mut self.file {
             Some((file, _)) => file.write_all(line.as_bytes()),
             None => std::io::stderr().write_all(line.as_bytes()),

@@ -68,7 +68,7 @@ pub trait Template: Send + Sync + 'static {
         None
     }
 
-    /// What `page` is, and how many pages from `page` on, at most `limit`, are alike. Must not block: a VM may be waiting for the
+    /// The content of `page`, and how many pages from `page` on, at most `limit`, are alike. Must not block: a VM may be waiting for the
     /// answer.
     fn run(&self, page: u64, limit: u64) -> Run<'_>;
 

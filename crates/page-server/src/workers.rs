@@ -156,7 +156,7 @@ impl Shared {
                 }
                 Job::Ahead => Some(source.work_ahead(&mut buffer)),
             };
-            // This may be the last reference to the fork, and close its descriptors. So it is dropped without the lock.
+            // The reference may be the last to the fork, and close its descriptors. So it is dropped without the lock.
             drop(source);
             state = self.lock();
             state.done(id, more);

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_forkd-pager");
 /// The memory of a stand-in.
 const MEM_BYTES: u64 = 16 << 20;
-/// What docs promise of a branch whose monitor is wrong.
+/// The promise of the docs about a branch whose monitor is wrong.
 const BRANCH_MAX: Duration = Duration::from_secs(20);
 const KEY: &str = "key";
 

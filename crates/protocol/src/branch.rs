@@ -16,7 +16,7 @@ pub enum BranchMode {
     Live,
 }
 
-/// What conducts the pause window of a branch.
+/// The conductor of a branch's pause window.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[serde(rename_all = "snake_case")]
 #[ts(export, export_to = "wire.ts")]
@@ -64,7 +64,7 @@ pub enum BranchEvent {
 #[derive(Debug, Clone, Default, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "wire.ts")]
 pub struct BranchStats {
-    /// What conducted the pause.
+    /// The conductor of the pause.
     pub window: WindowKind,
     /// vCPUs stopped → running again. Over the monitor, the pager measures it: from before `stop` was sent to after `cont`
     /// was answered. Inside, the shim measures it: from before `vm_stop` to after `vm_start`.

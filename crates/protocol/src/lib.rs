@@ -155,7 +155,7 @@ pub struct Announce {
     pub vmm: VmmKind,
     /// Which process may call under this name. A name alone is no proof: any VMM could give another's.
     pub caller: Caller,
-    /// What is changed in its memory before it runs. Left out: nothing.
+    /// The changes of its memory before it runs. Left out: none.
     #[serde(default)]
     #[ts(as = "Option<Vec<Refresh>>", optional)]
     pub refresh: Vec<Refresh>,

@@ -16,7 +16,7 @@ pub struct ServePages {
     pub mem_bytes: u64,
     /// Bottom layer first.
     pub stack: Vec<LayerRef>,
-    /// What is changed in the VM's own pages before it gets them. Left out: nothing.
+    /// The changes of the VM's own pages before it gets them. Left out: none.
     #[serde(default)]
     #[ts(as = "Option<Vec<Refresh>>", optional)]
     pub refresh: Vec<Refresh>,

@@ -32,7 +32,7 @@ pub enum Order {
     Stay,
 }
 
-/// What a shim has done.
+/// The progress of a shim in a pause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum State {

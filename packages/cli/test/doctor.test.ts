@@ -122,7 +122,7 @@ describe('a controller that runs', () => {
       status: 'warn',
       detail: 'monitor: QEMU 99.1 is not known.',
     });
-    // It has a row of its own, so the row of the capabilities does not warn of it, too.
+    // The window has a row of its own, so the row of the capabilities does not warn of it, too.
     expect(await rowWith('capabilities', { env: url() })).toMatchObject({ status: 'pass', detail: 'live' });
   });
 

@@ -1,4 +1,4 @@
-// What keeps a short command light, held by its causes and not by a clock: the files that a command loads, and the requests that
+// The reasons why a short command is light, held by its causes and not by a clock: the files that a command loads, and the requests that
 // it sends to a real HTTP server on the socket of its data directory.
 import { spawn } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';

@@ -7,7 +7,7 @@ import { visibleChunks } from '../src/output/visible-chunks.ts';
 
 const HOSTILE = 'a\u001b[2J\u001b]0;owned\u0007\u009b\u202e\nb';
 
-/** What an output has written, to a terminal with colours or to a pipe. */
+/** The text that an output has written, to a terminal with colours or to a pipe. */
 function written(isTerminal: boolean, write: (out: Output) => void): string {
   const { out, text } = outputTo(isTerminal);
   write(out);
@@ -69,7 +69,7 @@ test('a console on a terminal shows its escapes wherever its chunks are split, a
 describe('a count of long work', () => {
   afterEach(() => void vi.useRealTimers());
 
-  /** What is written while two of three are done, one of which prints a line of the result. */
+  /** The text that is written while two of three are done, one of which prints a line of the result. */
   async function counted(isTerminal: boolean, options?: { isQuiet: boolean; isJson: boolean }): Promise<string> {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout', 'setInterval', 'clearInterval'] });
     const { out, text } = outputTo(isTerminal, options);

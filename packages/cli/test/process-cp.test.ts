@@ -208,7 +208,7 @@ describe('files', () => {
   });
 });
 
-/** What the guest says is in this directory; every directory in it has nothing in it. */
+/** The entries that the guest names in this directory. Every directory among them is empty. */
 function answerDir(directory: string, entries: { name: string; mode: string; type?: string }[]): void {
   const list = entries.map((entry) => ({ type: 'file', size: 1, mtime_unix: 1, ...entry }));
   fake.overrides.set(`GET /v1/sandboxes/${ID}/dir`, (_, response, url) => {

@@ -28,7 +28,7 @@ const infoOf = (id: string, name?: string): SandboxInfo => ({
 });
 const crash: Ending = { reason: 'crashed', error: new ApiError('guest_unreachable', 'It crashed.', { hint: 'Why.' }) };
 
-/** What a controller keeps in `dir`, and what it logs from a warning up. */
+/** The ended sandboxes that a controller keeps in `dir`, and its log lines from a warning up. */
 async function open(dir?: string) {
   const path = dir ?? join(await scratch(), 'ended');
   const warnings: string[] = [];

@@ -158,7 +158,7 @@ test.each([
   const load = loadOf(of, { ...(network && { networkOverrides }), ...(vsock && { vsockOverride }) });
   await child.api.loadSnapshot(load, features);
   expect(existsSync(join(child.dir, vsock ? 'elsewhere.sock' : 'agent.sock'))).toBe(true);
-  // It keeps count, whatever that is called: a diff has what was written since, by the load itself.
+  // The VMM keeps count, whatever the mode is called: a diff has what was written since, by the load itself.
   const diff = join(of.dir, 'diff');
   await child.api.createSnapshot({ snapshot_type: 'Diff', snapshot_path, mem_file_path: diff });
   expect(statSync(diff).blocks * 512).toBe(LOAD_PAGES.length * 4096);

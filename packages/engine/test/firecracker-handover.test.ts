@@ -151,6 +151,6 @@ test('the vsock of a paused VM is silent, and answers once the VM goes on', asyn
   for (let round = 0; round < 100; round += 1) await vm.api.instance();
   expect(await Promise.race([said, Promise.resolve('silent')])).toBe('silent');
   await vm.resume();
-  // There is no agent, so that the guest hangs up.
+  // The guest has no agent, and hangs up.
   expect(await said).toBe('closed');
 });

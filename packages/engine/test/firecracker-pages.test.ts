@@ -283,7 +283,7 @@ test.each(['while the VM is being loaded', 'before the VM is loaded'])(
     });
     const restoring = restore(points[0]!).catch((error: unknown) => error);
     await listens;
-    // It has connected, and waits for the pages that Firecracker writes at a load.
+    // The VMM has connected, and waits for the pages that Firecracker writes at a load.
     if (moment.startsWith('while')) await until('the VM waits for a page', () => waitsForPage());
     process.kill(pager.pid, 'SIGKILL');
     expect(await restoring).toMatchObject({

@@ -17,7 +17,7 @@ const PAGE = 4096;
 /** Across the border of two pages. */
 const KEY = { at: 5 * PAGE - 10, bytes: 32, op: 'mix' } as const;
 const COUNT = { at: 9 * PAGE + 48, bytes: 8, op: 'count' } as const;
-/** Where no magic stands. */
+/** A place at which no magic number stands. */
 const MOVED = { at: 12 * PAGE, bytes: 24, op: 'page' } as const;
 const REFRESH: Refresh[] = [KEY, COUNT, MOVED];
 const OUTSIDE: Refresh[] = [{ at: MEM_BYTES - 4, bytes: 8, op: 'count' }];
@@ -99,7 +99,7 @@ test('siblings differ from their source and each other in the key alone, however
   for (const memory of memories) keys.push(keyOf(await memory, from.truth));
   keys.push(from.truth.subarray(KEY.at, KEY.at + KEY.bytes));
   expect(new Set(keys.map((key) => key.toString('hex'))).size).toBe(7);
-  // What one has made its own is in no sibling's file.
+  // Pages that one child has made its own are in no sibling's file.
   expect((await readFile(shared.path)).equals(from.truth)).toBe(true);
 });
 

@@ -1,4 +1,4 @@
-/** Whose processor a snapshot can go on with: what is recorded, and what a restore elsewhere is refused with. */
+/** The processors that a snapshot can go on with: what is recorded, and the refusal of a restore elsewhere. */
 import { expect, test } from 'vitest';
 import { compareMachines } from '../src/machine.ts';
 import { makeProcessor, readHostProcessor } from '../src/processor.ts';

@@ -1,5 +1,5 @@
 /**
- * What ends a VM beside its own end: a run state that it never leaves, told by monitors that are honest, hostile or silent; and a
+ * The reasons for which a VM is ended, beside its own end: a run state that it never leaves, told by monitors that are honest, hostile or silent; and a
  * kill, which is over in bounded time even if the process is not.
  */
 import { spawn } from 'node:child_process';
@@ -16,7 +16,7 @@ import { endProcess } from '../src/supervise.ts';
 let dir: string;
 let path: string;
 let server: Server;
-/** What the watch has written, line by line. */
+/** The lines that the watch has written. */
 let asked: string[];
 let onLost: Mock<(why: string) => void>;
 

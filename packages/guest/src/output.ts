@@ -46,7 +46,7 @@ export class CommandOutput implements AsyncIterable<OutputEvent> {
   readonly #frames: AsyncGenerator<RawFrame[]>;
   /** Frames that came together with the first one. */
   #early: RawFrame[];
-  /** Where the next event has to begin; undefined where the guest may say it. */
+  /** The offset at which the next event has to begin; undefined if the guest may choose it. */
   #position: number | undefined;
 
   private constructor(frames: AsyncGenerator<RawFrame[]>, early: RawFrame[], started: Started) {

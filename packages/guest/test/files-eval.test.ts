@@ -269,7 +269,7 @@ test('a process that an evaluation forks ends with it, and only its parent answe
 test('a thread that logs between two evaluations does not wait for the next one', async () => {
   const [done, go] = [at('logged'), at('log-now')];
   await agent.writeFile(done, new Uint8Array());
-  // What the thread logs before the first evaluation has ended is that evaluation's output.
+  // Lines that the thread logs before the first evaluation has ended are that evaluation's output.
   await agent.eval(`
 import os, sys, threading, time
 def log():

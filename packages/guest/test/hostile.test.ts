@@ -277,7 +277,7 @@ test.each(floods)('a flood of %s is cut off soon, while another guest is served'
 test('a guest gets a bounded share of a turn and of a second, and unrequested data is bounded', () => {
   let nowMs = 0;
   const own = new Intake(() => nowMs);
-  // Its share of a turn, and then others have theirs.
+  // The guest has its share of a turn, and then others have theirs.
   expect(own.take(bounds.turnBytes - 1)).toBeUndefined();
   expect(own.take(1)).toBe(0);
   own.asked(bounds.turnBytes);
@@ -292,7 +292,7 @@ test('a guest gets a bounded share of a turn and of a second, and unrequested da
   expect(own.isFlooded).toBe(false);
   for (let sent = 0; sent <= bounds.unaskedBytesMax; sent += bounds.turnBytes) own.take(bounds.turnBytes);
   expect(own.isFlooded).toBe(true);
-  // It is forgiven at a rate.
+  // The guest is forgiven at a rate.
   nowMs += 10_000;
   own.take(1);
   expect(own.isFlooded).toBe(false);

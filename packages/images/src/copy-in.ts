@@ -53,7 +53,7 @@ export async function copyIn(
   });
 }
 
-/** Where a file goes: into the directory that `target` is, or to `target` itself. */
+/** The destination of a file: into the directory that `target` is, or to `target` itself. */
 async function placeOfFile(tree: string, target: string, to: string, from: string): Promise<string> {
   const there = await findInTree(tree, target);
   const isDirectory = to.endsWith('/') || to === '' || (there !== null && (await lstat(there)).isDirectory());

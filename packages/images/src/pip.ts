@@ -20,7 +20,7 @@ interface Python {
   readonly program: string;
   /** `3.11`. */
   readonly version: string;
-  /** Where packages of the user go, inside the root. */
+  /** The directory of the user's packages, inside the root. */
   readonly packages: string;
 }
 

@@ -33,7 +33,7 @@ describe('the distribution kernel', () => {
     expect(found.vmlinuz).toBe(join(home, 'vmlinuz'));
     await writeFile(join(home, 'modules/modules.builtin'), 'ROT', { flag: 'a' });
     const lines: string[] = [];
-    // Where apt cannot be reached there is none, rather than a damaged one.
+    // A host that cannot reach apt has no package, rather than a damaged one.
     const again = await ensureKernel({ cacheDir, onProgress: (line) => lines.push(line) }).catch(() => null);
     expect(lines[0]).toMatch(/has changed on disk/);
     if (again !== null) expect((await readFile(again.vmlinuz)).equals(await readFile(vmlinuz))).toBe(true);

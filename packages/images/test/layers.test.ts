@@ -159,7 +159,7 @@ function byTar(dir: string, layers: readonly TarMember[][]): string | null {
       for (const each of hidden) rmSync(at(place === '' ? each : `${place}/${each}`), { recursive: true, force: true });
     }
     for (const member of members.filter((one) => !WHITEOUT.test(one.path))) {
-      // What is in the way of a member, or of a directory above it, makes room.
+      // An entry that is in the way of a member, or of a directory above it, makes room.
       const names = member.path.split('/');
       for (let depth = 1; depth < names.length; depth++) {
         const above = names.slice(0, depth).join('/');

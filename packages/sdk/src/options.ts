@@ -5,7 +5,7 @@ import { environment } from './platform.ts';
 
 /**
  * Options of every operation.
- * There are two clocks: `requestTimeoutMs` bounds the request. `timeoutMs`, where it exists, bounds the subject of the
+ * Requests have two clocks: `requestTimeoutMs` bounds the request. `timeoutMs`, where it exists, bounds the subject of the
  * request: the life of a sandbox, the run of a command, the evaluation.
  */
 export interface RequestOptions {

@@ -1,4 +1,4 @@
-//! What the lock of `Layers` guards: names, the layers in memory, and what is known of layers that were dropped.
+//! The state that the lock of `Layers` guards: names, the layers in memory, and what is known of layers that were dropped.
 
 use crate::layer::Layer;
 use crate::shelf::{Kept, Shelf};
@@ -63,7 +63,7 @@ pub struct Counts {
     pub merged_on_demand_us: u64,
 }
 
-/// Where a layer is.
+/// The place of a layer.
 pub enum Found {
     InMemory(Arc<Layer>),
     /// In the store, under this digest.

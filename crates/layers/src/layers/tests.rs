@@ -1,4 +1,4 @@
-//! Which layers are held, dropped and read again, with a store on disk and real memfds.
+//! Layers that are held, dropped and read again, with a store on disk and real memfds.
 
 use super::*;
 use crate::layer::{Durability, Extent};

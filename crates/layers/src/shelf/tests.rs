@@ -46,7 +46,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What the model knows of a value on the shelf.
+/// The model's knowledge of a value on the shelf.
 #[derive(Debug)]
 struct Known {
     bytes: u64,

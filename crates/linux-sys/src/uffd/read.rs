@@ -1,7 +1,7 @@
 //! Reads a userfaultfd without ever waiting.
 //!
 //! `O_NONBLOCK` belongs to the open file description, which is shared with the process that the userfaultfd came from.
-//! That process can clear the flag at any moment, even between a check and a read. So a read must not rely on the flag.
+//! The other process can clear the flag at any moment, even between a check and a read. So a read must not rely on the flag.
 
 use crate::check;
 use std::cell::OnceCell;

@@ -17,11 +17,11 @@ static ZEROS: [u8; HUGE_PAGE_BYTES as usize] = [0; HUGE_PAGE_BYTES as usize];
 /// The result of a fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Advance {
-    /// This many pages are there now, and threads that waited for them have been woken.
+    /// The number of pages that are there now. Threads that waited for them have been woken.
     Filled(u64),
     /// The first page was there already. Threads that wait for it have not been woken.
     Present,
-    /// This many pages must be read first.
+    /// The number of pages that must be read first.
     Stored(u64),
     /// The first page is on its way to the template.
     Coming,

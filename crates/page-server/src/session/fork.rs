@@ -64,7 +64,7 @@ impl Fork {
         let regions = layout.regions().iter();
         let shared = regions.map(|region| share(&uffd, peer.pid, region, &*template));
         let shared = shared.collect::<Result<Vec<bool>>>().inspect_err(|_| {
-            // This memory cannot be served, and the VMM must not run on with zeros.
+            // The memory cannot be served, and the VMM must not run on with zeros.
             peer.end(KILL_PATIENCE);
         })?;
         let eventfd = || EventFd::new().step("making an eventfd");

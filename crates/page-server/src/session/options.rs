@@ -12,7 +12,7 @@ pub struct SessionOptions {
     pub fault_around: u64,
     /// How long to retry when the template does not answer.
     pub patience: Duration,
-    /// What another fork of the template asked for. Those pages are filled in that order before this fork asks.
+    /// The pages that another fork of the template asked for. Those pages are filled in that order before this fork asks.
     pub prefetch: Option<Record>,
     /// Fill all of memory, and then leave the VMM to itself.
     pub populate: bool,

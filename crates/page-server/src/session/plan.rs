@@ -1,4 +1,4 @@
-//! Which pages a fork is given before it asks for them.
+//! The pages that a fork is given before it asks for them.
 
 use crate::layout::Layout;
 use crate::record::{AskedRun, Record};

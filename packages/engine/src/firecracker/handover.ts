@@ -19,7 +19,7 @@ const EXIT_MS = 1_000;
 const MESSAGE_BYTES_MAX = 64 << 10;
 const DOOR = 'wp.sock';
 
-/** Where programs share memory: write-protection is of memory, never of a disk's pages. */
+/** A file system in which programs share memory: write-protection is of memory, never of a disk's pages. */
 const SHARED_MEMORY = '/dev/shm';
 const TMPFS = 0x0102_1994;
 

@@ -1,4 +1,4 @@
-/** Where Firecracker's kernels begin at the earliest. */
+/** The lowest address at which Firecracker's kernels begin. */
 const BASE = 0x10_0000;
 const HEADER_BYTES = 64;
 const PROGRAM_HEADER_BYTES = 56;

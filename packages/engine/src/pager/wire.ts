@@ -35,7 +35,7 @@ vmm?: VmmKind,
  */
 caller: Caller, 
 /**
- * What is changed in its memory before it runs. Left out: nothing.
+ * The changes of its memory before it runs. Left out: none.
  */
 refresh?: Array<Refresh>, };
 
@@ -123,7 +123,7 @@ export type BranchMode = "full" | "diff" | "live";
  */
 export type BranchStats = { 
 /**
- * What conducted the pause.
+ * The conductor of the pause.
  */
 window: WindowKind, 
 /**
@@ -373,7 +373,7 @@ mem_bytes: number,
  */
 stack: Array<string>, 
 /**
- * What is changed in the VM's own pages before it gets them. Left out: nothing.
+ * The changes of the VM's own pages before it gets them. Left out: none.
  */
 refresh?: Array<Refresh>, 
 /**
@@ -403,6 +403,6 @@ announce: Announce,
 device_state: string, };
 
 /**
- * What conducts the pause window of a branch.
+ * The conductor of a branch's pause window.
  */
 export type WindowKind = "inside" | "monitor";

@@ -31,7 +31,7 @@ export interface Acceleration {
 interface Trial {
   program: string;
   version: string;
-  /** Where a host on which KVM runs a kernel is noted, until it is booted again. */
+  /** The directory that notes, until the host is booted again, that KVM runs a kernel on it. */
   cacheDir: string;
   probeKernel?: KernelFiles;
   signal?: AbortSignal;

@@ -30,7 +30,7 @@ export interface WindowTrial {
 /** The parts of the engine that the choice needs, and the trial VM's launch but for what the trial decides. */
 interface Candidate {
   version: string;
-  /** Where a proof is noted. */
+  /** The directory in which a proof is noted. */
   cacheDir: string;
   trial: WindowTrial | undefined;
   vmm: Omit<Launch, 'id' | 'dir' | 'args' | 'files' | 'rootImage' | 'stack' | 'window'>;

@@ -41,7 +41,7 @@ const LOG_TAIL_BYTES = 2_000;
 
 /**
  * Finds the controller of this data directory, or starts it.
- * There is no lock: of two controllers that start at once, one fails to bind the socket and exits. Its starter finds the other.
+ * Nothing is locked: of two controllers that start at once, one fails to bind the socket and exits. Its starter finds the other.
  */
 export async function ensureController(options: EnsureOptions): Promise<LocalController> {
   const paths = localPaths(options);

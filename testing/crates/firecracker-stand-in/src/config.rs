@@ -34,7 +34,7 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Filters {
-    /// There are none, as with `--no-seccomp`.
+    /// No filters, as with `--no-seccomp`.
     None,
     /// Allow a userfaultfd at any time.
     Allowing,

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const ZRAM: &str = "/sys/class/zram-control";
 const MIB: u64 = 1 << 20;
 
-/// Where swap space can be had.
+/// The kinds of swap space that can be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SwapKind {
     /// A file, beside this program: a tmpfs is refused by the kernel.

@@ -90,9 +90,9 @@ impl Harm {
 pub struct Home {
     pub name: String,
     pub key: String,
-    /// Where the pager takes calls.
+    /// The socket at which the pager takes calls.
     pub shims: PathBuf,
-    /// Where its own sockets are to be: `monitor` and `channel`.
+    /// The directory of its own sockets: `monitor` and `channel`.
     pub dir: PathBuf,
 }
 

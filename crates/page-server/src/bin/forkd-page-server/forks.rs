@@ -32,7 +32,7 @@ pub struct Forks {
     forks_max: usize,
     /// The file that keeps the order in which a fork asks for pages.
     record: Option<PathBuf>,
-    /// That order, once it is known.
+    /// The recorded order, once it is known.
     prefetch: Mutex<Option<Record>>,
     states: Mutex<HashMap<String, State>>,
     /// Signalled once no new forks are taken.

@@ -7,7 +7,7 @@
 //! 4. Create a mount namespace whose root is that directory, with the devices that a VMM needs, owned by the VMM's user.
 //! 5. Become that user, and then the program, under the same pid unless another was requested.
 //!
-//! There are two differences. The stand-in makes no cgroups, and refuses arguments that ask for them. And it copies
+//! The stand-in differs in two ways. It makes no cgroups, and refuses arguments that ask for them. And it copies
 //! `stand-in.json`, which configures the stand-in for Firecracker, along with the program.
 
 mod arguments;
