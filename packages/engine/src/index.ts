@@ -1,7 +1,6 @@
 export { EngineError, type EngineErrorCode } from './errors.ts';
 export { Pager } from './pager/client.ts';
-export type { BranchOptions } from './pager/link.ts';
-export type { PagerOptions } from './pager/start.ts';
+export type { BranchOptions, PagerOptions } from './pager/link.ts';
 export type {
   Audit,
   Blob,

@@ -5,8 +5,9 @@ import { mkdtemp, rm } from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { expect, onTestFinished, test } from 'vitest';
+import { Link } from '../src/daemon/link.ts';
 import { waitUntilRunning } from '../src/index.ts';
-import { Link } from '../src/pager/link.ts';
+import { pagerKind } from '../src/pager/link.ts';
 
 /** A socket at which each connection is told something. */
 async function peer(say: (socket: Socket) => void): Promise<string> {
@@ -60,7 +61,7 @@ test.each([
   ['replies of other shapes', (socket: Socket) => socket.write('{"id":1,"kind":"err"}\n{"id":1,"kind":"ok"}\n')],
 ] as typeof lies)('a pager that says %s fails the request within its time', async (_what, say) => {
   const path = await peer(say);
-  const link = new Link(connect(path));
+  const link = new Link(pagerKind, connect(path));
   onTestFinished(() => link.close());
   await expect(link.request({ op: 'hello' }, { signal: AbortSignal.timeout(1000) })).rejects.toThrow(
     /was lost|given up/,

@@ -1,7 +1,6 @@
-import { setTimeout as delay } from 'node:timers/promises';
-import { EngineError } from '../errors.ts';
-import { type BranchOptions, dial, expect, type Hello, Link } from './link.ts';
-import { startPager, type PagerOptions } from './start.ts';
+import type { Link } from '../daemon/link.ts';
+import { connectDaemon, endDaemon } from '../daemon/start.ts';
+import { type BranchOptions, pagerKind, type PagerMessages, type PagerOptions } from './link.ts';
 import type {
   Announce,
   Answer,
@@ -20,12 +19,10 @@ import type {
   Wake,
 } from './wire.ts';
 
-/** How often a pager is looked for or started when the one that was found ends. */
-const CONNECT_ATTEMPTS = 5;
+/** Time that a pager may take to release a VM. A pager that hangs must delay nobody. */
+const RELEASE_TIMEOUT_MS = 10_000;
 
-/** Time that a pager may take to release a VM, or to end. A pager that hangs must delay nobody. */
-const END_TIMEOUT_MS = 10_000;
-
+type Hello = Extract<Answer, { answer: 'hello' }>;
 type Floor = Omit<Extract<Answer, { answer: 'floor' }>, 'answer'>;
 type Imported = Omit<Extract<Answer, { answer: 'imported' }>, 'answer'>;
 interface Inventory {
@@ -44,9 +41,9 @@ export class Pager {
   readonly shimSocket: string;
   /** Settles when the connection is lost. */
   readonly gone: Promise<void>;
-  readonly #link: Link;
+  readonly #link: Link<PagerMessages>;
 
-  private constructor(link: Link, hello: Hello, runDir: string) {
+  private constructor(link: Link<PagerMessages>, hello: Hello, runDir: string) {
     this.#link = link;
     this.pid = hello.pid;
     this.tscKhz = hello.tsc_khz;
@@ -60,20 +57,10 @@ export class Pager {
    * Throws `pager_missing`, `pager_gone` or `pager_protocol`.
    */
   static async ensure(options: PagerOptions): Promise<Pager> {
-    const path = `${options.runDir}/pager.sock`;
-    for (let attempt = 1; ; attempt += 1) {
-      const socket = (await dial(path)) ?? (await startPager(options, () => dial(path)));
-      const link = new Link(socket);
-      try {
-        const hello = await link.hello();
-        return new Pager(link, hello, options.runDir);
-      } catch (error) {
-        link.close();
-        // A pager that was killed a moment ago may still accept a connection, and then drops it.
-        const gone = error instanceof EngineError && error.code === 'pager_gone';
-        if (!gone || attempt >= CONNECT_ATTEMPTS) throw error;
-      }
-    }
+    const { bin, runDir, storeDir, signal } = options;
+    const args = ['--run-dir', runDir, '--store-dir', storeDir];
+    const { link, hello } = await connectDaemon<PagerMessages>(pagerKind, { bin, args, runDir, signal });
+    return new Pager(link, hello, runDir);
   }
 
   async announce(announce: Announce): Promise<void> {
@@ -119,18 +106,22 @@ export class Pager {
 
   /** Releases everything that the pager holds for a VM. Throws `cancelled` if the pager does not answer in time. */
   async release(sandbox: string): Promise<void> {
-    await this.#link.request({ op: 'release', sandbox }, { signal: AbortSignal.timeout(END_TIMEOUT_MS) });
+    await this.#link.request({ op: 'release', sandbox }, { signal: AbortSignal.timeout(RELEASE_TIMEOUT_MS) });
   }
 
   /** Takes a snapshot of a running VM, and resolves when it is durable. */
   async branch(request: Branch, options: BranchOptions = {}): Promise<BranchDone> {
-    const answer = await this.#link.request({ op: 'branch', ...request }, options);
-    return expect(answer, 'branch');
+    const cancel = (id: number) => ({ op: 'cancel', request: id }) as const;
+    const answer = await this.#link.request({ op: 'branch', ...request }, { ...options, cancel });
+    return this.#link.expect(answer, 'branch');
   }
 
   /** Measures a pause that only saves the device state. */
   async floor(sandbox: string): Promise<Floor> {
-    const { pause_us, device_state_us } = expect(await this.#link.request({ op: 'floor', sandbox }), 'floor');
+    const { pause_us, device_state_us } = this.#link.expect(
+      await this.#link.request({ op: 'floor', sandbox }),
+      'floor',
+    );
     return { pause_us, device_state_us };
   }
 
@@ -143,14 +134,17 @@ export class Pager {
   }
 
   async memory(sandbox: string): Promise<MemoryUse> {
-    const { private_bytes, shared_bytes } = expect(await this.#link.request({ op: 'memory', sandbox }), 'memory');
+    const { private_bytes, shared_bytes } = this.#link.expect(
+      await this.#link.request({ op: 'memory', sandbox }),
+      'memory',
+    );
     return { private_bytes, shared_bytes };
   }
 
   /** Writes what a stack holds as one layer that needs no other. */
   async flatten(memBytes: number, stack: readonly string[]): Promise<Blob> {
     const answer = await this.#link.request({ op: 'flatten', mem_bytes: memBytes, stack: [...stack] });
-    const { digest, size } = expect(answer, 'layer');
+    const { digest, size } = this.#link.expect(answer, 'layer');
     return { digest, size };
   }
 
@@ -161,7 +155,7 @@ export class Pager {
 
   /** The memory of a VM that has been announced, as a file that it maps shared. It is there until the VM is opened. */
   async lendMemory(sandbox: string): Promise<string> {
-    return expect(await this.#link.request({ op: 'lend_memory', sandbox }), 'lent').path;
+    return this.#link.expect(await this.#link.request({ op: 'lend_memory', sandbox }), 'lent').path;
   }
 
   /**
@@ -170,19 +164,19 @@ export class Pager {
    */
   async takeMemory(sandbox: string, signal?: AbortSignal): Promise<boolean> {
     const answer = await this.#link.request({ op: 'take_memory', sandbox }, signal ? { signal } : {});
-    return expect(answer, 'taken').kept;
+    return this.#link.expect(answer, 'taken').kept;
   }
 
   /** Makes a layer of what a memory file has that the stack has not. Resolves when all layers are durable. */
   async importMemory(file: ImportMemory): Promise<Imported> {
     const answer = await this.#link.request({ op: 'import_memory', ...file });
-    const { stack, captured_pages } = expect(answer, 'imported');
+    const { stack, captured_pages } = this.#link.expect(answer, 'imported');
     return { stack, captured_pages };
   }
 
   /** Copies a file into the store. Resolves when it is durable there. */
   async importFile(path: string): Promise<Blob> {
-    const { digest, size } = expect(await this.#link.request({ op: 'import_file', path }), 'layer');
+    const { digest, size } = this.#link.expect(await this.#link.request({ op: 'import_file', path }), 'layer');
     return { digest, size };
   }
 
@@ -198,12 +192,12 @@ export class Pager {
 
   /** Lists the memory that is served page by page. */
   async pages(): Promise<PageInventory> {
-    const { served, total } = expect(await this.#link.request({ op: 'pages' }), 'pages');
+    const { served, total } = this.#link.expect(await this.#link.request({ op: 'pages' }), 'pages');
     return { served, total };
   }
 
   async inventory(): Promise<Inventory> {
-    const { layers, sandboxes } = expect(await this.#link.request({ op: 'inventory' }), 'inventory');
+    const { layers, sandboxes } = this.#link.expect(await this.#link.request({ op: 'inventory' }), 'inventory');
     return { layers, sandboxes };
   }
 
@@ -219,7 +213,10 @@ export class Pager {
 
   /** How much memory layers take. */
   async layerMemory(): Promise<LayerMemory> {
-    const { answer: _, ...memory } = expect(await this.#link.request({ op: 'layer_memory' }), 'layer_memory');
+    const { answer: _, ...memory } = this.#link.expect(
+      await this.#link.request({ op: 'layer_memory' }),
+      'layer_memory',
+    );
     return memory;
   }
 
@@ -230,12 +227,7 @@ export class Pager {
 
   /** Ends the pager. VMs keep running. Throws `cancelled` if the pager does not end in time. */
   async shutdown(): Promise<void> {
-    await this.#link.request({ op: 'shutdown' }, { signal: AbortSignal.timeout(END_TIMEOUT_MS) });
-    const over = new AbortController();
-    const late = delay(END_TIMEOUT_MS, true, { signal: over.signal }).catch(() => false);
-    const isLate = await Promise.race([this.gone.then(() => false), late]);
-    over.abort();
-    if (isLate) throw new EngineError('cancelled', `The pager ${this.pid} has not ended within ${END_TIMEOUT_MS} ms.`);
+    await endDaemon(this.#link, { op: 'shutdown' }, this.pid);
   }
 
   /** Closes the connection. The pager continues; branches of this connection are cancelled. */
