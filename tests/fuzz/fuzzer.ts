@@ -57,7 +57,7 @@ export async function fuzz(program: string, secs: number, seed: number): Promise
     const output = `${done.output}\n${faults.join('\n')}`;
     await mkdir(dirname(LOG), { recursive: true });
     await writeFile(LOG, output);
-    return { code: done.code, output };
+    return { ...done, output };
   } finally {
     await rm(secrets, { recursive: true });
   }
