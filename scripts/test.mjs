@@ -8,7 +8,12 @@ import { builds, prepare, runMain } from './setup.mjs';
 
 const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'];
 /** Files that the steps `cargo` and `generated` have just written anew. */
-const GENERATED = ['packages/engine/src/pager/wire.ts', 'packages/guest/src/agent-wire.ts', 'docs/operate/engines.md'];
+const GENERATED = [
+  'packages/engine/src/pager/wire.ts',
+  'packages/guest/src/agent-wire.ts',
+  'docs/operate/engines.md',
+  'python/src/forkd',
+];
 const OUTCOME_FILE = join(stateDir, 'logs/outcome.json');
 
 /**
@@ -31,6 +36,7 @@ const steps = [
     name: 'generated',
     commands: [
       [process.execPath, 'scripts/engines.mjs'],
+      [process.execPath, 'scripts/python-sdk.mjs'],
       ['git', 'diff', '--exit-code', '--', ...GENERATED],
     ],
   },
