@@ -49,7 +49,9 @@ export async function parseLine(
   streams: Streams,
 ): Promise<{ command: Command; args: string[]; options: GlobalOptions }> {
   let parsed: { command: Command; args: string[]; options: GlobalOptions } | undefined;
-  const run: Runner = async (command, args, options) => void (parsed = { command, args, options });
+  const run: Runner = async (command, args, options) => {
+    parsed = { command, args, options };
+  };
   const program = buildProgram(await groupsFor(argv), streams, run);
   try {
     await program.parseAsync(argv, { from: 'user' });
@@ -94,7 +96,9 @@ function buildProgram(groups: readonly CommandGroup[], streams: Streams, run: Ru
     .configureOutput({
       writeOut: (text) => streams.stdout.write(text),
       // Help that was not asked for is for people: with --json it is left out.
-      writeErr: (text) => void (isJson || streams.stderr.write(text)),
+      writeErr: (text) => {
+        if (!isJson) streams.stderr.write(text);
+      },
       // `explain` prints every error, in one form.
       outputError: () => {},
     });

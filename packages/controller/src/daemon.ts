@@ -88,7 +88,11 @@ export class Daemon {
 
     const ingress = await openIngress(options, this.#log, this.#scope);
     const { metrics, audit } = ingress;
-    control.reload.addEventListener('reload', () => void reloadIngress(ingress));
+    control.reload.addEventListener('reload', () => {
+      reloadIngress(ingress).catch((error: unknown) =>
+        this.#log.error({ err: error }, 'could not read the files again'),
+      );
+    });
     const { host, vmm } = await this.#openHost(binaries, launcher, metrics);
     const { registry, catalog, replies } = host;
 

@@ -99,9 +99,9 @@ export async function endProcess(id: ProcessId, exited: Promise<unknown>, timeou
 
 /** Resolves at the end of our child, with the end of its log. */
 export function endOfChild(child: ChildProcess, log: () => string): Promise<VmExit> {
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     child.once('exit', (code, signal) => {
-      void readTail(log()).then((text) => resolve({ code, signal, why: null, log: text }));
+      readTail(log()).then((text) => resolve({ code, signal, why: null, log: text }), reject);
     });
   });
 }

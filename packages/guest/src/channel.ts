@@ -69,7 +69,7 @@ async function reach(socketPath: string, vsockPort: number | undefined, signal: 
  * listen yet.
  */
 async function askForPort(socket: Socket, port: number, signal: AbortSignal): Promise<boolean> {
-  const abort = (): void => void socket.destroy();
+  const abort = () => socket.destroy();
   // The caller may have given up while the connection was made: that is not told again.
   if (signal.aborted) return false;
   signal.addEventListener('abort', abort, { once: true });
@@ -166,7 +166,7 @@ export class Channel extends Duplex {
       this.destroy(disconnected(new Error('the guest sent more than was asked of it')));
       return;
     }
-    if (pauseMs !== undefined) void this.#hold(pauseMs);
+    if (pauseMs !== undefined) this.#hold(pauseMs).catch((error: unknown) => this.destroy(error as Error));
     for (const frame of this.#decoder.push(bytes)) {
       if (this.destroyed) return;
       if (frame.connection === this.#id) this.#receive(frame);

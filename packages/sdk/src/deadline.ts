@@ -63,7 +63,9 @@ function whenAborted(signal: AbortSignal, callback: () => void): () => void {
     signal.addEventListener('abort', () => calls.forEach((call) => call()), { once: true });
   }
   callbacks.add(callback);
-  return () => void callbacks.delete(callback);
+  return () => {
+    callbacks.delete(callback);
+  };
 }
 
 /** Resolves after `ms`, or rejects with the signal's reason. */

@@ -168,7 +168,7 @@ function countStarted({ out }: Context, client: ForkdClient, tag: string, total:
     }
   };
   // The fork itself reports what is wrong.
-  void count().catch(() => {});
+  count().catch(() => {});
   return { text: () => `${Math.min(started, total)} of ${total}`, end: () => abort.abort() };
 }
 

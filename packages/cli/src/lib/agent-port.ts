@@ -35,7 +35,7 @@ export async function serveAgent(client: ForkdClient, sandboxId: string, address
   const server = createServer({ allowHalfOpen: true }, (socket) => {
     sockets.add(socket);
     socket.once('close', () => sockets.delete(socket));
-    void serve(socket, client, sandboxId);
+    serve(socket, client, sandboxId).catch((error: unknown) => socket.destroy(error as Error));
   });
   server.maxConnections = CONNECTIONS_MAX;
   server.listen(address);

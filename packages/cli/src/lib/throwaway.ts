@@ -43,7 +43,9 @@ function renewLease(client: ForkdClient, sandboxId: string): () => void {
   const periodMs = (LEASE_SECS * 1000) / RENEWALS_PER_LEASE;
   const renew = () => client.updateSandbox(sandboxId, { ttl_secs: LEASE_SECS }, { timeoutMs: periodMs });
   // Ignore failures: the next renewal may succeed, and a sandbox that has ended fails the work itself.
-  const timer = setInterval(() => void renew().catch(() => {}), periodMs);
+  const timer = setInterval(() => {
+    renew().catch(() => {});
+  }, periodMs);
   return () => clearInterval(timer);
 }
 

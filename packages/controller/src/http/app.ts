@@ -90,8 +90,8 @@ function askForToken(app: FastifyInstance, { tokens, listener }: AppParts): void
   if (tokens === null || listener === 'socket') return;
   app.addHook('onRequest', async (request, reply) => {
     if (request.method === 'GET' && request.url === '/healthz') return;
-    void reply.header('www-authenticate', 'Bearer');
+    reply.header('www-authenticate', 'Bearer');
     request.tokenId = await tokens.check(whereOf(request), request.headers.authorization);
-    void reply.removeHeader('www-authenticate');
+    reply.removeHeader('www-authenticate');
   });
 }

@@ -15,8 +15,8 @@ export function errorHandler(error: unknown, request: FastifyRequest, reply: Fas
   record(request.log, request, failure);
   if (reply.sent || reply.raw.headersSent) return;
   // The rest of such a request will not be read.
-  if (failure.code === 'too_large' || failure.code === 'request_timeout') void reply.header('connection', 'close');
-  void reply.code(failure.status).type('application/json').send(bodyOf(failure, request.id));
+  if (failure.code === 'too_large' || failure.code === 'request_timeout') reply.header('connection', 'close');
+  reply.code(failure.status).type('application/json').send(bodyOf(failure, request.id));
 }
 
 /** The last line of a stream that went wrong after its status line was sent. */

@@ -57,7 +57,8 @@ export function readJsonBodies(app: FastifyInstance, bounds: HttpBounds): void {
     const parse = () =>
       new Promise((resolve, reject) => {
         const text = body.toString('utf8');
-        void parseJson(request, text, (error, value) => (error === null ? resolve(value) : reject(error)));
+        const done = (error: Error | null, value?: unknown) => (error === null ? resolve(value) : reject(error));
+        Promise.resolve(parseJson(request, text, done)).catch(reject);
       });
     if (body.length > small.bytesMax) await turns.next();
     return parse();
@@ -113,7 +114,11 @@ class BodyReader {
         if (this.#bytes > discardedBytesMax) settle(() => reject(this.#problem));
         else if (this.#problem === null) this.#take(chunk);
       };
-      const onEnd = (): void => settle(() => this.#end().then(resolve, reject));
+      const onEnd = (): void => {
+        settle(() => {
+          this.#end().then(resolve, reject);
+        });
+      };
       const onError = (cause: Error): void => {
         this.#problem ??= this.#error('bad_request', 'ended too early', cause);
         settle(() => reject(this.#problem));

@@ -15,7 +15,7 @@ export function answerUnknownRoutes(app: FastifyInstance): void {
     const sentence = `There is no route ${whereOf(request)}.`;
     if (methods.length === 0) throw new ApiError('not_found', sentence);
     const allowed = [...new Set(methods)].toSorted().join(', ');
-    void reply.header('allow', allowed);
+    reply.header('allow', allowed);
     throw new ApiError('method_not_allowed', sentence, { hint: `This path takes ${allowed}.` });
   });
 }

@@ -34,7 +34,10 @@ export class TlsFiles {
     this.#seen = seen;
     this.#log = log;
     // Poll instead of watching: such files are often links whose target changes in another directory.
-    this.#timer = setInterval(() => void this.reload(), limits.tlsCheckMs).unref();
+    const failed = (error: unknown) => log.error({ reason: messageOf(error) }, 'could not check the TLS certificate');
+    this.#timer = setInterval(() => {
+      this.reload().catch(failed);
+    }, limits.tlsCheckMs).unref();
   }
 
   /** Throws `UsageError` for files that cannot be read or do not belong together. */

@@ -32,7 +32,7 @@ export function begin(parts: AppParts, request: FastifyRequest, reply: FastifyRe
   const remote = listener === 'socket' ? 'unix' : (request.socket.remoteAddress ?? '');
   const beganMs = performance.now();
   const { span, inside } = requestSpan(request.method, request.headers);
-  void reply.header('x-request-id', request.id);
+  reply.header('x-request-id', request.id);
   traffic.began();
   reply.raw.once('close', () => {
     traffic.ended();

@@ -164,7 +164,8 @@ export class BranchInProgress {
     sandbox.clockBehindMs += pauseUs / 1000;
     if (sandbox.record.paused || sandbox.clockBehindMs <= limits.clockBehindMsMax) return;
     sandbox.clockBehindMs = 0;
-    void setClock(this.#host, sandbox);
+    const { log } = this.#host;
+    setClock(this.#host, sandbox).catch((error: unknown) => log.error({ err: error }, 'could not set a clock'));
   }
 
   #count(): void {

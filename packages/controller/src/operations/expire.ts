@@ -34,13 +34,15 @@ export class Expiry {
     if (this.#closed || next === Infinity) return;
     // A timer counts in 31 bits. A sandbox that is due later is looked at again then.
     const delayMs = Math.min(Math.max(next - Date.now(), 0), limits.expiryTimerMsMax);
-    this.#timer = setTimeout(() => void this.#round(), delayMs).unref();
+    this.#timer = setTimeout(() => this.#round(), delayMs).unref();
   }
 
-  async #round(): Promise<void> {
-    const due = this.#host.registry.list().filter((sandbox) => dueUnixMs(sandbox) <= Date.now());
-    await Promise.all(due.map((sandbox) => this.#expire(sandbox)));
-    this.#arm();
+  #round(): void {
+    const { registry, log } = this.#host;
+    const due = registry.list().filter((sandbox) => dueUnixMs(sandbox) <= Date.now());
+    Promise.all(due.map((sandbox) => this.#expire(sandbox)))
+      .catch((error: unknown) => log.error({ err: error }, 'could not note when a sandbox is tried again'))
+      .finally(() => this.#arm());
   }
 
   async #expire(sandbox: Sandbox): Promise<void> {

@@ -7,13 +7,14 @@ import { removeSnapshot } from './remove.ts';
 /** Prunes at once and at each interval, until the returned function is called. */
 export function pruneEvery(host: Host, intervalMs: number, request: PruneSnapshotsRequest): () => void {
   const { log } = host;
-  const round = () =>
+  const round = (): void => {
     prune(host, request).then(
       ({ removed }) => removed.length > 0 && log.info({ removed }, 'removed branches that are old or too many'),
       (error: unknown) => log.warn({ reason: messageOf(error) }, 'could not prune the snapshots'),
     );
-  void round();
-  const timer = setInterval(() => void round(), intervalMs).unref();
+  };
+  round();
+  const timer = setInterval(round, intervalMs).unref();
   return () => clearInterval(timer);
 }
 

@@ -87,9 +87,13 @@ export async function recover(host: RecoveryHost, engine: EngineName): Promise<R
     await removeMemoryLimit(vmDirOf(dir)).catch((error: unknown) => {
       log.warn({ sandbox: id, reason: messageOf(error) }, 'could not remove the memory limit of a sandbox');
     });
-    await removeTree(paths.sandboxes, dir);
-    found.removed += 1;
-    log.info({ sandbox: id }, 'removed what was left of a sandbox that does not run');
+    try {
+      await removeTree(paths.sandboxes, dir);
+      found.removed += 1;
+      log.info({ sandbox: id }, 'removed what was left of a sandbox that does not run');
+    } catch (error) {
+      log.warn({ sandbox: id, reason: messageOf(error) }, 'could not remove the directory of a sandbox');
+    }
   }
   return found;
 }

@@ -112,7 +112,9 @@ export class Vmm {
       signal.throwIfAborted();
       this.#pager = pager;
       this.#log.info({ pager_pid: pager.pid, accelerator: engine.accelerator }, 'the pager is up');
-      void pager.gone.then(() => this.#lost(pager));
+      pager.gone
+        .then(() => this.#lost(pager))
+        .catch((error: unknown) => this.#log.error({ err: error }, 'could not start another pager'));
       return pager;
     } catch (error) {
       pager.close();

@@ -75,10 +75,8 @@ export class GuestLink {
     if (this.#agent !== null) return this.#agent;
     const connection = GuestAgent.connect(this.#place.socket, { vsockPort: this.#place.port, timeoutMs });
     this.#agent = connection;
-    connection.then(
-      (agent) => void agent.closed.then(() => this.#drop(connection)),
-      () => this.#drop(connection),
-    );
+    const drop = () => this.#drop(connection);
+    connection.then((agent) => agent.closed).then(drop, drop);
     return connection;
   }
 

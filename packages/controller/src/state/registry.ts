@@ -91,7 +91,9 @@ export class Registry {
     sandbox.vm = vm;
     sandbox.record = { ...sandbox.record, vm: { ...vm.record, stack: [...vm.record.stack] } };
     sandbox.guest.retarget(vm.agentSocket, vm.agentPort);
-    void this.#watch(sandbox, vm);
+    this.#watch(sandbox, vm).catch((error: unknown) => {
+      this.#parts.log.error({ err: error, sandbox: sandbox.id }, 'could not end a sandbox whose VMM ended by itself');
+    });
   }
 
   /** 3. The child is itself: from here on it outlives the controller. */
@@ -151,7 +153,10 @@ export class Registry {
     before?.();
   }
 
-  /** Ends a sandbox and removes all that it had. Resolves once nothing of it is left. Idempotent. */
+  /**
+   * Ends a sandbox and removes all that it had. Resolves once nothing of it is left. Idempotent. A directory that cannot be
+   * removed is logged: the next controller removes it.
+   */
   async end(sandbox: Sandbox, ending?: Ending): Promise<void> {
     const error = new ApiError('not_found_sandbox', `Sandbox ${sandbox.id} was ended.`);
     await this.#end(sandbox, ending ?? { reason: 'killed', error });
@@ -194,7 +199,14 @@ export class Registry {
     // The end is on disk before the record is removed, so that a controller that is killed in between leaves one of them.
     await noted;
     // A record that is being written would otherwise come back into the directory that is removed.
-    await this.#mutex(sandbox).run(() => removeTree(this.#parts.root, sandbox.dir));
+    try {
+      await this.#mutex(sandbox).run(() => removeTree(this.#parts.root, sandbox.dir));
+    } catch (error) {
+      this.#parts.log.error(
+        { err: error, sandbox: sandbox.id },
+        'could not remove the directory of a sandbox that ended',
+      );
+    }
     sandbox.enter('gone');
     this.#sandboxes.delete(sandbox.id);
     if (wasThere) this.#parts.events.emit('sandbox.ended', { ...subjectOf(sandbox), reason: how.error.message });

@@ -159,7 +159,7 @@ async function ask({ api, dir, exited, signal }: TrialProcess): Promise<true | s
 /** How many bytes the regions have that the first who comes names. */
 async function handedOver(door: Server, signal: AbortSignal): Promise<number> {
   const [socket] = (await once(door, 'connection', { signal })) as [Socket];
-  const abort = (): void => void socket.destroy(signal.reason as Error);
+  const abort = () => socket.destroy(signal.reason as Error);
   signal.addEventListener('abort', abort, { once: true });
   try {
     let text = '';

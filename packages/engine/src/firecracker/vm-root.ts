@@ -93,7 +93,11 @@ export class VmRoot {
     if (this.user === null) return dir;
     for (const file of files) {
       const handle = await open(join(dir, file), 'wx', 0o600);
-      await handle.chown(this.user, this.user).finally(() => handle.close());
+      try {
+        await handle.chown(this.user, this.user);
+      } finally {
+        await handle.close();
+      }
     }
     return dir;
   }

@@ -54,7 +54,8 @@ export class FirecrackerVm implements Vm {
     this.#counted = counted;
     this.#capabilities = parts.capabilities;
     // Whatever is asked of a process that has ended has no answer.
-    void exited.then(() => this.api.close());
+    const close = () => this.api.close();
+    exited.then(close, close);
   }
 
   /** The capabilities of this VM. */
@@ -74,7 +75,8 @@ export class FirecrackerVm implements Vm {
 
   /** Starts when the pager listens for the VM. Ends the VM if the pager ends while the VM needs it. */
   watchPages(): void {
-    void this.#parts.pages.keep();
+    // If the kernel refuses to end the VM, requests to it fail, and say so.
+    this.#parts.pages.keep().catch(() => undefined);
   }
 
   get builtOn(): readonly string[] {

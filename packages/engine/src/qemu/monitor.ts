@@ -15,7 +15,7 @@ interface Message {
 /** Resolves when the VM behind the monitor at `path` runs. Rejects when `signal` aborts. */
 export async function waitUntilRunning(path: string, signal: AbortSignal): Promise<void> {
   const socket = await dial(path, signal);
-  const abort = (): void => void socket.destroy();
+  const abort = () => socket.destroy();
   signal.addEventListener('abort', abort, { once: true });
   try {
     await running(socket);

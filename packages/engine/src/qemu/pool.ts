@@ -139,7 +139,8 @@ export class VmmPool {
     this.#wanted = [wanted, ...others].slice(0, Math.min(SHAPES_MAX, this.#parts.sizeMax));
     if (this.#pagers.has(pager)) return;
     this.#pagers.add(pager);
-    void pager.gone.then(() => (this.#wanted = this.#wanted.filter((other) => other.pager !== pager)));
+    const forget = () => (this.#wanted = this.#wanted.filter((other) => other.pager !== pager));
+    pager.gone.then(forget, forget);
   }
 
   #refill(): void {
@@ -252,8 +253,11 @@ export class VmmPool {
 
   #keep(idle: Waiting): void {
     this.#waiting.push(idle);
-    this.#timer ??= setInterval(() => void this.#check(), CHECK_MS).unref();
-    void idle.process.exited.then(() => this.#replace(idle));
+    const report = (error: unknown) => this.#parts.onError?.(error);
+    this.#timer ??= setInterval(() => {
+      this.#check().catch(report);
+    }, CHECK_MS).unref();
+    idle.process.exited.then(() => this.#replace(idle)).catch(report);
   }
 
   /** Clears away a VMM that has ended while it waited, and starts another one later. */

@@ -189,7 +189,8 @@ class QemuVm implements Vm {
     this.#unwatch();
     const watch = new RunStateWatch(join(this.record.dir, FILES.monitor), (why) => {
       this.#lost = why;
-      void killProcess(this.record);
+      // If the kernel refuses to end the VM, requests to it fail, and say so.
+      killProcess(this.record).catch(() => undefined);
     });
     this.#watches.set(this.record.id, watch);
   }

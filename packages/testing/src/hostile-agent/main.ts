@@ -15,7 +15,7 @@ server.on('stream', (stream, headers) => {
   const route = `${headers[':method']} ${String(headers[':path']).split('?')[0]}`;
   const answer = lie[route] ?? lie['*'] ?? honest[route];
   if (answer !== undefined) {
-    void answer(stream);
+    Promise.resolve(answer(stream)).catch((error: unknown) => stream.destroy(error as Error));
     return;
   }
   stream.respond({ ':status': 204 });
