@@ -1,5 +1,5 @@
 import type { Image, Processor, Refresh, RefreshEntry } from '@forkd/api';
-import { limits as apiLimits, memBytesOf, messageOf, TAG_PATTERN } from '@forkd/api/constants';
+import { indexOutside, limits as apiLimits, messageOf, TAG_PATTERN } from '@forkd/api/constants';
 import { type Blob, digestPattern, isDigest } from './digest.ts';
 import { StoreError } from './errors.ts';
 import { type Complain, Fields } from './fields.ts';
@@ -201,8 +201,7 @@ function readRefreshEntry(fields: Fields): RefreshEntry {
 
 /** A refresh must stay inside guest memory. Otherwise it would write to memory of the host. */
 function assertInMemory({ refresh, machine }: SnapshotConfig, fields: Fields): void {
-  const memBytes = memBytesOf(machine);
-  const index = refresh?.entries.findIndex(({ at, bytes }) => at + bytes > memBytes) ?? -1;
+  const index = indexOutside(refresh?.entries ?? [], machine);
   if (index >= 0) throw fields.fail(`refresh.entries[${index}]`, `is outside of ${machine.mem_mib} MiB of memory`);
 }
 

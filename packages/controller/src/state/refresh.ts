@@ -1,4 +1,4 @@
-import { MIB, type Refresh } from '@forkd/api';
+import { indexOutside, memBytesOf, type Refresh } from '@forkd/api';
 import type { Refresh as FoundRefresh } from '@forkd/guest';
 import { limits } from '../limits.ts';
 import type { Sandbox } from './sandbox.ts';
@@ -17,7 +17,7 @@ export async function askForRefresh(sandbox: Sandbox, memMib: number, signal: Ab
 
 /** Turns addresses into offsets in memory. An address outside of memory makes the whole list unavailable. */
 export function recordOf({ entries, ramAbove4g, unavailable }: FoundRefresh, memMib: number): Refresh {
-  const memBytes = memMib * MIB;
+  const memBytes = memBytesOf({ mem_mib: memMib });
   const offsets = entries.map(({ at, ...rest }) => ({ at: offsetOf(at, ramAbove4g, memBytes), ...rest }));
   const problem = entriesProblem(offsets, memMib);
   if (problem !== undefined) return { entries: [], unavailable: problem };
@@ -31,7 +31,7 @@ function offsetOf(address: number, ramAbove4g: number, memBytes: number): number
 
 /** Reason why these cannot be places in the memory of a guest; `undefined` if they can. */
 export function entriesProblem(entries: Refresh['entries'], memMib: number): string | undefined {
-  const outside = entries.find(({ at, bytes }) => at < 0 || at + bytes > memMib * MIB);
+  const outside = entries[indexOutside(entries, { mem_mib: memMib })];
   if (outside !== undefined) return `the guest named offset ${outside.at}, which is outside of its memory`;
   return undefined;
 }
