@@ -26,16 +26,30 @@ export async function withRetries<Result>(
       // A refused retry says nothing about the first attempt, whose reply was lost. Report the loss.
       if (lost !== undefined && error instanceof ForkdError && error.code === 'connection_failed') throw lost;
       if (delayMs === undefined || signal.aborted || !isPassing(error, repeatable)) throw error;
-      if (isLost(error)) lost = error;
+      if (error instanceof LostConnection) lost = error;
       await sleep(waitMs(error, delayMs), signal);
     }
   }
   throw new Error('unreachable: the last try throws');
 }
 
-/** `fetch` reports connection failures as a TypeError. The check is by name: another realm has its own TypeError class. */
-export function isLost(error: unknown): error is Error {
-  return typeof error === 'object' && error !== null && 'name' in error && error.name === 'TypeError';
+/** A connection that failed or broke during a request or its reply. The cause is what `fetch` reported. */
+export class LostConnection extends Error {
+  override readonly name = 'LostConnection';
+  declare readonly cause: Error;
+
+  constructor(cause: Error) {
+    super(cause.message, { cause });
+  }
+}
+
+/**
+ * Says of an error of `fetch`, or of reading its reply, if it is a lost connection: those are reported as a TypeError, which
+ * elsewhere is a mistake of the caller. The check is by name: another realm has its own TypeError class.
+ */
+export function asLost(error: unknown): unknown {
+  const isTypeError = typeof error === 'object' && error !== null && 'name' in error && error.name === 'TypeError';
+  return isTypeError ? new LostConnection(error as Error) : error;
 }
 
 /** Parses the header Retry-After: seconds, or a date. */
@@ -47,7 +61,7 @@ export function retryAfterMs(header: string | null): number | undefined {
 
 function isPassing(error: unknown, repeatable: Repeatable): boolean {
   if (repeatable === 'never') return false;
-  if (isLost(error)) return true;
+  if (error instanceof LostConnection) return true;
   if (!(error instanceof ForkdError) || !PASSING_STATUS.has(error.status)) return false;
   if ((error.retryAfterMs ?? 0) > RETRY_AFTER_MS_MAX) return false;
   // An error body comes from the controller and is its reply. A proxy's error does not say if the controller has acted.

@@ -5,7 +5,7 @@ import { sleep, startDeadline, type CallOptions, type Deadline } from './deadlin
 import { errorFromReply, ForkdError } from './errors.ts';
 import type { FetchInit, ReplyLike } from './fetch-types.ts';
 import { parseNdjson } from './ndjson.ts';
-import { isLost, retryAfterMs, withRetries, type Repeatable } from './retry.ts';
+import { asLost, LostConnection, retryAfterMs, withRetries, type Repeatable } from './retry.ts';
 import { parseServerSentEvents } from './server-sent-events.ts';
 
 export type RequestBody = string | Uint8Array | AsyncIterable<Uint8Array>;
@@ -60,7 +60,7 @@ export class Transport {
     const deadline = startDeadline(options, spec.timeoutMsDefault ?? 0, describe(spec));
     try {
       const reply = await withRetries(repeatableOf(spec), deadline.signal, () => this.#send(spec, accept, deadline));
-      yield* reply.body ?? [];
+      yield* chunksOf(reply);
     } catch (error) {
       throw explainCut(deadline.explain(error), spec, this.connection.place);
     } finally {
@@ -84,9 +84,10 @@ export class Transport {
   ): Promise<Result> {
     const deadline = startDeadline(options, spec.timeoutMsDefault ?? TIMEOUT_MS_DEFAULT, describe(spec));
     try {
-      return await withRetries(repeatableOf(spec), deadline.signal, async () =>
-        read(await this.#send(spec, accept, deadline)),
-      );
+      return await withRetries(repeatableOf(spec), deadline.signal, async () => {
+        const reply = await this.#send(spec, accept, deadline);
+        return read(reply).catch(throwAsLost);
+      });
     } catch (error) {
       throw explainCut(deadline.explain(error), spec, this.connection.place);
     } finally {
@@ -97,7 +98,7 @@ export class Transport {
   async #send(spec: RequestSpec, accept: string, deadline: Deadline): Promise<ReplyLike> {
     const reply = await this.#connect(spec, this.#init(spec, accept, deadline.signal));
     if (reply.status < 400) return reply;
-    throw errorFromReply(reply.status, await reply.text(), {
+    throw errorFromReply(reply.status, await reply.text().catch(throwAsLost), {
       requestId: reply.headers.get('x-request-id') ?? undefined,
       retryAfterMs: retryAfterMs(reply.headers.get('retry-after')),
     });
@@ -128,7 +129,7 @@ export class Transport {
         // Part of a streamed body may have been consumed.
         const repeatable = init.body === undefined || typeof init.body === 'string' || ArrayBuffer.isView(init.body);
         const delayMs = CONNECT_RETRIES_MS[code ?? '']?.[attempt];
-        if (delayMs === undefined || !repeatable) throw explainConnect(error, code, this.connection.place);
+        if (delayMs === undefined || !repeatable) throw asLost(explainConnect(error, code, this.connection.place));
         await sleep(delayMs, init.signal);
       }
     }
@@ -139,17 +140,30 @@ function repeatableOf(spec: RequestSpec): Repeatable {
   return spec.repeatable ?? (spec.method === 'GET' ? 'read' : 'never');
 }
 
+function throwAsLost(error: unknown): never {
+  throw asLost(error);
+}
+
+async function* chunksOf({ body }: ReplyLike): AsyncGenerator<Uint8Array> {
+  try {
+    yield* body ?? [];
+  } catch (error) {
+    throw asLost(error);
+  }
+}
+
 function describe(spec: RequestSpec): string {
   return `${spec.method} ${spec.path}`;
 }
 
 /** Replaces fetch's "terminated" by an error that says that the connection broke during the reply. */
 function explainCut(error: unknown, spec: RequestSpec, place: string): unknown {
-  if (!isLost(error)) return error;
+  if (!(error instanceof LostConnection)) return error;
+  const { cause } = error;
   const tls = place.startsWith('http:') ? ' If its port speaks TLS, give its address with https://.' : '';
-  return new ForkdError('stream_cut', `${describe(spec)}: the connection was lost (${causeText(error)}).`, {
+  return new ForkdError('stream_cut', `${describe(spec)}: the connection was lost (${causeText(cause)}).`, {
     hint: `The controller may have ended. Its log is <data directory>/run/controller.log.${tls}`,
-    cause: error,
+    cause,
   });
 }
 

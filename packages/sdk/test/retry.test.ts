@@ -143,6 +143,11 @@ describe('what must not be done twice', () => {
   });
 });
 
+test('a request that cannot be written as JSON is told as such, not as a lost connection', async () => {
+  const args = [1n] as unknown as string[];
+  await expect(client.exec(ID, { args })).rejects.toMatchObject({ name: 'TypeError', message: /BigInt/ });
+});
+
 test('tells that the answer was lost, not that nobody answers any more', async () => {
   const brief = await FakeController.start();
   let stopped: Promise<void> | undefined;
