@@ -1,6 +1,7 @@
 // Proves of the command as users run it: what it asks of the controller about sandboxes and snapshots, and how it prints it.
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
+import { send } from '../../sdk/test/support/replies.ts';
 import { fake, forkd, here, ID } from './support/forkd.ts';
 
 describe('sandboxes and snapshots', () => {
@@ -81,7 +82,17 @@ describe('sandboxes and snapshots', () => {
     const refused = await forkd(['rmi', 'python']);
     expect(refused.code).toBe(1);
     expect(refused.stderr).toMatch(/^error: .*child.*HTTP 409/);
-    expect((await forkd(['rmi', '--cascade', 'python'])).code).toBe(0);
+    fake.addSnapshot('grandchild', { branched_from: 'child' });
+    fake.addSnapshot('other');
+    let listings = 0;
+    fake.overrides.set('GET /v1/snapshots', (_, response) => {
+      listings += 1;
+      send(response, 200, [...fake.snapshots.values()]);
+    });
+    const removed = await forkd(['rmi', '--cascade', 'python', 'grandchild', 'other']);
+    expect(removed.stdout.toString().trim().split('\n').toSorted()).toEqual(['child', 'grandchild', 'other', 'python']);
+    // Once before the first removal, and once after each.
+    expect(listings).toBe(3);
   });
 
   test('removes all snapshots that it can, and reports the others at the end', async () => {

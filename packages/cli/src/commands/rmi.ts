@@ -31,11 +31,14 @@ async function run({ context, args, options }: Call<Options>): Promise<void> {
   const client = await context.client();
   const removed: string[] = [];
   const failures: unknown[] = [];
+  const remove = options.cascade ? await cascade(context, client) : removal(context, client, options);
   await withCount(context.out, 'rmi', args.length, async (tick) => {
     for (const tag of args) {
       try {
         // A cascade may have removed it already.
-        if (!removed.includes(tag)) removed.push(...(await remove(context, client, tag, options)));
+        const gone = removed.includes(tag) ? [] : await remove(tag);
+        removed.push(...gone);
+        if (!context.out.isJson) for (const one of gone) context.out.line(one);
       } catch (error) {
         context.signal.throwIfAborted();
         failures.push(error);
@@ -47,15 +50,26 @@ async function run({ context, args, options }: Call<Options>): Promise<void> {
   throwAll(failures, args.length);
 }
 
-/** Removes a snapshot, and with --cascade those that keep it. Prints and returns the tags of all that are gone. */
-async function remove(context: Context, client: ForkdClient, tag: string, options: Options): Promise<string[]> {
-  const query = { ...(options.cascade ? { cascade: true } : {}), ...(options.force ? { force: true } : {}) };
-  const before = options.cascade ? await tagsOf(context, client) : [tag];
-  await client.deleteSnapshot(tag, query, { signal: context.signal });
-  const left = new Set(options.cascade ? await tagsOf(context, client) : []);
-  const gone = before.filter((one) => !left.has(one));
-  if (!context.out.isJson) for (const one of gone) context.out.line(one);
-  return gone;
+/** Removes one snapshot, and returns the tags of all that are gone. */
+type Removal = (tag: string) => Promise<string[]>;
+
+function removal({ signal }: Context, client: ForkdClient, { force = false }: Options): Removal {
+  return async (tag) => {
+    await client.deleteSnapshot(tag, force ? { force } : {}, { signal });
+    return [tag];
+  };
+}
+
+/** Removes those that keep the snapshot, too. The tags are listed once at first, and once more after each removal. */
+async function cascade(context: Context, client: ForkdClient): Promise<Removal> {
+  let before = await tagsOf(context, client);
+  return async (tag) => {
+    await client.deleteSnapshot(tag, { cascade: true }, { signal: context.signal });
+    const left = await tagsOf(context, client);
+    const gone = before.filter((one) => !left.includes(one));
+    before = left;
+    return gone;
+  };
 }
 
 /** Reports everything that failed as one error. */

@@ -141,8 +141,13 @@ export class FakeController {
     if (dependents.length > 0 && !url.searchParams.has('cascade') && !url.searchParams.has('force')) {
       throw new ApiError('has_dependents', `snapshot "${tag}" has dependents: ${dependents[0]?.tag}`);
     }
-    this.snapshots.delete(tag);
+    for (const one of url.searchParams.has('cascade') ? this.#withDescendants(tag) : [tag]) this.snapshots.delete(one);
     return sendNothing(response);
+  }
+
+  #withDescendants(tag: string): string[] {
+    const children = [...this.snapshots.values()].filter((other) => other.branched_from === tag);
+    return [tag, ...children.flatMap((child) => this.#withDescendants(child.tag))];
   }
 
   async #sandboxRoute(
