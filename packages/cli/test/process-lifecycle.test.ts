@@ -222,6 +222,22 @@ describe('a throw-away sandbox', () => {
     expect([...fake.sandboxes.keys()]).toEqual(ids);
   });
 
+  test.each([
+    ['nohup', 'nohup "$@"'],
+    ['a shell that ignores it', 'trap "" HUP; trap : TERM; "$@"; exit $?'],
+  ])('outlives a hang-up under %s', async (_, script) => {
+    const signals: NodeJS.Signals[] = ['SIGHUP', 'SIGTERM'];
+    const result = await forkd(['run', 'python', 'yes'], {
+      through: ['bash', '-c', script, 'bash'],
+      // The second signal comes once there is output after the first.
+      onStdout: ({ pid = 0 }) => {
+        const signal = signals.shift();
+        if (signal !== undefined) process.kill(-pid, signal);
+      },
+    });
+    expect(result.code).toBe(143);
+  });
+
   test('has a time to live, in case forkd itself is killed', async () => {
     await forkd(['run', 'python', 'true']);
     const created = fake.seen.find(({ method, url }) => method === 'POST' && url === '/v1/sandboxes');

@@ -1,3 +1,6 @@
+import { readFileSync } from 'node:fs';
+import { constants } from 'node:os';
+import { basename } from 'node:path';
 import type { Writable } from 'node:stream';
 import { Interrupted, reportOf } from './errors.ts';
 
@@ -27,7 +30,7 @@ export class Interrupts {
   listen(): () => void {
     const onSignal = (signal: NodeJS.Signals) => this.#receive(signal === 'SIGTERM' ? 'SIGTERM' : 'SIGINT');
     // A command cannot divert this signal: the terminal is gone, and no second signal can follow.
-    const onHangUp = () => this.abort(new Interrupted('SIGHUP'));
+    const onHangUp = ignoresHangUp(process.env) ? () => {} : () => this.abort(new Interrupted('SIGHUP'));
     process.on('SIGINT', onSignal);
     process.on('SIGTERM', onSignal);
     process.on('SIGHUP', onHangUp);
@@ -76,5 +79,20 @@ export class Interrupts {
     this.#lastMs = nowMs;
     if (this.#count >= FORCE_AFTER) process.exit(new Interrupted(signal).exitCode);
     this.abort(new Interrupted(signal));
+  }
+}
+
+/**
+ * True if a hang-up is to be ignored, as `nohup` has it. Node resets at its start what the process ignored. It still shows in
+ * the shell that started the command, which ignores it too, or in the variable in which a shell names what it started.
+ */
+function ignoresHangUp(env: NodeJS.ProcessEnv): boolean {
+  if (basename(env['_'] ?? '') === 'nohup') return true;
+  try {
+    const ignored = /^SigIgn:\s*([0-9a-f]+)$/m.exec(readFileSync(`/proc/${process.ppid}/status`, 'utf8'))?.[1];
+    return ((BigInt(`0x${ignored ?? 0}`) >> BigInt(constants.signals.SIGHUP - 1)) & 1n) === 1n;
+  } catch {
+    // The parent has ended, or the system has no such files.
+    return false;
   }
 }

@@ -42,6 +42,8 @@ interface Result {
   stderr: string;
 }
 interface RunOptions {
+  /** What starts the command, before it. Both are a process group of their own then. */
+  through?: readonly string[];
   env?: NodeJS.ProcessEnv;
   stdin?: string | Buffer;
   onStdout?: (child: ReturnType<typeof spawn>, text: string) => void;
@@ -50,7 +52,9 @@ interface RunOptions {
 /** Runs `forkd` to its end. */
 export function forkd(args: readonly string[], options: RunOptions = {}): Promise<Result> {
   const env = { ...process.env, FORKD_URL: `unix:${fake.socket}`, NO_COLOR: '1', ...options.env };
-  const child = spawn(process.execPath, [MAIN, ...args], { env, cwd: here, stdio: ['pipe', 'pipe', 'pipe'] });
+  const [program = '', ...rest] = [...(options.through ?? []), process.execPath, MAIN, ...args];
+  const detached = options.through !== undefined;
+  const child = spawn(program, rest, { env, cwd: here, detached, stdio: ['pipe', 'pipe', 'pipe'] });
   const stdout: Buffer[] = [];
   let stderr = '';
   child.stdout.on('data', (chunk: Buffer) => {
