@@ -80,4 +80,16 @@ describe('a fork from the pool of waiting VMMs', () => {
     await client.deleteSandbox(child);
     expect(await controller.pids('vmm')).toEqual([]);
   });
+
+  test('is prepared by a new controller: a VMM waits, and the memory has been read', async ({ client, controller }) => {
+    await controller.stop();
+    expect(await controller.processes()).toEqual([]);
+    await controller.serve(['--vmm-pool', String(SIZE), '--log-level', 'debug']);
+    await until('the first fork is prepared', WAIT_MS, async () => controller.log.includes('prepared the first fork'));
+    expect(await controller.heldLayers()).toBeGreaterThan(0);
+    const waiting = await controller.pids('idle');
+    const first = await forkOne(client);
+    expect(waiting).toEqual([(await client.getSandbox(first)).pid]);
+    await client.deleteSandbox(first);
+  });
 });

@@ -203,6 +203,9 @@ impl Connection {
             Op::Floor { sandbox } => return branch::floor(&*pager.sandboxes.find(&sandbox)?),
             Op::ProveWindow { sandbox } => self.prove_window(&sandbox)?,
             Op::Memory { sandbox } => return Ok(Answer::Memory(pager.sandboxes.find(&sandbox)?.memory()?)),
+            Op::Load { mem_bytes, stack } => {
+                pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
+            }
             Op::Flatten { mem_bytes, stack } => {
                 let stack = pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
                 return Ok(Answer::Layer(wire::blob(

@@ -84,6 +84,13 @@ pub enum Op {
     ProveWindow { sandbox: String },
     /// How much of a VM's memory is its own and how much it shares. Answers [`Answer::Memory`].
     Memory { sandbox: String },
+    /// Reads the layers of a stack that are only on disk, because it will soon be mapped. They stay in RAM as far as the limit
+    /// of unmapped layers allows.
+    Load {
+        #[ts(type = "number")]
+        mem_bytes: u64,
+        stack: Vec<LayerRef>,
+    },
     /// Writes what a stack holds as one layer that needs no other. Answers [`Answer::Layer`].
     Flatten {
         #[ts(type = "number")]

@@ -12,6 +12,7 @@ import { GaugeReader } from './observe/gauges.ts';
 import type { Metrics } from './observe/metrics.ts';
 import { Expiry } from './operations/expire.ts';
 import type { Host } from './operations/host.ts';
+import { prepareFork } from './operations/prepare-fork.ts';
 import { pruneEvery } from './operations/prune.ts';
 import { readopt, recover } from './operations/recover.ts';
 import { removeUnseen } from './operations/remove.ts';
@@ -104,6 +105,8 @@ export class Daemon {
     const gauges = new GaugeReader({ ...host, audit });
     metrics.readFrom(() => gauges.read());
     this.#scope.defer('requests that no caller waits for', () => replies.close());
+    // Begun before the first request, so that it finds the engine on its way.
+    if (options.vmmPool > 0) this.#scope.defer('preparing the first fork', prepareFork(host));
     const servers = new HttpServers({ run: (operation, ...args) => operation(host, ...args), replies }, ingress);
     this.#scope.defer('the listeners', () => servers.close());
     await servers.listen(options);

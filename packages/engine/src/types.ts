@@ -171,7 +171,7 @@ export interface Engine {
   /** Resolves when the restored VM runs. Takes a VMM that waits, if there is one of this shape, else starts one. */
   restore(spec: RestoreSpec): Promise<Vm>;
   /** Resolves when `count` VMMs of a shape wait, or as many as the pool may hold. */
-  fill(shape: Shape, pager: Pager, count: number): Promise<void>;
+  startAhead(shape: Shape, pager: Pager, count: number): Promise<void>;
   /** Ends the VMMs that wait. VMs keep running. */
   close(): Promise<void>;
   /** Finds a VM that another process started. `null` when its process is gone. One that is not `paused` runs afterwards. */

@@ -158,7 +158,7 @@ export class Lab implements AsyncDisposable {
 
   /** Resolves when `count` VMMs wait for a restore from `point`, or as many as `poolMax` allows. */
   fill(point: Point, count: number): Promise<void> {
-    return this.engine.fill(this.#shape(point), this.pager, count);
+    return this.engine.startAhead(this.#shape(point), this.pager, count);
   }
 
   async identify(guest: Guest): Promise<void> {

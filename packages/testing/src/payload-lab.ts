@@ -83,7 +83,7 @@ export class PayloadLab implements AsyncDisposable {
 
   /** Resolves when `count` VMMs wait for a restore from `point`. */
   fill({ machine }: Point, count: number): Promise<void> {
-    return this.engine.fill(this.#shape(machine), this.pager, count);
+    return this.engine.startAhead(this.#shape(machine), this.pager, count);
   }
 
   /** Starts another pager in place of one that has ended. */

@@ -204,7 +204,7 @@ export class FirecrackerEngine implements Engine {
   }
 
   /** Nothing waits: see {@link capabilities}. */
-  async fill(): Promise<void> {}
+  async startAhead(): Promise<void> {}
 
   async close(): Promise<void> {}
 

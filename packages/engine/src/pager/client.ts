@@ -141,6 +141,11 @@ export class Pager {
     return { private_bytes, shared_bytes };
   }
 
+  /** Reads the layers of a stack that will soon be mapped. The pager keeps them as far as its limit of unmapped layers allows. */
+  async load(memBytes: number, stack: readonly string[]): Promise<void> {
+    await this.#link.request({ op: 'load', mem_bytes: memBytes, stack: [...stack] });
+  }
+
   /** Writes what a stack holds as one layer that needs no other. */
   async flatten(memBytes: number, stack: readonly string[]): Promise<Blob> {
     const answer = await this.#link.request({ op: 'flatten', mem_bytes: memBytes, stack: [...stack] });

@@ -55,23 +55,18 @@ export class QemuEngine implements Engine {
   readonly isolation: readonly Isolation[];
   readonly capabilities: Capabilities;
   readonly window: WindowKind;
-  readonly #cpuModel: string;
-  /** Processors of guests, by the name of the model. Empty under emulation. */
-  readonly #processors: ReadonlyMap<string, Processor>;
-  readonly #shim: string;
-  readonly #jail: Jail;
-  readonly #memoryLimits: MemoryLimits;
+  readonly #guests: Guests;
+  readonly #vmm: VmmParts;
   readonly #pool: VmmPool | undefined;
-  readonly #watches = new Map<string, RunStateWatch>();
 
-  private constructor(parts: Parts, options: QemuOptions) {
-    const { version, acceleration, jail, memoryLimits, insideUnavailable } = parts;
-    this.version = version;
-    this.accelerator = acceleration.accelerator;
-    this.acceleratorReason = acceleration.reason;
-    this.#cpuModel = acceleration.cpuModel;
-    this.#processors = parts.processors;
-    const { pool, shim } = options;
+  private constructor(guests: Guests, vmm: VmmParts, insideUnavailable: string | null, options: QemuOptions) {
+    const { jail, memoryLimits } = vmm;
+    this.version = guests.version;
+    this.accelerator = guests.acceleration.accelerator;
+    this.acceleratorReason = guests.acceleration.reason;
+    this.#guests = guests;
+    this.#vmm = vmm;
+    const { pool } = options;
     const pooled = pool !== undefined && pool.sizeMax > 0;
     this.capabilities = qemuCapabilities({
       liveUnavailable: options.pager.liveUnavailable,
@@ -80,56 +75,41 @@ export class QemuEngine implements Engine {
       insideUnavailable,
     });
     this.isolation = [...jail.isolation, isolationOfLimits(memoryLimits)];
-    this.#shim = options.shim;
-    this.#jail = jail;
-    this.#memoryLimits = memoryLimits;
     this.window = insideUnavailable === null ? 'inside' : 'monitor';
-    if (pooled) this.#pool = new VmmPool({ ...pool, program: PROGRAM, shim, jail, window: this.window });
+    if (pooled) this.#pool = new VmmPool({ ...pool, ...vmm, window: this.window });
   }
 
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
   static async create(options: QemuOptions): Promise<QemuEngine> {
-    const version = await readVersion(PROGRAM, options.signal);
+    const { pager, shim, cacheDir, windowTrial: trial, signal } = options;
+    const version = await readVersion(PROGRAM, signal);
     const acceleration = await accelerate(options, version);
     const models = acceleration.accelerator === 'kvm' ? [acceleration.cpuModel, BASELINE_MODEL] : [];
     const [processors, jail, memoryLimits] = await Promise.all([
-      models.length > 0 ? readProcessors(PROGRAM, models, options.signal) : new Map<string, Processor>(),
-      Jail.open(options.jail, PROGRAM, options.cacheDir, options.signal),
+      models.length > 0 ? readProcessors(PROGRAM, models, signal) : new Map<string, Processor>(),
+      Jail.open(options.jail, PROGRAM, cacheDir, signal),
       MemoryLimits.probe(),
     ]);
-    const parts = { version, acceleration, processors, jail, memoryLimits };
-    const trying = new QemuEngine({ ...parts, insideUnavailable: 'It is being tried.' }, options);
-    const insideUnavailable = await trying.#whyNoInsideWindow(options);
-    return new QemuEngine({ ...parts, insideUnavailable }, options);
-  }
-
-  #whyNoInsideWindow({ cacheDir, windowTrial: trial, pager, signal }: QemuOptions): Promise<string | null> {
-    const vmm = { ...this.#own(), machine: this.machine(TRIAL_MEM_MIB, 1), pager, signal, timeoutMs: undefined };
-    return whyNoInsideWindow({ version: this.version, cacheDir, trial, vmm });
+    const guests = { version, acceleration, processors };
+    const vmm = { program: PROGRAM, shim, jail, memoryLimits, watches: new Map<string, RunStateWatch>() };
+    const machine = machineOf(guests, TRIAL_MEM_MIB, 1, acceleration.cpuModel);
+    const insideUnavailable = await whyNoInsideWindow({
+      version,
+      cacheDir,
+      trial,
+      vmm: { ...vmm, machine, pager, signal },
+    });
+    return new QemuEngine(guests, vmm, insideUnavailable, options);
   }
 
   machine(memMib: number, vcpus: number, cpuModel: CpuModel = 'host'): Machine {
     const travels = cpuModel === 'x86-64-v2' && this.accelerator === 'kvm';
-    return this.#machine(memMib, vcpus, travels ? BASELINE_MODEL : this.#cpuModel);
+    return machineOf(this.#guests, memMib, vcpus, travels ? BASELINE_MODEL : this.#guests.acceleration.cpuModel);
   }
 
   checkMachine(machine: Machine): void {
-    const model = machine.cpu_model === BASELINE_MODEL ? BASELINE_MODEL : this.#cpuModel;
-    compareMachines(this.#machine(machine.mem_mib, machine.vcpus, model), machine);
-  }
-
-  #machine(memMib: number, vcpus: number, cpuModel: string): Machine {
-    const processor = this.#processors.get(cpuModel);
-    return {
-      engine: 'qemu',
-      engine_version: this.version,
-      machine: MACHINE,
-      accelerator: this.accelerator,
-      cpu_model: cpuModel,
-      mem_mib: memMib,
-      vcpus,
-      ...(processor && { processor }),
-    };
+    const model = machine.cpu_model === BASELINE_MODEL ? BASELINE_MODEL : this.#guests.acceleration.cpuModel;
+    compareMachines(machineOf(this.#guests, machine.mem_mib, machine.vcpus, model), machine);
   }
 
   boot(spec: BootSpec): Promise<Vm> {
@@ -152,17 +132,17 @@ export class QemuEngine implements Engine {
     });
   }
 
-  async fill(shape: Shape, pager: Pager, count: number): Promise<void> {
+  async startAhead(shape: Shape, pager: Pager, count: number): Promise<void> {
     await this.#pool?.fill(shape, pager, count);
   }
 
   async close(): Promise<void> {
-    for (const watch of this.#watches.values()) watch.close();
+    for (const watch of this.#vmm.watches.values()) watch.close();
     await this.#pool?.close();
   }
 
   adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null> {
-    return adopt(record, { pager, capabilities: this.capabilities, watches: this.#watches }, paused);
+    return adopt(record, { pager, capabilities: this.capabilities, watches: this.#vmm.watches }, paused);
   }
 
   /** `undefined` when the VMM was lost: another is started for this VM, which tells what is wrong if anything is. */
@@ -180,31 +160,35 @@ export class QemuEngine implements Engine {
   }
 
   #common({ id, dir, rootImage, pager, signal, timeoutMs }: BootSpec | RestoreSpec, machine: Machine) {
-    return { id, dir, rootImage, pager, signal, timeoutMs, machine, ...this.#own() };
-  }
-
-  /** The parts that all VMs of the engine are started with. */
-  #own() {
-    return {
-      program: PROGRAM,
-      shim: this.#shim,
-      jail: this.#jail,
-      memoryLimits: this.#memoryLimits,
-      window: this.window,
-      capabilities: this.capabilities,
-      watches: this.#watches,
-    };
+    const { window, capabilities } = this;
+    return { id, dir, rootImage, pager, signal, timeoutMs, machine, window, capabilities, ...this.#vmm };
   }
 }
 
-interface Parts {
+/** The QEMU of the host, its accelerator, and the processors of guests. */
+interface Guests {
   version: string;
   acceleration: Acceleration;
+  /** Processors of guests, by the name of the model. Empty under emulation. */
   processors: ReadonlyMap<string, Processor>;
-  jail: Jail;
-  memoryLimits: MemoryLimits;
-  /** Why the pauses of live branches are not conducted inside QEMU; `null` where they are. */
-  insideUnavailable: string | null;
+}
+
+/** The parts that all VMs of an engine are started with. */
+type VmmParts = Pick<Launch, 'program' | 'shim' | 'jail' | 'memoryLimits'> & { watches: Map<string, RunStateWatch> };
+
+function machineOf(guests: Guests, memMib: number, vcpus: number, cpuModel: string): Machine {
+  const { version, acceleration, processors } = guests;
+  const processor = processors.get(cpuModel);
+  return {
+    engine: 'qemu',
+    engine_version: version,
+    machine: MACHINE,
+    accelerator: acceleration.accelerator,
+    cpu_model: cpuModel,
+    mem_mib: memMib,
+    vcpus,
+    ...(processor && { processor }),
+  };
 }
 
 function accelerate(options: QemuOptions, version: string): Acceleration | Promise<Acceleration> {

@@ -5,6 +5,7 @@ import { exists, findProgram } from '../files.ts';
 import { anySignal } from '../signals.ts';
 import type { KernelFiles } from '../types.ts';
 import { bootArguments, bootFiles } from './arguments.ts';
+import { qemuCapabilities } from './capabilities.ts';
 import { launch, type Launch } from './vm.ts';
 
 /** The versions of QEMU whose functions have the signatures that the shim calls them with. */
@@ -19,6 +20,14 @@ const TRIAL_BRANCHES = 2;
 /** The trial takes about two seconds where guests are emulated. Requests wait longer than this for an engine. */
 const TRIAL_TIMEOUT_MS = 15_000;
 
+/** Nothing looks at what the trial VM can do: the pager is asked to branch it. */
+const TRIAL_CAPABILITIES = qemuCapabilities({
+  liveUnavailable: null,
+  limitUnavailable: null,
+  pooled: false,
+  insideUnavailable: null,
+});
+
 /** How to prove that the shim conducts pauses. */
 export interface WindowTrial {
   /** The kernel that the trial VM starts. */
@@ -27,13 +36,13 @@ export interface WindowTrial {
   dir: string;
 }
 
-/** The parts of the engine that the choice needs, and the trial VM's launch but for what the trial decides. */
+/** The facts that the choice needs, and the parts that the trial VM is started with. */
 interface Candidate {
   version: string;
   /** The directory in which a proof is noted. */
   cacheDir: string;
   trial: WindowTrial | undefined;
-  vmm: Omit<Launch, 'id' | 'dir' | 'args' | 'files' | 'rootImage' | 'stack' | 'window'>;
+  vmm: Pick<Launch, 'program' | 'shim' | 'jail' | 'memoryLimits' | 'watches' | 'machine' | 'pager' | 'signal'>;
 }
 
 /**
@@ -91,7 +100,9 @@ async function prove({ kernel, dir }: WindowTrial, vmm: Candidate['vmm']): Promi
       rootImage: kernel.initramfs,
       stack: [],
       window: 'inside',
+      capabilities: TRIAL_CAPABILITIES,
       signal,
+      timeoutMs: undefined,
     });
     try {
       for (let branch = 0; branch < TRIAL_BRANCHES; branch += 1) await pager.proveWindow(id, signal);
