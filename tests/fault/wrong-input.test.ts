@@ -94,6 +94,16 @@ describe('wrong input', () => {
     },
   );
 
+  test('that a new controller only lists is marked with the difference', async ({ client, controller }) => {
+    await controller.stop();
+    await controller.serve(['--vmm-pool', '1']);
+    const listed = await client.listSnapshots();
+    const marked = listed.flatMap(({ tag, mismatch }) => (mismatch === undefined ? [] : [tag]));
+    expect(marked.toSorted()).toEqual(ELSEWHERE.map(([field]) => `another-${field}`).toSorted());
+    await controller.stop();
+    await controller.serve();
+  });
+
   test.each([
     ['flipped', async (file: string) => flipByte(file)],
     ['cut short', async (file: string) => truncate(file, (await stat(file)).size - 4096)],

@@ -185,7 +185,7 @@ export class Lab {
     const store = await Store.open(paths.store);
     const pager = { inventory: async () => ({ layers: [], sandboxes: [] }), letGo: async () => undefined };
     const runtime = { pager } as unknown as Runtime;
-    const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager, engineIfUp: () => null };
+    const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager, engineOnceUp: async () => null };
     const pins = new Pins();
     const events = new EventLog();
     const housekeeping = new Housekeeping({ store, pins, vmm, pagers: { othersLive: async () => false }, log });

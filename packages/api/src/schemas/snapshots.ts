@@ -89,7 +89,7 @@ export const SnapshotInfo = Type.Object(
     mismatch: field(
       Type.Optional(Type.String()),
       'Why this host cannot restore the snapshot, in a sentence: it has another QEMU or processor. Absent if it can, or if the ' +
-        'controller has started no VM yet.',
+        'controller runs with `--vmm-pool 0` and has started no VM yet.',
     ),
     durable: field(
       Type.Optional(Type.Boolean()),

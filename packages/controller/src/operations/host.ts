@@ -23,7 +23,7 @@ export interface Host {
   store: Store;
   pins: Pins;
   housekeeping: Housekeeping;
-  vmm: Pick<Vmm, 'engineIfUp' | 'pagerIfUp' | 'use'>;
+  vmm: Pick<Vmm, 'engineOnceUp' | 'pagerIfUp' | 'use'>;
   boot: GuestBoot;
   replies: Replies;
   events: EventLog;

@@ -22,9 +22,9 @@ export async function getSnapshot(host: SnapshotsHost, tag: string): Promise<Sna
   return found;
 }
 
-/** Adds to snapshots on disk why the engine cannot restore them, if it is up. */
+/** Adds to snapshots on disk why the engine cannot restore them, if it is up or being started. */
 async function withMismatches({ catalog, vmm }: SnapshotsHost, infos: SnapshotInfo[]): Promise<SnapshotInfo[]> {
-  const engine = vmm.engineIfUp();
+  const engine = await vmm.engineOnceUp();
   if (engine === null) return infos;
   const machines = new Map((await catalog.stored()).map(({ tag, config }) => [tag, config.machine] as const));
   return infos.map((info) => {

@@ -56,8 +56,9 @@ export class Vmm {
     return this.#pager;
   }
 
-  /** The engine, if it is known at this moment. */
-  engineIfUp(): Engine | null {
+  /** The engine, once it is up; `null` if nothing has needed it so far, or if it does not start. */
+  async engineOnceUp(): Promise<Engine | null> {
+    if (this.#engine === null) await this.#starting?.catch(() => null);
     return this.#engine?.engine ?? null;
   }
 
