@@ -253,7 +253,11 @@ test('a branch that fails because its VMM has ended says so, though the end is s
   const branch = lab.branch('sb-1', { tag: 'late', mode: 'diff' });
   await expect.poll(() => lab.fakes.has('sb-1')).toBe(true);
   lab.fakes.get('sb-1')?.result.reject(new EngineError('io', 'Connection reset by peer.'));
-  setTimeout(() => exit.resolve({ code: null, signal: 'SIGKILL', why: 'the memory limit', log: '' }), 50);
+  setTimeout(
+    () =>
+      exit.resolve({ code: null, signal: 'SIGKILL', why: { kind: 'memory_limit', text: 'the memory limit' }, log: '' }),
+    50,
+  );
   const failure = await branch.catch((error: unknown) => error);
   expect(failure).toMatchObject({
     code: 'guest_unreachable',

@@ -3,7 +3,7 @@
 import { readFile, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ApiError, type SandboxInfo } from '@forkd/api';
-import type { VmExit } from '@forkd/engine';
+import type { VmExit, VmFault } from '@forkd/engine';
 import { pino } from 'pino';
 import { afterEach, expect, test, vi } from 'vitest';
 import { limits } from '../src/limits.ts';
@@ -41,9 +41,16 @@ async function open(dir?: string) {
 const sandbox = { id: 'sb-1', kind: 'sandbox' } as const;
 const exit: VmExit = { code: null, signal: null, why: null, log: '' };
 
+const fault = (kind: VmFault['kind'], text: string): Partial<VmExit> => ({ why: { kind, text } });
+
 const PANIC = 'Kernel panic - not syncing: ';
 test.each([
-  [{ why: 'its limit' }, '', 'out_of_memory', 'its limit', '--memory-limit-mib'],
+  [fault('memory_limit', 'its limit'), '', 'out_of_memory', 'its limit', '--memory-limit-mib'],
+  [fault('disk', 'its disk'), '', 'crashed', 'its disk', 'the disk of the data directory'],
+  [fault('panic', 'it panicked'), `${PANIC}x`, 'guest_panicked', 'panicked: x', ''],
+  [fault('panic', 'it panicked'), '', 'guest_panicked', 'it panicked', ''],
+  [fault('processor', 'its processor'), '', 'crashed', 'its processor', 'kernel log'],
+  [fault('pager', 'the pager ended'), '', 'lost', 'the pager ended', 'pager.log'],
   [{ code: 0 }, 'reboot: Power down', 'guest_stopped', 'its guest shut down', 'poweroff'],
   [{ code: 0 }, `${PANIC}Fatal exception`, 'guest_panicked', 'the guest panicked: Fatal exception', ''],
   [{ code: 0 }, `Out of memory: Killed process 7\n${PANIC}x`, 'guest_panicked', 'panicked: x', '--mem-mib'],

@@ -49,6 +49,7 @@ export type {
   Vm,
   VmBranch,
   VmExit,
+  VmFault,
   VmRecord,
   WindowKind,
 } from './types.ts';

@@ -3,7 +3,7 @@ import { mkdir, readdir, readFile, rmdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { messageOf } from '@forkd/api/constants';
-import type { Isolation, VmExit } from './types.ts';
+import type { Isolation, VmExit, VmFault } from './types.ts';
 
 /** A group whose last process has just ended may count as in use for a moment. */
 const REMOVE_ATTEMPTS = 50;
@@ -77,7 +77,7 @@ export async function joinGroup(group: string, pid: number): Promise<void> {
 }
 
 /** Why the VMM in `dir` was killed, if its limit was the reason; `null` otherwise, and for one without a limit. */
-async function memoryLimitKill(dir: string): Promise<string | null> {
+async function memoryLimitKill(dir: string): Promise<VmFault | null> {
   const hierarchy = await findHierarchy();
   if (hierarchy === null) return null;
   const group = groupOf(hierarchy, dir);
@@ -85,7 +85,8 @@ async function memoryLimitKill(dir: string): Promise<string | null> {
   const read = (name: string) => readFile(join(group, name), 'utf8').catch(() => '');
   const kills = /^oom_kill (\d+)$/m.exec(await read(events))?.[1];
   if (kills === undefined || kills === '0') return null;
-  return `it used more than its memory limit of ${Math.round(Number(await read(limit)) / 2 ** 20)} MiB`;
+  const limitMib = Math.round(Number(await read(limit)) / 2 ** 20);
+  return { kind: 'memory_limit', text: `it used more than its memory limit of ${limitMib} MiB` };
 }
 
 /** The same end, and whether it was the limit's doing. `dir` is asked for the VMM's directory then. */

@@ -60,7 +60,7 @@ export async function explain(failure: unknown, id: string, exited: Promise<VmEx
 }
 
 function startFailure(id: string, exit: VmExit): EngineError {
-  const how = exit.why ?? exit.signal ?? `status ${exit.code}`;
+  const how = exit.why?.text ?? exit.signal ?? `status ${exit.code}`;
   const last = exit.log.split('\n').slice(-3).join('\n');
   return new EngineError('vm_start_failed', `The VMM of ${id} ended before the VM ran: ${how}.`, {
     hint: last === '' ? 'It left no message.' : `It said: ${last}`,

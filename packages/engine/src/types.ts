@@ -142,11 +142,18 @@ export interface Vm {
   kill(): Promise<void>;
 }
 
+/** The fault that ended a VM although its VMM ran. */
+export interface VmFault {
+  kind: 'memory_limit' | 'processor' | 'panic' | 'disk' | 'pager';
+  /** The rest of a sentence. */
+  text: string;
+}
+
 export interface VmExit {
   code: number | null;
   signal: string | null;
-  /** The cause of the end, as the rest of a sentence, if it is known and was not the VMM itself. */
-  why: string | null;
+  /** The cause of the end, if it is known and was not the VMM itself. */
+  why: VmFault | null;
   /** The end of what the VMM wrote to its log. */
   log: string;
 }

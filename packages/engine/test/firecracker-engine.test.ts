@@ -252,7 +252,7 @@ test('a VM that writes more than its limit is ended with the reason', async (con
   const limited = await bench.keep(engine.restore({ ...bench.spec(pager), ...spec, memoryLimitMib: MEM_MIB / 2 }));
   expect(await limited.exited).toMatchObject({
     signal: 'SIGKILL',
-    why: `it used more than its memory limit of ${MEM_MIB / 2} MiB`,
+    why: { kind: 'memory_limit', text: `it used more than its memory limit of ${MEM_MIB / 2} MiB` },
   });
   const roomy = await bench.keep(engine.restore({ ...bench.spec(pager), ...spec, memoryLimitMib: MEM_MIB * 4 }));
   expect(await roomy.api.instance()).toMatchObject({ state: 'Running' });

@@ -265,7 +265,7 @@ test('a pager that is killed early ends the VM that needs it, with the reason', 
   process.kill(pager.pid, 'SIGKILL');
   expect(await vm.exited).toMatchObject({
     signal: 'SIGKILL',
-    why: 'the pager ended before it had given the VM all of its memory',
+    why: { kind: 'pager', text: 'the pager ended before it had given the VM all of its memory' },
   });
 });
 

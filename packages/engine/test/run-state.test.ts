@@ -12,13 +12,14 @@ import { readStartTicks } from '../src/process.ts';
 import { waitUntilRunning } from '../src/qemu/monitor.ts';
 import { RunStateWatch } from '../src/qemu/run-state.ts';
 import { endProcess } from '../src/supervise.ts';
+import type { VmFault } from '../src/types.ts';
 
 let dir: string;
 let path: string;
 let server: Server;
 /** The lines that the watch has written. */
 let asked: string[];
-let onLost: Mock<(why: string) => void>;
+let onLost: Mock<(why: VmFault) => void>;
 
 beforeEach(async () => {
   dir = await mkdtemp('/tmp/fk-state-');
@@ -26,7 +27,7 @@ beforeEach(async () => {
   server = createServer();
   await once(server.listen(path), 'listening');
   asked = [];
-  onLost = vi.fn<(why: string) => void>();
+  onLost = vi.fn<(why: VmFault) => void>();
 });
 
 afterEach(async () => {
@@ -46,7 +47,11 @@ async function connected(): Promise<{ monitor: Socket; watch: RunStateWatch }> {
 
 const status = (name: string) => `{"return":{"status":"${name}"}}\n`;
 
-test.each(['internal-error', 'guest-panicked', 'io-error'])('a VM in the state %s counts as lost', async (state) => {
+test.each([
+  ['internal-error', 'processor'],
+  ['guest-panicked', 'panic'],
+  ['io-error', 'disk'],
+])('a VM in the state %s counts as lost, with the fault %s', async (state, kind) => {
   const { monitor } = await connected();
   monitor.write('{"QMP":{}}\n{"return":{}}\n');
   monitor.write(status('running'));
@@ -55,7 +60,8 @@ test.each(['internal-error', 'guest-panicked', 'io-error'])('a VM in the state %
   await vi.waitFor(() => expect(asked).toHaveLength(3));
   expect(onLost).not.toHaveBeenCalled();
   monitor.write(status(state));
-  await vi.waitFor(() => expect(onLost).toHaveBeenCalledExactlyOnceWith(expect.stringContaining(`(${state})`)));
+  const text: unknown = expect.stringContaining(`(${state})`);
+  await vi.waitFor(() => expect(onLost).toHaveBeenCalledExactlyOnceWith({ kind, text }));
   if (!monitor.closed) await once(monitor, 'close');
 });
 

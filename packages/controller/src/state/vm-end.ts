@@ -1,7 +1,7 @@
 import { constants } from 'node:os';
 import { stripVTControlCharacters } from 'node:util';
 import { ApiError, boundedText, type EndReason, type ErrorCode, visibleLine, visibleText } from '@forkd/api';
-import type { VmExit } from '@forkd/engine';
+import type { VmExit, VmFault } from '@forkd/engine';
 import { sleep } from '../deadline.ts';
 import { limits } from '../limits.ts';
 import type { Ending } from './ended.ts';
@@ -67,6 +67,17 @@ export function lastLinesOf(console: string): string {
   return lines.slice(-limits.consoleTailLines).join('\n').slice(-limits.consoleTailBytes);
 }
 
+/** The end of a VM that could not continue although its VMM ran. */
+const faultEndings: Readonly<Record<Exclude<VmFault['kind'], 'memory_limit'>, Omit<Cause, 'cause'>>> = {
+  processor: { reason: 'crashed', advice: 'The VMM and the kernel log of the host say more.' },
+  panic: { reason: 'guest_panicked', advice: '' },
+  disk: {
+    reason: 'crashed',
+    advice: 'Check the disk of the data directory: the kernel log of the host names its errors.',
+  },
+  pager: { reason: 'lost', advice: 'The end of pager.log in the data directory may say why.' },
+};
+
 interface Cause {
   reason: EndReason;
   /** The rest of a sentence. */
@@ -76,13 +87,14 @@ interface Cause {
 
 /** The text of a guest is a clue and no proof: its programs can print what a kernel prints. */
 function causeOf({ why, code, signal }: VmExit, console: string, kind: SandboxRecord['kind']): Cause {
-  if (why !== null) {
-    return { reason: 'out_of_memory', cause: why, advice: 'Start it with a higher --memory-limit-mib.' };
+  if (why?.kind === 'memory_limit') {
+    return { reason: 'out_of_memory', cause: why.text, advice: 'Start it with a higher --memory-limit-mib.' };
   }
   const panic = panicPattern.exec(console)?.[1];
   if (panic !== undefined) {
     return { reason: 'guest_panicked', cause: panicCause(panic, console), advice: memoryAdvice(console, kind) };
   }
+  if (why !== null) return { ...faultEndings[why.kind], cause: why.text };
   if (code === 0 && kind === 'template' && console === '') {
     const advice = 'Check that the kernel is one for this machine, and give the guest more memory (--mem-mib).';
     return { reason: 'guest_stopped', cause: 'its kernel gave up before its console said a word', advice };

@@ -3,13 +3,13 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { exists } from '../files.ts';
 import type { Pager } from '../pager/client.ts';
 import { isRunning, killProcess, readStartTicks } from '../process.ts';
-import type { VmExit, VmRecord } from '../types.ts';
+import type { VmExit, VmFault, VmRecord } from '../types.ts';
 import { FILES } from './process.ts';
 
 /** How often a VM that is being given its memory is looked at: seconds later it has all of it. */
 const WATCH_MS = 25;
 
-const LOST = 'the pager ended before it had given the VM all of its memory';
+const LOST: VmFault = { kind: 'pager', text: 'the pager ended before it had given the VM all of its memory' };
 
 /**
  * Watches a VM that gets its memory page by page. The socket is in the VM's directory as long as the VM needs the pager.

@@ -45,7 +45,7 @@ function running(socket: Socket): Promise<void> {
         // A VM that is still loading answers "inmigrate", and says RESUME when it has started.
         if (message.event === 'RESUME' || message.return?.status === 'running') resolve();
         const lost = whyLost(message.return?.status);
-        if (lost !== null) fail(`The VM stopped for good: ${lost}.`);
+        if (lost !== null) fail(`The VM stopped for good: ${lost.text}.`);
         if (message.error) fail(`The VMM refused: ${message.error.desc ?? 'no reason'}.`);
       },
       LINE_CHARS_MAX,

@@ -1,11 +1,12 @@
 import { connect, type Socket } from 'node:net';
 import { onLine } from '../lines.ts';
+import type { VmFault } from '../types.ts';
 
 /** Run states that a VM never leaves, and how to say that it ended so. */
-const LOST: Readonly<Record<string, string>> = {
-  'internal-error': 'its processor was given up by the accelerator',
-  'guest-panicked': 'its guest panicked',
-  'io-error': 'its disk could not be read',
+const LOST: Readonly<Record<string, VmFault>> = {
+  'internal-error': { kind: 'processor', text: 'its processor was given up by the accelerator' },
+  'guest-panicked': { kind: 'panic', text: 'its guest panicked' },
+  'io-error': { kind: 'disk', text: 'its disk could not be read' },
 };
 
 /** A VM that has stopped for a branch runs again before that, and is not asked in its pause. */
@@ -19,10 +20,10 @@ interface Message {
   return?: { status?: string };
 }
 
-/** Why a VM in this run state never runs again, as the rest of a sentence; `null` while it may. */
-export function whyLost(status: string | undefined): string | null {
+/** Why a VM in this run state never runs again; `null` while it may. */
+export function whyLost(status: string | undefined): VmFault | null {
   const why = status === undefined ? undefined : LOST[status];
-  return why === undefined ? null : `${why} (${status})`;
+  return why === undefined ? null : { ...why, text: `${why.text} (${status})` };
 }
 
 /**
@@ -31,10 +32,10 @@ export function whyLost(status: string | undefined): string | null {
  */
 export class RunStateWatch {
   readonly #socket: Socket;
-  readonly #onLost: (why: string) => void;
+  readonly #onLost: (why: VmFault) => void;
   #settling: NodeJS.Timeout | undefined;
 
-  constructor(monitorPath: string, onLost: (why: string) => void) {
+  constructor(monitorPath: string, onLost: (why: VmFault) => void) {
     this.#onLost = onLost;
     this.#socket = connect(monitorPath);
     // A VM whose monitor is closed has ended, or is about to.

@@ -8,7 +8,17 @@ import type { BranchOptions } from '../pager/link.ts';
 import type { BranchDone, Caller, MemoryUse, Refresh } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
 import { checkSocketPath, endOfProcess, endProcess, inTime } from '../supervise.ts';
-import type { Capabilities, Machine, PauseFloor, Vm, VmBranch, VmExit, VmRecord, WindowKind } from '../types.ts';
+import type {
+  Capabilities,
+  Machine,
+  PauseFloor,
+  Vm,
+  VmBranch,
+  VmExit,
+  VmFault,
+  VmRecord,
+  WindowKind,
+} from '../types.ts';
 import { FILES } from './arguments.ts';
 import type { Jail } from './jail.ts';
 import { waitUntilRunning } from './monitor.ts';
@@ -169,7 +179,7 @@ class QemuVm implements Vm {
   readonly #pager: Pager;
   readonly #watches: Map<string, RunStateWatch>;
   /** Why the VM was ended by us, where it stopped for good. */
-  #lost: string | null = null;
+  #lost: VmFault | null = null;
   #killed: Promise<void> | undefined;
 
   constructor(record: VmRecord, { pager, capabilities, watches }: VmParts, exited: Promise<VmExit>) {
