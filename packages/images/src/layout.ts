@@ -7,6 +7,7 @@ import type { Layer } from './unpack.ts';
 export interface Descriptor {
   readonly mediaType?: string;
   readonly digest: string;
+  readonly size?: number;
   readonly annotations?: Readonly<Record<string, string>> | null;
   readonly platform?: Platform | null;
 }
@@ -21,7 +22,7 @@ export interface ImageConfig extends Platform {
   readonly config?: Readonly<Record<string, unknown>> | null;
 }
 
-interface Manifest {
+export interface Manifest {
   readonly config?: Descriptor | null;
   readonly layers?: readonly Descriptor[] | null;
   readonly manifests?: readonly Descriptor[] | null;
@@ -113,7 +114,7 @@ async function readImages(layout: Layout, descriptor: Descriptor, depth: number)
   return [{ digest: descriptor.digest, platform: config, config, layers }];
 }
 
-function isForGuests({ os, architecture }: Platform): boolean {
+export function isForGuests({ os, architecture }: Platform): boolean {
   return isOr(os, PLATFORM.os) && isOr(architecture, PLATFORM.architecture);
 }
 

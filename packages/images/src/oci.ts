@@ -7,11 +7,12 @@ import type { Image } from '@forkd/api';
 import { ImageError, requireRoot } from './errors.ts';
 import { exists, sha256, sha256File } from './files.ts';
 import { imageOf } from './image-config.ts';
-import { PLATFORM, checkLayers, chooseImage, type Layout } from './layout.ts';
+import { PLATFORM, checkLayers, chooseImage, isForGuests, type Layout, type Manifest } from './layout.ts';
+import { watchPull } from './pull-progress.ts';
 import { recipeNames } from './recipes.ts';
 import type { RootSource, SourceContext } from './root-source.ts';
 import { requireRootTree } from './root-tree.ts';
-import { run } from './run.ts';
+import { run, type RunOptions } from './run.ts';
 import { readMembers, unpackLayers, type Bad } from './unpack.ts';
 
 /** skopeo names an image in a layout by a tag; ours has one image. */
@@ -93,22 +94,53 @@ export function registrySource(reference: string): RootSource {
   const insecure = isLoopback(reference);
   // Pull the digest that was identified, because the tag may move in between.
   let pinned = reference;
+  const inspect = async (image: string, options: RunOptions) => {
+    const tls = insecure ? ['--tls-verify=false'] : [];
+    const args = [...PLATFORM_OPTIONS, ...(await policy()), 'inspect', '--raw', ...tls, `docker://${image}`];
+    return run('skopeo', args, options);
+  };
   return {
     description,
     async identify({ signal }) {
-      const tls = insecure ? ['--tls-verify=false'] : [];
-      const args = [...PLATFORM_OPTIONS, ...(await policy()), 'inspect', '--raw', ...tls, `docker://${reference}`];
-      const digest = sha256(await run('skopeo', args, { signal, onFailure: unavailable }));
-      pinned = `${reference.replace(/@.*$/, '').replace(/:[^/:]+$/, '')}@${digest}`;
+      const digest = sha256(await inspect(reference, { signal, onFailure: unavailable }));
+      pinned = `${nameOf(reference)}@${digest}`;
       return `image ${digest}`;
     },
     async unpack(tree, dir, context) {
       context.onProgress('root: pulling');
       const tls = insecure ? ['--src-tls-verify=false'] : [];
-      const directory = await copyImage(`docker://${pinned}`, dir, context, unavailable, ['--retry-times=3', ...tls]);
+      const { signal, onProgress } = context;
+      // Only the progress needs the sizes: if they are unknown, the pull says what is wrong.
+      const sizes = await layerSizes(pinned, (image) => inspect(image, { signal })).catch(() => null);
+      const stopWatching = watchPull(join(dir, 'layout'), sizes, onProgress);
+      let directory: string;
+      try {
+        directory = await copyImage(`docker://${pinned}`, dir, context, unavailable, ['--retry-times=3', ...tls]);
+      } finally {
+        await stopWatching();
+      }
       return unpackLayout({ directory, description, source: `docker://${reference}` }, null, tree, context);
     },
   };
+}
+
+/** A reference without its tag and digest. */
+function nameOf(reference: string): string {
+  return reference.replace(/@.*$/, '').replace(/:[^/:]+$/, '');
+}
+
+/** The sizes of the layers of an image in a registry; of one for several platforms, of that for guests. `null`: unknown. */
+async function layerSizes(
+  pinned: string,
+  inspect: (image: string) => Promise<Buffer>,
+): Promise<readonly number[] | null> {
+  let manifest = JSON.parse((await inspect(pinned)).toString()) as Manifest;
+  const forGuests = manifest.manifests?.find(({ platform }) => platform != null && isForGuests(platform));
+  if (forGuests !== undefined) {
+    manifest = JSON.parse((await inspect(`${nameOf(pinned)}@${forGuests.digest}`)).toString()) as Manifest;
+  }
+  const sizes = manifest.layers?.map(({ size }) => size) ?? [];
+  return sizes.length > 0 && sizes.every((size) => Number.isSafeInteger(size)) ? (sizes as number[]) : null;
 }
 
 type OnFailure = (failure: ImageError) => ImageError;

@@ -22,6 +22,7 @@ import { buildRoot, type BuildRootOptions, type ImageError } from '../src/index.
 import {
   must,
   open,
+  pushForPlatforms,
   scratchDir,
   sharedCache,
   startRegistry,
@@ -261,12 +262,18 @@ describe('a container image', () => {
     const push = () =>
       must('skopeo', ['copy', '--quiet', '--dest-tls-verify=false', `oci:${layout}:tiny`, `docker://${host}/t/tiny:1`]);
     push();
-    const made = await build(dir, `${host}/t/tiny:1`);
+    const lines: string[] = [];
+    const onProgress = (line: string) => lines.push(line);
+    const made = await build(dir, `${host}/t/tiny:1`, { onProgress });
     expect(made.config).toEqual(twoLayerConfig);
     await expectTwoLayers(made.erofs, dir);
-    const lines: string[] = [];
-    await build(dir, `docker://${host}/t/tiny:1`, { onProgress: (line) => lines.push(line) });
+    expect(lines).toContain('root: pulled 2 of 2 layers, 0.0 MiB of 0.0 MiB');
+    lines.length = 0;
+    await build(dir, `docker://${host}/t/tiny:1`, { onProgress });
     expect(lines.join()).not.toContain('pulling');
+    await pushForPlatforms(host, 't/tiny', ['arm64', 'amd64']);
+    await build(dir, `${host}/t/tiny:platforms`, { onProgress });
+    expect(lines.join()).toContain('pulled 2 of 2 layers');
     must('umoci', ['config', '--image', `${layout}:tiny`, '--config.user=42']);
     push();
     expect((await build(dir, `${host}/t/tiny:1`)).config.user).toBe('42');

@@ -128,6 +128,25 @@ export async function startRegistry(dir: string): Promise<string | null> {
   throw new Error('docker-registry did not answer within 5 s');
 }
 
+/** Gives the image with the tag `1` another name, `platforms`, of an index that has it for each of these. */
+export async function pushForPlatforms(host: string, name: string, architectures: readonly string[]): Promise<void> {
+  const at = `http://${host}/v2/${name}/manifests`;
+  const mediaType = 'application/vnd.oci.image.manifest.v1+json';
+  const found = await fetch(`${at}/1`, { headers: { accept: mediaType } });
+  const digest = found.headers.get('docker-content-digest');
+  const { byteLength: size } = await found.arrayBuffer();
+  const type = 'application/vnd.oci.image.index.v1+json';
+  const manifests = architectures.map((architecture) => ({
+    mediaType,
+    digest,
+    size,
+    platform: { os: 'linux', architecture },
+  }));
+  const body = JSON.stringify({ schemaVersion: 2, mediaType: type, manifests });
+  const put = await fetch(`${at}/platforms`, { method: 'PUT', headers: { 'content-type': type }, body });
+  if (!put.ok) throw new Error(`docker-registry takes no index: ${await put.text()}`);
+}
+
 function findRegistry(): string | null {
   const unpacked = join(repoRoot, '.cache/tools/docker-registry/usr/bin');
   const places = [...(process.env.PATH ?? '').split(':'), unpacked];
