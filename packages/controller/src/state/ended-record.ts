@@ -1,10 +1,10 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { SandboxInfo } from '@forkd/api';
-import { readCapped, removeFile, writeFileAtomic } from '@forkd/store';
+import { removeFile, writeFileAtomic } from '@forkd/store';
 import { Type, type Static } from 'typebox';
 import { Compile } from 'typebox/compile';
-import { limits } from '../limits.ts';
+import { readRecordFile } from './record-file.ts';
 
 /** The file of a sandbox that has ended: `ended/<id>.json`. */
 export const EndedRecord = Type.Object({
@@ -43,7 +43,7 @@ export async function readEnded(dir: string): Promise<{ records: EndedRecord[]; 
   const records: EndedRecord[] = [];
   const unreadable: string[] = [];
   for (const file of await readdir(dir)) {
-    const record = await readRecord(join(dir, file));
+    const record = await readRecordFile(join(dir, file), validator);
     if (record !== null && file === `${record.sandbox.id}${SUFFIX}`) {
       records.push(record);
       continue;
@@ -54,14 +54,4 @@ export async function readEnded(dir: string): Promise<{ records: EndedRecord[]; 
   }
   records.sort((one, other) => one.number - other.number);
   return { records, unreadable };
-}
-
-async function readRecord(path: string): Promise<EndedRecord | null> {
-  try {
-    const bytes = await readCapped(path, limits.recordBytesMax, () => new Error('too long'));
-    const value: unknown = bytes === null ? null : JSON.parse(bytes.toString('utf8'));
-    return validator.Check(value) ? value : null;
-  } catch {
-    return null;
-  }
 }

@@ -1,11 +1,11 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Image, Machine, Refresh, Blob, Digest, Nullable, OnExpire } from '@forkd/api';
-import { readCapped, writeFileAtomic } from '@forkd/store';
+import { writeFileAtomic } from '@forkd/store';
 import { Type, type Static } from 'typebox';
 import { Compile } from 'typebox/compile';
 import { unixNow } from '../clock.ts';
-import { limits } from '../limits.ts';
+import { readRecordFile } from './record-file.ts';
 
 const Unix = Type.Integer({ minimum: 0 });
 
@@ -117,18 +117,9 @@ export async function readRecords(root: string): Promise<FoundRecord[]> {
   const found: FoundRecord[] = [];
   for (const id of await readdir(root)) {
     const dir = join(root, id);
-    found.push({ id, dir, record: await readRecord(dir, id) });
+    const record = await readRecordFile(join(dir, FILE_NAME), validator, upgrade);
+    // A sandbox whose record is torn or foreign cannot be taken over, and is ended like one that was half-made.
+    found.push({ id, dir, record: record?.id === id ? record : null });
   }
   return found;
-}
-
-async function readRecord(dir: string, id: string): Promise<SandboxRecord | null> {
-  try {
-    const bytes = await readCapped(join(dir, FILE_NAME), limits.recordBytesMax, () => new Error('too long'));
-    const value: unknown = bytes === null ? null : upgrade(JSON.parse(bytes.toString('utf8')));
-    return validator.Check(value) && value.id === id ? value : null;
-  } catch {
-    // Torn or foreign: the sandbox cannot be taken over, and is ended like one that was half-made.
-    return null;
-  }
 }

@@ -1,10 +1,10 @@
 import { mkdir, readdir } from 'node:fs/promises';
 import { join } from 'node:path';
 import { Nullable } from '@forkd/api';
-import { readCapped, writeFileAtomic } from '@forkd/store';
+import { writeFileAtomic } from '@forkd/store';
 import { Type, type Static } from 'typebox';
 import { Compile } from 'typebox/compile';
-import { limits } from '../limits.ts';
+import { readRecordFile } from './record-file.ts';
 
 /** The record of a workspace: `workspaces/<name>.json`. */
 export const WorkspaceRecord = Type.Object({
@@ -44,19 +44,9 @@ export async function readRecords(dir: string): Promise<{ records: WorkspaceReco
   const unreadable: string[] = [];
   // A crash may have left a temporary file, which starts with a dot.
   for (const file of (await readdir(dir)).filter((name) => name.endsWith(SUFFIX) && !name.startsWith('.'))) {
-    const record = await readRecord(join(dir, file));
+    const record = await readRecordFile(join(dir, file), validator);
     if (record !== null && file === `${record.name}${SUFFIX}`) records.push(record);
     else unreadable.push(file);
   }
   return { records, unreadable };
-}
-
-async function readRecord(path: string): Promise<WorkspaceRecord | null> {
-  try {
-    const bytes = await readCapped(path, limits.recordBytesMax, () => new Error('too long'));
-    const value: unknown = bytes === null ? null : JSON.parse(bytes.toString('utf8'));
-    return validator.Check(value) ? value : null;
-  } catch {
-    return null;
-  }
 }
