@@ -71,6 +71,8 @@ export function guestRoutes(caller: () => Caller): void {
     const route = `POST /v1/sandboxes/${child}/eval`;
     const value = await caller().expectReply(200, route, { code: "str(x + 2) + '!'" });
     expect(value).toMatchObject({ result: "'42!'", error: null, exit_code: 0 });
+    const loaded = { code: "'numpy' in __import__('sys').modules and 'numpy' not in globals()" };
+    expect(await caller().expectReply(200, route, loaded)).toMatchObject({ result: 'True' });
     expect(await caller().expectReply(200, route, { code: 'y = 1' })).toMatchObject({ result: null, error: null });
     const raised = await caller().expectReply(200, route, { code: '1/0' });
     expect(raised).toMatchObject({ result: null, error: expect.stringContaining('ZeroDivisionError') });

@@ -1,5 +1,5 @@
 import { type CreateSnapshotRequest, ApiError, boundedText, type Image, visibleText } from '@forkd/api';
-import { GuestError } from '@forkd/guest';
+import { GuestError, type EvalResult } from '@forkd/guest';
 import { limits } from '../limits.ts';
 import type { Sandbox } from '../state/sandbox.ts';
 import { OutputLines } from './output-lines.ts';
@@ -21,6 +21,7 @@ export async function warm(sandbox: Sandbox, { image, request, signal, onProgres
   const { warm: code, warm_command: command } = request;
   await sandbox.guest.call((agent) => agent.configure(image, { signal }), { signal });
   const python = await startPython(sandbox, signal);
+  if (python) await loadNumpy(sandbox, signal);
   if (code != null) {
     if (!python) throw new ApiError('unsupported', 'The warm-up code is Python, and the image has no python3.');
     onProgress('warm', 'running the warm-up code');
@@ -49,17 +50,28 @@ async function startPython(sandbox: Sandbox, signal: AbortSignal): Promise<boole
   );
 }
 
+/** Loads NumPy, which takes an emulated guest seconds, so that no child has to. No name is bound, and an image may have none. */
+async function loadNumpy(sandbox: Sandbox, signal: AbortSignal): Promise<void> {
+  const { stateLost } = await evaluate(sandbox, '__import__("numpy") and None', signal);
+  // A NumPy for another processor ends the interpreter.
+  if (stateLost) await startPython(sandbox, signal);
+}
+
 async function warmCode(sandbox: Sandbox, code: string, signal: AbortSignal): Promise<void> {
+  const result = await evaluate(sandbox, code, signal);
+  if (result.error === undefined && result.exitCode === 0) return;
+  throw new ApiError('warm_failed', `The warm-up code failed: ${lastLine(result.error ?? result.stderr)}`, {
+    details: printedDetails(result),
+  });
+}
+
+function evaluate(sandbox: Sandbox, code: string, signal: AbortSignal): Promise<EvalResult> {
   const options = {
     evalTimeoutMs: limits.warmTimeoutMs,
     timeoutMs: limits.warmTimeoutMs + limits.guestGraceMs,
     signal,
   };
-  const result = await sandbox.guest.call((agent) => agent.eval(code, options), { signal });
-  if (result.error === undefined && result.exitCode === 0) return;
-  throw new ApiError('warm_failed', `The warm-up code failed: ${lastLine(result.error ?? result.stderr)}`, {
-    details: printedDetails(result),
-  });
+  return sandbox.guest.call((agent) => agent.eval(code, options), { signal });
 }
 
 async function warmCommand(
