@@ -110,6 +110,20 @@ test('no VMM is started for the pool while a VM is being started', async () => {
   await end(idle);
 });
 
+test('the VMM that is being started is given to the first VM that asks for one, which waits for it', async () => {
+  const pool = newPool(1);
+  const filling = pool.fill(small, pager, 1);
+  const first = await pool.yieldTo(async () => {
+    const [one, other] = await Promise.all([pool.takeSoon(small, pager), pool.takeSoon(small, pager)]);
+    await filling;
+    expect(other).toBeUndefined();
+    expect(await processes()).toEqual([one?.process.pid]);
+    return one;
+  });
+  await until('there is another', () => pool.count(small) === 1);
+  await end(first);
+});
+
 test('shapes share the pool, but each VMM is given only to its own shape', async () => {
   const pool = newPool(4);
   await pool.fill(small, pager, 4);

@@ -126,7 +126,7 @@ export class QemuEngine implements Engine {
     const args = restoreArguments(machine);
     const options = { ...this.#common(spec, machine), args, stack, deviceState, refresh, memoryLimitMib };
     return this.#yield(async () => {
-      const idle = this.#pool?.take({ machine, rootImage }, pager);
+      const idle = await this.#pool?.takeSoon({ machine, rootImage }, pager);
       const woken = idle && (await this.#wake(idle, options));
       return woken ?? launch(options);
     });

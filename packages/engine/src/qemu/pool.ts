@@ -80,6 +80,8 @@ export class VmmPool {
   /** The shape of each VMM that is being started. */
   #starting: string[] = [];
   #refilling: Promise<void> | undefined;
+  /** The VMM that `fill` is starting, until a VM claims it. */
+  #filling: { key: string; pager: Pager; started: Promise<void> } | undefined;
   #retry: NodeJS.Timeout | undefined;
   #busy = 0;
   #closed = false;
@@ -103,6 +105,16 @@ export class VmmPool {
     return idle;
   }
 
+  /** As {@link take}, but waits for the VMM that `fill` is starting, if no other VM waits for it. */
+  async takeSoon(shape: Shape, pager: Pager): Promise<Idle | undefined> {
+    const idle = this.take(shape, pager);
+    const filling = this.#filling;
+    if (idle !== undefined || filling?.key !== keyOf(shape) || filling.pager !== pager) return idle;
+    this.#filling = undefined;
+    await filling.started.catch(() => undefined);
+    return this.take(shape, pager);
+  }
+
   /** Runs `start`, which starts a VM: the pool is not refilled meanwhile, and is afterwards. */
   async yieldTo<T>(start: () => Promise<T>): Promise<T> {
     this.#busy += 1;
@@ -114,11 +126,22 @@ export class VmmPool {
     }
   }
 
-  /** Resolves when `count` of a shape wait. Throws when one cannot be started. */
+  /** Resolves when `count` of a shape wait, or a VM has claimed one. Throws when one cannot be started. */
   async fill(shape: Shape, pager: Pager, count: number): Promise<void> {
     this.#want(shape, pager);
     while (!this.#closed && this.count(shape) < Math.min(count, this.#parts.sizeMax)) {
-      await (this.#refilling ?? this.#startOne(shape, pager));
+      if (this.#refilling) {
+        await this.#refilling;
+        continue;
+      }
+      const filling = { key: keyOf(shape), pager, started: this.#startOne(shape, pager) };
+      this.#filling = filling;
+      try {
+        await filling.started;
+        if (this.#filling !== filling) return;
+      } finally {
+        if (this.#filling === filling) this.#filling = undefined;
+      }
     }
   }
 
@@ -127,7 +150,7 @@ export class VmmPool {
     this.#closed = true;
     clearInterval(this.#timer);
     clearTimeout(this.#retry);
-    await this.#refilling;
+    await Promise.allSettled([this.#refilling, this.#filling?.started]);
     await Promise.all(this.#waiting.map((idle) => this.#end(idle)));
     await rm(this.#parts.dir, { recursive: true, force: true });
   }
