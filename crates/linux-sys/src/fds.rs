@@ -1,7 +1,7 @@
 //! File descriptors: passing them over unix sockets, waiting for them, eventfds.
 
 use crate::check;
-use std::fs::Permissions;
+use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
@@ -130,6 +130,35 @@ pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
     // SAFETY: the address lives through the call, and `size` is its size.
     check(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), size) }.into())?;
     Ok(fd.into())
+}
+
+/// Sends `len` bytes of `file` from `offset` on. The kernel passes its pages on, where it can: the receiver's copy is the only one.
+/// So bytes that are written to the file before they are received may be received. Fails with `UnexpectedEof` if the file is shorter.
+pub fn send_file(socket: &UnixStream, file: &File, offset: u64, len: u64) -> io::Result<()> {
+    let mut at = offset as i64;
+    let end = at + len as i64;
+    while at < end {
+        let (to, from) = (socket.as_raw_fd(), file.as_raw_fd());
+        // SAFETY: both descriptors are owned, and the call writes one offset, to a live variable.
+        match check(unsafe { libc::sendfile(to, from, &mut at, (end - at) as usize) } as i64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Raises the number of bytes that can be written to `socket` before they are read. Without `CAP_NET_ADMIN` the kernel's limit applies.
+pub fn enlarge_send_buffer(socket: &UnixStream, bytes: usize) -> io::Result<()> {
+    let bytes = bytes as libc::c_int;
+    let set = |option| {
+        let (fd, value, size) = (socket.as_raw_fd(), (&raw const bytes).cast(), size_of_val(&bytes));
+        // SAFETY: reads one int, of the given size.
+        check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, value, size as libc::socklen_t) }.into())
+    };
+    set(libc::SO_SNDBUFFORCE).or_else(|_| set(libc::SO_SNDBUF)).map(drop)
 }
 
 /// The process at the other end of a connection, at the time it connected.
