@@ -1,4 +1,4 @@
-//! The messages between `forkd-controller`, `forkd-pager` and the shim inside the VMM.
+//! The messages between `forkd-controller`, `forkd-pager`, `forkd-disk` and the shim inside the VMM.
 //!
 //! The controller's socket carries one JSON object per line. A [`Request`] has an `id`. The pager answers it with any
 //! number of [`Reply::Event`] and then exactly one [`Reply::Ok`] or [`Reply::Err`] with the same id. Requests of one
@@ -6,6 +6,7 @@
 //! when this crate's tests run, and is checked in.
 
 mod branch;
+pub mod disk;
 mod fault;
 mod layers;
 mod pages;
