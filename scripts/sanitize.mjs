@@ -8,7 +8,15 @@ import { installPackages, missingPackages } from './lib/debian.mjs';
 import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds } from './lib/terminal.mjs';
 import { prepare, runMain } from './setup.mjs';
 
-const CRATES = ['forkd-capture', 'forkd-layers', 'forkd-linux-sys', 'forkd-log', 'forkd-pager', 'forkd-protocol'];
+const CRATES = [
+  'forkd-capture',
+  'forkd-disk',
+  'forkd-layers',
+  'forkd-linux-sys',
+  'forkd-log',
+  'forkd-pager',
+  'forkd-protocol',
+];
 const TARGET = 'x86_64-unknown-linux-gnu';
 const BUILD = ['-Zbuild-std', '--locked', '--target', TARGET];
 const FOLDER = join(repoRoot, 'scripts/sanitize');

@@ -11,7 +11,9 @@ const PACKAGES = 'lib/forkd/node_modules/@forkd';
 
 /** The native programs, which the controller looks for in its package. `forkd-page-server` is started by hand. */
 const natives = [
-  ...['forkd-pager', 'forkd-jail', 'forkd-page-server', 'libforkd_shim.so'].map((name) => join(HOST_BUILD, name)),
+  ...['forkd-pager', 'forkd-disk', 'forkd-jail', 'forkd-page-server', 'libforkd_shim.so'].map((name) =>
+    join(HOST_BUILD, name),
+  ),
   join(GUEST_BUILD, 'forkd-agent'),
 ];
 
