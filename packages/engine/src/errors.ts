@@ -14,6 +14,9 @@ export type EngineErrorCode =
   | 'pager_missing'
   | 'pager_gone'
   | 'pager_protocol'
+  | 'disk_server_missing'
+  | 'disk_server_gone'
+  | 'disk_server_protocol'
   // The pager's own codes, as they cross its socket.
   | 'bad_request'
   | 'unknown_sandbox'

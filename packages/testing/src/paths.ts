@@ -11,6 +11,7 @@ const GUEST = join(REPO, 'target/guest/x86_64-unknown-linux-gnu/release');
 /** Programs and libraries that the build produces. */
 export const BUILT = {
   pager: join(REPO, 'target/release/forkd-pager'),
+  disk: join(REPO, 'target/release/forkd-disk'),
   shim: join(REPO, 'target/release/libforkd_shim.so'),
   jail: join(REPO, 'target/release/forkd-jail'),
   deny: join(REPO, 'target/release/forkd-deny'),

@@ -5,8 +5,10 @@ import type { EngineErrorCode } from '../errors.ts';
  * on a unix socket in its directory.
  */
 export interface DaemonKind {
-  /** The name in sentences, and of the socket and the log: `NAME.sock`, `NAME.log`. */
+  /** The name of the socket and the log: `NAME.sock`, `NAME.log`. */
   name: string;
+  /** The name in sentences, if it is another. */
+  title?: string;
   /** The version of its protocol that this program speaks. */
   protocol: number;
   codes: { missing: EngineErrorCode; gone: EngineErrorCode; protocol: EngineErrorCode };
@@ -22,4 +24,8 @@ export interface DaemonStart {
   /** The directory of its socket, its lock and its log. */
   runDir: string;
   signal?: AbortSignal | undefined;
+}
+
+export function titleOf({ name, title }: DaemonKind): string {
+  return title ?? name;
 }

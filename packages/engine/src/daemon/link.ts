@@ -1,7 +1,7 @@
 import { connect, type Socket } from 'node:net';
 import { EngineError, type EngineErrorCode } from '../errors.ts';
 import { onLine } from '../lines.ts';
-import type { DaemonKind } from './kind.ts';
+import { type DaemonKind, titleOf } from './kind.ts';
 
 /** How long a daemon may take to answer its first request. */
 const HELLO_TIMEOUT_MS = 5_000;
@@ -54,8 +54,8 @@ export class Link<M extends Messages> {
     if (protocol === kind.protocol) return answer as Extract<M['answer'], Hello>;
     throw new EngineError(
       kind.codes.protocol,
-      `The ${kind.name} with pid ${pid} speaks version ${protocol} of its protocol, this program ${kind.protocol}.`,
-      { hint: `Stop all sandboxes and the old ${kind.name}, then try again.` },
+      `The ${titleOf(kind)} with pid ${pid} speaks version ${protocol} of its protocol, this program ${kind.protocol}.`,
+      { hint: `Stop all sandboxes and the old ${titleOf(kind)}, then try again.` },
     );
   }
 
@@ -114,12 +114,12 @@ export class Link<M extends Messages> {
   }
 
   #lostError(): EngineError {
-    const { name, codes, goneHint: hint } = this.kind;
-    return new EngineError(codes.gone, `The connection to the ${name} was lost.`, { hint });
+    const { codes, goneHint: hint } = this.kind;
+    return new EngineError(codes.gone, `The connection to the ${titleOf(this.kind)} was lost.`, { hint });
   }
 
   #cancelled(signal: AbortSignal | undefined): EngineError {
-    return new EngineError('cancelled', `The request to the ${this.kind.name} was given up.`, {
+    return new EngineError('cancelled', `The request to the ${titleOf(this.kind)} was given up.`, {
       cause: signal?.reason,
     });
   }
@@ -158,12 +158,12 @@ function sentence(text: string): string {
   return /[.!?]$/.test(start) ? start : `${start}.`;
 }
 
-function wrongAnswer({ name, codes }: DaemonKind, answer: string, wanted: string): EngineError {
-  return new EngineError(codes.protocol, `The ${name} answered "${answer}" where "${wanted}" was due.`);
+function wrongAnswer(kind: DaemonKind, answer: string, wanted: string): EngineError {
+  return new EngineError(kind.codes.protocol, `The ${titleOf(kind)} answered "${answer}" where "${wanted}" was due.`);
 }
 
 /** A connected socket, or `null` when nobody listens at `path`. */
-export function dialDaemon({ name, codes }: DaemonKind, path: string): Promise<Socket | null> {
+export function dialDaemon(kind: DaemonKind, path: string): Promise<Socket | null> {
   return new Promise((resolve, reject) => {
     const socket = connect(path);
     socket.once('connect', () => {
@@ -172,7 +172,10 @@ export function dialDaemon({ name, codes }: DaemonKind, path: string): Promise<S
     });
     socket.once('error', (error: NodeJS.ErrnoException) => {
       if (error.code === 'ENOENT' || error.code === 'ECONNREFUSED') resolve(null);
-      else reject(new EngineError(codes.gone, `Connecting to the ${name} at ${path} failed.`, { cause: error }));
+      else
+        reject(
+          new EngineError(kind.codes.gone, `Connecting to the ${titleOf(kind)} at ${path} failed.`, { cause: error }),
+        );
     });
   });
 }

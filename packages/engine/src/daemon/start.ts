@@ -4,7 +4,7 @@ import type { Socket } from 'node:net';
 import { setTimeout as delay } from 'node:timers/promises';
 import { EngineError, REINSTALL_HINT } from '../errors.ts';
 import { readTail } from '../files.ts';
-import type { DaemonKind, DaemonStart } from './kind.ts';
+import { type DaemonKind, type DaemonStart, titleOf } from './kind.ts';
 import { dialDaemon, type Hello, Link, type Messages } from './link.ts';
 
 /** How often a daemon is looked for or started when the one that was found ends. */
@@ -57,8 +57,8 @@ export async function endDaemon<M extends Messages>(link: Link<M>, shutdown: M['
   const late = delay(END_TIMEOUT_MS, true, { signal: over.signal }).catch(() => false);
   const isLate = await Promise.race([link.gone.then(() => false), late]);
   over.abort();
-  const { name } = link.kind;
-  if (isLate) throw new EngineError('cancelled', `The ${name} ${pid} has not ended within ${END_TIMEOUT_MS} ms.`);
+  const title = titleOf(link.kind);
+  if (isLate) throw new EngineError('cancelled', `The ${title} ${pid} has not ended within ${END_TIMEOUT_MS} ms.`);
 }
 
 /**
@@ -102,7 +102,7 @@ async function spawnDaemon({ bin, args }: DaemonStart, logPath: string): Promise
 
 async function startFailure(kind: DaemonKind, bin: string, why: string, logPath: string): Promise<EngineError> {
   const log = await readTail(logPath);
-  return new EngineError(kind.codes.missing, `The ${kind.name} ${bin} did not start: ${why}.`, {
+  return new EngineError(kind.codes.missing, `The ${titleOf(kind)} ${bin} did not start: ${why}.`, {
     hint: log === '' ? REINSTALL_HINT : `It said: ${log}`,
   });
 }
