@@ -8,8 +8,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, beforeEach, expect, test } from 'vitest';
 import { Pager } from '../src/pager/client.ts';
 import { QemuEngine } from '../src/qemu/engine.ts';
+import type { Idle } from '../src/qemu/idle.ts';
 import { Jail } from '../src/qemu/jail.ts';
-import { type Idle, type PoolParts, VmmPool } from '../src/qemu/pool.ts';
+import { type PoolParts, VmmPool } from '../src/qemu/pool.ts';
 import type { Shape } from '../src/types.ts';
 
 const TARGET = join(import.meta.dirname, '../../../target/release');

@@ -19,8 +19,9 @@ import type {
 } from '../types.ts';
 import { BASELINE_MODEL, bootArguments, bootFiles, EMULATED_MODEL, MACHINE, restoreArguments } from './arguments.ts';
 import { qemuCapabilities } from './capabilities.ts';
+import type { Idle } from './idle.ts';
 import { Jail } from './jail.ts';
-import { type Idle, type PoolOptions, VmmPool } from './pool.ts';
+import { type PoolOptions, VmmPool } from './pool.ts';
 import { type Acceleration, chooseAcceleration, PROGRAM, readVersion, requireKvm } from './probe.ts';
 import { readProcessors } from './processor.ts';
 import type { RunStateWatch } from './run-state.ts';

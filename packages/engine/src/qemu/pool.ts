@@ -1,16 +1,9 @@
-import { randomBytes } from 'node:crypto';
-import { mkdir, rm } from 'node:fs/promises';
+import { rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
-import { join } from 'node:path';
-import { memBytesOf } from '@forkd/api/constants';
 import { availableMemoryBytes } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
-import { endProcess, explain } from '../supervise.ts';
-import type { Machine, Shape, WindowKind } from '../types.ts';
-import { FILES, waitArguments } from './arguments.ts';
-import type { Jail } from './jail.ts';
-import { newKey } from './vm.ts';
-import { VmmProcess } from './vmm-process.ts';
+import type { Machine, Shape } from '../types.ts';
+import { endIdle, type Idle, type IdleParts, startIdle } from './idle.ts';
 
 /** Below this much available memory the host is not asked for VMMs that nobody has asked for, and those that wait end. */
 const RESERVE_BYTES = 512 * 2 ** 20;
@@ -34,23 +27,12 @@ export interface PoolOptions {
 }
 
 /** The parts of the host and the engine that a pool needs. */
-export interface PoolParts extends PoolOptions {
-  program: string;
-  shim: string;
-  jail: Jail;
-  window: WindowKind;
+export interface PoolParts extends PoolOptions, IdleParts {
   availableBytes?: () => Promise<number | null>;
-}
-
-/** A VMM that waits for its VM. */
-export interface Idle {
-  name: string;
-  process: VmmProcess;
 }
 
 interface Waiting extends Idle {
   key: string;
-  pager: Pager;
 }
 
 interface Wanted {
@@ -248,30 +230,8 @@ export class VmmPool {
   }
 
   async #startOne(shape: Shape, pager: Pager): Promise<void> {
-    const name = `idle-${randomBytes(6).toString('hex')}`;
-    const dir = join(this.#parts.dir, name);
-    await mkdir(dir, { recursive: true, mode: 0o700 });
-    const { machine, rootImage } = shape;
-    const key = newKey();
-    let idle: Waiting | undefined;
-    try {
-      await pager.prepare({
-        vmm: name,
-        mem_bytes: memBytesOf(machine),
-        monitor_socket: join(dir, FILES.pagerMonitor),
-        chardev_socket: join(dir, FILES.chardev),
-        key,
-      });
-      const own = { name, key, dir, args: waitArguments(machine) };
-      const process = await VmmProcess.start({ ...this.#parts, ...own, machine, rootImage, pager, waits: true });
-      idle = { name, process, key: keyOf(shape), pager };
-      await untilIdle(idle);
-    } catch (error) {
-      if (idle) await this.#end(idle);
-      else await discard(name, dir, pager);
-      throw error;
-    }
-    this.#keep(idle);
+    const idle = await startIdle(this.#parts, shape, pager);
+    this.#keep({ ...idle, key: keyOf(shape) });
   }
 
   #keep(idle: Waiting): void {
@@ -296,8 +256,7 @@ export class VmmPool {
 
   async #end(idle: Waiting): Promise<void> {
     this.#forget(idle);
-    await endProcess(idle.process, idle.process.exited).catch((error: unknown) => this.#parts.onError?.(error));
-    await discard(idle.name, idle.process.dir, idle.pager);
+    await endIdle(idle).catch((error: unknown) => this.#parts.onError?.(error));
   }
 
   /** Gives way to those who need the memory, and ends what nobody has asked for in a long time. */
@@ -328,26 +287,8 @@ function postpone(wanted: Wanted): void {
   wanted.failures += 1;
 }
 
-/** The sockets exist before QEMU runs, so the pager may notice its death first. The exit has the reason. */
-async function untilIdle({ name, process, pager }: Waiting): Promise<void> {
-  const ended = process.exited.then(() => {
-    throw new Error(`${name} has ended`);
-  });
-  try {
-    await Promise.race([pager.awaitIdle(name), ended]);
-  } catch (error) {
-    throw await explain(error, name, process.exited);
-  }
-}
-
 /** A VMM can take any snapshot of the machine that it is; its disk is part of what it was started with. */
 function keyOf({ machine, rootImage }: Shape): string {
   const fields = Object.keys(machine).toSorted() as (keyof Machine)[];
   return JSON.stringify([rootImage, ...fields.map((field) => machine[field])]);
-}
-
-async function discard(name: string, dir: string, pager: Pager): Promise<void> {
-  // A pager that has gone holds nothing that would need to be released.
-  await pager.release(name).catch(() => undefined);
-  await rm(dir, { recursive: true, force: true });
 }

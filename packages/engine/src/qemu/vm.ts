@@ -20,9 +20,9 @@ import type {
   WindowKind,
 } from '../types.ts';
 import { FILES } from './arguments.ts';
+import type { Idle } from './idle.ts';
 import type { Jail } from './jail.ts';
 import { waitUntilRunning } from './monitor.ts';
-import type { Idle } from './pool.ts';
 import { RunStateWatch } from './run-state.ts';
 import { VmmProcess } from './vmm-process.ts';
 

@@ -1,0 +1,82 @@
+import { randomBytes } from 'node:crypto';
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import { memBytesOf } from '@forkd/api/constants';
+import type { Pager } from '../pager/client.ts';
+import { endProcess, explain } from '../supervise.ts';
+import type { Shape, WindowKind } from '../types.ts';
+import { FILES, waitArguments } from './arguments.ts';
+import type { Jail } from './jail.ts';
+import { newKey } from './vm.ts';
+import { VmmProcess } from './vmm-process.ts';
+
+/** The parts of the host and the engine that a VMM is started with before its VM is known. */
+export interface IdleParts {
+  /** The directory in which each VMM has its own, on the file system of the VMs' directories. */
+  dir: string;
+  program: string;
+  shim: string;
+  jail: Jail;
+  window: WindowKind;
+}
+
+/** A VMM that waits for its VM. */
+export interface Idle {
+  name: string;
+  process: VmmProcess;
+  pager: Pager;
+}
+
+/** Starts a VMM of a shape. Resolves when it waits for its VM. Leaves nothing if it fails. */
+export async function startIdle(parts: IdleParts, { machine, rootImage }: Shape, pager: Pager): Promise<Idle> {
+  const name = `idle-${randomBytes(6).toString('hex')}`;
+  const dir = join(parts.dir, name);
+  await mkdir(dir, { recursive: true, mode: 0o700 });
+  const key = newKey();
+  let idle: Idle | undefined;
+  try {
+    await pager.prepare({
+      vmm: name,
+      mem_bytes: memBytesOf(machine),
+      monitor_socket: join(dir, FILES.pagerMonitor),
+      chardev_socket: join(dir, FILES.chardev),
+      key,
+    });
+    const own = { name, key, dir, args: waitArguments(machine) };
+    const process = await VmmProcess.start({ ...parts, ...own, machine, rootImage, pager, waits: true });
+    idle = { name, process, pager };
+    await untilIdle(idle);
+    return idle;
+  } catch (error) {
+    // The first failure is the one to report.
+    await (idle ? endIdle(idle) : discard(name, dir, pager)).catch(() => undefined);
+    throw error;
+  }
+}
+
+/** Ends a VMM that waits, and removes its files. */
+export async function endIdle({ name, process, pager }: Idle): Promise<void> {
+  try {
+    await endProcess(process, process.exited);
+  } finally {
+    await discard(name, process.dir, pager);
+  }
+}
+
+/** The sockets exist before QEMU runs, so the pager may notice its death first. The exit has the reason. */
+async function untilIdle({ name, process, pager }: Idle): Promise<void> {
+  const ended = process.exited.then(() => {
+    throw new Error(`${name} has ended`);
+  });
+  try {
+    await Promise.race([pager.awaitIdle(name), ended]);
+  } catch (error) {
+    throw await explain(error, name, process.exited);
+  }
+}
+
+async function discard(name: string, dir: string, pager: Pager): Promise<void> {
+  // A pager that has gone holds nothing that would need to be released.
+  await pager.release(name).catch(() => undefined);
+  await rm(dir, { recursive: true, force: true });
+}
