@@ -7,33 +7,28 @@ import LongestFirst from './scripts/lib/longest-first.mjs';
  */
 const retry = { count: 1, condition: /^Test timed out in \d+ms|^not within \d+ ms: / };
 
-const shared = { testTimeout: 120_000, hookTimeout: 120_000, retry, globalSetup: './scripts/lib/bundle-setup.mjs' };
+/**
+ * Virtual machines keep a processor busy, and most other tests wait for processes that they have started: the files of both
+ * projects run beside each other, one more at a time than a small host has processors.
+ */
+const WORKERS = 3;
+
+const shared = {
+  testTimeout: 120_000,
+  hookTimeout: 120_000,
+  retry,
+  globalSetup: './scripts/lib/bundle-setup.mjs',
+  maxWorkers: WORKERS,
+};
 
 export default defineConfig({
   test: {
     reporters: ['default', './scripts/lib/outcome-reporter.mjs'],
     sequence: { sequencer: LongestFirst },
     projects: [
+      { test: { ...shared, name: 'packages', include: ['{packages/*,bench/harness}/test/**/*.test.ts'] } },
       {
-        // Most of their time they wait for processes that they have started.
-        test: {
-          ...shared,
-          name: 'packages',
-          include: ['{packages/*,bench/harness}/test/**/*.test.ts'],
-          maxWorkers: 3,
-          sequence: { groupOrder: 0 },
-        },
-      },
-      {
-        // They boot virtual machines, each of which has one of two processors to do: two files at a time, and nothing beside them.
-        test: {
-          ...shared,
-          name: 'machines',
-          include: ['tests/**/*.test.ts'],
-          globalSetup: ['tests/global-setup.ts'],
-          maxWorkers: 2,
-          sequence: { groupOrder: 1 },
-        },
+        test: { ...shared, name: 'machines', include: ['tests/**/*.test.ts'], globalSetup: ['tests/global-setup.ts'] },
       },
     ],
   },

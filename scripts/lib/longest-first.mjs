@@ -5,14 +5,26 @@ import { repoRoot } from './terminal.mjs';
 
 /** The files that take longest. In a new checkout vitest only knows the sizes of files, and small files can take long. */
 const LONGEST = [
+  'packages/images/test/root.test.ts',
+  'tests/e2e/kvm-lane.test.ts',
   'tests/fault/kills.test.ts',
   'tests/conformance/wire.test.ts',
+  'tests/e2e/package.test.ts',
   'tests/e2e/branch-invariant.test.ts',
   'tests/fuzz/api.test.ts',
+  'tests/e2e/cli.test.ts',
   'tests/e2e/limited-host.test.ts',
   'tests/fault/crash.test.ts',
-  'tests/fault/live-branch.test.ts',
+  'tests/e2e/bench.test.ts',
   'tests/e2e/large-guest.test.ts',
+  'packages/guest/test/hostile.test.ts',
+  'packages/controller/test/hostile-guests.test.ts',
+  'tests/e2e/firecracker-controller.test.ts',
+  'tests/e2e/safety.test.ts',
+  'tests/e2e/random.test.ts',
+  'tests/e2e/isolation.test.ts',
+  'tests/e2e/layer-memory.test.ts',
+  'packages/cli/test/completion.test.ts',
 ];
 
 export default class LongestFirst extends BaseSequencer {
@@ -20,11 +32,7 @@ export default class LongestFirst extends BaseSequencer {
   async sort(files) {
     // oxlint-disable-next-line unicorn/no-array-sort -- not the method of arrays.
     const sorted = await super.sort(files);
-    const projects = new Set(sorted.map(({ project }) => project.name));
-    // The files of a project stay together.
-    return [...projects].flatMap((name) =>
-      sorted.filter(({ project }) => project.name === name).toSorted((a, b) => rank(a) - rank(b)),
-    );
+    return sorted.toSorted((a, b) => rank(a) - rank(b));
   }
 }
 
