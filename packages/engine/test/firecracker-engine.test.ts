@@ -5,7 +5,7 @@
 import { access, readdir, readFile, readlink, rm } from 'node:fs/promises';
 import { connect } from 'node:net';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect } from 'vitest';
 import { firecrackerCapabilities } from '../src/firecracker/capabilities.ts';
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import { PageWatch } from '../src/firecracker/pages.ts';
@@ -14,19 +14,15 @@ import { FirecrackerVm } from '../src/firecracker/vm.ts';
 import { refuseMemoryLimit } from '../src/machine.ts';
 import type { Pager } from '../src/pager/client.ts';
 import { isRunning } from '../src/process.ts';
-import { Bench, MEM_MIB, type StandInConfig } from './firecracker-support.ts';
+import { type Bench, MEM_MIB, type StandInConfig, test } from './firecracker-support.ts';
 
 /** Nothing here makes layers. */
 const NO_PAGER = {} as Pager;
 
 let bench: Bench;
 
-beforeEach(async () => {
-  bench = await Bench.open();
-});
-
-afterEach(async () => {
-  await bench[Symbol.asyncDispose]();
+test.beforeEach(({ bench: opened }) => {
+  bench = opened;
 });
 
 function bootSpec(timeoutMs = 20_000) {
@@ -170,11 +166,11 @@ test('an unavailable feature is refused before anything is touched', async () =>
   expect(await readdir(bench.dir)).not.toContain('vms');
 });
 
-test('a snapshot of another processor is refused with the difference, before anything is touched', async (context) => {
+test('a snapshot of another processor is refused with the difference, before anything is touched', async ({ skip }) => {
   const engine = await bench.engine();
   const machine = engine.machine(MEM_MIB, 1);
   const { processor } = machine;
-  context.skip(processor === undefined, 'the kernel does not tell the processor here');
+  skip(processor === undefined, 'the kernel does not tell the processor here');
   const spec = { ...bench.spec(NO_PAGER), stack: ['sha256:none'], deviceState: 'none' };
   const there = { ...machine, processor: { ...processor!, stepping: processor!.stepping + 1 } };
   await expect(engine.restore({ ...spec, machine: there })).rejects.toMatchObject({
@@ -239,11 +235,11 @@ test('the first diff of an adopted VM is found by comparison, since its dirty lo
   await adopted.api.close();
 });
 
-test('a VM that writes more than its limit is ended with the reason', async (context) => {
+test('a VM that writes more than its limit is ended with the reason', async ({ skip }) => {
   const pager = await bench.pager();
   const engine = await bench.engine();
   const why = engine.capabilities.memory_limit;
-  context.skip(why !== true, `memory cannot be limited here: ${why}`);
+  skip(why !== true, `memory cannot be limited here: ${why}`);
   const parent = await bench.boot(engine, pager);
   const base = await parent.branch({ mode: 'full', resume: true });
   const stack = base.stack.map(({ digest }) => digest);

@@ -3,19 +3,15 @@
  * nothing of it is left.
  */
 import { readdir } from 'node:fs/promises';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect } from 'vitest';
 import { killProcess, readStartTicks } from '../src/process.ts';
-import { EXTENDED, expectRunning, LiveBench, opened, proven } from './firecracker-live-support.ts';
+import { EXTENDED, expectRunning, type LiveBench, opened, proven, test } from './firecracker-live-support.ts';
 import { differingPages, digests, type StandInConfig } from './firecracker-support.ts';
 
 let live: LiveBench;
 
-beforeEach(async () => {
-  live = await LiveBench.open();
-});
-
-afterEach(async () => {
-  await live[Symbol.asyncDispose]();
+test.beforeEach(({ live: made }) => {
+  live = made;
 });
 
 test('a VM runs on when the pager is killed during a branch, and the next pager branches it', async () => {

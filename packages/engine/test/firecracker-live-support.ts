@@ -1,6 +1,6 @@
 /** A Firecracker with the live extensions, in whose place the stand-in is, and what its tests do over and over. */
 import { readdir, readlink } from 'node:fs/promises';
-import { expect } from 'vitest';
+import { expect, test as plain } from 'vitest';
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
@@ -46,6 +46,13 @@ export class LiveBench implements AsyncDisposable {
     await this.bench[Symbol.asyncDispose]();
   }
 }
+
+/** `test` with a bench of its own for live branches. */
+export const test = plain.extend('live', async ({}, { onCleanup }) => {
+  const live = await LiveBench.open();
+  onCleanup(() => live[Symbol.asyncDispose]());
+  return live;
+});
 
 /** A live branch that is proven by a copy made inside the pause. */
 export async function proven(vm: FirecrackerVm, resume = true): Promise<BranchDone> {

@@ -8,20 +8,16 @@ import { once } from 'node:events';
 import { chmod, readFile, writeFile } from 'node:fs/promises';
 import { connect, createServer } from 'node:net';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect } from 'vitest';
 import { announcement, capabilitiesOfVm } from '../src/firecracker/live.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
-import { EXTENDED, expectRunning, LiveBench, opened, PAGES, proven } from './firecracker-live-support.ts';
+import { EXTENDED, expectRunning, type LiveBench, opened, PAGES, proven, test } from './firecracker-live-support.ts';
 import { differingPages, digests, MEM_BYTES, MEM_MIB } from './firecracker-support.ts';
 
 let live: LiveBench;
 
-beforeEach(async () => {
-  live = await LiveBench.open();
-});
-
-afterEach(async () => {
-  await live[Symbol.asyncDispose]();
+test.beforeEach(({ live: made }) => {
+  live = made;
 });
 
 test('five branches of a writing VM each have the memory of their instant', async () => {

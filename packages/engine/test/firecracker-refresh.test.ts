@@ -6,12 +6,12 @@
 import { randomBytes } from 'node:crypto';
 import { chmod, readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect } from 'vitest';
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import { announcement } from '../src/firecracker/live.ts';
 import type { Pager } from '../src/pager/client.ts';
 import type { Refresh } from '../src/pager/wire.ts';
-import { Bench, differingPages, digests, LOAD_PAGES, MEM_BYTES, MEM_MIB } from './firecracker-support.ts';
+import { type Bench, differingPages, digests, LOAD_PAGES, MEM_BYTES, MEM_MIB, test } from './firecracker-support.ts';
 
 const PAGE = 4096;
 /** Across the border of two pages. */
@@ -26,14 +26,10 @@ let bench: Bench;
 let pager: Pager;
 let engine: FirecrackerEngine;
 
-beforeEach(async () => {
-  bench = await Bench.open();
-  pager = await bench.pager();
-  engine = await bench.engine();
-});
-
-afterEach(async () => {
-  await bench[Symbol.asyncDispose]();
+test.beforeEach(({ bench: opened, pager: started, engine: found }) => {
+  bench = opened;
+  pager = started;
+  engine = found;
 });
 
 /** A snapshot of a VM, and the memory that it had. */

@@ -4,25 +4,21 @@
  */
 import { readdir, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { afterEach, beforeEach, expect, test } from 'vitest';
+import { expect } from 'vitest';
 import type { FirecrackerEngine } from '../src/firecracker/engine.ts';
 import type { FirecrackerVm } from '../src/firecracker/vm.ts';
 import type { Pager } from '../src/pager/client.ts';
 import type { BranchDone } from '../src/pager/wire.ts';
-import { Bench, differingPages, digests, LOAD_PAGES, MEM_BYTES } from './firecracker-support.ts';
+import { type Bench, differingPages, digests, LOAD_PAGES, MEM_BYTES, test } from './firecracker-support.ts';
 
 let bench: Bench;
 let pager: Pager;
 let engine: FirecrackerEngine;
 
-beforeEach(async () => {
-  bench = await Bench.open();
-  pager = await bench.pager();
-  engine = await bench.engine();
-});
-
-afterEach(async () => {
-  await bench[Symbol.asyncDispose]();
+test.beforeEach(({ bench: opened, pager: started, engine: found }) => {
+  bench = opened;
+  pager = started;
+  engine = found;
 });
 
 /** A branch that leaves the VM stopped, and the memory that it has. */

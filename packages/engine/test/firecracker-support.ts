@@ -2,6 +2,7 @@
 import { randomBytes } from 'node:crypto';
 import { copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
 import { delimiter, join } from 'node:path';
+import { test as base } from 'vitest';
 import { dial } from '../src/dial.ts';
 import { FirecrackerApi } from '../src/firecracker/api.ts';
 import { FirecrackerEngine } from '../src/firecracker/engine.ts';
@@ -179,3 +180,13 @@ export function differingPages(a: Buffer, b: Buffer, mayDiffer: readonly number[
   }
   return differing;
 }
+
+/** `test` with a bench, a pager and an engine of its own, each made for the tests that ask for it. */
+export const test = base
+  .extend('bench', async ({}, { onCleanup }) => {
+    const bench = await Bench.open();
+    onCleanup(() => bench[Symbol.asyncDispose]());
+    return bench;
+  })
+  .extend('pager', ({ bench }) => bench.pager())
+  .extend('engine', ({ bench }) => bench.engine());

@@ -1,21 +1,14 @@
 /** Proves, against the real agent, what a command's user relies on: its output whole and in order, its input, its end. */
 import { createHash, randomBytes } from 'node:crypto';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { afterAll, beforeAll, expect, test } from 'vitest';
-import { GuestAgent, GuestError } from '../src/index.ts';
-import { commands, startAgent, text, type Harness } from './harness.ts';
+import { expect } from 'vitest';
+import { type GuestAgent, GuestError } from '../src/index.ts';
+import { commands, test, text } from './harness.ts';
 
-let harness: Harness;
 let agent: GuestAgent;
 
-beforeAll(async () => {
-  harness = await startAgent();
-  agent = await GuestAgent.connect(harness.socketPath, { timeoutMs: 10_000 });
-});
-
-afterAll(async () => {
-  await agent?.close();
-  await harness?.stop();
+test.beforeAll(({ agent: connected }) => {
+  agent = connected;
 });
 
 function sh(script: string): string[] {
@@ -139,13 +132,11 @@ test('environment, working directory and user come from the request, or else fro
   await agent.configure({});
 });
 
-test.runIf(process.getuid?.() === 0)(
-  'a user can be given by name or by numbers, and has the groups of the guest',
-  async () => {
-    expect(text((await agent.run(sh('id -u; echo $HOME'), { user: 'nobody' })).stdout)).toBe('65534\n/nonexistent\n');
-    expect(text((await agent.run(sh('id -u; id -g'), { user: '4242:77' })).stdout)).toBe('4242\n77\n');
-  },
-);
+test('a user can be given by name or by numbers, and has the groups of the guest', async ({ skip }) => {
+  skip(process.getuid?.() !== 0, 'only root can run programs as another user');
+  expect(text((await agent.run(sh('id -u; echo $HOME'), { user: 'nobody' })).stdout)).toBe('65534\n/nonexistent\n');
+  expect(text((await agent.run(sh('id -u; id -g'), { user: '4242:77' })).stdout)).toBe('4242\n77\n');
+});
 
 test('commands can be listed, read and forgotten', async () => {
   const { id } = await agent.start(['sleep', '60']);

@@ -2,9 +2,9 @@
 import { execFileSync } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { chownSync, existsSync, linkSync, lstatSync, readdirSync, readFileSync, rmSync, symlinkSync } from 'node:fs';
-import { afterAll, beforeAll, expect, test, vi } from 'vitest';
-import { type EvalResult, GuestAgent } from '../src/index.ts';
-import { allOf, listed, startAgent, type Harness } from './harness.ts';
+import { expect, vi } from 'vitest';
+import type { EvalResult, GuestAgent } from '../src/index.ts';
+import { allOf, listed, test, type Harness } from './harness.ts';
 
 const SYSTEM_EXIT_IN_MESSAGE = `
 class E(Exception):
@@ -24,14 +24,9 @@ signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)`;
 let harness: Harness;
 let agent: GuestAgent;
 
-beforeAll(async () => {
-  harness = await startAgent();
-  agent = await GuestAgent.connect(harness.socketPath, { timeoutMs: 10_000 });
-});
-
-afterAll(async () => {
-  await agent?.close();
-  await harness?.stop();
+test.beforeAll(({ harness: started, agent: connected }) => {
+  harness = started;
+  agent = connected;
 });
 
 function at(name: string): string {

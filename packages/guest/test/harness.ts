@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
-import type { CommandInfo, DirectoryEntry, GuestAgent, WaitOptions } from '../src/index.ts';
+import { test as base } from 'vitest';
+import { type CommandInfo, type DirectoryEntry, GuestAgent, type WaitOptions } from '../src/index.ts';
 
 const BUILT = '../../../target/guest/x86_64-unknown-linux-gnu/release/forkd-agent';
 const agentPath = process.env['FORKD_AGENT_BIN'] ?? fileURLToPath(new URL(BUILT, import.meta.url));
@@ -45,6 +46,19 @@ function isListening(path: string): Promise<boolean> {
     });
   });
 }
+
+/** `test` with an agent that all tests of a file share, and a connection to it. */
+export const test = base
+  .extend('harness', { scope: 'file' }, async ({}, { onCleanup }) => {
+    const harness = await startAgent();
+    onCleanup(() => harness.stop());
+    return harness;
+  })
+  .extend('agent', { scope: 'file' }, async ({ harness }, { onCleanup }) => {
+    const agent = await GuestAgent.connect(harness.socketPath, { timeoutMs: 10_000 });
+    onCleanup(() => agent.close());
+    return agent;
+  });
 
 export interface Proxy {
   socketPath: string;

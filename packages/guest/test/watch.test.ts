@@ -16,9 +16,9 @@ import {
   writeSync,
 } from 'node:fs';
 import { join } from 'node:path';
-import { afterAll, beforeAll, expect, onTestFinished, test, vi } from 'vitest';
-import { type FileChange, GuestAgent } from '../src/index.ts';
-import { startAgent, type Harness } from './harness.ts';
+import { expect, onTestFinished, vi } from 'vitest';
+import type { FileChange, GuestAgent } from '../src/index.ts';
+import { test, type Harness } from './harness.ts';
 
 const WATCHES_MAX = 32;
 const DIRECTORIES_MAX = 4096;
@@ -26,14 +26,9 @@ const DIRECTORIES_MAX = 4096;
 let harness: Harness;
 let agent: GuestAgent;
 
-beforeAll(async () => {
-  harness = await startAgent();
-  agent = await GuestAgent.connect(harness.socketPath, { timeoutMs: 10_000 });
-});
-
-afterAll(async () => {
-  await agent?.close();
-  await harness?.stop();
+test.beforeAll(({ harness: started, agent: connected }) => {
+  harness = started;
+  agent = connected;
 });
 
 /** A new directory below the folder of the agent. */
