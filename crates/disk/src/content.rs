@@ -10,7 +10,6 @@ use crate::layer::Layer;
 use crate::map::{Extent, Place};
 use crate::slots::Slots;
 use crate::stack::Stack;
-use forkd_linux_sys::memfd;
 use forkd_protocol::disk::BLOCK_SIZE;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
@@ -113,7 +112,7 @@ impl Content {
         (None, blocks)
     }
 
-    /// Makes blocks zeros, and frees their space.
+    /// Makes blocks zeros, and frees their slots.
     pub fn clear(&mut self, blocks: Range<u64>) -> Result<()> {
         let (mut records, mut freed) = (Vec::new(), Vec::new());
         let mut block = blocks.start;
@@ -137,8 +136,6 @@ impl Content {
         self.active.journal.append(&merged(records))?;
         self.stack.map.clear(blocks);
         for (slot, count) in freed {
-            // Only the space is at stake: a hole that cannot be made is filled again.
-            let _ = memfd::punch_hole(&self.active.layer.data, slot * BLOCK_SIZE, count * BLOCK_SIZE);
             self.active.slots.give_back(slot, count);
         }
         Ok(())

@@ -160,9 +160,7 @@ impl Server {
         let export = self.disks.find(key)?;
         let epoch = epoch.unwrap_or_else(|| export.disk.epoch().advance());
         let (layers, own_bytes) = export.disk.seal(epoch)?;
-        if export.disk.wants_spare() {
-            export.disk.prepare_next();
-        }
+        export.disk.prepare_next();
         Ok(DiskAnswer::Sealed { layers, own_bytes })
     }
 

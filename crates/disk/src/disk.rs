@@ -14,6 +14,9 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// The most ranges of slots whose space is freed at a time.
+const RANGES_MAX: usize = 256;
+
 /// A journal is not rewritten before it has this many records (16 MiB).
 const RECORDS_MIN: u64 = 1 << 19;
 
@@ -39,7 +42,8 @@ pub struct Disk {
     is_ended: AtomicBool,
     /// The files of the next layer, so that a freeze makes none.
     spare: Mutex<Option<Prepared>>,
-    wants_spare: AtomicBool,
+    is_due: AtomicBool,
+    is_queued: AtomicBool,
     is_full: AtomicBool,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
@@ -56,7 +60,8 @@ impl Disk {
             content: Mutex::default(),
             is_ended: AtomicBool::new(false),
             spare: Mutex::default(),
-            wants_spare: AtomicBool::new(false),
+            is_due: AtomicBool::new(false),
+            is_queued: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
             read_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
@@ -163,7 +168,9 @@ impl Disk {
 
     /// Makes blocks zeros, and frees their space.
     pub fn clear(&self, blocks: Range<u64>) -> Result<()> {
-        self.change(|content| content.clear(blocks))
+        self.change(|content| content.clear(blocks))?;
+        self.is_due.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     fn change(&self, change: impl FnOnce(&mut Content) -> Result<()>) -> Result<()> {
@@ -190,8 +197,8 @@ impl Disk {
             let message = format!("the disk has {DISK_LAYERS_MAX} layers: merge them");
             return Err(DiskError::new(FaultCode::Unsupported, message));
         }
-        self.wants_spare.store(true, Ordering::Relaxed);
         let spare = self.spare().take();
+        self.is_due.store(true, Ordering::Relaxed);
         let next = self.begin(spare.map_or_else(|| self.layers.prepare(), Ok)?, epoch)?;
         let blocks = content.active.slots.in_use();
         let last = std::mem::replace(&mut content.active, next);
@@ -243,7 +250,45 @@ impl Disk {
         Ok((names.collect(), own_blocks * BLOCK_SIZE))
     }
 
-    /// Makes the files of the next layer, if there are none. Called where nobody waits. After a failure, the freeze makes them.
+    /// True if work for [`Disk::maintain`] has come up, and nobody has been asked to do it yet.
+    pub fn is_newly_due(&self) -> bool {
+        self.is_due.load(Ordering::Relaxed) && !self.is_queued.swap(true, Ordering::AcqRel)
+    }
+
+    /// Does some of the work that no request has to wait for. The rest is newly due.
+    pub fn maintain(&self) {
+        self.is_queued.store(false, Ordering::Release);
+        self.is_due.store(false, Ordering::Relaxed);
+        self.prepare_next();
+        // A failure means that the disk has ended.
+        if let Ok(true) = self.free_space() {
+            self.is_due.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Frees the space of some freed slots on the host. Returns false if there are none.
+    fn free_space(&self) -> Result<bool> {
+        let (layer, freed) = {
+            let mut content = self.lock()?;
+            let Some(Content { active, .. }) = &mut *content else {
+                return Ok(false);
+            };
+            let freed = std::iter::from_fn(|| active.slots.reserve_freed());
+            (active.layer.clone(), freed.take(RANGES_MAX).collect::<Vec<_>>())
+        };
+        layer.free_space(&freed);
+        // A layer that was frozen meanwhile needs its slots no more.
+        if let Some(Content { active, .. }) = &mut *self.lock()?
+            && active.layer.number == layer.number
+        {
+            for (slot, count) in &freed {
+                active.slots.give_back_empty(*slot, *count);
+            }
+        }
+        Ok(!freed.is_empty())
+    }
+
+    /// Makes the files of the next layer, if there are none. After a failure, the freeze makes them.
     pub fn prepare_next(&self) {
         if self.spare().is_some() {
             return;
@@ -258,11 +303,6 @@ impl Disk {
         } else {
             *spare = Some(prepared);
         }
-    }
-
-    /// True once after each freeze: [`Disk::prepare_next`] is due.
-    pub fn wants_spare(&self) -> bool {
-        self.wants_spare.swap(false, Ordering::Relaxed)
     }
 
     fn spare(&self) -> MutexGuard<'_, Option<Prepared>> {

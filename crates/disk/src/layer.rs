@@ -4,6 +4,7 @@ use crate::error::{DiskError, Result, Step};
 use crate::journal::{Journal, ZEROS_LAYER};
 use crate::layer_file::{self, Index};
 use crate::map::{Map, Place};
+use forkd_linux_sys::memfd;
 use forkd_protocol::Blob;
 use forkd_protocol::disk::BLOCK_SIZE;
 use std::fs::File;
@@ -56,6 +57,19 @@ impl Layer {
             Source::Stored(digest) => digest.clone(),
             Source::Written(number) => format!("disk:{number}"),
         }
+    }
+
+    /// Frees the space of slots that nothing uses. Does nothing once the layer has a digest, which is of all its bytes.
+    pub fn free_space(&self, slots: &[(u64, u64)]) {
+        let blob = self.blob.lock().expect("no panic while held");
+        if blob.is_none() {
+            slots.iter().for_each(|(slot, count)| self.punch(*slot, *count));
+        }
+    }
+
+    /// Makes a hole. Only space is at stake: where the file system cannot, the slots keep what they have.
+    pub fn punch(&self, slot: u64, count: u64) {
+        let _ = memfd::punch_hole(&self.data, slot * BLOCK_SIZE, count * BLOCK_SIZE);
     }
 
     /// The number of a layer that was written here, which grows with time; zero for a layer of the store.

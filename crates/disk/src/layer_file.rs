@@ -55,6 +55,26 @@ pub struct Index {
     pub map: Map,
 }
 
+impl Index {
+    /// Calls `visit` with the first slot and the number of all slots that have no block.
+    pub fn unused(&self, mut visit: impl FnMut(u64, u64)) {
+        let mut used = Vec::new();
+        self.map.extents(|extent| {
+            if extent.place.layer != ZEROS_LAYER {
+                used.push((extent.place.slot, extent.blocks));
+            }
+        });
+        used.sort_unstable();
+        let mut at = 0;
+        for (slot, count) in used {
+            if slot > at {
+                visit(at, slot - at);
+            }
+            at = slot + count;
+        }
+    }
+}
+
 /// Appends the index to a file with `slots` slots, waits until all of it is on disk, and returns its digest and size.
 pub fn finish(file: &File, blocks: u64, slots: u64, map: &Map) -> Result<Blob> {
     let writing = || "writing the index of a layer".to_owned();

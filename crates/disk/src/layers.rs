@@ -112,8 +112,16 @@ impl Layers {
             epoch,
             blocks,
         };
-        let journal = Journal::begin(prepared.files.journal, prepared.journal, header)?;
-        let layer = Layer::new(self.number_here()?, Source::Written(prepared.number), prepared.data);
+        let Prepared {
+            number,
+            data,
+            journal,
+            files,
+        } = prepared;
+        let begun = Journal::begin(files.journal.clone(), journal, header)
+            .and_then(|journal| Ok((self.number_here()?, journal)));
+        let (here, journal) = begun.inspect_err(|_| files.remove())?;
+        let layer = Layer::new(here, Source::Written(number), data);
         Ok((Arc::new(layer), journal))
     }
 
@@ -222,6 +230,7 @@ impl Layers {
             }
             (None, Source::Written(_)) => {
                 let index = layer::index(&self.dir, layer)?;
+                index.unused(|slot, count| layer.punch(slot, count));
                 layer_file::finish(&layer.data, index.blocks, index.slots, &index.map)?
             }
         };

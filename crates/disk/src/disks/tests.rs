@@ -49,6 +49,9 @@ enum Step {
     Close {
         disk: usize,
     },
+    Maintain {
+        disk: usize,
+    },
     Restart,
 }
 
@@ -65,6 +68,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => all.prop_map(|snapshot| Step::Merge { snapshot }),
         1 => all.prop_map(|snapshot| Step::Drop { snapshot }),
         1 => all.prop_map(|disk| Step::Close { disk }),
+        2 => all.prop_map(|disk| Step::Maintain { disk }),
         1 => Just(Step::Restart),
     ];
     proptest::collection::vec(step, 0..60)
@@ -180,6 +184,10 @@ impl World {
                 };
                 self.disks.close(&key);
                 self.open.remove(&key);
+            }
+            Step::Maintain { disk } => {
+                let Some((export, _)) = self.disk(disk) else { return };
+                export.disk.maintain();
             }
             Step::Restart => self.restart(),
         }

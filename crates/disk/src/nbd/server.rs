@@ -23,20 +23,21 @@ const SEND_BUFFER_BYTES: usize = 4 << 20;
 /// Serves VMMs until the process ends.
 pub fn serve(listener: &UnixListener, disks: &Arc<Disks>) {
     let handshakes = Arc::new(AtomicUsize::new(0));
-    let (spares, wanted) = channel();
-    // A freeze makes its files itself if this thread cannot start.
+    let (maintenance, due) = channel();
+    let again = maintenance.clone();
+    // Disks do without this thread: a freeze makes its files itself, and freed slots keep their space.
     let _ = std::thread::Builder::new()
-        .name("spares".into())
-        .spawn(move || prepare(&wanted));
+        .name("maintenance".into())
+        .spawn(move || maintain(&due, &again));
     for stream in fds::connections(listener) {
         if handshakes.load(Ordering::Relaxed) >= HANDSHAKES_MAX {
             continue;
         }
-        let (disks, handshakes, spares) = (disks.clone(), Handshake::begin(&handshakes), spares.clone());
+        let (disks, handshakes, maintenance) = (disks.clone(), Handshake::begin(&handshakes), maintenance.clone());
         // If no thread can start, the connection is closed, and the VMM stops until it has another.
         let _ = std::thread::Builder::new()
             .name("disk".into())
-            .spawn(move || converse(stream, &disks, handshakes, &spares));
+            .spawn(move || converse(stream, &disks, handshakes, &maintenance));
     }
 }
 
@@ -56,7 +57,7 @@ impl Drop for Handshake {
     }
 }
 
-fn converse(stream: UnixStream, disks: &Disks, place: Handshake, spares: &Sender<Arc<Export>>) {
+fn converse(stream: UnixStream, disks: &Disks, place: Handshake, maintenance: &Sender<Arc<Export>>) {
     let admit = |key: &str| {
         let export = disks.find(key).ok()?;
         let admission = export.callers.admit(&stream);
@@ -77,8 +78,8 @@ fn converse(stream: UnixStream, disks: &Disks, place: Handshake, spares: &Sender
         stream.set_write_timeout(None)?;
         fds::enlarge_send_buffer(&stream, SEND_BUFFER_BYTES)?;
         let idle = || {
-            if export.disk.wants_spare() {
-                let _ = spares.send(export.clone());
+            if export.disk.is_newly_due() {
+                let _ = maintenance.send(export.clone());
             }
         };
         session::serve(&stream, &export.disk, idle)
@@ -123,9 +124,13 @@ impl Write for Timed<'_> {
     }
 }
 
-/// Makes the files of next layers, ahead of the freezes that need them.
-fn prepare(wanted: &Receiver<Arc<Export>>) {
-    for export in wanted {
-        export.disk.prepare_next();
+/// Does for disks what no request has to wait for.
+fn maintain(due: &Receiver<Arc<Export>>, again: &Sender<Arc<Export>>) {
+    for export in due {
+        export.disk.maintain();
+        // Other disks come first.
+        if export.disk.is_newly_due() {
+            let _ = again.send(export);
+        }
     }
 }

@@ -56,6 +56,20 @@ impl Server {
         Server { dir, child, controller }
     }
 
+    /// The number of files that the server keeps for its layers.
+    pub fn files(&self) -> usize {
+        // The server may have a file system of its own.
+        let root = format!("/proc/{}/root{}/store/disks", self.child.id(), self.dir.display());
+        let mut dirs = std::fs::read_dir(root).expect("a directory");
+        let layers = dirs
+            .next()
+            .expect("one server")
+            .expect("an entry")
+            .path()
+            .join("layers");
+        std::fs::read_dir(layers).expect("a directory").count()
+    }
+
     /// Changes the size of a file system in memory.
     pub fn resize_memory(&self, size: &str) {
         let target = format!("--target={}", self.child.id());
