@@ -11,6 +11,7 @@ pub mod kvm;
 pub mod maps;
 pub mod memfd;
 pub mod mounts;
+pub mod net;
 pub mod pagemap;
 pub mod peer;
 pub mod process;

@@ -3,12 +3,14 @@
 //! The controller's socket carries one JSON object per line. A [`Request`] has an `id`. The pager answers it with any
 //! number of [`Reply::Event`] and then exactly one [`Reply::Ok`] or [`Reply::Err`] with the same id. Requests of one
 //! connection run concurrently. The TypeScript twin of every type is generated into `packages/engine/src/pager/wire.ts`
-//! when this crate's tests run, and is checked in.
+//! when this crate's tests run, and is checked in. The messages of `forkd-net` are in [`net`], and their twins in
+//! `packages/engine/src/net/wire.ts`.
 
 mod branch;
 pub mod disk;
 mod fault;
 mod layers;
+pub mod net;
 mod pages;
 pub mod plan;
 pub mod refresh;
