@@ -9,6 +9,7 @@ import { builds, installNodeModules, installTestPrograms, prepareBuild, runMain 
 const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'];
 /** Files that the steps `cargo` and `generated` have just written anew. */
 const GENERATED = [
+  'packages/engine/src/net/wire.ts',
   'packages/engine/src/pager/wire.ts',
   'packages/guest/src/agent-wire.ts',
   'docs/operate/engines.md',

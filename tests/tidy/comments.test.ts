@@ -11,6 +11,7 @@ import { bannedPhrases, opener } from './words.ts';
 /** Generated from the comments of other files. */
 const GENERATED = [
   'packages/engine/src/disk/wire.ts',
+  'packages/engine/src/net/wire.ts',
   'packages/engine/src/pager/wire.ts',
   'packages/guest/src/agent-wire.ts',
 ];

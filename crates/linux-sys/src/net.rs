@@ -34,7 +34,15 @@ pub fn is_unix_datagram(fd: BorrowedFd<'_>) -> bool {
 fn set_int(fd: &OwnedFd, option: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let size = size_of_val(&value) as libc::socklen_t;
     // SAFETY: reads one int, of the given size.
-    let set = unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const value).cast(), size) };
+    let set = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            (&raw const value).cast(),
+            size,
+        )
+    };
     check(set.into()).map(drop)
 }
 

@@ -124,10 +124,10 @@ pub struct WireStats {
     pub flows_opened: u64,
     /// Flows that are open now.
     pub flows_open: u32,
-    /// Bytes of payload from the guest.
+    /// Bytes of payload from the guest in flows that have ended.
     #[ts(type = "number")]
     pub sent_bytes: u64,
-    /// Bytes of payload to the guest.
+    /// Bytes of payload to the guest in flows that have ended.
     #[ts(type = "number")]
     pub received_bytes: u64,
 }

@@ -98,7 +98,7 @@ pub enum Reason {
     Ended,
 }
 
-/// What a fork inherits of the sandbox that its snapshot was taken of. Plain data of at most 768 KiB that stays valid as long as
+/// What a fork inherits of the sandbox that its snapshot was taken of. Plain data of at most 256 KiB that stays valid as long as
 /// the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "../net/wire.ts")]

@@ -98,7 +98,7 @@ ms: number,
 lost: number, };
 
 /**
- * What a fork inherits of the sandbox that its snapshot was taken of. Plain data of at most 768 KiB that stays valid as long as
+ * What a fork inherits of the sandbox that its snapshot was taken of. Plain data of at most 256 KiB that stays valid as long as
  * the snapshot.
  */
 export type Inherited = { 
@@ -214,10 +214,10 @@ flows_opened: number,
  */
 flows_open: number, 
 /**
- * Bytes of payload from the guest.
+ * Bytes of payload from the guest in flows that have ended.
  */
 sent_bytes: number, 
 /**
- * Bytes of payload to the guest.
+ * Bytes of payload to the guest in flows that have ended.
  */
 received_bytes: number, };
