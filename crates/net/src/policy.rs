@@ -71,9 +71,11 @@ impl Rules {
 
     /// True if a flow to `name` can be allowed, on some port: then the name gets an address.
     pub fn may_resolve(&self, name: &str) -> bool {
-        let denied = |rule: &Checked| rule.rule.ports.is_empty() && rule.rule.transport.is_none() && rule.matches(name);
-        let of = |verdict| self.rules.iter().filter(move |rule| rule.rule.verdict == verdict);
-        of(Verdict::Allow).any(|rule| rule.matches(name)) && !of(Verdict::Deny).any(denied)
+        let about = |verdict| {
+            let rules = self.rules.iter();
+            rules.filter(move |rule| rule.rule.verdict == verdict && rule.matches(name))
+        };
+        about(Verdict::Allow).any(|allow| !about(Verdict::Deny).any(|deny| deny.shadows(allow)))
     }
 
     /// Decides about a flow. `own` are the addresses of the host.
@@ -163,6 +165,12 @@ impl Checked {
             Some(name) => self.matches(name),
             None => matches!(self.to, To::Any) || self.contains(to.address),
         }
+    }
+
+    /// True if this rule, which denies, leaves nothing of a rule about the same name.
+    fn shadows(&self, allow: &Checked) -> bool {
+        let all_ports = self.rule.ports.is_empty() || self.rule.ports == allow.rule.ports;
+        all_ports && (self.rule.transport.is_none() || self.rule.transport == allow.rule.transport)
     }
 
     fn contains(&self, address: Option<Ipv4Addr>) -> bool {

@@ -1,0 +1,94 @@
+//! The worker may be killed: wires, names and neighbours outlive it. Nothing is left of what was closed.
+
+use crate::internet::{Echo, local};
+use crate::program::{Program, policy};
+use forkd_protocol::net::{Answer, FaultCode, Op};
+use std::process::Command;
+
+#[test]
+fn a_killed_worker_comes_back_on_the_same_wires() {
+    let echo = Echo::start("127.0.0.1:0");
+    let mut program = Program::start(local("api.test").address);
+    let rules = ["api.test", "other.test", "127.0.0.1/32"];
+    let (key, mut guest) = program.guest(&rules);
+    guest.resolve("other.test");
+    let address = guest.resolve("api.test").expect("an address");
+    for _ in 0..3 {
+        let idle = guest.connect(address, echo.port()).expect("a connection");
+        let pid = program.worker_pid();
+        let killed = Command::new("kill")
+            .args(["-9", &pid.to_string()])
+            .status()
+            .expect("kill");
+        assert!(killed.success());
+        program.reconnect();
+        assert_ne!(program.worker_pid(), pid);
+        let answer = program.ask(Op::Inventory);
+        assert!(
+            matches!(&answer, Ok(Answer::Inventory { wires }) if wires.len() == 1 && wires[0].key == key),
+            "{answer:?}"
+        );
+        program.bind(&key, policy(&rules), None);
+        // The guest sends nothing, and learns of the end all the same.
+        guest.until("a reset", |guest| guest.is_closed(idle).then_some(()));
+        let flow = guest.connect(address, echo.port()).expect("a connection");
+        guest.send(flow, b"again");
+        assert_eq!(guest.receive(flow, 5), b"again");
+    }
+}
+
+#[test]
+fn a_thousand_wires_leave_nothing_behind() {
+    let mut program = Program::start(local("api.test").address);
+    let worker = program.worker_pid();
+    let descriptors = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/fd")).expect("a list").count();
+    let threads = |pid: u32| std::fs::read_dir(format!("/proc/{pid}/task")).expect("a list").count();
+    let mut before = None;
+    for turn in 0..1_000 {
+        let (key, mut guest) = program.guest(&["127.0.0.1/32"]);
+        assert!(guest.resolve("evil.test").is_none());
+        program.ask(Op::Close { key: key.clone() }).expect("closed");
+        assert_eq!(
+            program.ask(Op::Stats { key }).expect_err("closed").code,
+            FaultCode::UnknownKey
+        );
+        if turn == 10 {
+            before = Some((descriptors(worker), descriptors(program.keeper_pid()), threads(worker)));
+        }
+    }
+    // The request's own thread may still be there.
+    let (in_worker, in_keeper, in_threads) = before.expect("a first count");
+    assert!(descriptors(worker) <= in_worker && descriptors(program.keeper_pid()) <= in_keeper);
+    assert!(threads(worker) <= in_threads + 2);
+}
+
+#[test]
+fn requests_that_cannot_be_right_are_refused_in_words() {
+    let mut program = Program::start(local("api.test").address);
+    let (key, _wire) = program.attach();
+    let unbound = program.ask(Op::Mark { key: key.clone() });
+    assert_eq!(unbound.expect_err("not bound").code, FaultCode::UnknownKey);
+    program.send(Op::Attach { key: "short".into() }, None);
+    let unknown = program.ask(Op::Hello);
+    assert_eq!(
+        unknown.expect_err("the answer to the line before").code,
+        FaultCode::BadRequest
+    );
+    let mut program = Program::start(local("api.test").address);
+    for rule in ["Upper.test", "no..dots", "300.0.0.0/8", "1.2.3.4/99", "-bad name"] {
+        let set = Op::SetPolicy {
+            key: key.clone(),
+            policy: policy(&[rule]),
+        };
+        assert_eq!(program.ask(set).expect_err(rule).code, FaultCode::BadRequest, "{rule}");
+    }
+    // A stream socket is no wire.
+    let (one, _two) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    program.send(
+        Op::Attach {
+            key: crate::program::key(),
+        },
+        Some(one.into()),
+    );
+    assert_eq!(program.ask(Op::Hello).expect_err("no wire").code, FaultCode::BadRequest);
+}
