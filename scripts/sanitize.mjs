@@ -14,6 +14,7 @@ const CRATES = [
   'forkd-layers',
   'forkd-linux-sys',
   'forkd-log',
+  'forkd-net',
   'forkd-pager',
   'forkd-protocol',
 ];

@@ -77,7 +77,9 @@ fn question(query: &[u8]) -> Option<Question<'_>> {
     let [kind_high, kind_low, class_high, class_low] = *query.get(at..at + 4)? else {
         return None;
     };
-    let name = Some(labels.join(".")).filter(|name| is_name(name));
+    // A dot within a label is no part of a host name, and would look like two labels.
+    let has_dot = labels.iter().any(|label| label.contains('.'));
+    let name = Some(labels.join(".")).filter(|name| !has_dot && is_name(name));
     is_standard_query.then(|| Question {
         bytes: &query[HEADER_BYTES..at + 4],
         name,

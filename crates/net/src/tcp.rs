@@ -260,7 +260,9 @@ impl TcpFlows {
         };
         while self.interface.poll_egress(now, &mut port, &mut flow.sockets) == PollResult::SocketStateChanged {}
         flow.observe(context, before);
-        let again = self.interface.poll_at(now, &flow.sockets);
+        // A socket whose answer to the SYN is held back always says that it has something to send.
+        let is_held = flow.host.is_dialling();
+        let again = self.interface.poll_at(now, &flow.sockets).filter(|_| !is_held);
         let due = again.is_some_and(|at| at <= now);
         if flow.is_over() && !due {
             let flow = self.flows.remove(&id).expect("it was found above");

@@ -166,3 +166,28 @@ fn an_address_means_the_same_name_in_a_fork() {
     );
     assert_eq!(record.sandbox, format!("sb-{child}"));
 }
+
+#[test]
+fn a_name_that_no_resolver_answers_for_is_given_up_and_keeps_no_processor_busy() {
+    let silent = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let mut program = Program::start(silent.local_addr().expect("an address"));
+    let mut records = program.records();
+    let worker = program.worker_pid();
+    let (_, mut guest) = program.guest(&["api.test"]);
+    let address = guest.resolve("api.test").expect("an address");
+    guest.begin(address, 443);
+    guest.poll();
+    let record = records.next();
+    assert_eq!(
+        (record.phase, record.reason),
+        (Phase::Denied, Some(Reason::ResolveFailed))
+    );
+    // In ticks of 10 ms: seconds if a thread turned while it waited.
+    let stat = std::fs::read_to_string(format!("/proc/{worker}/stat")).expect("a line");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split_whitespace().collect();
+    let ticks: u64 = fields[11..13]
+        .iter()
+        .map(|field| field.parse::<u64>().expect("a number"))
+        .sum();
+    assert!(ticks < 100, "{ticks} ticks");
+}

@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -82,13 +82,38 @@ impl Program {
         Program { dir, keeper, lines }
     }
 
-    /// Connects again, as after the end of the worker.
-    pub fn reconnect(&mut self) {
+    /// Kills the worker, and connects to the next one.
+    pub fn kill_worker(&mut self) {
+        let pid = self.worker_pid();
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+        assert!(killed.expect("kill").success());
+        let end = Instant::now() + PATIENCE;
+        // Until the keeper has noticed, the next connection may be the last one's.
+        while PathBuf::from(format!("/proc/{pid}")).exists() {
+            assert!(Instant::now() < end, "the worker {pid} does not end");
+            std::thread::yield_now();
+        }
+        self.reconnect();
+        assert_ne!(self.worker_pid(), pid);
+    }
+
+    fn reconnect(&mut self) {
         self.lines = BufReader::new(self.connection());
     }
 
     pub fn connection(&self) -> UnixStream {
         connect(&self.dir.join("net.sock"))
+    }
+
+    pub fn kill_keeper(&mut self) {
+        self.keeper.kill().expect("killed");
+        self.keeper.wait().expect("ended");
+    }
+
+    /// How a second program in the same directory ends.
+    pub fn second(&self) -> ExitStatus {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_forkd-net"));
+        command.arg("--run-dir").arg(&self.dir).status().expect("forkd-net")
     }
 
     pub fn keeper_pid(&self) -> u32 {
@@ -183,8 +208,9 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // The program may have been killed by its test.
-        let _ = fds::send_with_fds(self.lines.get_ref(), b"{\"id\":9,\"op\":\"shutdown\"}\n", &[]);
+        // A test that failed may have lost its connection.
+        self.reconnect();
+        self.send(Op::Shutdown, None);
         let _ = self.keeper.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }

@@ -3,7 +3,7 @@
 use crate::internet::{Echo, local};
 use crate::program::{Program, policy};
 use forkd_protocol::net::{Answer, FaultCode, Op};
-use std::process::Command;
+use std::net::Ipv4Addr;
 
 #[test]
 fn a_killed_worker_comes_back_on_the_same_wires() {
@@ -15,14 +15,7 @@ fn a_killed_worker_comes_back_on_the_same_wires() {
     let address = guest.resolve("api.test").expect("an address");
     for _ in 0..3 {
         let idle = guest.connect(address, echo.port()).expect("a connection");
-        let pid = program.worker_pid();
-        let killed = Command::new("kill")
-            .args(["-9", &pid.to_string()])
-            .status()
-            .expect("kill");
-        assert!(killed.success());
-        program.reconnect();
-        assert_ne!(program.worker_pid(), pid);
+        program.kill_worker();
         let answer = program.ask(Op::Inventory);
         assert!(
             matches!(&answer, Ok(Answer::Inventory { wires }) if wires.len() == 1 && wires[0].key == key),
@@ -35,6 +28,16 @@ fn a_killed_worker_comes_back_on_the_same_wires() {
         guest.send(flow, b"again");
         assert_eq!(guest.receive(flow, 5), b"again");
     }
+}
+
+#[test]
+fn a_worker_outlives_its_keeper_and_keeps_a_second_one_out() {
+    let echo = Echo::start("127.0.0.1:0");
+    let mut program = Program::start(local("api.test").address);
+    program.kill_keeper();
+    let (_, mut guest) = program.guest(&["127.0.0.1/32"]);
+    assert!(guest.connect(Ipv4Addr::LOCALHOST, echo.port()).is_some());
+    assert_eq!(program.second().code(), Some(75));
 }
 
 #[test]
