@@ -14,7 +14,7 @@ const EXTENSION_SERVER_NAME: u16 = 0;
 const EXTENSION_ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 const NAME_TYPE_HOST: u8 = 0;
 
-/// What the first bytes of a connection are.
+/// The kind of the first bytes of a connection.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Opening {
     /// More bytes are needed to tell.
@@ -23,7 +23,7 @@ pub enum Opening {
     /// A TLS record that does not begin a well-formed ClientHello.
     Malformed,
     Hello {
-        /// In lower case.
+        /// The name in lower case.
         server_name: Option<String>,
         /// True if the client sends a second, encrypted ClientHello.
         is_encrypted: bool,

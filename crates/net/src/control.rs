@@ -119,7 +119,7 @@ impl Connection {
             }
             Op::Inventory => Answer::Inventory { wires: wires.list() },
             Op::Stats { key } => Answer::Stats(wires.stats(&key)?),
-            // The reader of the connection serves the first two, and the thread of this request goes on after the others.
+            // The reader of the connection serves the first two, and the thread of this request continues after the others.
             Op::Attach { .. } | Op::Dial { .. } | Op::Flows | Op::Shutdown => Answer::Done,
         })
     }

@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 const HEADER_BYTES: usize = 12;
 const TYPE_A: u16 = 1;
 const CLASS_IN: u16 = 1;
-/// For how long the guest may keep an address, in seconds.
+/// Time for which the guest may keep an address, in seconds.
 const TTL: u32 = 60;
 
 const NO_ERROR: u8 = 0;
@@ -23,9 +23,9 @@ pub struct Answer {
 }
 
 struct Question<'a> {
-    /// As it stands in the query.
+    /// The name as it stands in the query.
     bytes: &'a [u8],
-    /// In lower case; `None` if it is no host name.
+    /// The name in lower case; `None` if it is no host name.
     name: Option<String>,
     kind: u16,
     class: u16,

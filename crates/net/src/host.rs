@@ -11,7 +11,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-/// What a flow of the guest is connected to, or will be.
+/// The socket of the host that a flow of the guest is connected to, or will be.
 pub enum Host {
     /// Waits for the addresses of a name.
     Resolving(Query),
@@ -126,7 +126,7 @@ pub fn dial(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
     }
 }
 
-/// What became of a connection whose socket has become writable.
+/// The state of a connection whose socket has become writable.
 pub fn dialled(socket: &OwnedFd) -> io::Result<()> {
     sockopt::socket_error(socket)?.map_err(io::Error::from)
 }

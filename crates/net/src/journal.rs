@@ -62,7 +62,7 @@ impl Journal {
     }
 }
 
-/// What a flow's records have in common.
+/// The facts that all records of a flow share.
 #[derive(Debug, Clone)]
 pub struct Subject {
     pub direction: Direction,
@@ -73,7 +73,7 @@ pub struct Subject {
     pub rule: Option<String>,
 }
 
-/// What a flow has carried.
+/// The bytes that a flow has carried.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Carried {
     pub sent_bytes: u64,

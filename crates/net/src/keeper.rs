@@ -22,7 +22,7 @@ const SHORT_LIFE: Duration = Duration::from_secs(1);
 /// The longest line of a worker that is logged.
 const LOG_LINE_BYTES: u64 = 4_096;
 
-/// One line from the worker.
+/// A line from the worker.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeeperLine {
@@ -33,11 +33,11 @@ pub enum KeeperLine {
     Release {
         key: String,
     },
-    /// Both processes end.
+    /// The keeper and the worker end.
     End,
 }
 
-/// One line to a worker that has started.
+/// A line to a worker that has started.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerLine {

@@ -1,4 +1,4 @@
-//! What must outlive the process that serves a wire: the names that have an address in the guest, and its connections.
+//! State that must outlive the process that serves a wire: the names that have an address in the guest, and its connections.
 //!
 //! The ledger is a file in memory of which the keeper holds a descriptor. The next process finds in it what the last one wrote,
 //! even if that was killed. Only the process that serves the wire writes to it.
@@ -30,7 +30,7 @@ pub const CONNECTIONS: usize = 1_024;
 const CONNECTION_BYTES: usize = 16;
 const CONNECTIONS_AT: usize = NAMES * NAME_BYTES;
 const OPEN: u32 = 1;
-/// For how long a closed connection is listed: longer than any pause.
+/// Time for which a closed connection is listed: longer than any pause.
 const CLOSED_SECONDS: u32 = 30;
 
 /// The offset that was given out last.
@@ -39,7 +39,7 @@ const BYTES: usize = LAST_OFFSET_AT + 4;
 
 /// Names that a fork inherits, in bytes of JSON. Snapshots keep them.
 const INHERITED_BYTES_MAX: usize = 160 << 10;
-/// What JSON adds to a name.
+/// Bytes that JSON adds to a name.
 const JSON_BYTES: usize = 32;
 
 pub struct Ledger {
@@ -130,7 +130,7 @@ impl Ledger {
     /// All names, the oldest first.
     fn names(&self) -> Vec<SyntheticName> {
         let mut names: Vec<_> = (0..NAMES).filter_map(|slot| self.read(slot)).collect();
-        // Offsets begin anew after the last one of the range.
+        // Offsets begin again after the last one of the range.
         names.sort_by_key(|name| name.offset.wrapping_sub(self.last_offset + 1) % OFFSETS);
         names
     }
@@ -159,7 +159,7 @@ impl Ledger {
         self.vacant.push_back(slot);
     }
 
-    /// What a fork that is made of the sandbox's present or recent past inherits. Of too many names the oldest are left out.
+    /// The inheritance of a fork that is made of the sandbox's present or recent past. Of too many names the oldest are left out.
     pub fn inherited(&self) -> Inherited {
         let mut names = self.names();
         let mut bytes = 0;

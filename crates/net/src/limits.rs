@@ -1,4 +1,4 @@
-//! What one sandbox may take of the process, and how often it may do something.
+//! Limits on what one sandbox may take of the process, and on how often it may do something.
 
 use std::time::{Duration, Instant};
 

@@ -13,10 +13,10 @@ use std::sync::Arc;
 const HEADER: usize = 14;
 /// A longer datagram is no frame, and is refused.
 const FRAME_BYTES_MAX: usize = HEADER + MTU;
-/// With so many bytes waiting for the guest, no more is read from it, and no socket writes.
+/// Bytes that may wait for the guest: with more, nothing is read from it, and no socket writes.
 const WAITING_BYTES_MAX: usize = 512 << 10;
 
-/// What became of an attempt to read a frame.
+/// The outcome of an attempt to read a frame.
 pub enum Received<'a> {
     Frame(&'a [u8]),
     /// A datagram that is empty, or longer than any frame.
@@ -34,7 +34,7 @@ pub struct Input {
 impl Input {
     pub fn new() -> Input {
         Input {
-            // One byte more than the longest frame shows that a datagram is longer.
+            // A byte more than the longest frame shows that a datagram is longer.
             buffer: vec![0; FRAME_BYTES_MAX + 1],
         }
     }
@@ -131,7 +131,7 @@ impl AsFd for Output {
     }
 }
 
-/// What smoltcp sees during one call: at most one packet from the guest, and the way back. The checksums of the guest are not
+/// The device that smoltcp sees during one call: at most one packet from the guest, and the way back. The checksums of the guest are not
 /// verified: the wire is memory of this host.
 pub struct Port<'a> {
     pub packet: Option<&'a [u8]>,

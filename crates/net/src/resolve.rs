@@ -23,7 +23,7 @@ pub struct Query {
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Resolved {
-    /// At least one.
+    /// The addresses, at least one.
     Addresses(Vec<Ipv4Addr>),
     /// The resolver knows of no address.
     Nothing,

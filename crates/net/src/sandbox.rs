@@ -29,7 +29,7 @@ const EVENTS_PER_TURN: usize = 128;
 const AFTER_FAULT: Duration = Duration::from_millis(200);
 const STACK_BYTES: usize = 512 << 10;
 
-/// What a thread serves.
+/// The sandbox that a thread serves.
 pub struct Seat {
     pub sandbox: String,
     pub wire: Arc<OwnedFd>,
@@ -115,7 +115,7 @@ impl Drop for Sandbox {
         self.commands = None;
         self.wake.signal();
         if let Some(thread) = self.thread.take() {
-            // Its panics have been caught.
+            // The thread's panics have been caught.
             let _ = thread.join();
         }
     }
@@ -170,7 +170,8 @@ impl Server {
         loop {
             stack.context.output.flush();
             if stack.context.output.is_gone() {
-                return Ok(stack.end());
+                stack.end();
+                return Ok(());
             }
             if is_readable && !stack.context.output.is_full() {
                 patience = Some(Duration::ZERO);
@@ -185,7 +186,8 @@ impl Server {
                     COMMAND_TOKEN => {
                         self.wake.clear();
                         if self.obey(&mut stack).is_none() {
-                            return Ok(stack.end());
+                            stack.end();
+                            return Ok(());
                         }
                     }
                     udp::FIRST_TOKEN..=0xffff_ffff_ffff => stack.udp.wake(token),
@@ -200,7 +202,10 @@ impl Server {
                     Received::Frame(frame) => stack.ingress(frame),
                     Received::NoFrame => stack.context.stats.frames_refused += 1,
                     Received::Nothing => is_readable = false,
-                    Received::Gone => return Ok(stack.end()),
+                    Received::Gone => {
+                        stack.end();
+                        return Ok(());
+                    }
                 }
             }
             let udp = stack.udp.serve(&mut stack.context);
@@ -229,7 +234,7 @@ impl Server {
     /// Does what was asked. `None` if the sandbox is to be closed.
     fn obey(&mut self, stack: &mut Stack) -> Option<()> {
         loop {
-            // Nobody waits for an answer whose receiver has gone.
+            // An answer whose receiver has gone is not needed.
             let _ = match self.commands.try_recv() {
                 Ok(Command::Bind(sandbox, policy)) => {
                     self.seat.sandbox.clone_from(&sandbox);

@@ -1,4 +1,4 @@
-//! One sandbox's end of the wire: sorts the guest's frames, and refuses all that is not plain IPv4 from the guest itself.
+//! The end of a sandbox's wire: sorts the guest's frames, and refuses all that is not plain IPv4 from the guest itself.
 
 use crate::addresses::{GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC};
 use crate::journal::{Recorder, Subject};
@@ -23,7 +23,7 @@ const PLAIN_HEADER: u8 = 20;
 /// The host's own addresses are looked up again after this time.
 const OWN_ADDRESSES_FOR: Duration = Duration::from_secs(1);
 
-/// What all flows of a sandbox share.
+/// The parts that all flows of a sandbox share.
 pub struct Context {
     pub output: Output,
     pub epoll: OwnedFd,
@@ -97,7 +97,7 @@ impl Stack {
         }
     }
 
-    /// What a fork inherits of this sandbox.
+    /// The inheritance of a fork of this sandbox.
     pub fn mark(&self) -> Inherited {
         self.context.ledger.inherited()
     }

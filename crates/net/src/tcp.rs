@@ -1,4 +1,4 @@
-//! The guest's TCP connections. Each ends in a socket of smoltcp; the bytes go on through a socket of the host.
+//! The guest's TCP connections. Each ends in a socket of smoltcp; the bytes continue through a socket of the host.
 //!
 //! A flow has a socket set of its own, so that a packet costs the same with one flow and with hundreds: smoltcp searches a set
 //! socket by socket. The guest's SYN is answered when the host is connected, so the guest sees a refusal as a refusal.
@@ -242,7 +242,7 @@ impl TcpFlows {
             self.serve_flow(context, id, now);
         }
         if !self.ready.is_empty() {
-            // With a full wire there is nothing to do before it takes frames again.
+            // A full wire leaves nothing to do before it takes frames again.
             return (!context.output.is_full()).then_some(std::time::Duration::ZERO);
         }
         let Reverse((at, _)) = self.timers.peek()?;

@@ -15,7 +15,7 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;
 
-/// One line to forkd-net.
+/// A line to forkd-net.
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "../net/wire.ts")]
 pub struct Request {
@@ -25,7 +25,7 @@ pub struct Request {
     pub op: Op,
 }
 
-/// What can be asked of forkd-net. Unless it says otherwise, it answers [`Answer::Done`].
+/// A request to forkd-net. Unless it says otherwise, it answers [`Answer::Done`].
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
 #[serde(tag = "op", rename_all = "snake_case")]
 #[ts(export, export_to = "../net/wire.ts")]
@@ -132,7 +132,7 @@ pub struct WireStats {
     pub received_bytes: u64,
 }
 
-/// One line from forkd-net.
+/// A line from forkd-net.
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 #[ts(export, export_to = "../net/wire.ts")]

@@ -48,7 +48,7 @@ fn the_oldest_name_makes_room_and_its_address_means_nothing() {
     assert_eq!(ledger.name(10), None);
     assert_eq!(ledger.name(11).as_deref(), Some("n10.test"));
     assert_eq!(ledger.inherited().names.len(), NAMES);
-    // The next process goes on where this one was.
+    // The next process continues where this one was.
     let (mut next, _) = Ledger::open(&file).expect("a ledger");
     assert_eq!(next.offset("new.test") as usize, NAMES + 11);
     assert_eq!(next.offset("n0.test") as usize, NAMES + 12);

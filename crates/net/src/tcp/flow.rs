@@ -1,4 +1,4 @@
-//! One TCP flow, from the decision about it to its record.
+//! A TCP flow, from the decision about it to its record.
 
 use super::*;
 use crate::client_hello::{self, Opening};
@@ -127,7 +127,7 @@ impl Flow {
                     self.is_by_name = by_name;
                     self.awaited_name = self.subject.name.clone().filter(|_| by_name);
                 } else if by_name && !self.is_by_name {
-                    // Nobody has looked at the name that this flow's client asked for.
+                    // The name that this flow's client asked for has not been checked.
                     return Err(Reason::PolicyChanged);
                 }
                 Ok(())

@@ -1,4 +1,4 @@
-//! What is told of a flow, and what a fork inherits.
+//! Records of flows, and the inheritance of a fork.
 
 use super::policy::Transport;
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,7 @@ pub enum Reason {
     Ended,
 }
 
-/// What a fork inherits of the sandbox that its snapshot was taken of. Plain data of at most 256 KiB that stays valid as long as
+/// The inheritance of a fork from the sandbox that its snapshot was taken of. Plain data of at most 256 KiB that stays valid as long as
 /// the snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "../net/wire.ts")]

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 use ts_rs::TS;
 
-/// What a sandbox may reach. A rule that denies wins over every rule that allows, and what no rule allows is denied, so that
+/// The policy of a sandbox. A rule that denies wins over every rule that allows, and what no rule allows is denied, so that
 /// an empty list closes the network.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, TS)]
 #[ts(export, export_to = "../net/wire.ts")]
 pub struct Policy {
-    /// At most 1,000.
+    /// The rules, at most 1,000.
     pub rules: Vec<Rule>,
 }
 
@@ -39,7 +39,7 @@ pub enum Verdict {
 pub enum Target {
     /// Every name and every public address.
     Any,
-    /// One name, in lower-case ASCII.
+    /// A single name, in lower-case ASCII.
     Name { name: String },
     /// All names below this one, but not the name itself.
     Below { name: String },

@@ -98,7 +98,7 @@ ms: number,
 lost: number, };
 
 /**
- * What a fork inherits of the sandbox that its snapshot was taken of. Plain data of at most 256 KiB that stays valid as long as
+ * The inheritance of a fork from the sandbox that its snapshot was taken of. Plain data of at most 256 KiB that stays valid as long as
  * the snapshot.
  */
 export type Inherited = { 
@@ -112,7 +112,7 @@ names: Array<SyntheticName>,
 connections: Array<Connection>, };
 
 /**
- * What can be asked of forkd-net. Unless it says otherwise, it answers [`Answer::Done`].
+ * A request to forkd-net. Unless it says otherwise, it answers [`Answer::Done`].
  */
 export type Op = { "op": "hello" } | { "op": "attach", 
 /**
@@ -123,12 +123,12 @@ key: string, } | { "op": "bind" } & Bind | { "op": "set_policy", key: string, po
 export type Phase = "opened" | "closed" | "denied";
 
 /**
- * What a sandbox may reach. A rule that denies wins over every rule that allows, and what no rule allows is denied, so that
+ * The policy of a sandbox. A rule that denies wins over every rule that allows, and what no rule allows is denied, so that
  * an empty list closes the network.
  */
 export type Policy = { 
 /**
- * At most 1,000.
+ * The rules, at most 1,000.
  */
 rules: Array<Rule>, };
 
@@ -138,12 +138,12 @@ rules: Array<Rule>, };
 export type Reason = "no_rule" | "denied_by_rule" | "reserved_address" | "protocol" | "quic" | "sni_mismatch" | "sni_missing" | "sni_encrypted" | "not_tls" | "resolve_failed" | "refused" | "timed_out" | "limit" | "policy_changed" | "reset" | "ended";
 
 /**
- * One line from forkd-net.
+ * A line from forkd-net.
  */
 export type Reply = { "kind": "event", id: number, event: FlowRecord, } | { "kind": "ok", id: number, result: Answer, } | { "kind": "err", id: number, error: Fault, };
 
 /**
- * One line to forkd-net.
+ * A line to forkd-net.
  */
 export type Request = { id: number, } & ({ "op": "hello" } | { "op": "attach", 
 /**
