@@ -21,8 +21,7 @@ use forkd_protocol::net::{Connection, Direction, Reason, Transport};
 use smoltcp::iface::{Config, Interface, PollResult};
 use smoltcp::time::Instant;
 use smoltcp::wire::{HardwareAddress, IpCidr, Ipv4Packet, TcpControl, TcpPacket};
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 
 pub const DNS_PORT: u16 = 53;
@@ -34,7 +33,8 @@ pub struct TcpFlows {
     flows: HashMap<FlowId, Flow>,
     /// Flows that have something to do.
     ready: Vec<FlowId>,
-    timers: BinaryHeap<Reverse<(Instant, FlowId)>>,
+    /// At most one per flow.
+    timers: BTreeSet<(Instant, FlowId)>,
     last_calling_port: u16,
 }
 
@@ -63,7 +63,7 @@ impl TcpFlows {
             interface,
             flows: HashMap::new(),
             ready: Vec::new(),
-            timers: BinaryHeap::new(),
+            timers: BTreeSet::new(),
             last_calling_port: *CALLING_PORTS.start()
                 + u16::from_le_bytes([seed[0], seed[1]]) % CALLING_PORTS.len() as u16,
         }
@@ -112,7 +112,8 @@ impl TcpFlows {
             return false;
         }
         if !context.new_flows.take(std::time::Instant::now()) {
-            // The guest sends it again later.
+            // The guest sends its SYN again later.
+            context.stats.flows_delayed += 1;
             return false;
         }
         match self.open(context, id) {
@@ -231,12 +232,9 @@ impl TcpFlows {
     /// Moves bytes for the flows that have work. Returns when to do so again without an event: `None` for never.
     pub fn serve(&mut self, context: &mut Context) -> Option<std::time::Duration> {
         let now = Instant::now();
-        while let Some(Reverse((at, id))) = self.timers.peek().copied().filter(|Reverse((at, _))| *at <= now) {
-            self.timers.pop();
-            if let Some(flow) = self.flows.get_mut(&id).filter(|flow| flow.timer == Some(at)) {
-                flow.timer = None;
-                self.wake(id, false, false);
-            }
+        while let Some((_, id)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.set_timer(id, None);
+            self.wake(id, false, false);
         }
         for id in std::mem::take(&mut self.ready) {
             self.serve_flow(context, id, now);
@@ -245,7 +243,7 @@ impl TcpFlows {
             // A full wire leaves nothing to do before it takes frames again.
             return (!context.output.is_full()).then_some(std::time::Duration::ZERO);
         }
-        let Reverse((at, _)) = self.timers.peek()?;
+        let (at, _) = self.timers.first()?;
         Some((*at - now).into())
     }
 
@@ -264,16 +262,24 @@ impl TcpFlows {
         let is_held = flow.host.is_dialling();
         let again = self.interface.poll_at(now, &flow.sockets).filter(|_| !is_held);
         let due = again.is_some_and(|at| at <= now);
+        let alarm = again.into_iter().chain(flow.alarm()).min();
         if flow.is_over() && !due {
+            self.set_timer(id, None);
             let flow = self.flows.remove(&id).expect("it was found above");
             flow.close(context);
         } else if due || flow.has_work() {
             self.wake(id, false, false);
-        } else if let Some(at) = again.into_iter().chain(flow.alarm()).min()
-            && flow.timer.is_none_or(|earlier| at < earlier)
-        {
-            flow.timer = Some(at);
-            self.timers.push(Reverse((at, id)));
+        } else {
+            self.set_timer(id, alarm);
+        }
+    }
+
+    fn set_timer(&mut self, id: FlowId, at: Option<Instant>) {
+        let Some(flow) = self.flows.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut flow.timer, at);
+        if before != at {
+            before.map(|before| self.timers.remove(&(before, id)));
+            at.map(|at| self.timers.insert((at, id)));
         }
     }
 

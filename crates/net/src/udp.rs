@@ -20,8 +20,9 @@ use std::time::{Duration, Instant};
 
 /// Tokens of UDP flows begin here, and end far below those of TCP flows.
 pub const FIRST_TOKEN: u64 = 16;
-/// Datagrams that a flow keeps while its name is resolved.
+/// Datagrams that a flow keeps while its name is resolved. Larger ones are lost, as are further ones.
 const KEPT_MAX: usize = 4;
+const KEPT_BYTES_MAX: usize = 2_048;
 /// Datagrams that are taken from a socket before the next one has its turn.
 const TURN: usize = 32;
 /// IP and UDP headers.
@@ -293,7 +294,7 @@ impl Flow {
         self.active = Instant::now();
         match &mut self.host {
             Host::Resolving { kept, .. } => {
-                if kept.len() < KEPT_MAX {
+                if kept.len() < KEPT_MAX && payload.len() <= KEPT_BYTES_MAX {
                     kept.push(payload.to_vec());
                 }
                 Ok(())

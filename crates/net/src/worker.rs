@@ -12,9 +12,13 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The user of a worker is this number and its pid: above what is handed out to people, services and containers.
 const USER_BASE: u32 = 1_879_048_192;
+
+/// A keeper that takes nothing for so long is given up: it must not hold up the sandboxes.
+const KEEPER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Serves what the keeper gives, which it sends over standard input. Returns only after a failure.
 pub fn run() -> io::Result<()> {
@@ -28,6 +32,7 @@ pub fn run() -> io::Result<()> {
     let listener = UnixListener::from(fd(&mut lines)?);
     // The lock is held for as long as this process runs.
     let _lock = fd(&mut lines)?;
+    keeper.set_write_timeout(Some(KEEPER_PATIENCE))?;
     confine(&settings)?;
     let journal = Arc::new(Journal::default());
     let wires = Arc::new(Wires::new(settings.resolvers, journal.clone(), keeper));

@@ -119,6 +119,9 @@ pub struct WireStats {
     /// Flows that the policy or a limit denied.
     #[ts(type = "number")]
     pub flows_denied: u64,
+    /// Attempts to connect that were left unanswered for their rate. The guest repeats them.
+    #[ts(type = "number")]
+    pub flows_delayed: u64,
     /// Flows that were opened, either way.
     #[ts(type = "number")]
     pub flows_opened: u64,

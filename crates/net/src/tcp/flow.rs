@@ -27,7 +27,7 @@ pub struct Flow {
     hello_since: Option<Instant>,
     /// When the flow's present step has taken too long.
     pub until: Option<Instant>,
-    /// The timer of this flow that is set.
+    /// When the flow's timer rings.
     pub timer: Option<Instant>,
     pub is_queued: bool,
     pub readable: bool,
@@ -486,5 +486,7 @@ fn new_socket(flows_open: usize) -> Socket<'static> {
     let buffer = || SocketBuffer::new(vec![0; buffer_bytes(flows_open)]);
     let mut socket = Socket::new(buffer(), buffer());
     socket.set_nagle_enabled(false);
+    // Segments come in batches, each of which is acknowledged once.
+    socket.set_ack_delay(None);
     socket
 }

@@ -26,6 +26,15 @@ pub struct Program {
     lines: BufReader<UnixStream>,
 }
 
+/// Waits until something is so.
+pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < end, "no end of waiting: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// A distinct key.
 pub fn key() -> String {
     format!("{:032x}", COUNT.fetch_add(1, Ordering::Relaxed))
@@ -87,12 +96,10 @@ impl Program {
         let pid = self.worker_pid();
         let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
         assert!(killed.expect("kill").success());
-        let end = Instant::now() + PATIENCE;
         // Until the keeper has noticed, the next connection may be the last one's.
-        while PathBuf::from(format!("/proc/{pid}")).exists() {
-            assert!(Instant::now() < end, "the worker {pid} does not end");
-            std::thread::yield_now();
-        }
+        eventually("the end of the worker", || {
+            !PathBuf::from(format!("/proc/{pid}")).exists()
+        });
         self.reconnect();
         assert_ne!(self.worker_pid(), pid);
     }
@@ -106,6 +113,8 @@ impl Program {
     }
 
     pub fn kill_keeper(&mut self) {
+        // An answer shows that the worker has all that it needs of the keeper.
+        self.worker_pid();
         self.keeper.kill().expect("killed");
         self.keeper.wait().expect("ended");
     }
@@ -208,9 +217,12 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // A test that failed may have lost its connection.
-        self.reconnect();
-        self.send(Op::Shutdown, None);
+        // A test that failed may have left anything behind.
+        if let Ok(mut stream) = UnixStream::connect(self.dir.join("net.sock")) {
+            let _ = std::io::Write::write_all(&mut stream, b"{\"id\":9,\"op\":\"shutdown\"}\n");
+            let _ = std::io::Read::read(&mut stream, &mut [0; 100]);
+        }
+        let _ = self.keeper.kill();
         let _ = self.keeper.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
