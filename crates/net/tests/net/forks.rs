@@ -50,14 +50,19 @@ pub fn segment(
     frame
 }
 
-/// The next TCP segment to the guest: its ports, sequence number, and whether it is a reset.
+/// A TCP segment to the guest: its port, the sequence number after it, and whether it is a reset.
+pub fn read_segment(frame: &[u8]) -> Option<(u16, u32, bool)> {
+    let frame = EthernetFrame::new_checked(frame).ok()?;
+    let ip = Ipv4Packet::new_checked(frame.payload()).ok()?;
+    let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
+    let next = tcp.seq_number() + tcp.segment_len();
+    Some((tcp.dst_port(), next.0 as u32, tcp.rst()))
+}
+
 fn next_segment(wire: &UnixDatagram) -> (u16, u32, bool) {
     let mut frame = [0; 70_000];
     let length = wire.recv(&mut frame).expect("a frame in time");
-    let frame = EthernetFrame::new_checked(&frame[..length]).expect("a frame");
-    let ip = Ipv4Packet::new_checked(frame.payload()).expect("a packet");
-    let tcp = TcpPacket::new_checked(ip.payload()).expect("a segment");
-    (tcp.dst_port(), tcp.seq_number().0 as u32, tcp.rst())
+    read_segment(&frame[..length]).expect("a segment")
 }
 
 #[test]

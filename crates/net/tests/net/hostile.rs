@@ -3,14 +3,18 @@
 use crate::forks::segment;
 use crate::guest::{GATEWAY, Guest};
 use crate::internet::{Echo, local};
-use crate::program::{Program, policy};
+use crate::program::{Program, eventually, policy};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use smoltcp::wire::TcpControl;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::os::unix::net::UnixDatagram;
 
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
+/// Made-up segments.
+const CASES: u32 = 5_000;
 
 /// Sets the checksum of an IPv4 header, so that nothing but the trick is wrong.
 fn mend(frame: &mut [u8]) {
@@ -129,57 +133,105 @@ fn a_flood_has_limits_and_spares_the_neighbour() {
     assert!(stats.flows_open <= 512, "{stats:?}");
 }
 
+/// What a made-up segment says, mostly near to what a connection would expect.
+#[derive(Debug, Clone)]
+struct Segment {
+    from: u16,
+    control: TcpControl,
+    sequence: u32,
+    /// Added to the number that the gateway has reached; `None`: no acknowledgement.
+    acknowledged: Option<i32>,
+    window: u16,
+    payload: Vec<u8>,
+    changes: Vec<(usize, u8)>,
+}
+
+fn segments() -> impl Strategy<Value = Segment> {
+    let near = |base: u32| prop_oneof![9 => (0u32..3_000).prop_map(move |offset| base.wrapping_add(offset)), 1 => any::<u32>()];
+    let control = [
+        TcpControl::None,
+        TcpControl::None,
+        TcpControl::Psh,
+        TcpControl::Syn,
+        TcpControl::Fin,
+        TcpControl::Rst,
+    ];
+    let offset = prop_oneof![6 => Just(0), 3 => -3i32..70_000, 1 => any::<i32>()];
+    let acknowledged = prop_oneof![9 => offset.prop_map(Some), 1 => Just(None)];
+    let changes = prop_oneof![9 => Just(vec![]), 1 => prop::collection::vec((14usize..80, any::<u8>()), 1..3)];
+    let payload = prop::collection::vec(any::<u8>(), 0..200);
+    // Sequence numbers wrap around in the middle.
+    let parts = (
+        1_000u16..1_008,
+        prop::sample::select(control.to_vec()),
+        near(u32::MAX - 1_500),
+        acknowledged,
+        any::<u16>(),
+        payload,
+        changes,
+    );
+    parts.prop_map(
+        |(from, control, sequence, acknowledged, window, payload, changes)| Segment {
+            from,
+            control,
+            sequence,
+            acknowledged,
+            window,
+            payload,
+            changes,
+        },
+    )
+}
+
 #[test]
-fn random_frames_and_segments_end_nothing() {
+fn made_up_segments_cause_no_fault_and_end_nothing() {
     let echo = Echo::start("127.0.0.1:0");
     let mut program = Program::start(local("api.test").address);
-    let worker = program.worker_pid();
     let (key, wire) = program.attach();
     program.bind(&key, policy(&["127.0.0.1/32", "udp 127.0.0.1/32", "*.test"]), None);
     let wire = UnixDatagram::from(wire);
     wire.set_nonblocking(true).expect("non-blocking");
     let to = (LOCAL, echo.port());
-    let flags = prop::sample::select(vec![
-        TcpControl::Syn,
-        TcpControl::None,
-        TcpControl::Fin,
-        TcpControl::Rst,
-        TcpControl::Psh,
-    ]);
-    let segments = (
-        1_000u16..1_004,
-        flags,
-        any::<u32>(),
-        any::<Option<u32>>(),
-        any::<Vec<u8>>(),
-    );
-    let changes = prop::collection::vec((14usize..60, any::<u8>()), 0..3);
-    let mut runner = TestRunner::new(Config::with_cases(3_000));
-    let buffer = std::cell::RefCell::new([0; 70_000]);
-    let result = runner.run(
-        &(segments, changes),
-        |((from, control, sequence, acknowledged, tail), changes)| {
-            let mut frame = segment(from, to, control, sequence, acknowledged);
-            frame.extend(&tail);
-            frame[16..18].copy_from_slice(&((20 + 20 + tail.len()) as u16).to_be_bytes());
-            for (at, byte) in changes {
-                if let Some(place) = frame.get_mut(at) {
-                    *place = byte;
-                }
+    // The numbers that the gateway has reached, by port.
+    let reached = RefCell::new(HashMap::<u16, u32>::new());
+    let read = || {
+        let mut frame = [0; 70_000];
+        while let Ok(length) = wire.recv(&mut frame) {
+            if let Some((port, sequence, false)) = crate::forks::read_segment(&frame[..length]) {
+                reached.borrow_mut().insert(port, sequence);
             }
-            while wire.send(&frame).is_err() {
-                while wire.recv(&mut *buffer.borrow_mut()).is_ok() {}
-                std::thread::yield_now();
+        }
+    };
+    let mut runner = TestRunner::new(Config::with_cases(CASES));
+    let result = runner.run(&segments(), |made| {
+        read();
+        let base = reached.borrow().get(&made.from).copied().unwrap_or_default();
+        let acknowledged = made.acknowledged.map(|offset| base.wrapping_add_signed(offset));
+        let mut frame = segment(made.from, to, made.control, made.sequence, acknowledged);
+        frame.extend(&made.payload);
+        frame[16..18].copy_from_slice(&((20 + 20 + made.payload.len()) as u16).to_be_bytes());
+        frame[48..50].copy_from_slice(&made.window.to_be_bytes());
+        for (at, byte) in made.changes {
+            if let Some(place) = frame.get_mut(at) {
+                *place = byte;
             }
-            Ok(())
-        },
-    );
+        }
+        while wire.send(&frame).is_err() {
+            read();
+            std::thread::yield_now();
+        }
+        Ok(())
+    });
     result.expect("all were sent");
-    program.await_stats(&key, |stats| stats.frames >= 3_000);
-    assert_eq!(program.worker_pid(), worker);
+    eventually("the last frame", || {
+        read();
+        program.stats(&key).frames >= CASES.into()
+    });
+    assert!(program.stats(&key).flows_opened > 0);
     // The same sandbox still has its network.
     let mut guest = Guest::new(wire.into());
     let flow = guest.connect(LOCAL, echo.port()).expect("a connection");
     guest.send(flow, b"alive");
     assert_eq!(guest.receive(flow, 5), b"alive");
+    assert_eq!(program.faults(), Vec::<String>::new());
 }

@@ -112,6 +112,13 @@ impl Program {
         connect(&self.dir.join("net.sock"))
     }
 
+    /// The lines of the log about faults of the program.
+    pub fn faults(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.dir.join("net.log")).expect("a log");
+        let faults = log.lines().filter(|line| line.contains("panic"));
+        faults.map(str::to_owned).collect()
+    }
+
     pub fn kill_keeper(&mut self) {
         // An answer shows that the worker has all that it needs of the keeper.
         self.worker_pid();
