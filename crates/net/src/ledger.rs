@@ -7,7 +7,7 @@
 //! 0        names: NAMES slots of 256 bytes: offset of the address (4 bytes, 0: empty), length (1), name
 //! 524,288  connections: CONNECTIONS slots of 16 bytes: guest port (2), address (4), port (2), next sequence (4),
 //!          state (4; 0: empty, 1: open, else the second in which it was closed)
-//! 540,672  the offset that was given out last (4)
+//! 540,672  how many names have been given an offset (4)
 //! ```
 
 use crate::policy::is_name;
@@ -33,9 +33,9 @@ const OPEN: u32 = 1;
 /// Time for which a closed connection is listed: longer than any pause.
 const CLOSED_SECONDS: u32 = 30;
 
-/// The offset that was given out last.
-const LAST_OFFSET_AT: usize = CONNECTIONS_AT + CONNECTIONS * CONNECTION_BYTES;
-const BYTES: usize = LAST_OFFSET_AT + 4;
+/// How many names have been given an offset. It tells the slots that are in use: a page that is read takes memory.
+const GIVEN_AT: usize = CONNECTIONS_AT + CONNECTIONS * CONNECTION_BYTES;
+const BYTES: usize = GIVEN_AT + 4;
 
 /// Names that a fork inherits, in bytes of JSON. Snapshots keep them.
 const INHERITED_BYTES_MAX: usize = 160 << 10;
@@ -45,7 +45,7 @@ const JSON_BYTES: usize = 32;
 pub struct Ledger {
     mapping: Mapping,
     by_name: HashMap<String, u32>,
-    last_offset: u32,
+    given: u32,
     /// Slots without an open connection, the one that was closed first at the front.
     vacant: VecDeque<usize>,
 }
@@ -61,27 +61,34 @@ impl Ledger {
         let mut ledger = Ledger {
             mapping: Mapping::read_write(file, BYTES)?,
             by_name: HashMap::new(),
-            last_offset: 0,
+            given: 0,
             vacant: (0..CONNECTIONS).collect(),
         };
-        let last = ledger.mapping.bytes(LAST_OFFSET_AT, 4);
-        ledger.last_offset = u32::from_le_bytes(last.try_into().expect("four bytes")) % OFFSETS;
+        let given = ledger.mapping.bytes(GIVEN_AT, 4);
+        ledger.given = u32::from_le_bytes(given.try_into().expect("four bytes"));
         let names = ledger.names().into_iter().map(|it| (it.name, it.offset));
         ledger.by_name = names.collect();
         let left = ledger.connections();
-        for slot in 0..CONNECTIONS {
-            ledger.mapping.write(place(slot), &[0; CONNECTION_BYTES]);
-        }
+        ledger
+            .mapping
+            .write(CONNECTIONS_AT, &[0; CONNECTIONS * CONNECTION_BYTES]);
         Ok((ledger, left))
     }
 
     /// Takes over the names of a source. Names that are no names, and offsets out of range, are left out.
     pub fn inherit(&mut self, names: Vec<SyntheticName>) {
-        for SyntheticName { offset, name } in names {
+        for SyntheticName { offset, name } in names.into_iter().take(NAMES) {
             if (1..OFFSETS).contains(&offset) && is_name(&name) && !self.by_name.contains_key(&name) {
-                self.write(offset, &name);
+                // A smaller offset than the one before it belongs to the next turn of the range.
+                let turn = self.given.saturating_sub(1) / (OFFSETS - 1) + u32::from(offset <= self.last_offset());
+                self.write(turn * (OFFSETS - 1) + offset, &name);
             }
         }
+    }
+
+    /// The offset that was given last; 0 if none was.
+    fn last_offset(&self) -> u32 {
+        offset_of(self.given).unwrap_or(0)
     }
 
     /// The name that an offset in the synthetic range means here.
@@ -96,12 +103,12 @@ impl Ledger {
             return *offset;
         }
         // An offset is used again only after all others, so that an address in a cache means its name or nothing.
-        let offset = self.last_offset % (OFFSETS - 1) + 1;
-        self.write(offset, name);
-        offset
+        self.write(self.given.checked_add(1).unwrap_or(OFFSETS), name)
     }
 
-    fn write(&mut self, offset: u32, name: &str) {
+    /// Gives a name the offset of this number. Returns the offset.
+    fn write(&mut self, given: u32, name: &str) -> u32 {
+        let offset = offset_of(given).expect("numbers begin at 1");
         let slot = offset as usize % NAMES;
         if let Some(replaced) = self.read(slot) {
             self.by_name.remove(&replaced.name);
@@ -111,9 +118,10 @@ impl Ledger {
         self.mapping.write(slot * NAME_BYTES + 4, &[name.len() as u8]);
         self.mapping.write(slot * NAME_BYTES + 5, name.as_bytes());
         self.mapping.write(slot * NAME_BYTES, &offset.to_le_bytes());
-        self.mapping.write(LAST_OFFSET_AT, &offset.to_le_bytes());
-        self.last_offset = offset;
+        self.mapping.write(GIVEN_AT, &given.to_le_bytes());
+        self.given = given;
         self.by_name.insert(name.to_owned(), offset);
+        offset
     }
 
     fn read(&self, slot: usize) -> Option<SyntheticName> {
@@ -129,9 +137,10 @@ impl Ledger {
 
     /// All names, the oldest first.
     fn names(&self) -> Vec<SyntheticName> {
-        let mut names: Vec<_> = (0..NAMES).filter_map(|slot| self.read(slot)).collect();
+        let used = NAMES.min(self.given as usize + 1);
+        let mut names: Vec<_> = (0..used).filter_map(|slot| self.read(slot)).collect();
         // Offsets begin again after the last one of the range.
-        names.sort_by_key(|name| name.offset.wrapping_sub(self.last_offset + 1) % OFFSETS);
+        names.sort_by_key(|name| name.offset.wrapping_sub(self.last_offset() + 1) % OFFSETS);
         names
     }
 
@@ -190,6 +199,11 @@ impl Ledger {
         };
         listed.map(read).collect()
     }
+}
+
+/// The offset of the name with this number, which begins at 1.
+fn offset_of(given: u32) -> Option<u32> {
+    Some(given.checked_sub(1)? % (OFFSETS - 1) + 1)
 }
 
 fn place(slot: usize) -> usize {

@@ -111,3 +111,18 @@ fn a_closed_connection_stays_listed_and_gives_up_its_place_last() {
     let listed = ledger.inherited().connections;
     assert!(listed.contains(&connection(2)) && !listed.contains(&connection(1)));
 }
+
+#[test]
+fn a_fork_of_a_sandbox_that_has_used_the_whole_range_finds_every_name() {
+    let (_file, mut source) = new();
+    for number in 0..OFFSETS + 10 {
+        source.offset(&format!("n{number}.test"));
+    }
+    let inherited = source.inherited();
+    let (file, mut child) = new();
+    child.inherit(inherited.names.clone());
+    assert_eq!(child.inherited(), inherited);
+    assert_eq!(child.offset("new.test"), source.offset("new.test"));
+    let (next, _) = Ledger::open(&file).expect("a ledger");
+    assert_eq!(next.inherited().names, child.inherited().names);
+}
