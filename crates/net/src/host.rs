@@ -1,5 +1,6 @@
 //! The host's end of a TCP flow.
 
+use crate::limits::SMALL_BUFFER_BYTES;
 use crate::lines;
 use crate::resolve::Query;
 use crate::wires::fault;
@@ -116,10 +117,15 @@ fn once(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<Optio
 }
 
 /// Begins to connect. The socket becomes writable when the connection is made, or has failed.
-pub fn dial(address: Ipv4Addr, port: u16) -> io::Result<OwnedFd> {
+pub fn dial(address: Ipv4Addr, port: u16, is_crowded: bool) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
+    if is_crowded {
+        // Otherwise the kernel lets each buffer grow to megabytes.
+        sockopt::set_socket_send_buffer_size(&socket, SMALL_BUFFER_BYTES)?;
+        sockopt::set_socket_recv_buffer_size(&socket, SMALL_BUFFER_BYTES)?;
+    }
     match rustix::net::connect(&socket, &SocketAddrV4::new(address, port)) {
         Ok(()) | Err(Errno::INPROGRESS) => Ok(socket),
         Err(error) => Err(error.into()),

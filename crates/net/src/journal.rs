@@ -1,6 +1,6 @@
 //! Flow records on their way to the controller.
 
-use crate::limits::{Bucket, RECORDS};
+use crate::limits::{Bucket, DENIALS};
 use forkd_protocol::net::{Direction, FlowRecord, Phase, Reason, Transport};
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Records of all sandboxes that wait for a controller.
 const WAITING_MAX: usize = 4_096;
 
-/// The records that no controller has taken yet. A full journal drops its oldest records and counts them.
+/// The records that no controller has taken yet. A full journal drops its oldest denial, or else its
+/// oldest record, and counts what it drops.
 #[derive(Default)]
 pub struct Journal {
     waiting: Mutex<Waiting>,
@@ -27,7 +28,8 @@ impl Journal {
     fn push(&self, record: FlowRecord) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.records.len() == WAITING_MAX {
-            let dropped = waiting.records.pop_front();
+            let denied = waiting.records.iter().position(|record| record.phase == Phase::Denied);
+            let dropped = waiting.records.remove(denied.unwrap_or(0));
             waiting.lost += 1 + dropped.map_or(0, |record| record.lost);
         }
         waiting.records.push_back(record);
@@ -81,7 +83,8 @@ pub struct Carried {
     pub time: Duration,
 }
 
-/// Writes the records of one sandbox, at a limited rate.
+/// Writes the records of one sandbox. Denials have a limited rate, and take no room from what was reached: flows are opened at a
+/// limited rate themselves.
 pub struct Recorder {
     pub sandbox: String,
     journal: Arc<Journal>,
@@ -94,7 +97,7 @@ impl Recorder {
         Recorder {
             sandbox,
             journal,
-            bucket: Bucket::new(RECORDS, Instant::now()),
+            bucket: Bucket::new(DENIALS, Instant::now()),
             lost: 0,
         }
     }
@@ -108,14 +111,14 @@ impl Recorder {
     }
 
     pub fn denied(&mut self, subject: &Subject, reason: Reason) {
-        self.write(Phase::Denied, subject, Some(reason), Carried::default());
+        if self.bucket.take(Instant::now()) {
+            self.write(Phase::Denied, subject, Some(reason), Carried::default());
+        } else {
+            self.lost += 1;
+        }
     }
 
     fn write(&mut self, phase: Phase, subject: &Subject, reason: Option<Reason>, carried: Carried) {
-        if !self.bucket.take(Instant::now()) {
-            self.lost += 1;
-            return;
-        }
         let Subject {
             direction,
             transport,
@@ -141,5 +144,64 @@ impl Recorder {
             ms: millis(carried.time),
             lost: std::mem::take(&mut self.lost),
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn subject(port: u16) -> Subject {
+        Subject {
+            direction: Direction::Out,
+            transport: Some(Transport::Tcp),
+            name: None,
+            address: Ipv4Addr::LOCALHOST,
+            port,
+            rule: None,
+        }
+    }
+
+    #[test]
+    fn denials_cannot_hide_what_was_reached() {
+        let journal = Arc::new(Journal::default());
+        let mut recorder = Recorder::new("sb".into(), journal.clone());
+        recorder.opened(&subject(1));
+        for _ in 0..10_000 {
+            recorder.denied(&subject(2), Reason::NoRule);
+        }
+        recorder.opened(&subject(3));
+        let records = journal.take(Duration::ZERO);
+        let opened: Vec<u16> = records
+            .iter()
+            .filter(|it| it.phase == Phase::Opened)
+            .map(|it| it.port)
+            .collect();
+        assert_eq!(opened, [1, 3]);
+        let told = records.len() as u64 + records.iter().map(|record| record.lost).sum::<u64>();
+        assert_eq!(told, 10_002);
+    }
+
+    #[test]
+    fn a_full_journal_drops_denials_first_and_counts_them() {
+        let journal = Arc::new(Journal::default());
+        // Many sandboxes, each below its own rate.
+        for number in 0..WAITING_MAX as u16 {
+            let mut recorder = Recorder::new(format!("sb-{number}"), journal.clone());
+            recorder.opened(&subject(1));
+            recorder.denied(&subject(2), Reason::NoRule);
+        }
+        let records = journal.take(Duration::ZERO);
+        assert_eq!(records.len(), WAITING_MAX);
+        assert!(
+            records
+                .iter()
+                .take(WAITING_MAX - 1)
+                .all(|record| record.phase == Phase::Opened)
+        );
+        assert_eq!(records[0].lost, WAITING_MAX as u64);
+        // Records that a controller did not take after all keep their place.
+        journal.restore(records.clone());
+        assert_eq!(journal.take(Duration::ZERO), records);
     }
 }

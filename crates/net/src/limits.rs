@@ -14,10 +14,10 @@ pub const NEW_FLOWS: Rate = Rate {
     per_second: 200,
     burst: 400,
 };
-/// Flow records of a sandbox per second, and at once.
-pub const RECORDS: Rate = Rate {
-    per_second: 200,
-    burst: 1_000,
+/// Denials that a sandbox's records tell of per second, and at once. Further ones are counted.
+pub const DENIALS: Rate = Rate {
+    per_second: 100,
+    burst: 500,
 };
 
 /// Time for a name to be resolved and its server to accept.
@@ -29,10 +29,22 @@ pub const HELLO_PATIENCE: Duration = Duration::from_secs(30);
 /// A UDP flow that is idle for longer is closed.
 pub const UDP_IDLE: Duration = Duration::from_secs(60);
 
-/// Bytes that a TCP flow holds in each direction: much for the first flows, little for the others, so that all flows together
-/// hold at most 60 MiB.
+/// Flows that have large buffers, here and in the kernel. Further ones have [`SMALL_BUFFER_BYTES`] in each.
+const LARGE_FLOWS: usize = 32;
+pub const SMALL_BUFFER_BYTES: usize = 32 << 10;
+
+/// True if a further flow is to have small buffers.
+pub fn is_crowded(flows_open: usize) -> bool {
+    flows_open >= LARGE_FLOWS
+}
+
+/// Bytes that a TCP flow holds in each direction. All flows together hold at most 46 MiB.
 pub fn buffer_bytes(flows_open: usize) -> usize {
-    if flows_open < 64 { 256 << 10 } else { 64 << 10 }
+    if is_crowded(flows_open) {
+        SMALL_BUFFER_BYTES
+    } else {
+        256 << 10
+    }
 }
 
 /// How often something may happen.

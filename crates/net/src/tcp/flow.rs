@@ -4,7 +4,7 @@ use super::*;
 use crate::client_hello::{self, Opening};
 use crate::host::Stream;
 use crate::journal::Carried;
-use crate::limits::{HELLO_PATIENCE, buffer_bytes};
+use crate::limits::{HELLO_PATIENCE, buffer_bytes, is_crowded};
 use smoltcp::iface::{SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{Socket, SocketBuffer, State};
 use smoltcp::wire::{IpEndpoint, IpListenEndpoint};
@@ -38,6 +38,8 @@ pub struct Flow {
     is_open: bool,
     /// True if the rule that allows the flow allows a name.
     is_by_name: bool,
+    /// True if the flow has small buffers.
+    is_crowded: bool,
     slot: Option<usize>,
     next_sequence: Option<u32>,
     since: Instant,
@@ -57,7 +59,7 @@ impl Flow {
         socket
             .listen(endpoint)
             .expect("a new socket, and a port that is not zero");
-        Flow::new(id, subject, host, socket)
+        Flow::new(id, subject, host, socket, flows_open)
     }
 
     /// A flow that connects to the guest.
@@ -76,12 +78,12 @@ impl Flow {
             port: id.guest_port,
             rule: None,
         };
-        let mut flow = Flow::new(id, subject, Host::Accepting(caller), socket);
+        let mut flow = Flow::new(id, subject, Host::Accepting(caller), socket, flows_open);
         flow.until = Some(Instant::now() + DIAL_PATIENCE.into());
         flow
     }
 
-    fn new(id: FlowId, subject: Subject, host: Host, socket: Socket<'static>) -> Flow {
+    fn new(id: FlowId, subject: Subject, host: Host, socket: Socket<'static>, flows_open: usize) -> Flow {
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(socket);
         Flow {
@@ -103,6 +105,7 @@ impl Flow {
             is_shut: false,
             is_open: false,
             is_by_name: false,
+            is_crowded: is_crowded(flows_open),
             slot: None,
             next_sequence: None,
             since: Instant::now(),
@@ -163,7 +166,7 @@ impl Flow {
                 last = reason;
                 continue;
             }
-            let Ok(socket) = host::dial(address, self.subject.port) else {
+            let Ok(socket) = host::dial(address, self.subject.port, self.is_crowded) else {
                 last = Reason::Refused;
                 continue;
             };
