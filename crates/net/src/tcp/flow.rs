@@ -35,6 +35,8 @@ pub struct Flow {
     /// True if the guest has said that it will send no more.
     has_guest_ended: bool,
     is_shut: bool,
+    /// True if the host's connection is broken: what it sent before goes to the guest, and then a reset.
+    is_broken: bool,
     is_open: bool,
     /// True if the rule that allows the flow allows a name.
     is_by_name: bool,
@@ -103,6 +105,7 @@ impl Flow {
             writable: false,
             has_guest_ended: false,
             is_shut: false,
+            is_broken: false,
             is_open: false,
             is_by_name: false,
             is_crowded: is_crowded(flows_open),
@@ -357,7 +360,7 @@ impl Flow {
             return Ok(());
         };
         let socket = self.sockets.get_mut::<Socket>(self.handle);
-        while self.writable && self.awaited_name.is_none() && socket.can_recv() {
+        while self.writable && !self.is_broken && self.awaited_name.is_none() && socket.can_recv() {
             let written = socket.recv(|bytes| match stream.write(bytes) {
                 Ok(Some(count)) => (count, Ok(count)),
                 Ok(None) => (0, Ok(0)),
@@ -366,7 +369,9 @@ impl Flow {
             match written {
                 Ok(Ok(0)) => self.writable = false,
                 Ok(Ok(count)) => self.carried.sent_bytes += count as u64,
-                Ok(Err(_)) | Err(_) => return Err(Reason::Reset),
+                // The socket may still hold what its peer has sent.
+                Ok(Err(_)) => (self.is_broken, self.readable) = (true, true),
+                Err(_) => return Err(Reason::Reset),
             }
         }
         while self.readable && socket.can_send() {
@@ -382,11 +387,16 @@ impl Flow {
             match read {
                 Ok(Ok(0)) => self.readable = false,
                 Ok(Ok(count)) => self.carried.received_bytes += count as u64,
-                Ok(Err(_)) | Err(_) => return Err(Reason::Reset),
+                Ok(Err(_)) => (self.is_broken, self.readable) = (true, false),
+                Err(_) => return Err(Reason::Reset),
             }
-            if is_end {
+            if is_end && !self.is_broken {
                 socket.close();
             }
+        }
+        if self.is_broken {
+            let has_all = !self.readable && socket.send_queue() == 0;
+            return if has_all { Err(Reason::Reset) } else { Ok(()) };
         }
         self.has_guest_ended |= matches!(
             socket.state(),
@@ -438,7 +448,7 @@ impl Flow {
     /// True if the guest's side has come to its end, and the host has all that the guest sent.
     pub fn is_over(&self) -> bool {
         let socket = self.socket();
-        let has_all = !socket.can_recv() || !matches!(self.host, Host::Connected(_));
+        let has_all = !socket.can_recv() || self.is_broken || !matches!(self.host, Host::Connected(_));
         matches!(socket.state(), State::Closed | State::TimeWait) && has_all
     }
 
@@ -457,7 +467,8 @@ impl Flow {
         let socket = self.socket();
         let has_hello = self.awaited_name.is_none();
         matches!(self.host, Host::Connected(_))
-            && (self.readable && socket.can_send() || self.writable && has_hello && socket.can_recv())
+            && (self.readable && socket.can_send()
+                || self.writable && has_hello && !self.is_broken && socket.can_recv())
     }
 
     /// Ends the flow, and records it.

@@ -1,9 +1,11 @@
 //! Names mean what the host resolves, and nothing else.
 
 use crate::internet::{Echo, Known, Resolver, local};
-use crate::program::{Program, policy};
+use crate::program::{Program, eventually, policy};
 use forkd_protocol::net::{Answer, Op, Phase, Reason, Transport};
-use std::net::Ipv4Addr;
+use std::io::Write;
+use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
 
 const LOCAL: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
@@ -190,4 +192,47 @@ fn a_name_that_no_resolver_answers_for_is_given_up_and_keeps_no_processor_busy()
         .map(|field| field.parse::<u64>().expect("a number"))
         .sum();
     assert!(ticks < 100, "{ticks} ticks");
+}
+
+#[test]
+fn bytes_that_came_before_a_reset_reach_the_guest() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+    let port = listener.local_addr().expect("an address").port();
+    let sent: Vec<u8> = (0..200 << 10).map(|at: u32| (at ^ at >> 8) as u8).collect();
+    let expected = sent.clone();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        stream.write_all(&sent).expect("sent");
+        // The kernel's list of connections has the bytes that the other side has not taken yet.
+        eventually("an empty queue", || unsent(port) == 0);
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).expect("a reset at the end");
+    });
+    let mut program = Program::start(local("api.test").address);
+    let (_, mut guest) = program.guest(&["127.0.0.1/32"]);
+    let mut records = program.records();
+    let flow = guest.connect(LOCAL, port).expect("a connection");
+    // The guest's buffer takes only a part before it reads.
+    guest.until("the server's reset", |_| server.is_finished().then_some(()));
+    server.join().expect("no panic");
+    assert!(guest.receive(flow, expected.len()) == expected, "bytes differ");
+    guest.until("a reset", |guest| guest.is_closed(flow).then_some(()));
+    records.next();
+    let record = records.next();
+    assert_eq!(
+        (record.reason, record.received_bytes),
+        (Some(Reason::Reset), expected.len() as u64)
+    );
+}
+
+/// Bytes that a server on this port has sent and its clients' kernels have not taken.
+fn unsent(port: u16) -> u64 {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("a table");
+    let from_port = format!(":{port:04X}");
+    let queues = table.lines().filter_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let queue = fields.get(4)?.split_once(':')?.0;
+        (fields[1].ends_with(&from_port) && fields[3] == "01")
+            .then(|| u64::from_str_radix(queue, 16).expect("a number"))
+    });
+    queues.sum()
 }
