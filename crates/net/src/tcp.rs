@@ -33,7 +33,7 @@ pub struct TcpFlows {
     flows: HashMap<FlowId, Flow>,
     /// Flows that have something to do.
     ready: Vec<FlowId>,
-    /// At most one per flow.
+    /// Each flow has at most one timer.
     timers: BTreeSet<(Instant, FlowId)>,
     last_calling_port: u16,
 }

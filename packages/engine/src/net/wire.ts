@@ -206,6 +206,10 @@ frames_refused: number,
  */
 flows_denied: number, 
 /**
+ * Attempts to connect that were left unanswered for their rate. The guest repeats them.
+ */
+flows_delayed: number, 
+/**
  * Flows that were opened, either way.
  */
 flows_opened: number, 
