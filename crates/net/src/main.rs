@@ -7,6 +7,7 @@ mod addresses;
 mod client_hello;
 mod control;
 mod dns;
+mod filter;
 mod host;
 mod journal;
 mod keeper;

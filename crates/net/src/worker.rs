@@ -1,6 +1,7 @@
 //! The process that serves the wires. It has no rights on the host but to make connections.
 
 use crate::control;
+use crate::filter;
 use crate::journal::Journal;
 use crate::keeper::{Settings, WorkerLine};
 use crate::lines::Lines;
@@ -84,5 +85,6 @@ fn confine(settings: &Settings) -> io::Result<()> {
         confine::drop_bounding_set()?;
         confine::become_user(USER_BASE + std::process::id())?;
     }
-    confine::forbid_new_privileges()
+    confine::forbid_new_privileges()?;
+    filter::apply()
 }

@@ -41,6 +41,29 @@ fn a_worker_outlives_its_keeper_and_keeps_a_second_one_out() {
 }
 
 #[test]
+fn a_worker_has_no_rights_on_its_host() {
+    let mut program = Program::start(local("api.test").address);
+    let worker = program.worker_pid();
+    let status = std::fs::read_to_string(format!("/proc/{worker}/status")).expect("a status");
+    let field = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a line");
+        line.trim_start_matches(':').trim().to_owned()
+    };
+    assert_eq!((field("NoNewPrivs").as_str(), field("Seccomp").as_str()), ("1", "2"));
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("skipped in part: only root can give a worker a user and a root of its own");
+        return;
+    }
+    for capabilities in ["CapEff", "CapPrm", "CapBnd", "CapInh"] {
+        assert_eq!(field(capabilities).trim_start_matches('0'), "", "{capabilities}");
+    }
+    let user = 1_879_048_192 + worker;
+    assert_eq!(field("Uid"), format!("{user}\t{user}\t{user}\t{user}"));
+    let root = std::fs::read_dir(format!("/proc/{worker}/root/")).expect("a directory");
+    assert_eq!(root.count(), 0);
+}
+
+#[test]
 fn a_thousand_wires_leave_nothing_behind() {
     let mut program = Program::start(local("api.test").address);
     let worker = program.worker_pid();
