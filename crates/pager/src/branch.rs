@@ -1,6 +1,7 @@
 //! A branch: turns a running VM into a layer and a device state of one instant.
 
 mod audit;
+mod disk;
 mod proof;
 mod sink;
 mod window;
@@ -9,6 +10,7 @@ use crate::error::Result;
 use crate::sandbox::{Exclusive, Sandbox};
 use crate::wire;
 use audit::PausedMemory;
+use disk::DiskEpoch;
 use forkd_capture::{CaptureError, CaptureSet, Source, Statistics, WpBranch, copy_still};
 use forkd_layers::{Blob, Blobs, Durability, Layer, Layers, Stack};
 use forkd_linux_sys::PAGE_SIZE;
@@ -117,6 +119,7 @@ fn live(
     if request.audit {
         PausedMemory::check_room(&source)?;
     }
+    let disk = request.disk_epoch.as_deref().map(DiskEpoch::open).transpose()?;
     let sink = Arc::new(LayerSink::new(context.sandbox.stack.clone())?);
     let mut branch = WpBranch::arm(target, sink.clone())?;
     let inside = context
@@ -133,6 +136,7 @@ fn live(
     branch.settle()?;
     let mut paused_memory = None;
     let during = During {
+        disk: disk.as_ref(),
         while_saving: Some(Box::new(|| Ok(branch.take()?))),
         after_saving: request.audit.then(|| -> Action<'_> {
             Box::new(|| {
@@ -146,7 +150,7 @@ fn live(
     stats.private_pages = branch.set().len();
     note_capture(stats, &branch.statistics());
     context.layers.make_room(branch.set().len(), "the branch")?;
-    (context.event)(BranchEvent::Resumed { stats: stats.clone() });
+    (context.event)(resumed(stats, &paused));
     let start = Instant::now();
     branch.copy(|| context.is_given_up())?;
     stats.capture_us = micros(start.elapsed());
@@ -171,6 +175,7 @@ fn inside(
     if request.audit {
         PausedMemory::check_room(&source)?;
     }
+    let disk = request.disk_epoch.as_deref().map(DiskEpoch::open).transpose()?;
     let full = request.mode == BranchMode::Full;
     let below = if full {
         Arc::new(Stack::new(context.sandbox.stack.length, Vec::new())?)
@@ -203,6 +208,7 @@ fn inside(
         Ok(())
     };
     let during = During {
+        disk: disk.as_ref(),
         while_saving: None,
         after_saving: Some(Box::new(copy)),
     };
@@ -211,7 +217,7 @@ fn inside(
     stats.scan_us = micros(scan);
     let (set, took, paused_memory) = copied.expect("the pause has copied, or failed");
     stats.private_pages = set.len();
-    (context.event)(BranchEvent::Resumed { stats: stats.clone() });
+    (context.event)(resumed(stats, &paused));
     let layer = sink.seal(&set)?;
     let diff = if full { measured } else { Some((took, layer.pages())) };
     if let Some((took, pages)) = diff {
@@ -282,6 +288,13 @@ fn make_durable(
         .iter()
         .map(|layer| layer.wait_durable())
         .collect::<forkd_layers::Result<_>>()?)
+}
+
+fn resumed(stats: &BranchStats, paused: &Paused) -> BranchEvent {
+    BranchEvent::Resumed {
+        stats: stats.clone(),
+        disk_epoch: paused.disk_epoch,
+    }
 }
 
 fn note_pause(stats: &mut BranchStats, paused: &Paused) {

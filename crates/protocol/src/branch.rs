@@ -42,6 +42,11 @@ pub struct Branch {
     #[serde(default)]
     #[ts(as = "Option<bool>", optional)]
     pub measure_diff: bool,
+    /// Where the server of the VM's disk has the page with the number of the disk's epoch. The pager raises that number in the
+    /// pause. Absent for a VM without a disk.
+    #[serde(default)]
+    #[ts(optional)]
+    pub disk_epoch: Option<String>,
 }
 
 /// A stage that a branch has reached.
@@ -50,7 +55,12 @@ pub struct Branch {
 #[ts(export, export_to = "wire.ts")]
 pub enum BranchEvent {
     /// The source runs again.
-    Resumed { stats: BranchStats },
+    Resumed {
+        stats: BranchStats,
+        /// The epoch that began in the pause: the disk belongs to the branch as it was before. `null` for a VM without a disk.
+        #[ts(type = "number | null")]
+        disk_epoch: Option<u64>,
+    },
     /// The layer is complete in RAM and the device state is in the store: children can start from `stack`.
     Ready {
         stack: Vec<LayerRef>,

@@ -1,5 +1,6 @@
 //! The pause window: vCPUs stopped → vCPUs running again.
 
+use super::disk::DiskEpoch;
 use crate::bridge::{Bridge, ShutGate};
 use crate::control::{Control, PATIENCE};
 use crate::error::{PagerError, Result, Step};
@@ -24,6 +25,8 @@ pub struct Paused {
     pub pause: Duration,
     pub device_state_time: Duration,
     pub window: WindowKind,
+    /// The epoch of the VM's disk that began in the pause.
+    pub disk_epoch: Option<u64>,
 }
 
 pub type Action<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
@@ -31,6 +34,8 @@ pub type Action<'a> = Box<dyn FnOnce() -> Result<()> + 'a>;
 /// Actions in a pause, beside saving the device state.
 #[derive(Default)]
 pub struct During<'a> {
+    /// The VM's disk, whose next epoch begins once the VM has stopped.
+    pub disk: Option<&'a DiskEpoch>,
     /// Run while the device state is saved, if saving never writes guest memory. Otherwise run after the save. Takes
     /// less time than the save.
     pub while_saving: Option<Action<'a>>,
@@ -95,9 +100,15 @@ impl<'a> Window<'a> {
             inside,
         } = self;
         let During {
+            disk,
             while_saving,
             after_saving,
         } = during;
+        let mut disk_epoch = None;
+        let once_stopped: Action<'_> = Box::new(|| {
+            disk_epoch = disk.map(DiskEpoch::advance);
+            while_saving.map_or(Ok(()), |action| action())
+        });
         // The guest stays stopped while any of these threads waits for a processor: this one, the VMM's main loop, or a
         // vCPU that has not seen the request to stop.
         let mut urgent = Some(UrgentPause::of(vmm));
@@ -106,11 +117,10 @@ impl<'a> Window<'a> {
         let start = Instant::now();
         let mut result = match inside {
             Some(inside) => {
-                let act = || while_saving.map_or(Ok(()), |action| action());
-                let times = inside.pause(&file, resumes_inside, start + WINDOW_MAX, act);
+                let times = inside.pause(&file, resumes_inside, start + WINDOW_MAX, once_stopped);
                 times.map(|times| (times.saving, resumes_inside.then_some(times.pause)))
             }
-            None => stop_and_save(control, &gate, while_saving).map(|saving| (saving, None)),
+            None => stop_and_save(control, &gate, once_stopped).map(|saving| (saving, None)),
         };
         if result.is_err() || after_saving.is_some() {
             urgent = None;
@@ -138,6 +148,7 @@ impl<'a> Window<'a> {
             pause: pause_inside.map_or(passed, |pause| pause.min(passed)),
             device_state_time,
             window: inside.map_or(WindowKind::Monitor, |_| WindowKind::Inside),
+            disk_epoch,
         })
     }
 }
@@ -171,16 +182,15 @@ fn read_device_state(file: &File) -> Result<Vec<u8>> {
 }
 
 /// Stops the VM, saves its device state, and runs `action`. Returns the time that saving took.
-fn stop_and_save(control: &mut dyn Control, gate: &ShutGate<'_>, action: Option<Action<'_>>) -> Result<Duration> {
+fn stop_and_save(control: &mut dyn Control, gate: &ShutGate<'_>, action: Action<'_>) -> Result<Duration> {
     control.stop_and_save(gate.is_quiet())?;
     let start = Instant::now();
-    let act = || action.map_or(Ok(()), |action| action());
     if !control.saves_without_writing() {
         control.saved()?;
         let saved = start.elapsed();
-        return act().map(|()| saved);
+        return action().map(|()| saved);
     }
-    let done = act();
+    let done = action();
     // Even if the action failed, saving must be over before the VM runs again.
     control.saved()?;
     done.map(|()| start.elapsed())

@@ -54,7 +54,7 @@ export async function takeSnapshot(api: FirecrackerApi, take: Take, options: Bra
   }
   stats.pause_us = since(start);
   options.signal?.throwIfAborted();
-  options.onEvent?.({ stage: 'resumed', stats });
+  options.onEvent?.({ stage: 'resumed', disk_epoch: null, stats });
   return stats;
 }
 

@@ -100,7 +100,12 @@ audit: boolean,
 /**
  * Also copies the private pages in a `full` branch, first and inside the same pause, to tell what `diff` would have cost.
  */
-measure_diff?: boolean, };
+measure_diff?: boolean, 
+/**
+ * Where the server of the VM's disk has the page with the number of the disk's epoch. The pager raises that number in the
+ * pause. Absent for a VM without a disk.
+ */
+disk_epoch?: string, };
 
 /**
  * The outcome of a branch that is durable.
@@ -114,7 +119,11 @@ stack: Array<Blob>, device_state: Blob, stats: BranchStats, audit: Audit | null,
 /**
  * A stage that a branch has reached.
  */
-export type BranchEvent = { "stage": "resumed", stats: BranchStats, } | { "stage": "ready", stack: Array<string>, device_state: Blob, stats: BranchStats, audit: Audit | null, };
+export type BranchEvent = { "stage": "resumed", stats: BranchStats, 
+/**
+ * The epoch that began in the pause: the disk belongs to the branch as it was before. `null` for a VM without a disk.
+ */
+disk_epoch: number | null, } | { "stage": "ready", stack: Array<string>, device_state: Blob, stats: BranchStats, audit: Audit | null, };
 
 export type BranchMode = "full" | "diff" | "live";
 
