@@ -6,6 +6,7 @@ export type { Recipe } from './recipe.ts';
 export { aptSources, readRelease } from './debian.ts';
 export { ensureKernel } from './kernel.ts';
 export type { EnsureKernelOptions, Kernel } from './kernel.ts';
+export { withEmptyDisk } from './ext4.ts';
 export { ensureInitramfs } from './initramfs.ts';
 export type { EnsureInitramfsOptions } from './initramfs.ts';
 export { ImageError } from './errors.ts';

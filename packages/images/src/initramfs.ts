@@ -4,17 +4,16 @@ import { isStaticExecutable } from './elf.ts';
 import { ImageError, isErrno } from './errors.ts';
 import { sha256, writeFileAtomic } from './files.ts';
 import type { Kernel } from './kernel.ts';
-import { loadModules } from './modules.ts';
+import { type GuestDevices, loadModules } from './modules.ts';
 import { writeNewc, type NewcEntry } from './newc.ts';
 import { holds } from './verified.ts';
 
-export interface EnsureInitramfsOptions {
+/** The modules of the devices are in the initramfs. */
+export interface EnsureInitramfsOptions extends GuestDevices {
   readonly cacheDir: string;
   readonly kernel: Kernel;
   /** The guest agent, a static x86-64 executable: it becomes PID 1. */
   readonly agentBinary: string;
-  /** Also the modules of the vsock device: a guest of Firecracker's has no other way to its host. */
-  readonly vsock?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -25,9 +24,9 @@ export interface EnsureInitramfsOptions {
  * The file is named by the digest of its content, so it changes exactly when the agent or the kernel does.
  */
 export async function ensureInitramfs(options: EnsureInitramfsOptions): Promise<string> {
-  const { cacheDir, kernel, agentBinary, vsock = false, signal } = options;
+  const { cacheDir, kernel, agentBinary, vsock = false, disk = false, signal } = options;
   const agent = await readAgent(agentBinary, signal);
-  const modules = kernel.modulesDir === null ? [] : await loadModules(kernel.modulesDir, { vsock, signal });
+  const modules = kernel.modulesDir === null ? [] : await loadModules(kernel.modulesDir, { vsock, disk, signal });
   const files = modules.map(({ name, data }) => ({ name: `forkd/ko/${name}.ko`, data }));
   const list = files.map(({ name }) => `/${name}\n`).join('');
   const entries: NewcEntry[] = [

@@ -28,10 +28,21 @@ const WANTED: readonly { readonly name: string; readonly optional?: boolean }[] 
 /** The device through which a guest of Firecracker's is reached. */
 const VSOCK: typeof WANTED = [{ name: 'vmw_vsock_virtio_transport' }];
 
+/** The file system of a guest's own disk. */
+const DISK: typeof WANTED = [{ name: 'ext4' }];
+
+/** The devices of a guest that not every guest has. */
+export interface GuestDevices {
+  /** A guest of Firecracker's has no other way to its host. */
+  readonly vsock?: boolean;
+  /** A disk to which the guest writes. */
+  readonly disk?: boolean;
+}
+
 /** The guest's modules with all that they depend on, in the order of loading. Built-in ones are left out. */
 export async function loadModules(
   modulesDir: string,
-  { vsock = false, signal }: { vsock?: boolean; signal?: AbortSignal | undefined } = {},
+  { vsock = false, disk = false, signal }: GuestDevices & { signal?: AbortSignal | undefined } = {},
 ): Promise<KernelModule[]> {
   const files = await moduleFiles(modulesDir);
   const builtIn = await builtInModules(modulesDir);
@@ -48,7 +59,7 @@ export async function loadModules(
     for (const dependency of depends.filter((entry) => entry !== '')) await visit(spell(dependency), false);
     ordered.set(name, { name, data });
   };
-  const wanted = vsock ? [...WANTED, ...VSOCK] : WANTED;
+  const wanted = [...WANTED, ...(vsock ? VSOCK : []), ...(disk ? DISK : [])];
   for (const { name, optional = false } of wanted) await visit(name, optional);
   return [...ordered.values()];
 }

@@ -37,6 +37,7 @@ const PACKAGES: Readonly<Record<string, string>> = {
   cp: 'coreutils',
   sync: 'coreutils',
   'mkfs.erofs': 'erofs-utils',
+  'mkfs.ext4': 'e2fsprogs',
   xz: 'xz-utils',
 };
 

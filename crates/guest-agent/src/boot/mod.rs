@@ -2,7 +2,7 @@
 //!
 //! 1. Mount the file systems of the kernel.
 //! 2. Load modules.
-//! 3. Mount the root file system, under a layer of memory.
+//! 3. Mount the root file system, under an overlay in memory or on a disk.
 //! 4. Write small files, and bring up the loopback.
 //!
 //! The error that ends a boot names the step.

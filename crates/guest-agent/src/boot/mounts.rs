@@ -72,7 +72,7 @@ pub fn kernel_file_systems() -> Result<(), BootError> {
 
 pub fn runtime_file_systems() -> Result<(), BootError> {
     RUNTIME.iter().try_for_each(mount)?;
-    // The root is in memory already, so /tmp is too: it only has to be open to all.
+    // The root is writable already, so /tmp is too: it only has to be open to all.
     step("make /tmp", root_files::make_directory("/tmp"))?;
     let mode = fs::Permissions::from_mode(0o1777);
     step("open /tmp", fs::set_permissions("/tmp", mode))?;

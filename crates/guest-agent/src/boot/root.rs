@@ -1,4 +1,5 @@
-//! The root file system: a read-only image that all children share, under an overlay in this machine's own memory.
+//! The root file system: a read-only image that all children share, under an overlay in this machine's own memory or on its
+//! own disk.
 
 use std::ffi::{CStr, CString};
 use std::fs;
@@ -18,8 +19,12 @@ const FSTYPE_DEFAULT: &str = "erofs";
 const LEFT_TO_PROGRAMS_KIB: u64 = 40 * 1024;
 
 const LOWER: &CStr = c"/forkd/lower";
-const MEMORY: &CStr = c"/forkd/memory";
+/// Holds the files that the machine writes.
+const WRITABLE: &CStr = c"/forkd/writable";
 const NEW_ROOT: &CStr = c"/forkd/root";
+/// A freed block is freed on the host. The kernel does not write zeros to inode tables that nobody uses: unwritten blocks read
+/// as zeros anyway.
+const DISK_OPTIONS: &CStr = c"discard,noinit_itable";
 /// Mounted before the switch, and taken along.
 const TAKEN_ALONG: [(&CStr, &CStr); 3] = [
     (c"/dev", c"/forkd/root/dev"),
@@ -33,6 +38,8 @@ pub struct Root {
     fstype: String,
     /// The size of the overlay's tmpfs, if the command line has one.
     overlay_size: Option<String>,
+    /// The disk with an ext4 file system that the overlay is on, in place of a tmpfs.
+    disk: Option<String>,
 }
 
 impl Root {
@@ -46,12 +53,15 @@ impl Root {
             device: value("forkd.root")?,
             fstype: value("forkd.rootfstype").unwrap_or_else(|| FSTYPE_DEFAULT.into()),
             overlay_size: value("forkd.overlay"),
+            disk: value("forkd.disk"),
         })
     }
 
     /// Makes the image, with an overlay, the root of this process and of all that come after it.
     pub fn switch(&self) -> Result<(), BootError> {
-        self.wait_for_device()?;
+        for device in [Some(&self.device), self.disk.as_ref()].into_iter().flatten() {
+            wait_for_device(device)?;
+        }
         self.mount_overlay()?;
         for (from, to) in TAKEN_ALONG {
             let (from_text, to_text) = (from.to_string_lossy(), to.to_string_lossy());
@@ -70,30 +80,27 @@ impl Root {
         step("switch root", enter())
     }
 
-    /// The device appears when its driver has found it: looked for until then, with a deadline.
-    fn wait_for_device(&self) -> Result<(), BootError> {
-        let deadline = Instant::now() + DEVICE_DEADLINE;
-        loop {
-            match fs::metadata(&self.device) {
-                Ok(metadata) if metadata.file_type().is_block_device() => return Ok(()),
-                _ if Instant::now() < deadline => thread::sleep(DEVICE_LOOK_INTERVAL),
-                _ => {
-                    let absent = io::Error::from(io::ErrorKind::NotFound);
-                    return step(format_args!("wait for {}", self.device), Err(absent));
-                }
-            }
-        }
-    }
-
     fn mount_overlay(&self) -> Result<(), BootError> {
-        for folder in [LOWER, MEMORY, NEW_ROOT] {
+        for folder in [LOWER, WRITABLE, NEW_ROOT] {
             let folder = folder.to_string_lossy();
             step(format_args!("make {folder}"), fs::create_dir_all(&*folder))?;
         }
-        let text = |text: &str| CString::new(text).expect("a command line holds no NUL");
         let (device, fstype) = (text(&self.device), text(&self.fstype));
         let image = sys::mount(&device, LOWER, Some(&fstype), libc::MS_RDONLY, None);
         step(format_args!("mount {} as {}", self.device, self.fstype), image)?;
+        match &self.disk {
+            Some(disk) => mount_disk(&text(disk))?,
+            None => self.mount_memory()?,
+        }
+        for folder in ["/forkd/writable/upper", "/forkd/writable/work"] {
+            step(format_args!("make {folder}"), fs::create_dir(folder))?;
+        }
+        let folders = c"lowerdir=/forkd/lower,upperdir=/forkd/writable/upper,workdir=/forkd/writable/work";
+        let overlay = sys::mount(c"overlay", NEW_ROOT, Some(c"overlay"), 0, Some(folders));
+        step("mount the overlay", overlay)
+    }
+
+    fn mount_memory(&self) -> Result<(), BootError> {
         let size = match &self.overlay_size {
             Some(size) => size.clone(),
             None => {
@@ -102,15 +109,33 @@ impl Root {
             }
         };
         let size = text(&format!("mode=0755,size={size}"));
-        let memory = sys::mount(c"tmpfs", MEMORY, Some(c"tmpfs"), 0, Some(&size));
-        step("mount the overlay's memory", memory)?;
-        for folder in ["/forkd/memory/upper", "/forkd/memory/work"] {
-            step(format_args!("make {folder}"), fs::create_dir(folder))?;
-        }
-        let folders = c"lowerdir=/forkd/lower,upperdir=/forkd/memory/upper,workdir=/forkd/memory/work";
-        let overlay = sys::mount(c"overlay", NEW_ROOT, Some(c"overlay"), 0, Some(folders));
-        step("mount the overlay", overlay)
+        let memory = sys::mount(c"tmpfs", WRITABLE, Some(c"tmpfs"), 0, Some(&size));
+        step("mount the overlay's memory", memory)
     }
+}
+
+fn mount_disk(disk: &CStr) -> Result<(), BootError> {
+    let mounted = sys::mount(disk, WRITABLE, Some(c"ext4"), 0, Some(DISK_OPTIONS));
+    step(format_args!("mount {} as ext4", disk.to_string_lossy()), mounted)
+}
+
+/// The device appears when its driver has found it: looked for until then, with a deadline.
+fn wait_for_device(device: &str) -> Result<(), BootError> {
+    let deadline = Instant::now() + DEVICE_DEADLINE;
+    loop {
+        match fs::metadata(device) {
+            Ok(metadata) if metadata.file_type().is_block_device() => return Ok(()),
+            _ if Instant::now() < deadline => thread::sleep(DEVICE_LOOK_INTERVAL),
+            _ => {
+                let absent = io::Error::from(io::ErrorKind::NotFound);
+                return step(format_args!("wait for {device}"), Err(absent));
+            }
+        }
+    }
+}
+
+fn text(text: &str) -> CString {
+    CString::new(text).expect("a command line holds no NUL")
 }
 
 /// The default size of the overlay: three quarters of the memory, but never so much that a full overlay leaves programs no
@@ -159,15 +184,17 @@ mod tests {
 
     #[test]
     fn the_command_line_is_read() {
-        let given = "console=ttyS0 forkd.root=/dev/vdb forkd.rootfstype=ext4 forkd.overlay=64m quiet\n";
+        let given = "console=ttyS0 forkd.root=/dev/vdb forkd.rootfstype=ext4 forkd.overlay=64m forkd.disk=/dev/vdc\n";
         let root = Root::asked_for(given).expect("asked for");
         assert_eq!(root.device, "/dev/vdb");
         assert_eq!(
             (root.fstype.as_str(), root.overlay_size.as_deref()),
             ("ext4", Some("64m"))
         );
+        assert_eq!(root.disk.as_deref(), Some("/dev/vdc"));
         let root = Root::asked_for("forkd.root=/dev/vda").expect("asked for");
         assert_eq!((root.fstype.as_str(), root.overlay_size.as_deref()), ("erofs", None));
+        assert_eq!(root.disk, None);
         assert_eq!(Root::asked_for("root=/dev/vda forkd.rootless=1"), None);
     }
 
