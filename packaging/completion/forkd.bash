@@ -114,6 +114,7 @@ _forkd_value() {
     'from-image --boot-wait-secs') place=none ;;
     'from-image --tap') place=none ;;
     'from-image --vcpus') place=none ;;
+    'from-image --disk-gib') place=none ;;
     'from-image --cpu-model') place=words choices='host x86-64-v2' ;;
     'from-image -e' | 'from-image --env') place=none ;;
     'from-image --copy') place=none ;;
@@ -136,6 +137,7 @@ _forkd_value() {
     'snapshot --boot-wait-secs') place=none ;;
     'snapshot --tap') place=none ;;
     'snapshot --vcpus') place=none ;;
+    'snapshot --disk-gib') place=none ;;
     'snapshot --cpu-model') place=words choices='host x86-64-v2' ;;
     'snapshot --daemon-url') place=none ;;
     'snapshot --daemon-token') place=none ;;
@@ -404,9 +406,9 @@ _forkd_words() {
     ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp files ping logs workspace ws tree inspect stats events doctor cleanup stop version completion bench wp-bench' ;;
     'quickstart options') echo '--json --keep --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --disk-gib --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'rebuild options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --disk-gib --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot verbs') echo 'export import' ;;
     'snapshot export options') echo '--format --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot import options') echo '--format --rootfs --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

@@ -11,6 +11,7 @@ export const runtimePackages = [
   'qemu-system-x86',
   'mmdebstrap',
   'erofs-utils',
+  'e2fsprogs',
   'zstd',
   'cpio',
   'skopeo',

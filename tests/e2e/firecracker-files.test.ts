@@ -90,7 +90,12 @@ async function makeSnapshots(): Promise<Buffer> {
     const path = join(dir, 'truth');
     await vm.api.createSnapshot({ snapshot_type: 'Full', snapshot_path: `${path}.state`, mem_file_path: path });
     const rootDisk = await store.putFile(BUILT.agent);
-    const draft = (tag: string, name: string) => ({ ...contents(tag, name, engine), ...blobsOf(done), rootDisk });
+    const draft = (tag: string, name: string) => ({
+      ...contents(tag, name, engine),
+      ...blobsOf(done),
+      rootDisk,
+      disk: [],
+    });
     await store.writeSnapshot(draft('made', 'firecracker'));
     await store.writeSnapshot(draft('of-qemu', 'qemu'));
     return await readFile(path);

@@ -57,9 +57,9 @@ test.beforeAll(async ({ controller: started }) => {
 /** The template again, as a version would have made it that knew nothing of refreshes. */
 async function makeControl(): Promise<void> {
   const store = await Store.open(join(controller.dir, 'store'));
-  const { config, memory, deviceState, rootDisk } = await store.readSnapshot('base');
+  const { config, ...blobs } = await store.readSnapshot('base');
   const { refresh: _refresh, ...earlier } = config;
-  const draft = { config: { ...earlier, tag: 'control' } as typeof config, memory, deviceState, rootDisk };
+  const draft = { config: { ...earlier, tag: 'control' } as typeof config, ...blobs };
   await store.writeSnapshot(draft);
 }
 

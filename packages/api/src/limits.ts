@@ -51,6 +51,9 @@ export const limits = {
   memMibMin: 96,
   memMibMax: 1_048_576,
   memMibDefault: 512,
+  /** Size of a template's disk. Its file system keeps 64 MiB of it for its journal. */
+  diskGibMin: 1,
+  diskGibMax: 512,
   vcpusMin: 1,
   vcpusMax: 32,
   vcpusDefault: 1,

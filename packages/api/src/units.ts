@@ -1,6 +1,9 @@
 /** Bytes in a MiB. */
 export const MIB = 2 ** 20;
 
+/** Bytes in a GiB. */
+export const GIB = 2 ** 30;
+
 /** The size of a machine's guest memory in bytes. */
 export function memBytesOf({ mem_mib: memMib }: { mem_mib: number }): number {
   return memMib * MIB;

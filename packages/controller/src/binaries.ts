@@ -7,6 +7,7 @@ import { ApiError } from '@forkd/api';
 /** Paths of the native programs that the controller drives. */
 export interface Binaries {
   pager: string;
+  disk: string;
   shim: string;
   jail: string;
   agent: string;
@@ -18,6 +19,7 @@ const GUEST_BUILD = 'target/guest/x86_64-unknown-linux-gnu/release';
 /** Each program: the variable that names another file, the name of its own file, and the directory of its build. */
 const programs = {
   pager: { variable: 'FORKD_PAGER_BIN', name: 'forkd-pager', build: HOST_BUILD },
+  disk: { variable: 'FORKD_DISK_BIN', name: 'forkd-disk', build: HOST_BUILD },
   shim: { variable: 'FORKD_SHIM', name: 'libforkd_shim.so', build: HOST_BUILD },
   jail: { variable: 'FORKD_JAIL_BIN', name: 'forkd-jail', build: HOST_BUILD },
   agent: { variable: 'FORKD_AGENT_BIN', name: 'forkd-agent', build: GUEST_BUILD },
@@ -47,13 +49,13 @@ export function describeBinaries(env: NodeJS.ProcessEnv = process.env): Record<k
     if (isInstalled) return { file: join(INSTALLED, name), variable, checkout: null };
     return { file: join(CHECKOUT, build, name), variable, checkout: CHECKOUT };
   };
-  const { pager, shim, jail, agent } = programs;
-  return { pager: find(pager), shim: find(shim), jail: find(jail), agent: find(agent) };
+  const { pager, disk, shim, jail, agent } = programs;
+  return { pager: find(pager), disk: find(disk), shim: find(shim), jail: find(jail), agent: find(agent) };
 }
 
 export function locateBinaries(env: NodeJS.ProcessEnv = process.env): Binaries {
-  const { pager, shim, jail, agent } = describeBinaries(env);
-  return { pager: pager.file, shim: shim.file, jail: jail.file, agent: agent.file };
+  const { pager, disk, shim, jail, agent } = describeBinaries(env);
+  return { pager: pager.file, disk: disk.file, shim: shim.file, jail: jail.file, agent: agent.file };
 }
 
 /** Throws `engine_missing` unless the program is there. */

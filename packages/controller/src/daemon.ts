@@ -14,7 +14,7 @@ import { Expiry } from './operations/expire.ts';
 import type { Host } from './operations/host.ts';
 import { prepareFork } from './operations/prepare-fork.ts';
 import { pruneEvery } from './operations/prune.ts';
-import { readopt, recover } from './operations/recover.ts';
+import { readopt, recover, releaseForgottenDisks, reopenDisks } from './operations/recover.ts';
 import { removeUnseen } from './operations/remove.ts';
 import { verifyAhead } from './operations/verify-ahead.ts';
 import { recoverWorkspaces } from './operations/workspaces.ts';
@@ -23,6 +23,7 @@ import { dataPaths, makeDataPaths } from './paths.ts';
 import { lockDataDir } from './process/lock.ts';
 import { StorePagers } from './process/pagers.ts';
 import type { ServiceManager } from './process/service-manager.ts';
+import { Disks } from './runtime/disks.ts';
 import { GuestBoot } from './runtime/guest-boot.ts';
 import { Vmm } from './runtime/vmm.ts';
 import { Scope } from './scope.ts';
@@ -128,21 +129,24 @@ export class Daemon {
     const events = new EventLog();
     const pins = new Pins();
     const boot = new GuestBoot(paths.cache, binaries, { vsock: options.engine === 'firecracker' });
+    const disks = new Disks({ paths, binaries, log });
     const vmm = new Vmm({
       name: options.engine,
       paths,
       binaries,
       boot,
+      disks,
       poolSizeMax: options.vmmPool,
       layerCacheBytes: options.layerCacheMib === null ? null : options.layerCacheMib * MIB,
       log,
     });
-    const housekeeping = new Housekeeping({ store, pins, vmm, pagers, log });
+    const housekeeping = new Housekeeping({ store, pins, vmm, disks, pagers, log });
     const ended = await EndedSandboxes.open(paths.ended, log);
     const registry = new Registry({ root: paths.sandboxes, ended, pins, housekeeping, events, metrics, log });
     // The guests keep running. An open connection to one would keep this process from ending.
     scope.defer('the connections to guests', () => registry.all().forEach(({ guest }) => guest.close()));
     // Sandboxes that keep running need their pager. Without sandboxes it has nothing to keep.
+    scope.defer('the disk server', () => disks.close({ endServer: this.#recovered && registry.size === 0 }));
     scope.defer('the pager', () => vmm.close({ endPager: this.#recovered && registry.size === 0 }));
     scope.defer('housekeeping', () => housekeeping.close());
     const branches = new BranchSlots(options.branchConcurrency);
@@ -157,6 +161,7 @@ export class Daemon {
       housekeeping,
       vmm,
       boot,
+      disks,
       replies,
       events,
       output: new BytePool(limits.output),
@@ -165,6 +170,10 @@ export class Daemon {
       log,
       end: (reason) => this.#end(reason),
     };
+    disks.onRestart({
+      isNeeded: () => registry.all().some(({ vm }) => vm?.record.diskKey !== undefined),
+      reopen: () => reopenDisks(host),
+    });
     return { host, vmm };
   }
 
@@ -181,6 +190,7 @@ export class Daemon {
     const found = await recover(host, engine);
     this.#recovered = true;
     vmm.onNewPager((runtime) => readopt(host, runtime));
+    await releaseForgottenDisks(host);
     await recoverWorkspaces(host);
     await removeUnseen(host, host.replies.cutOffSnapshots());
     await host.replies.forgetCutOff();

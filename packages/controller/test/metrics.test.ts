@@ -36,6 +36,8 @@ const gauges: Gauges = {
   branchesInFlight: 1,
   branchCap: 4,
   layers,
+  diskOwnBytes: null,
+  diskSharedBytes: null,
   privateBytes: null,
   sharedBytes: 7,
   auditLinesDropped: 0,
@@ -142,7 +144,11 @@ test('a thousand sandboxes whose VMs answer slowly hold no scrape up, and are no
     atOnce -= 1;
     return { private_bytes: 10, shared_bytes: 100 };
   };
-  const sandboxes = Array.from({ length: 1000 }, (_, n) => ({ id: `sb-${n}`, branching: null, vm: { memory } }));
+  const sandboxes = Array.from({ length: 1000 }, (_, n) => ({
+    id: `sb-${n}`,
+    branching: null,
+    vm: { memory, diskUse: async () => null },
+  }));
   const registry = { list: () => sandboxes, all: () => sandboxes } as unknown as Registry;
   const pager = {
     layerMemory: async () => layers,

@@ -93,6 +93,8 @@ async function metricsText(): Promise<string> {
       merged_in_forks: 0,
       merged_in_forks_us: 0,
     },
+    diskOwnBytes: 0,
+    diskSharedBytes: 0,
     privateBytes: 0,
     sharedBytes: 0,
     auditLinesDropped: 0,

@@ -64,16 +64,17 @@ test('nothing goes from a store while the pager of another data directory lives'
   const { store, pagers } = await openStore(path, own);
   const { digest } = await store.putBytes(Buffer.from('a layer that a sandbox of the other runs from'));
   const vmm = { pagerIfUp: () => null };
+  const disks = { ifUp: () => null };
   const said: string[] = [];
   const log = { info: (text: string) => said.push(text), warn: () => undefined } as unknown as Logger;
-  const housekeeping = new Housekeeping({ store, pins: new Pins(), vmm, pagers, log });
+  const housekeeping = new Housekeeping({ store, pins: new Pins(), vmm, disks, pagers, log });
   housekeeping.request();
   await expect.poll(() => said.join(), { timeout: 20_000 }).toContain('nothing is removed');
   // After the round that was begun.
   await store.gc({ inUse: () => new Set([digest]) });
   await store.verify(digest);
   await kill();
-  const next = new Housekeeping({ store, pins: new Pins(), vmm, pagers, log: silent });
+  const next = new Housekeeping({ store, pins: new Pins(), vmm, disks, pagers, log: silent });
   next.request();
   await expect.poll(() => stat(store.blobPath(digest)).catch(() => null), { timeout: 20_000 }).toBeNull();
   await next.close();

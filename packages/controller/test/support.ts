@@ -104,7 +104,7 @@ export class FakeBranch {
   }
 
   resumed(more: Partial<BranchStats> = {}): void {
-    this.#options.onEvent?.({ stage: 'resumed', stats: statsOf(more) });
+    this.#options.onEvent?.({ stage: 'resumed', stats: statsOf(more), disk_epoch: null });
   }
 
   async ready(): Promise<void> {
@@ -158,6 +158,7 @@ export class Lab {
     pool: true,
     floor: true,
     window_inside: true,
+    disk: true,
   };
   #count = 0;
 
@@ -188,11 +189,14 @@ export class Lab {
     const vmm = { use: async () => runtime, pagerIfUp: () => runtime.pager, engineOnceUp: async () => null };
     const pins = new Pins();
     const events = new EventLog();
-    const housekeeping = new Housekeeping({ store, pins, vmm, pagers: { othersLive: async () => false }, log });
+    const disks = { ifUp: () => null };
+    const pagers = { othersLive: async () => false };
+    const housekeeping = new Housekeeping({ store, pins, vmm, disks, pagers, log });
     const metrics = new Metrics();
     const ended = await EndedSandboxes.open(paths.ended, log);
     const registry = new Registry({ root: paths.sandboxes, ended, pins, housekeeping, events, metrics, log });
     return new Lab({
+      disks: { ...disks, find: unasked },
       catalog: new Catalog({ store, events, housekeeping }),
       registry,
       workspaces: new Workspaces({ dir: paths.workspaces, registry, log }),
@@ -254,6 +258,10 @@ export class Lab {
       },
       floor: unasked,
       memory: unasked,
+      stall: null,
+      onStall: null,
+      reopenDisk: async () => undefined,
+      diskUse: async () => null,
       kill: async () => exit.resolve({ code: null, signal: 'SIGKILL', why: null, log: '' }),
     };
     this.registry.attach(sandbox, vm);

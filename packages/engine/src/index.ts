@@ -1,4 +1,5 @@
 export { EngineError, type EngineErrorCode } from './errors.ts';
+export { DiskServer } from './disk/client.ts';
 export { Pager } from './pager/client.ts';
 export type { BranchOptions, PagerOptions } from './pager/link.ts';
 export type {
@@ -48,6 +49,8 @@ export type {
   Shape,
   Vm,
   VmBranch,
+  VmBranchDone,
+  VmBranchEvent,
   VmExit,
   VmFault,
   VmRecord,

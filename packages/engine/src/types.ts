@@ -1,8 +1,9 @@
 import type { Machine, Processor } from '@forkd/api';
 import type { limits } from '@forkd/api/constants';
+import type { DiskUse } from './disk/wire.ts';
 import type { Pager } from './pager/client.ts';
-import type { BranchOptions } from './pager/link.ts';
-import type { BranchDone, BranchMode, MemoryUse, Refresh, WindowKind } from './pager/wire.ts';
+import type { Blob, BranchDone, BranchEvent, BranchMode, MemoryUse, Refresh, WindowKind } from './pager/wire.ts';
+import type { OnStall, Stall } from './qemu/run-state.ts';
 
 export type { Machine, Processor, WindowKind };
 
@@ -13,7 +14,16 @@ export type Accelerator = Machine['accelerator'];
 export type EngineName = Machine['engine'];
 
 /** Something that not every engine can do on every host. */
-export type Capability = 'full' | 'diff' | 'live' | 'pause' | 'memory_limit' | 'pool' | 'floor' | 'window_inside';
+export type Capability =
+  | 'full'
+  | 'diff'
+  | 'live'
+  | 'pause'
+  | 'memory_limit'
+  | 'pool'
+  | 'floor'
+  | 'window_inside'
+  | 'disk';
 
 /** Maps each capability to `true`, or to the reason why it is unavailable here, as a sentence for people. */
 export type Capabilities = Readonly<Record<Capability, true | string>>;
@@ -58,6 +68,8 @@ export interface BootSpec extends VmSpec {
   kernel: KernelFiles;
   /** Default `host`. An emulated guest has `x86-64-v2` either way. */
   cpuModel?: CpuModel;
+  /** A disk to which the guest writes. Refused with `unsupported` where {@link Engine.capabilities} say why. */
+  disk?: { gib: number; layers: readonly string[] };
 }
 
 export interface RestoreSpec extends VmSpec {
@@ -65,6 +77,8 @@ export interface RestoreSpec extends VmSpec {
   machine: Machine;
   /** Bottom layer first: `sha256:…`, or `ram:…` for one that is not durable yet. */
   stack: readonly string[];
+  /** The layers of its disk, if the machine has one. Bottom layer first: `sha256:…`, or `disk:…` for one that is not durable yet. */
+  disk?: readonly string[];
   /** The file that holds the device state. */
   deviceState: string;
   /** Changes in guest memory before the first instruction. */
@@ -95,6 +109,8 @@ export interface VmRecord {
   machine: Machine;
   /** The stack that the VM was started with. A pager that was restarted needs it. */
   stack: readonly string[];
+  /** The name of its disk at the disk server, if it has one. */
+  diskKey?: string;
 }
 
 /** How to branch a VM. */
@@ -109,6 +125,24 @@ export interface VmBranch {
   audit?: boolean;
   /** True: a `full` branch also measures, first and in the same pause, what `diff` would have cost. */
   measureDiff?: boolean;
+}
+
+/** A stage that a branch of a VM has reached. A VM with a disk has its layers in it, too. */
+export type VmBranchEvent =
+  | Extract<BranchEvent, { stage: 'resumed' }>
+  | (Extract<BranchEvent, { stage: 'ready' }> & { disk?: readonly string[] });
+
+/** The outcome of a branch that is durable. */
+export interface VmBranchDone extends BranchDone {
+  /** The layers of the disk, bottom first. Absent for a VM without one. */
+  disk?: readonly Blob[];
+}
+
+export interface VmBranchOptions {
+  /** Cancels the branch. The source keeps running. */
+  signal?: AbortSignal;
+  /** Called at each stage that the branch reaches, in order. */
+  onEvent?: (event: VmBranchEvent) => void;
 }
 
 /** The cost of a pause that only saves the device state. */
@@ -135,9 +169,17 @@ export interface Vm {
   /** Resumes the VM. A VM that is running stays so. */
   resume(signal?: AbortSignal): Promise<void>;
   /** Takes a snapshot, and resolves when that is durable. */
-  branch(branch: VmBranch, options?: BranchOptions): Promise<BranchDone>;
+  branch(branch: VmBranch, options?: VmBranchOptions): Promise<VmBranchDone>;
   floor(): Promise<PauseFloor>;
   memory(): Promise<MemoryUse>;
+  /** Asks a disk server that was started since for the VM's disk. Throws `vm_gone` if the disk is lost. */
+  reopenDisk(): Promise<void>;
+  /** The bytes on the VM's disk. `null` for a VM without one. */
+  diskUse(): Promise<DiskUse | null>;
+  /** The reason for which the disk has stopped the VM; `null` while it runs. */
+  readonly stall: Stall | null;
+  /** Called from now on when {@link stall} changes. */
+  onStall: OnStall | null;
   /** Ends the VMM and waits for its end; releases it in the pager; removes its sockets. Idempotent. */
   kill(): Promise<void>;
 }

@@ -33,13 +33,13 @@ test('the engine reports its name, version and capabilities', async () => {
   await bench.configure({ version: '1.12.3' });
   const engine = await bench.engine();
   expect(engine).toMatchObject({ name: 'firecracker', version: '1.12.3', accelerator: 'kvm' });
-  const { live, memory_limit, pool, floor, window_inside, ...can } = engine.capabilities;
+  const { live, memory_limit, pool, floor, window_inside, disk, ...can } = engine.capabilities;
   if (memory_limit !== true) expect(memory_limit).toMatch(/\.$/);
   expect(can).toEqual({ full: true, diff: true, pause: true });
   expect(live).toBe(
     'Firecracker 1.12.3 has no live branches: this build lacks mem_backend.shared, VmstateOnly and PUT /uffd/wp.',
   );
-  for (const why of [live, pool, floor, window_inside]) expect(why).toMatch(/^[A-Z].*\.$/);
+  for (const why of [live, pool, floor, window_inside, disk]) expect(why).toMatch(/^[A-Z].*\.$/);
   const kept = engine.isolation.map(({ id, ok }) => [id, ok]);
   expect(Object.fromEntries(kept)).toMatchObject({ seccomp: true, jailer: false, own_user: false });
   expect(engine.isolation.find(({ id }) => id === 'own_user')?.detail).toBe('The jailer is not on PATH.');

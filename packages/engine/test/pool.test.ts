@@ -53,6 +53,7 @@ function newPool(sizeMax: number, more: Partial<PoolParts> = {}): VmmPool {
     dir: join(dir, 'pool'),
     sizeMax,
     program: 'qemu-system-x86_64',
+    findDiskServer: undefined,
     shim: SHIM,
     jail,
     window: 'monitor',

@@ -10,7 +10,7 @@ import { join } from 'node:path';
 import { afterEach, beforeEach, expect, type Mock, test, vi } from 'vitest';
 import { readStartTicks } from '../src/process.ts';
 import { waitUntilRunning } from '../src/qemu/monitor.ts';
-import { RunStateWatch } from '../src/qemu/run-state.ts';
+import { type OnStall, RunStateWatch } from '../src/qemu/run-state.ts';
 import { endProcess } from '../src/supervise.ts';
 import type { VmFault } from '../src/types.ts';
 
@@ -36,9 +36,9 @@ afterEach(async () => {
 });
 
 /** The monitor's end of the connection of a new watch. */
-async function connected(): Promise<{ monitor: Socket; watch: RunStateWatch }> {
+async function connected(onStall?: OnStall): Promise<{ monitor: Socket; watch: RunStateWatch }> {
   const accepted = once(server, 'connection') as Promise<[Socket]>;
-  const watch = new RunStateWatch(path, onLost);
+  const watch = new RunStateWatch(path, onLost, onStall);
   const [monitor] = await accepted;
   monitor.on('error', () => undefined).on('data', (text) => asked.push(...String(text).trim().split('\n')));
   await vi.waitFor(() => expect(asked).toHaveLength(2));
@@ -63,6 +63,32 @@ test.each([
   const text: unknown = expect.stringContaining(`(${state})`);
   await vi.waitFor(() => expect(onLost).toHaveBeenCalledExactlyOnceWith({ kind, text }));
   if (!monitor.closed) await once(monitor, 'close');
+});
+
+test('a VM that its disk has stopped is told to run until it does, but not while it is held', async () => {
+  const onStall = vi.fn<OnStall>();
+  const { monitor, watch } = await connected(onStall);
+  const stop = `{"event":"BLOCK_IO_ERROR","data":{"action":"stop","nospace":true}}\n{"event":"STOP"}\n`;
+  const conts = () => asked.filter((line) => line.includes('cont')).length;
+  monitor.write(stop + status('io-error'));
+  await vi.waitFor(() => expect(onStall).toHaveBeenCalledExactlyOnceWith('no_space'));
+  expect(watch.isStopped).toBe(true);
+  await vi.waitFor(() => expect(conts()).toBeGreaterThan(0));
+  // The disk still has no space.
+  monitor.write(`{"return":{},"id":"cont"}\n{"event":"RESUME"}\n${stop}`);
+  const release = watch.hold();
+  await watch.untilHeld();
+  const before = conts();
+  monitor.write(status('io-error').repeat(3));
+  await vi.waitFor(() => expect(watch.isStopped).toBe(true));
+  expect(conts()).toBe(before);
+  release();
+  await vi.waitFor(() => expect(conts()).toBe(before + 1));
+  monitor.write('{"return":{},"id":"cont"}\n{"event":"RESUME"}\n');
+  await vi.waitFor(() => expect(watch.isStopped).toBe(false));
+  await vi.waitFor(() => expect(onStall).toHaveBeenLastCalledWith(null), { timeout: 10_000 });
+  expect(onLost).not.toHaveBeenCalled();
+  watch.close();
 });
 
 test('a VM that resumes after a stop is not asked, and a paused one is not lost', async () => {

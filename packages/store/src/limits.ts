@@ -6,6 +6,8 @@ export const limits = {
   layoutBytesMax: 4096,
   /** More would run into `vm.max_map_count` long before. */
   memoryLayersMax: 4096,
+  /** The disk server takes no more for one disk. */
+  diskLayersMax: 4096,
   snapshotsMax: 50_000,
   imageListMax: 1024,
   textBytesMax: 64 * 1024,

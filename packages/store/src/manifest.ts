@@ -14,6 +14,7 @@ export const mediaTypes = {
   memory: 'application/vnd.forkd.memory.layer.v1',
   deviceState: 'application/vnd.forkd.device-state.v1',
   rootDisk: 'application/vnd.forkd.disk.erofs.v1',
+  disk: 'application/vnd.forkd.disk.layer.v1',
 } as const;
 
 export const tagPattern = new RegExp(TAG_PATTERN);
@@ -27,10 +28,12 @@ export function encodeConfig(config: SnapshotConfig): Buffer {
 
 /** The bytes of a manifest. */
 export function encodeManifest(draft: SnapshotDraft, config: Blob): Buffer {
+  assertHasDisk(draft.config, draft.disk, (problem) => new Error(`snapshot '${draft.config.tag}' ${problem}`));
   const layers = [
     ...draft.memory.map((blob) => descriptor(mediaTypes.memory, blob)),
     descriptor(mediaTypes.deviceState, draft.deviceState),
     descriptor(mediaTypes.rootDisk, draft.rootDisk),
+    ...draft.disk.map((blob) => descriptor(mediaTypes.disk, blob)),
   ];
   const manifest = {
     schemaVersion: 2,
@@ -48,6 +51,7 @@ export interface ParsedManifest {
   memory: Blob[];
   deviceState: Blob;
   rootDisk: Blob;
+  disk: Blob[];
 }
 
 /** Reads a manifest. Whatever is wrong in it is named with the tag and the field. */
@@ -61,21 +65,23 @@ export function parseManifest(tag: string, bytes: Uint8Array): ParsedManifest {
   configFields.literal('mediaType', mediaTypes.config);
   const config = readDescriptor(configFields, limits.configBytesMax);
 
-  const layers = fields.objects('layers', limits.memoryLayersMax + 2);
+  const layers = fields.objects('layers', limits.memoryLayersMax + limits.diskLayersMax + 2);
   const memory: Blob[] = [];
   let deviceState: Blob | undefined;
   let rootDisk: Blob | undefined;
+  const disk: Blob[] = [];
   for (const layer of layers) {
     const blob = readDescriptor(layer, limits.blobBytesMax);
     const mediaType = layer.string('mediaType');
     if (mediaType === mediaTypes.memory && deviceState === undefined) memory.push(blob);
     else if (mediaType === mediaTypes.deviceState && deviceState === undefined) deviceState = blob;
     else if (mediaType === mediaTypes.rootDisk && deviceState !== undefined && rootDisk === undefined) rootDisk = blob;
+    else if (mediaType === mediaTypes.disk && rootDisk !== undefined) disk.push(blob);
     else throw layer.fail('mediaType', `${mediaType} is unknown or out of order`);
   }
   if (deviceState === undefined) throw fields.fail('layers', 'has no device state');
   if (rootDisk === undefined) throw fields.fail('layers', 'has no root disk');
-  return { config, memory, deviceState, rootDisk };
+  return { config, memory, deviceState, rootDisk, disk };
 }
 
 /** Reads a config blob, and puts the snapshot together. */
@@ -115,6 +121,7 @@ export function parseConfig(tag: string, manifest: Blob, parsed: ParsedManifest,
     stats: readStats(fields.object('stats')),
   };
   assertInMemory(config, fields);
+  assertHasDisk(config, parsed.disk, (problem) => fields.fail('machine.disk_gib', problem));
   if (config.tag !== tag) throw fields.fail('tag', `is '${config.tag}', the index calls it '${tag}'`);
   const { config: configBlob, ...blobs } = parsed;
   return { tag, manifest, configBlob, config, ...blobs };
@@ -156,6 +163,7 @@ function readMachine(fields: Fields): MachineRecord {
     cpu_model: fields.string('cpu_model', { bytesMax: 256 }),
     mem_mib: fields.integer('mem_mib', 1, 1024 * 1024 * 1024),
     vcpus: fields.integer('vcpus', 1, 4096),
+    ...(fields.has('disk_gib') && { disk_gib: fields.integer('disk_gib', 1, apiLimits.diskGibMax) }),
     ...(fields.has('processor') && { processor: readProcessor(fields.object('processor')) }),
   };
 }
@@ -203,6 +211,12 @@ function readRefreshEntry(fields: Fields): RefreshEntry {
 function assertInMemory({ refresh, machine }: SnapshotConfig, fields: Fields): void {
   const index = indexOutside(refresh?.entries ?? [], machine);
   if (index >= 0) throw fields.fail(`refresh.entries[${index}]`, `is outside of ${machine.mem_mib} MiB of memory`);
+}
+
+/** A guest's memory knows what is on its disk: neither is a snapshot without the other. */
+function assertHasDisk({ machine }: SnapshotConfig, disk: readonly Blob[], fail: (problem: string) => Error): void {
+  if ((machine.disk_gib === undefined) === (disk.length === 0)) return;
+  throw fail(disk.length === 0 ? 'has a disk, and none of its layers' : 'has layers of a disk, and no disk');
 }
 
 function readImage(fields: Fields): Image {

@@ -42,6 +42,8 @@ export interface SnapshotDraft {
   memory: readonly Blob[];
   deviceState: Blob;
   rootDisk: Blob;
+  /** Layers of the disk, bottom first. Empty if and only if the machine has none. */
+  disk: readonly Blob[];
 }
 
 /** A snapshot as the store holds it. */
@@ -54,5 +56,6 @@ export interface StoredSnapshot extends SnapshotDraft {
 
 /** The blobs that a snapshot refers to, its manifest and config among them. */
 export function blobsOf(snapshot: StoredSnapshot): Blob[] {
-  return [snapshot.manifest, snapshot.configBlob, ...snapshot.memory, snapshot.deviceState, snapshot.rootDisk];
+  const { manifest, configBlob, memory, deviceState, rootDisk, disk } = snapshot;
+  return [manifest, configBlob, ...memory, deviceState, rootDisk, ...disk];
 }

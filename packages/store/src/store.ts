@@ -109,7 +109,8 @@ export class Store {
   writeSnapshot(draft: SnapshotDraft, { replace = false }: { replace?: boolean } = {}): Promise<StoredSnapshot> {
     const { tag } = draft.config;
     return guarded(`writing snapshot '${tag}'`, async () => {
-      for (const blob of [...draft.memory, draft.deviceState, draft.rootDisk]) await this.#blobs.check(blob);
+      for (const blob of [...draft.memory, draft.deviceState, draft.rootDisk, ...draft.disk])
+        await this.#blobs.check(blob);
       const configBlob = await this.#blobs.putBytes(encodeConfig(draft.config));
       const bytes = encodeManifest(draft, configBlob);
       const manifest = await this.#blobs.putBytes(bytes);

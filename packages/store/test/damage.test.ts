@@ -160,9 +160,9 @@ test('a layout of another version or another program is not touched', async () =
 
 test('a snapshot with missing blobs is refused', async () => {
   const store = await Store.open(await scratch());
-  const { memory, deviceState, rootDisk, config } = await writeSnapshot(store, 'one', ['base']);
+  const { memory, deviceState, rootDisk, disk, config } = await writeSnapshot(store, 'one', ['base']);
   const absent = { digest: `sha256:${'1'.repeat(64)}` as const, size: 1 };
-  const draft = { memory: [...memory, absent], deviceState, rootDisk, config: { ...config, tag: 'two' } };
+  const draft = { memory: [...memory, absent], deviceState, rootDisk, disk, config: { ...config, tag: 'two' } };
   await expect(store.writeSnapshot(draft)).rejects.toMatchObject({ code: 'unknown_blob' });
   await expect(store.readSnapshot('two')).rejects.toMatchObject({ code: 'unknown_snapshot' });
   await expect(store.remove('one', 'two')).rejects.toMatchObject({ code: 'unknown_snapshot' });

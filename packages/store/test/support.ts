@@ -45,6 +45,7 @@ export async function draftOf(
   tag: string,
   memory: readonly string[],
   more: Partial<SnapshotConfig> = {},
+  disk: readonly string[] = [],
 ): Promise<SnapshotDraft> {
   const put = (text: string): Promise<Blob> => store.putBytes(Buffer.from(text));
   return {
@@ -52,6 +53,7 @@ export async function draftOf(
     memory: await Promise.all(memory.map(put)),
     deviceState: await put(`device state of ${tag}`),
     rootDisk: await put('root'),
+    disk: await Promise.all(disk.map(put)),
   };
 }
 

@@ -19,7 +19,7 @@ const POLL_MS = 20;
 /** A process that belongs to a data directory. */
 export interface Found {
   pid: number;
-  kind: 'controller' | 'pager' | 'vmm' | 'idle' | 'trial';
+  kind: 'controller' | 'pager' | 'disks' | 'vmm' | 'idle' | 'trial';
 }
 
 export interface ControllerOptions {
@@ -206,6 +206,7 @@ export class TestController implements AsyncDisposable {
       const line = (await readFile(`/proc/${pid}/cmdline`, 'utf8')).split('\0');
       const [program = '', script = ''] = line;
       if (line.includes(join(this.dir, 'run')) && program.endsWith('forkd-pager')) return { pid, kind: 'pager' };
+      if (line.includes(join(this.dir, 'run')) && program.endsWith('forkd-disk')) return { pid, kind: 'disks' };
       if (script === PROGRAM && line.includes(this.dir)) return { pid, kind: 'controller' };
       // The only host paths that a VMM shows are those of the files that it inherited.
       const log = await readlink(`/proc/${pid}/fd/1`);

@@ -1,4 +1,5 @@
 export { type ControllerOptions, type Found, TestController, until } from './controller.ts';
+export { DISK_TEMPLATE, DiskWriter } from './disk-writer.ts';
 export { type Common, compare, drawMore, type DrawOptions, notesOf, startDraws } from './draws.ts';
 export { freePort } from './free-port.ts';
 export { availableMib, mappingsOf, protectedPages } from './host-memory.ts';

@@ -6,6 +6,8 @@ export const eventTypes = [
   'sandbox.updated',
   'sandbox.paused',
   'sandbox.resumed',
+  'sandbox.stalled',
+  'sandbox.recovered',
   'sandbox.ended',
   'snapshot.writing',
   'snapshot.ready',

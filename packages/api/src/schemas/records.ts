@@ -38,6 +38,8 @@ export const Machine = Type.Object({
   cpu_model: Type.String(),
   mem_mib: Type.Integer({ minimum: 1 }),
   vcpus: Type.Integer({ minimum: 1 }),
+  /** Size of the disk to which the guest writes, in GiB. Absent if it has none. */
+  disk_gib: Type.Optional(Type.Integer({ minimum: 1, maximum: limits.diskGibMax })),
   /** The guest's processor. Absent if the guest is emulated, and in snapshots older than this field. */
   processor: Type.Optional(Processor),
 });

@@ -81,6 +81,11 @@ export const SandboxInfo = Type.Object(
         '`ended`: nothing of it is left but this description, which is kept for an hour, of at most 100 sandboxes, also by the ' +
         'next controller.',
     ),
+    stalled: field(
+      Type.Optional(Type.String()),
+      'Why it stands still although it is not paused, in a sentence: the host has no space left for its disk, or the disk server ' +
+        'has ended. It continues by itself, and has lost nothing. Absent: it runs.',
+    ),
     ended_at_unix: field(Type.Optional(Count), 'Time of its end, in seconds since 1970. Absent: it has not ended.'),
     end_reason: field(
       Type.Optional(EndReason),
@@ -245,6 +250,14 @@ export const SandboxStats = Type.Object(
     major_faults: field(Count, 'Page faults of the VMM that read from disk.'),
     private_bytes: privateBytes,
     shared_bytes: sharedBytes,
+    disk_own_bytes: field(
+      Type.Optional(Count),
+      'Bytes that the sandbox has written to its disk since it was started or branched last. Absent: it has no disk.',
+    ),
+    disk_shared_bytes: field(
+      Type.Optional(Count),
+      'Bytes of its disk that snapshots hold, which other sandboxes share. Absent: it has no disk.',
+    ),
     memory_limit_bytes: field(Nullable(Count), 'Memory limit in bytes. Null: no limit.'),
     exec_count: field(Count, 'Number of commands and evaluations that this controller process has run in the sandbox.'),
     branch_count: field(Count, 'Number of branches that were taken of the sandbox.'),

@@ -97,6 +97,7 @@ export const SnapshotInfo = Type.Object(
     ),
     source: field(Type.Optional(Type.String()), 'Image that a template was built from.'),
     mem_mib: field(Type.Optional(Count), 'Guest memory size in MiB.'),
+    disk_gib: field(Type.Optional(Count), 'Size of the disk in GiB. Absent: the guest has none.'),
     accelerator: field(Type.Optional(Type.String()), 'What runs the guest: `kvm`, or `tcg` for emulation.'),
 
     window: field(
@@ -219,6 +220,11 @@ export const CreateSnapshotRequest = Type.Object(
       Type.Optional(Type.Integer({ default: limits.vcpusDefault, minimum: limits.vcpusMin, maximum: limits.vcpusMax })),
       'Number of processors of the guest.',
     ),
+    disk_gib: field(
+      Omittable(Type.Integer({ minimum: limits.diskGibMin, maximum: limits.diskGibMax })),
+      'Size in GiB of a disk for what the guest writes. A branch captures it at the same instant as memory, and it takes as ' +
+        'much space on the host as was written. Default: none, and files that the guest writes are kept in its memory.',
+    ),
     cpu_model: field(
       Omittable(CpuModel),
       "`host` gives the guest all features of the host's processor; its snapshots restore only on hosts with the same " +
@@ -251,6 +257,10 @@ export const SnapshotInfoDetail = Type.Object(
     memory_physical_bytes: field(
       Count,
       'Size of the layers of the snapshot on disk, in bytes. Layers that other snapshots share are included.',
+    ),
+    disk_physical_bytes: field(
+      Type.Optional(Count),
+      'Size of all layers of its disk in the store. Absent: it has no disk.',
     ),
     vmstate_bytes: field(Count, 'Size of the device state on disk, in bytes.'),
     random_numbers: randomNumbers,

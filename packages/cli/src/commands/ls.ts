@@ -80,7 +80,8 @@ function row(sandbox: SandboxInfo): string[] {
   ];
 }
 
-function stateText({ state = 'running', end_reason: reason }: SandboxInfo): string {
+function stateText({ state = 'running', end_reason: reason, stalled }: SandboxInfo): string {
+  if (stalled !== undefined) return `${state} (stalled)`;
   return reason === undefined ? state : `${state} (${reason})`;
 }
 

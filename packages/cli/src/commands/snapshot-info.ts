@@ -29,6 +29,7 @@ async function run({ context, args }: Call<unknown>): Promise<void> {
     created: detail.created_at_unix === undefined ? undefined : formatAge(detail.created_at_unix),
     memory: formatBytes(detail.memory_logical_bytes),
     'on disk': `${formatBytes(detail.memory_physical_bytes)} in all its layers`,
+    'disk layers': detail.disk_physical_bytes === undefined ? undefined : formatBytes(detail.disk_physical_bytes),
     'device state': formatBytes(detail.vmstate_bytes),
     'random numbers': randomOf(detail),
     'chain depth': String(detail.chain_depth),

@@ -24,6 +24,8 @@ const HEADER = [
   'RSS',
   'PRIVATE',
   'SHARED',
+  'DISK',
+  'DISK SHARED',
   'LIMIT',
   'EXECS',
   'BRANCHES',
@@ -110,10 +112,17 @@ function cells(row: Row, before: SandboxStats | undefined): string[] {
     formatBytes(row.rss_bytes),
     formatBytes(row.private_bytes),
     formatBytes(row.shared_bytes),
+    diskBytes(row.disk_own_bytes),
+    diskBytes(row.disk_shared_bytes),
     row.memory_limit_bytes === null ? '-' : formatBytes(row.memory_limit_bytes),
     String(row.exec_count),
     String(row.branch_count),
   ];
+}
+
+/** A sandbox without a disk has no bytes on it. */
+function diskBytes(bytes: number | undefined): string {
+  return bytes === undefined ? '-' : formatBytes(bytes);
 }
 
 /** CPU usage since the previous row, or else since the start of the sandbox. 100 % is one processor. */

@@ -18,6 +18,7 @@ export interface TemplateOptions {
   bootWaitSecs?: number;
   tap?: string;
   vcpus?: number;
+  diskGib?: number;
   cpuModel?: (typeof limits.cpuModels)[number];
 }
 
@@ -48,6 +49,11 @@ export const templateOptions: readonly OptionSpec[] = [
     parse: integer('--vcpus', limits.vcpusMin, limits.vcpusMax),
   },
   {
+    flags: '--disk-gib <gib>',
+    summary: 'a disk of this size for what the guest writes (default: none; it writes to its memory)',
+    parse: integer('--disk-gib', limits.diskGibMin, limits.diskGibMax),
+  },
+  {
     flags: '--cpu-model <model>',
     summary: "the guest's processor under KVM; x86-64-v2 for snapshots used on other hosts (default: host)",
     choices: limits.cpuModels,
@@ -64,6 +70,7 @@ export async function templateFields(options: TemplateOptions): Promise<Partial<
   if (options.bootWaitSecs !== undefined) fields.boot_wait_secs = options.bootWaitSecs;
   if (options.tap !== undefined) fields.tap = options.tap;
   if (options.vcpus !== undefined) fields.vcpus = options.vcpus;
+  if (options.diskGib !== undefined) fields.disk_gib = options.diskGib;
   if (options.cpuModel !== undefined) fields.cpu_model = options.cpuModel;
   return fields;
 }

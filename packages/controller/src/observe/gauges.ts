@@ -16,9 +16,13 @@ interface GaugeParts {
 }
 
 /** The gauges that the store and the pager are asked for. */
-type SlowGauges = Pick<Gauges, 'snapshots' | 'layers' | 'privateBytes' | 'sharedBytes'>;
+type SlowGauges = Pick<Gauges, 'snapshots' | 'layers' | keyof Bytes>;
 
-const unknown: SlowGauges = { snapshots: null, layers: null, privateBytes: null, sharedBytes: null };
+/** Memory and disks of all sandboxes together. */
+type Bytes = Record<'privateBytes' | 'sharedBytes' | 'diskOwnBytes' | 'diskSharedBytes', number>;
+
+const noBytes = { privateBytes: null, sharedBytes: null, diskOwnBytes: null, diskSharedBytes: null };
+const unknown: SlowGauges = { snapshots: null, layers: null, ...noBytes };
 
 /**
  * Reads the gauges at the moment of a scrape. The pager walks the page tables of each sandbox for some of them. Their values
@@ -64,27 +68,29 @@ export class GaugeReader {
     const [snapshots, layers, used] = await Promise.all([
       orUnknown(this.#parts.catalog.list()),
       pager === null ? null : orUnknown(inTime(pager.layerMemory())),
-      pager === null ? null : this.#memory(),
+      pager === null ? null : this.#bytes(),
     ]);
     this.#slow = {
       snapshots: snapshots?.length ?? null,
       layers,
-      privateBytes: used?.privateBytes ?? null,
-      sharedBytes: used?.sharedBytes ?? null,
+      ...(used ?? noBytes),
     };
     this.#readAtMs = performance.now();
     this.#tookMs = this.#readAtMs - beganMs;
   }
 
-  /** Adds up the memory of the sandboxes. A sandbox that ends meanwhile counts as nothing. */
-  async #memory(): Promise<{ privateBytes: number; sharedBytes: number }> {
-    const sum = { privateBytes: 0, sharedBytes: 0 };
+  /** Adds up what the sandboxes have. A sandbox that ends meanwhile counts as nothing. */
+  async #bytes(): Promise<Bytes> {
+    const sum = { privateBytes: 0, sharedBytes: 0, diskOwnBytes: 0, diskSharedBytes: 0 };
     const vms = this.#parts.registry.list().flatMap(({ vm }) => (vm === null ? [] : [vm]));
     const work = async (): Promise<void> => {
       for (let vm = vms.pop(); vm !== undefined; vm = vms.pop()) {
         const use = await orUnknown(inTime(vm.memory()));
         sum.privateBytes += use?.private_bytes ?? 0;
         sum.sharedBytes += use?.shared_bytes ?? 0;
+        const disk = await orUnknown(inTime(vm.diskUse()));
+        sum.diskOwnBytes += disk?.own_bytes ?? 0;
+        sum.diskSharedBytes += disk?.shared_bytes ?? 0;
       }
     };
     await Promise.all(Array.from({ length: limits.gaugeParallelism }, work));

@@ -13,6 +13,8 @@ export interface Gauges {
   branchCap: number;
   /** The layers that the pager holds in RAM, and that sandboxes have mapped. */
   layers: LayerMemory | null;
+  diskOwnBytes: number | null;
+  diskSharedBytes: number | null;
   privateBytes: number | null;
   sharedBytes: number | null;
   auditLinesDropped: number;
@@ -148,6 +150,12 @@ export class Metrics {
     this.#addLayers();
     gauge('forkd_sandbox_private_bytes', 'Memory that sandboxes have written: their own.', 'privateBytes');
     gauge('forkd_sandbox_shared_bytes', 'Pages of layers that sandboxes have mapped in, each counted.', 'sharedBytes');
+    gauge(
+      'forkd_sandbox_disk_own_bytes',
+      'What sandboxes have written to their disks since their snapshots.',
+      'diskOwnBytes',
+    );
+    gauge('forkd_sandbox_disk_shared_bytes', 'Bytes of disks that snapshots hold, each counted.', 'diskSharedBytes');
     const dropped = 'Lines of the audit log that could not be written.';
     this.#all.counted('forkd_audit_lines_dropped_total', dropped, () => this.#gauges?.auditLinesDropped ?? null);
   }

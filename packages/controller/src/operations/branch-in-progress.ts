@@ -1,5 +1,5 @@
 import { ApiError, type BranchPlan } from '@forkd/api';
-import { anySignal, type BranchDone, type BranchEvent, type Vm } from '@forkd/engine';
+import { anySignal, type Vm, type VmBranchDone, type VmBranchEvent } from '@forkd/engine';
 import { asDigest, type Blob } from '@forkd/store';
 import type { Attributes } from '@opentelemetry/api';
 import { withDeadline } from '../deadline.ts';
@@ -93,12 +93,12 @@ export class BranchInProgress {
   }
 
   /** Captures the memory and the device state of the source. Resolves when both are on disk. */
-  async #capture(vm: Vm, signal: AbortSignal): Promise<BranchDone> {
+  async #capture(vm: Vm, signal: AbortSignal): Promise<VmBranchDone> {
     const { mode, safety, audit, measureDiff } = this.#plan;
     const late = () => new ApiError('branch_failed', `It was not done within ${limits.branchTimeoutMs / 1000} s.`);
     const done = await withDeadline(limits.branchTimeoutMs, signal, late, async (inTime) => {
       if (safety === 'strict') this.#standStill = await StandStill.begin(this.#sandbox, inTime);
-      const options = { signal: inTime, onEvent: (event: BranchEvent) => this.#onEvent(event) };
+      const options = { signal: inTime, onEvent: (event: VmBranchEvent) => this.#onEvent(event) };
       return vm.branch({ mode, resume: true, audit, measureDiff }, options);
     });
     await this.#standStill?.end();
@@ -108,7 +108,7 @@ export class BranchInProgress {
     return done;
   }
 
-  #onEvent(event: BranchEvent): void {
+  #onEvent(event: VmBranchEvent): void {
     const draft = this.#draft;
     if (!draft.inFlight) return;
     const audited = event.stage === 'ready' ? auditOf(event.audit) : {};
@@ -123,16 +123,17 @@ export class BranchInProgress {
       );
   }
 
-  #advance(event: BranchEvent): void {
+  #advance(event: VmBranchEvent): void {
     if (event.stage === 'ready') {
       const { root_disk: rootDisk } = this.#sandbox.record;
-      const ram = { stack: event.stack, deviceState: blobOf(event.device_state), rootDisk };
+      const { stack, disk = [] } = event;
+      const ram = { stack, deviceState: blobOf(event.device_state), rootDisk, disk };
       this.#host.catalog.becomeReady(this.#draft, ram);
     }
     this.#resumed.resolve();
   }
 
-  async #publish(done: BranchDone): Promise<void> {
+  async #publish(done: VmBranchDone): Promise<void> {
     const { catalog, registry, store, log } = this.#host;
     const draft = this.#draft;
     const sandbox = this.#sandbox;
@@ -143,6 +144,7 @@ export class BranchInProgress {
       memory,
       deviceState: blobOf(done.device_state),
       rootDisk: sandbox.record.root_disk,
+      disk: (done.disk ?? []).map(blobOf),
     });
     const top = memory.at(-1);
     const memoryPath = top === undefined ? null : store.blobPath(top.digest);
@@ -186,7 +188,7 @@ export class BranchInProgress {
     return { tag: parent.tag, digest: stored?.manifest.digest ?? null };
   }
 
-  #statsOf(stats: BranchDone['stats']): Record<string, number> {
+  #statsOf(stats: VmBranchDone['stats']): Record<string, number> {
     return statsOf(stats, this.#plan.mode, this.#draft.facts.machine?.mem_mib ?? 0);
   }
 

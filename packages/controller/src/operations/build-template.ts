@@ -3,6 +3,7 @@ import { resolve } from 'node:path';
 import {
   ApiError,
   createSnapshotProblem,
+  GIB,
   type CreateSnapshotRequest,
   limits as apiLimits,
   MIB,
@@ -10,12 +11,13 @@ import {
   type SnapshotInfo,
   type SnapshotResultEvent,
 } from '@forkd/api';
-import { anySignal, type KernelFiles, type Vm } from '@forkd/engine';
-import { buildRoot } from '@forkd/images';
+import { anySignal, type BootSpec, type KernelFiles, type Vm } from '@forkd/engine';
+import { buildRoot, withEmptyDisk } from '@forkd/images';
 import { asDigest, type Blob } from '@forkd/store';
 import { withDeadline } from '../deadline.ts';
 import { toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
+import { assertCan } from '../runtime/capabilities.ts';
 import type { Runtime } from '../runtime/vmm.ts';
 import { withScope, type Scope } from '../scope.ts';
 import type { SnapshotContents } from '../state/catalog.ts';
@@ -96,7 +98,16 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
   done.imageDoneMs = performance.now();
 
   const runtime = await host.vmm.use(signal);
-  const { sandbox, vm } = await bootVm(host, of, { runtime, kernel, root, rootDisk, memMib });
+  if (request.disk_gib != null) {
+    assertCan(
+      runtime.engine,
+      'disk',
+      `Snapshot '${request.tag}' with a disk of ${request.disk_gib} GiB`,
+      'Leave disk_gib out.',
+    );
+  }
+  const disk = await emptyDiskOf(host, of);
+  const { sandbox, vm } = await bootVm(host, of, { runtime, kernel, root, rootDisk, disk, memMib });
   const { machine } = vm.record;
   const guestSignal = anySignal(signal, sandbox.ended.signal);
   await inStage('boot_failed', sandbox, awaitAgent(sandbox, bootWaitMs(request, runtime), guestSignal));
@@ -126,6 +137,7 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
     memory: taken.stack.map(blobOf),
     deviceState: blobOf(taken.device_state),
     rootDisk,
+    disk: (taken.disk ?? []).map(blobOf),
   };
 }
 
@@ -169,15 +181,28 @@ async function assertReplaceable({ catalog, workspaces }: Host, tag: string): Pr
 
 async function kernelOf({ boot }: Host, { request, signal, onProgress }: Build): Promise<KernelFiles> {
   const own = request.kernel == null ? {} : { kernelFile: resolve(request.kernel) };
-  return boot.files({ ...own, signal, onProgress: (line) => onProgress('kernel', line) });
+  const disk = request.disk_gib != null;
+  return boot.files({ ...own, disk, signal, onProgress: (line) => onProgress('kernel', line) });
+}
+
+type BootDisk = NonNullable<BootSpec['disk']>;
+
+/** A disk with an empty file system, in the store. `null` if the template is to have none. */
+async function emptyDiskOf({ paths, disks }: Host, { request, signal }: Build): Promise<BootDisk | null> {
+  const { disk_gib: gib } = request;
+  if (gib == null) return null;
+  return withEmptyDisk({ cacheDir: paths.cache, gib, signal }, async (file) => {
+    const { digest } = await (await disks.find()).importImage(file, gib * GIB);
+    return { gib, layers: [digest] };
+  });
 }
 
 async function bootVm(
   { registry, store }: Host,
   { draft, request, signal, onProgress, scope }: Build,
-  parts: { runtime: Runtime; kernel: KernelFiles; root: Root; rootDisk: Blob; memMib: number },
+  parts: { runtime: Runtime; kernel: KernelFiles; root: Root; rootDisk: Blob; disk: BootDisk | null; memMib: number },
 ): Promise<{ sandbox: Sandbox; vm: Vm }> {
-  const { runtime, kernel, root, rootDisk, memMib } = parts;
+  const { runtime, kernel, root, rootDisk, disk, memMib } = parts;
   const vcpus = request.vcpus ?? apiLimits.vcpusDefault;
   onProgress('boot', `booting under ${runtime.engine.accelerator}: ${runtime.engine.acceleratorReason}`);
   const id = newSandboxId();
@@ -192,7 +217,7 @@ async function bootVm(
     python: false,
     refresh: null,
   });
-  const sandbox = await registry.reserve(record, [rootDisk.digest]);
+  const sandbox = await registry.reserve(record, [rootDisk.digest, ...(disk?.layers ?? [])]);
   scope.defer(`the VM of template '${draft.tag}'`, () => registry.end(sandbox));
   const vm = await runtime.engine.boot({
     id,
@@ -203,6 +228,7 @@ async function bootVm(
     vcpus,
     kernel,
     ...(request.cpu_model != null && { cpuModel: request.cpu_model }),
+    ...(disk && { disk }),
     signal,
     timeoutMs: bootWaitMs(request, runtime),
   });

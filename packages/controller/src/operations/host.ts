@@ -2,6 +2,7 @@ import type { Store } from '@forkd/store';
 import type { Logger } from 'pino';
 import type { Metrics } from '../observe/metrics.ts';
 import type { DataPaths } from '../paths.ts';
+import type { Disks } from '../runtime/disks.ts';
 import type { GuestBoot } from '../runtime/guest-boot.ts';
 import type { Vmm } from '../runtime/vmm.ts';
 import type { BranchSlots } from '../state/branch-slots.ts';
@@ -25,6 +26,7 @@ export interface Host {
   housekeeping: Housekeeping;
   vmm: Pick<Vmm, 'engineOnceUp' | 'pagerIfUp' | 'use'>;
   boot: GuestBoot;
+  disks: Pick<Disks, 'find' | 'ifUp'>;
   replies: Replies;
   events: EventLog;
   /** Memory for what guests answer, shared by all calls. */

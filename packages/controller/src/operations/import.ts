@@ -75,6 +75,7 @@ async function takeIn(host: Host, plan: ImportPlan, runtime: Runtime, signal: Ab
     memory: stack.map(({ digest, size }) => ({ digest: asDigest(digest), size })),
     deviceState,
     rootDisk,
+    disk: [],
   };
   if (plan.vmstate === null) await tryOut(host, machine, contents, runtime, signal);
   return contents;

@@ -30,7 +30,11 @@ export async function measureFloor({ registry, vmm }: InspectionHost, id: string
 export async function getStats(host: InspectionHost, id: string): Promise<SandboxStats> {
   const sandbox = host.registry.find(id);
   const { record, vm } = sandbox;
-  const [memory, usage] = await Promise.all([getMemory(host, sandbox.id), readUsage(vm?.record.pid ?? 0)]);
+  const [memory, disk, usage] = await Promise.all([
+    getMemory(host, sandbox.id),
+    vm?.diskUse(),
+    readUsage(vm?.record.pid ?? 0),
+  ]);
   return {
     id: sandbox.id,
     state: sandbox.state === 'paused' ? 'paused' : 'running',
@@ -40,6 +44,7 @@ export async function getStats(host: InspectionHost, id: string): Promise<Sandbo
     minor_faults: usage.minorFaults,
     major_faults: usage.majorFaults,
     ...memory,
+    ...(disk && { disk_own_bytes: disk.own_bytes, disk_shared_bytes: disk.shared_bytes }),
     memory_limit_bytes: null,
     exec_count: sandbox.execCount,
     branch_count: record.branch_count,

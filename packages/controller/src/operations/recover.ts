@@ -1,3 +1,4 @@
+import { stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ApiError } from '@forkd/api';
 import {
@@ -111,6 +112,33 @@ export async function readopt(host: Pick<Host, 'registry' | 'log'>, runtime: Run
     else if (vm === null) await registry.end(sandbox, lostWithPager(sandbox.id));
   });
   await releaseForgotten(registry, runtime);
+}
+
+/** Asks a disk server that has just been started for the disks of the running VMs. A VM whose disk is lost is ended. */
+export async function reopenDisks({ registry, log }: Pick<Host, 'registry' | 'log'>): Promise<void> {
+  await sideBySide(registry.all(), async (sandbox) => {
+    try {
+      await sandbox.vm?.reopenDisk();
+    } catch (error) {
+      log.error({ sandbox: sandbox.id, reason: messageOf(error) }, 'the disk of a running sandbox is lost');
+      const lost = new ApiError('engine_failed', `Sandbox ${sandbox.id} was ended because its disk was lost.`);
+      await registry.end(sandbox, { reason: 'lost', error: lost });
+    }
+  });
+}
+
+/** Removes the disks of VMs that are gone. A killed controller could not remove them. */
+export async function releaseForgottenDisks(host: Pick<Host, 'registry' | 'disks' | 'paths' | 'log'>): Promise<void> {
+  const { registry, disks, paths, log } = host;
+  // A server that does not run needs no asking: the next one is asked when a controller starts.
+  if ((await stat(join(paths.run, 'disk.sock')).catch(() => null)) === null) return;
+  try {
+    const server = await disks.find();
+    const known = new Set(registry.all().map(({ vm }) => vm?.record.diskKey));
+    for (const { key } of (await server.inventory()).disks) if (!known.has(key)) await server.close(key);
+  } catch (error) {
+    log.warn({ reason: messageOf(error) }, 'could not remove the disks of sandboxes that are gone');
+  }
 }
 
 /** Releases what the pager holds for VMs that are gone. A killed controller could not release it. */

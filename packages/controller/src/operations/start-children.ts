@@ -127,6 +127,7 @@ async function startChild(
     pager: runtime.pager,
     machine,
     stack: source.stack,
+    ...(source.disk.length > 0 && { disk: source.disk }),
     deviceState: host.store.blobPath(source.deviceState.digest),
     refresh: source.refresh?.entries ?? [],
     signal,
@@ -202,7 +203,7 @@ async function identify(sandbox: Sandbox, signal: AbortSignal): Promise<void> {
 }
 
 function needsOf(source: ForkSource): string[] {
-  return [...source.stack, source.deviceState.digest, source.rootDisk.digest];
+  return [...source.stack, ...source.disk, source.deviceState.digest, source.rootDisk.digest];
 }
 
 function recordOf(id: string, { source, memoryLimitMib, settings }: ChildPlan): SandboxRecord {

@@ -5,6 +5,7 @@ import type { Logger } from 'pino';
 import { type Binaries, requireBinary } from '../binaries.ts';
 import { messageOf, toApiError } from '../errors.ts';
 import type { DataPaths } from '../paths.ts';
+import type { Disks } from './disks.ts';
 import type { GuestBoot } from './guest-boot.ts';
 
 /** The parts of an engine. */
@@ -13,6 +14,7 @@ export interface EngineParts {
   paths: DataPaths;
   binaries: Binaries;
   boot: GuestBoot;
+  disks: Disks;
   poolSizeMax: number;
   /** RAM for layers that no sandbox maps. `null`: the default of the pager. */
   layerCacheBytes: number | null;
@@ -41,7 +43,7 @@ export async function createEngine(parts: EngineParts, pager: Pager, signal: Abo
 }
 
 async function createQemu(parts: EngineParts, pager: Pager, signal: AbortSignal): Promise<ProbedEngine> {
-  const { paths, binaries, boot, poolSizeMax, log } = parts;
+  const { paths, binaries, boot, disks, poolSizeMax, log } = parts;
   const shim = await requireBinary(binaries, 'shim');
   const jail = await requireBinary(binaries, 'jail');
   const probeKernel = await boot.known();
@@ -50,7 +52,8 @@ async function createQemu(parts: EngineParts, pager: Pager, signal: AbortSignal)
     sizeMax: poolSizeMax,
     onError: (error: unknown) => log.warn({ reason: messageOf(error) }, 'could not start a VMM ahead of a fork'),
   };
-  const options = { cacheDir: paths.cache, shim, jail, pager, pool, signal };
+  const findDiskServer = () => disks.find();
+  const options = { cacheDir: paths.cache, shim, jail, pager, findDiskServer, pool, signal };
   const engine = await QemuEngine.create(
     probeKernel === null
       ? options

@@ -8,6 +8,8 @@ import { type Binaries, requireBinary } from '../binaries.ts';
 interface KernelRequest {
   /** A kernel that the user provides. */
   kernelFile?: string;
+  /** True if the guest has a disk to which it writes. */
+  disk: boolean;
   signal: AbortSignal;
   onProgress?: (line: string) => void;
 }
@@ -28,7 +30,7 @@ export class GuestBoot {
     this.#note = join(cacheDir, 'guest-boot.json');
   }
 
-  async files({ kernelFile, signal, onProgress }: KernelRequest): Promise<KernelFiles> {
+  async files({ kernelFile, disk, signal, onProgress }: KernelRequest): Promise<KernelFiles> {
     const agentBinary = await requireBinary(this.#binaries, 'agent');
     const cacheDir = this.#cacheDir;
     const kernel = await ensureKernel({
@@ -37,7 +39,7 @@ export class GuestBoot {
       ...(kernelFile !== undefined && { kernelFile }),
       ...(onProgress !== undefined && { onProgress }),
     });
-    const initramfs = await ensureInitramfs({ cacheDir, kernel, agentBinary, vsock: this.#vsock, signal });
+    const initramfs = await ensureInitramfs({ cacheDir, kernel, agentBinary, vsock: this.#vsock, disk, signal });
     const files = { vmlinuz: kernel.vmlinuz, initramfs };
     if (kernelFile === undefined) await writeFileAtomic(this.#note, JSON.stringify(files));
     return files;

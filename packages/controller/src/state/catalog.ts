@@ -42,10 +42,12 @@ export interface ForkSource {
   stack: readonly string[];
   deviceState: Blob;
   rootDisk: Blob;
+  /** The layers of the disk, bottom first. Empty without one. */
+  disk: readonly string[];
 }
 
 /** The blobs of a snapshot, and the facts that were not known when its tag was claimed. */
-export interface SnapshotContents extends Pick<SnapshotDraft, 'memory' | 'deviceState' | 'rootDisk'> {
+export interface SnapshotContents extends Pick<SnapshotDraft, 'memory' | 'deviceState' | 'rootDisk' | 'disk'> {
   facts?: Partial<DraftFacts>;
 }
 
@@ -230,7 +232,7 @@ export class Catalog {
     assertTag(tag);
     const draft = this.#drafts.get(tag);
     if (draft === undefined) {
-      const { config, manifest, memory, deviceState, rootDisk } = await this.#read(tag);
+      const { config, manifest, memory, deviceState, rootDisk, disk } = await this.#read(tag);
       const { machine, image, source, python, refresh, safety } = config;
       const stack = memory.map((blob) => blob.digest);
       return {
@@ -246,6 +248,7 @@ export class Catalog {
         stack,
         deviceState,
         rootDisk,
+        disk: disk.map((blob) => blob.digest),
       };
     }
     const { facts, ram } = draft;

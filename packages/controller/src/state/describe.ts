@@ -7,7 +7,7 @@ import {
   type SnapshotInfoDetail,
 } from '@forkd/api';
 import type { Audit, BranchMode, BranchStats } from '@forkd/engine';
-import { type Listed, type StoredSnapshot, ancestorsOf } from '@forkd/store';
+import { type Blob, type Listed, type MachineRecord, type StoredSnapshot, ancestorsOf } from '@forkd/store';
 import { Compile } from 'typebox/compile';
 import type { Draft } from './draft.ts';
 import { randomWarning } from './refresh.ts';
@@ -95,7 +95,7 @@ export function infoOfDraft(draft: Draft, dir: string): SnapshotInfo {
     source: facts.source,
     ...(facts.branchedFrom !== null && { branched_from: facts.branchedFrom }),
     ...(facts.parent !== null && { parent_tag: facts.parent.tag }),
-    ...(facts.machine !== null && { mem_mib: facts.machine.mem_mib, accelerator: facts.machine.accelerator }),
+    ...(facts.machine !== null && sizesOf(facts.machine)),
     ...(facts.image !== null && randomOf(facts.refresh)),
     ...(facts.safety === 'strict' && { safety: facts.safety }),
     ...(error !== null && { error: error.message }),
@@ -112,14 +112,21 @@ export function infoOfStored({ tag, config }: StoredSnapshot, dir: string): Snap
     bootable: true,
     durable: true,
     source: config.source,
-    mem_mib: config.machine.mem_mib,
-    accelerator: config.machine.accelerator,
+    ...sizesOf(config.machine),
     ...(config.branched_from !== null && { branched_from: config.branched_from }),
     ...(config.parent_tag !== null && { parent_tag: config.parent_tag }),
     ...randomOf(config.refresh),
     ...(config.safety === 'strict' && { safety: config.safety }),
     ...pickStats(config.stats),
   };
+}
+
+function sizesOf({
+  mem_mib,
+  disk_gib,
+  accelerator,
+}: MachineRecord): Pick<SnapshotInfo, 'mem_mib' | 'disk_gib' | 'accelerator'> {
+  return { mem_mib, accelerator, ...(disk_gib !== undefined && { disk_gib }) };
 }
 
 /** A damaged snapshot stays in the list, as failed, so that it can be seen and removed. */
@@ -142,7 +149,8 @@ export function detailOf(
     dir,
     created_at_unix: config.created_at_unix,
     memory_logical_bytes: memBytesOf(config.machine),
-    memory_physical_bytes: snapshot.memory.reduce((sum, blob) => sum + blob.size, 0),
+    memory_physical_bytes: bytesOf(snapshot.memory),
+    ...(snapshot.disk.length > 0 && { disk_physical_bytes: bytesOf(snapshot.disk) }),
     vmstate_bytes: snapshot.deviceState.size,
     ...randomOf(config.refresh),
     ...(config.parent_tag !== null && { parent_tag: config.parent_tag }),
@@ -153,6 +161,10 @@ export function detailOf(
     // Another version of forkd may have written it.
     ...(buildRequest.Check(config.build) && { build: config.build }),
   };
+}
+
+function bytesOf(blobs: readonly Blob[]): number {
+  return blobs.reduce((sum, blob) => sum + blob.size, 0);
 }
 
 /** The moment from which the random numbers of a child are its own. */

@@ -43,6 +43,8 @@ export interface RamSnapshot {
   stack: readonly string[];
   deviceState: Blob;
   rootDisk: Blob;
+  /** The layers of the disk. Empty without one. */
+  disk: readonly string[];
 }
 
 /**

@@ -1,6 +1,7 @@
 import type { Store } from '@forkd/store';
 import type { Logger } from 'pino';
 import type { StorePagers } from '../process/pagers.ts';
+import type { Disks } from '../runtime/disks.ts';
 import type { Vmm } from '../runtime/vmm.ts';
 import type { Pins } from './pins.ts';
 
@@ -8,11 +9,12 @@ interface HousekeepingParts {
   store: Store;
   pins: Pins;
   vmm: Pick<Vmm, 'pagerIfUp'>;
+  disks: Pick<Disks, 'ifUp'>;
   pagers: Pick<StorePagers, 'othersLive'>;
   log: Logger;
 }
 
-/** Frees what no snapshot and no sandbox needs any more: blobs on disk, and layers that the pager holds in RAM. */
+/** Frees what no snapshot and no sandbox needs any more: blobs on disk, and layers that the pager and the disk server hold. */
 export class Housekeeping {
   readonly #parts: HousekeepingParts;
   readonly #stop = new AbortController();
@@ -57,7 +59,10 @@ export class Housekeeping {
       keepsAll,
       inUse: () => this.#parts.pins.current(),
       signal: this.#stop.signal,
-      afterSweep: (keep) => this.#dropLayers(keep),
+      afterSweep: async (keep) => {
+        await this.#dropLayers(keep);
+        await this.#dropDiskLayers(keep);
+      },
     });
     if (freedBytes > 0) this.#parts.log.info({ freed_bytes: freedBytes }, 'removed blobs that nothing refers to');
   }
@@ -70,5 +75,12 @@ export class Housekeeping {
       if (keep.has(layer) || (digest !== null && keep.has(digest))) continue;
       await pager.dropLayer(layer);
     }
+  }
+
+  async #dropDiskLayers(keep: ReadonlySet<string>): Promise<void> {
+    const server = this.#parts.disks.ifUp();
+    if (server === null) return;
+    const { layers } = await server.inventory();
+    await server.drop(layers.filter(({ layer, held }) => held && !keep.has(layer)).map(({ layer }) => layer));
   }
 }

@@ -11,7 +11,7 @@ import { GuestLink } from './guest-link.ts';
 import type { Housekeeping } from './housekeeping.ts';
 import type { Pins } from './pins.ts';
 import { type SandboxRecord, writeRecord } from './sandbox-record.ts';
-import { Sandbox, infoOf, vmDirOf } from './sandbox.ts';
+import { Sandbox, STALLS, infoOf, vmDirOf } from './sandbox.ts';
 import { endingOf, lostEndingOf, type Loss } from './vm-end.ts';
 
 /** The fields of a record that may change while the sandbox is there. */
@@ -91,6 +91,7 @@ export class Registry {
     sandbox.vm = vm;
     sandbox.record = { ...sandbox.record, vm: { ...vm.record, stack: [...vm.record.stack] } };
     sandbox.guest.retarget(vm.agentSocket, vm.agentPort);
+    vm.onStall = (stall) => this.#stalled(sandbox, stall);
     this.#watch(sandbox, vm).catch((error: unknown) => {
       this.#parts.log.error({ err: error, sandbox: sandbox.id }, 'could not end a sandbox whose VMM ended by itself');
     });
@@ -174,6 +175,20 @@ export class Registry {
     if (sandbox.vm !== vm || sandbox.state === 'ending' || sandbox.state === 'gone') return;
     this.#parts.log.warn({ sandbox: sandbox.id, ...exit }, 'the VMM of a sandbox ended by itself');
     await this.#end(sandbox, endingOf(sandbox.record, exit, await readConsoleTail(sandbox)));
+  }
+
+  /** Reports that the disk of a sandbox has stopped it, or that it runs again. */
+  #stalled(sandbox: Sandbox, stall: Vm['stall']): void {
+    if (!sandbox.isThere) return;
+    const reason = stall === null ? undefined : STALLS[stall];
+    this.#parts.log.warn(
+      { sandbox: sandbox.id, reason },
+      reason === undefined ? 'a sandbox continues' : 'a sandbox stands still',
+    );
+    this.#parts.events.emit(reason === undefined ? 'sandbox.recovered' : 'sandbox.stalled', {
+      ...subjectOf(sandbox),
+      ...(reason !== undefined && { reason }),
+    });
   }
 
   #end(sandbox: Sandbox, how: Ending): Promise<void> {

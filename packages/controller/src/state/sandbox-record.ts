@@ -16,6 +16,8 @@ const VmSchema = Type.Object({
   startTicks: Type.Integer({ minimum: 0 }),
   machine: Machine,
   stack: Type.Array(Type.String()),
+  /** The name of its disk at the disk server. Absent if it has none. */
+  diskKey: Type.Optional(Type.String()),
 });
 
 /** The record from which another controller takes a sandbox over: `sandboxes/<id>/sandbox.json`. */

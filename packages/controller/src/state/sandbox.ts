@@ -72,6 +72,12 @@ export class Sandbox {
   }
 }
 
+/** Why a sandbox stands still that its disk has stopped. */
+export const STALLS: Readonly<Record<NonNullable<Vm['stall']>, string>> = {
+  no_space: 'The host has no space left for its disk.',
+  no_server: 'The server of its disk has ended, and is started again.',
+};
+
 /** The description of a sandbox, from its record and its VM if that is known. */
 export function infoOf(record: SandboxRecord, vm: Vm | null, state: 'running' | 'paused'): SandboxInfo {
   return {
@@ -87,6 +93,7 @@ export function infoOf(record: SandboxRecord, vm: Vm | null, state: 'running' | 
     branch_count: record.branch_count,
     hostname: record.id,
     state,
+    ...(vm?.stall != null && { stalled: STALLS[vm.stall] }),
     ...(record.name !== null && { name: record.name }),
     ...(Object.keys(record.labels).length > 0 && { labels: record.labels }),
     ...(record.expires_at_unix !== null && {

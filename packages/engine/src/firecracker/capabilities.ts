@@ -23,6 +23,7 @@ export function firecrackerCapabilities(host: FirecrackerHost): Capabilities {
     memory_limit: limitUnavailable ?? true,
     pool: 'Each restore starts a Firecracker of its own.',
     window_inside: 'The pager pauses a Firecracker over its API.',
+    disk: 'Firecracker can use no disk of a server: files that its guests write are kept in their memory.',
     ...(why === null ? { live: true, floor: true } : withoutLive(why)),
   };
 }

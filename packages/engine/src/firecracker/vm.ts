@@ -37,6 +37,8 @@ export class FirecrackerVm implements Vm {
   readonly api: FirecrackerApi;
   /** The file system of its process. */
   readonly vmRoot: VmRoot;
+  readonly stall = null;
+  onStall = null;
   readonly #parts: VmParts;
   #capabilities: Capabilities;
   /** The stack that memory held when Firecracker began to track writes. `null` if that is unknown. */
@@ -117,6 +119,12 @@ export class FirecrackerVm implements Vm {
 
   memory(): Promise<MemoryUse> {
     return readLentMemoryUse(this.record.pid);
+  }
+
+  async reopenDisk(): Promise<void> {}
+
+  async diskUse(): Promise<null> {
+    return null;
   }
 
   kill(): Promise<void> {

@@ -1,4 +1,4 @@
-import type { Accelerator, KernelFiles, Machine } from '../types.ts';
+import type { KernelFiles, Machine } from '../types.ts';
 
 /**
  * The descriptors under which a VMM finds what the launcher leaves it; twins of the numbers in
@@ -119,13 +119,27 @@ function acceleration(machine: Machine): string {
   return `tcg,thread=${machine.vcpus > 1 ? 'multi' : 'single'},tb-size=64`;
 }
 
+/** The device of a disk that the disk server offers as `key` at its socket in `dir`. It comes last: those before keep their places. */
+export function diskArguments(key: string, dir: string): string[] {
+  const disk = {
+    driver: 'nbd',
+    'node-name': 'disk',
+    server: { type: 'unix', path: `${dir}/disk.sock` },
+    export: key,
+    discard: 'unmap',
+    'detect-zeroes': 'unmap',
+  };
+  // A request that fails stops the VM, and is repeated when the VM runs again.
+  return ['-blockdev', JSON.stringify(disk), '-device', 'virtio-blk-device,drive=disk,werror=stop,rerror=stop'];
+}
+
 /** How a VM starts from nothing, with the files of {@link bootFiles}. */
 export function bootArguments(machine: Machine, tscKhz: number): string[] {
   return [
     commonArguments(machine),
     ['-kernel', `/proc/self/fd/${FILES_FD}`],
     ['-initrd', `/proc/self/fd/${FILES_FD + 1}`],
-    ['-append', kernelCommandLine(machine.accelerator, tscKhz)],
+    ['-append', kernelCommandLine(machine, tscKhz)],
   ].flat();
 }
 
@@ -149,8 +163,9 @@ export function waitArguments(machine: Machine): string[] {
  * busy host delivers late, and hang or get it wrong. The second is that the processor has none of the hardware flaws of its
  * model, because mitigations take most of the time of a system call.
  */
-function kernelCommandLine(accelerator: Accelerator, tscKhz: number): string {
+function kernelCommandLine({ accelerator, disk_gib: diskGib }: Machine, tscKhz: number): string {
   const clock = [`tsc_early_khz=${tscKhz}`, 'tsc=reliable', 'no_timer_check'];
   const emulated = accelerator === 'tcg' ? [...clock, 'mitigations=off'] : [];
-  return ['console=ttyS0', 'quiet', 'reboot=t', 'panic=-1', ...emulated, 'forkd.root=/dev/vda'].join(' ');
+  const disk = diskGib === undefined ? [] : ['forkd.disk=/dev/vdb'];
+  return ['console=ttyS0', 'quiet', 'reboot=t', 'panic=-1', ...emulated, 'forkd.root=/dev/vda', ...disk].join(' ');
 }

@@ -10,6 +10,8 @@ export interface QemuHost {
   pooled: boolean;
   /** Why the pauses of live branches are not conducted inside QEMU; `null` where they are. */
   insideUnavailable: string | null;
+  /** There is a disk server. */
+  disks: boolean;
 }
 
 export function qemuCapabilities({
@@ -17,6 +19,7 @@ export function qemuCapabilities({
   limitUnavailable,
   pooled,
   insideUnavailable,
+  disks,
 }: QemuHost): Capabilities {
   return {
     full: true,
@@ -27,5 +30,6 @@ export function qemuCapabilities({
     pool: pooled || 'The pool may hold no VMMs, as it was configured.',
     floor: true,
     window_inside: insideUnavailable ?? true,
+    disk: disks || 'There is no disk server.',
   };
 }

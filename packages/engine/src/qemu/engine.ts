@@ -19,6 +19,7 @@ import type {
 } from '../types.ts';
 import { BASELINE_MODEL, bootArguments, bootFiles, EMULATED_MODEL, MACHINE, restoreArguments } from './arguments.ts';
 import { qemuCapabilities } from './capabilities.ts';
+import type { FindDiskServer } from './disk.ts';
 import type { Idle } from './idle.ts';
 import { Jail } from './jail.ts';
 import { type PoolOptions, VmmPool } from './pool.ts';
@@ -42,6 +43,8 @@ export interface QemuOptions {
   accelerator?: Accelerator;
   /** How to prove that pauses can be conducted inside QEMU. Without it, the monitor conducts them. */
   windowTrial?: WindowTrial;
+  /** Finds the disk server. Without it, VMs have no disks. */
+  findDiskServer?: FindDiskServer;
   /** VMMs that wait for a restore. Without it, each restore starts its own. */
   pool?: PoolOptions;
   signal?: AbortSignal;
@@ -74,6 +77,7 @@ export class QemuEngine implements Engine {
       limitUnavailable: memoryLimits.unavailable,
       pooled,
       insideUnavailable,
+      disks: options.findDiskServer !== undefined,
     });
     this.isolation = [...jail.isolation, isolationOfLimits(memoryLimits)];
     this.window = insideUnavailable === null ? 'inside' : 'monitor';
@@ -82,7 +86,7 @@ export class QemuEngine implements Engine {
 
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
   static async create(options: QemuOptions): Promise<QemuEngine> {
-    const { pager, shim, cacheDir, windowTrial: trial, signal } = options;
+    const { pager, shim, cacheDir, windowTrial: trial, findDiskServer, signal } = options;
     const version = await readVersion(PROGRAM, signal);
     const acceleration = await accelerate(options, version);
     const models = acceleration.accelerator === 'kvm' ? [acceleration.cpuModel, BASELINE_MODEL] : [];
@@ -92,8 +96,15 @@ export class QemuEngine implements Engine {
       MemoryLimits.probe(),
     ]);
     const guests = { version, acceleration, processors };
-    const vmm = { program: PROGRAM, shim, jail, memoryLimits, watches: new Map<string, RunStateWatch>() };
-    const machine = machineOf(guests, TRIAL_MEM_MIB, 1, acceleration.cpuModel);
+    const vmm = {
+      program: PROGRAM,
+      shim,
+      jail,
+      memoryLimits,
+      watches: new Map<string, RunStateWatch>(),
+      findDiskServer,
+    };
+    const machine = machineOf(guests, { mem_mib: TRIAL_MEM_MIB, vcpus: 1 }, acceleration.cpuModel);
     const insideUnavailable = await whyNoInsideWindow({
       version,
       cacheDir,
@@ -103,21 +114,26 @@ export class QemuEngine implements Engine {
     return new QemuEngine(guests, vmm, insideUnavailable, options);
   }
 
-  machine(memMib: number, vcpus: number, cpuModel: CpuModel = 'host'): Machine {
+  machine(memMib: number, vcpus: number, cpuModel: CpuModel = 'host', diskGib?: number): Machine {
     const travels = cpuModel === 'x86-64-v2' && this.accelerator === 'kvm';
-    return machineOf(this.#guests, memMib, vcpus, travels ? BASELINE_MODEL : this.#guests.acceleration.cpuModel);
+    const model = travels ? BASELINE_MODEL : this.#guests.acceleration.cpuModel;
+    const disk = diskGib === undefined ? {} : { disk_gib: diskGib };
+    return machineOf(this.#guests, { mem_mib: memMib, vcpus, ...disk }, model);
   }
 
   checkMachine(machine: Machine): void {
     const model = machine.cpu_model === BASELINE_MODEL ? BASELINE_MODEL : this.#guests.acceleration.cpuModel;
-    compareMachines(machineOf(this.#guests, machine.mem_mib, machine.vcpus, model), machine);
+    compareMachines(machineOf(this.#guests, machine, model), machine);
   }
 
   boot(spec: BootSpec): Promise<Vm> {
-    const machine = this.machine(spec.memMib, spec.vcpus, spec.cpuModel);
+    const { disk, memMib, vcpus, cpuModel } = spec;
+    const machine = this.machine(memMib, vcpus, cpuModel, disk?.gib);
     const args = bootArguments(machine, spec.pager.tscKhz);
     const files = bootFiles(spec.kernel);
-    return this.#yield(() => launch({ ...this.#common(spec, machine), args, files, stack: [] }));
+    return this.#yield(() =>
+      launch({ ...this.#common(spec, machine), args, files, stack: [], diskLayers: disk?.layers }),
+    );
   }
 
   async restore(spec: RestoreSpec): Promise<Vm> {
@@ -125,7 +141,8 @@ export class QemuEngine implements Engine {
     const { machine, rootImage, pager, stack, deviceState, refresh, memoryLimitMib } = spec;
     refuseMemoryLimit(spec, this.capabilities);
     const args = restoreArguments(machine);
-    const options = { ...this.#common(spec, machine), args, stack, deviceState, refresh, memoryLimitMib };
+    const memory = { stack, deviceState, refresh, memoryLimitMib };
+    const options = { ...this.#common(spec, machine), args, ...memory, diskLayers: spec.disk };
     return this.#yield(async () => {
       const idle = await this.#pool?.takeSoon({ machine, rootImage }, pager);
       const woken = idle && (await this.#wake(idle, options));
@@ -143,7 +160,7 @@ export class QemuEngine implements Engine {
   }
 
   adopt(record: VmRecord, pager: Pager, paused: boolean): Promise<Vm | null> {
-    return adopt(record, { pager, capabilities: this.capabilities, watches: this.#vmm.watches }, paused);
+    return adopt(record, { pager, capabilities: this.capabilities, ...this.#vmm }, paused);
   }
 
   /** `undefined` when the VMM was lost: another is started for this VM, which tells what is wrong if anything is. */
@@ -166,6 +183,9 @@ export class QemuEngine implements Engine {
   }
 }
 
+/** The parts of a machine that its template was built with. */
+type Sizes = Pick<Machine, 'mem_mib' | 'vcpus' | 'disk_gib'>;
+
 /** The QEMU of the host, its accelerator, and the processors of guests. */
 interface Guests {
   version: string;
@@ -175,9 +195,11 @@ interface Guests {
 }
 
 /** The parts that all VMs of an engine are started with. */
-type VmmParts = Pick<Launch, 'program' | 'shim' | 'jail' | 'memoryLimits'> & { watches: Map<string, RunStateWatch> };
+type VmmParts = Pick<Launch, 'program' | 'shim' | 'jail' | 'memoryLimits' | 'findDiskServer'> & {
+  watches: Map<string, RunStateWatch>;
+};
 
-function machineOf(guests: Guests, memMib: number, vcpus: number, cpuModel: string): Machine {
+function machineOf(guests: Guests, { mem_mib, vcpus, disk_gib }: Sizes, cpuModel: string): Machine {
   const { version, acceleration, processors } = guests;
   const processor = processors.get(cpuModel);
   return {
@@ -186,8 +208,9 @@ function machineOf(guests: Guests, memMib: number, vcpus: number, cpuModel: stri
     machine: MACHINE,
     accelerator: acceleration.accelerator,
     cpu_model: cpuModel,
-    mem_mib: memMib,
+    mem_mib,
     vcpus,
+    ...(disk_gib !== undefined && { disk_gib }),
     ...(processor && { processor }),
   };
 }

@@ -5,9 +5,10 @@ import { memBytesOf } from '@forkd/api/constants';
 import type { Pager } from '../pager/client.ts';
 import { endProcess, explain } from '../supervise.ts';
 import type { Shape, WindowKind } from '../types.ts';
-import { FILES, waitArguments } from './arguments.ts';
+import { diskArguments, FILES, waitArguments } from './arguments.ts';
+import type { FindDiskServer, VmDisk } from './disk.ts';
 import type { Jail } from './jail.ts';
-import { newKey } from './vm.ts';
+import { makeDisk, newKey } from './vm.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 /** The parts of the host and the engine that a VMM is started with before its VM is known. */
@@ -18,12 +19,15 @@ export interface IdleParts {
   shim: string;
   jail: Jail;
   window: WindowKind;
+  findDiskServer: FindDiskServer | undefined;
 }
 
 /** A VMM that waits for its VM. */
 export interface Idle {
   name: string;
   process: VmmProcess;
+  /** The disk of the VMM, which has no content yet. `null` for a machine without one. */
+  disk: VmDisk | null;
   pager: Pager;
 }
 
@@ -33,8 +37,10 @@ export async function startIdle(parts: IdleParts, { machine, rootImage }: Shape,
   const dir = join(parts.dir, name);
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const key = newKey();
+  let disk: VmDisk | null = null;
   let idle: Idle | undefined;
   try {
+    disk = await makeDisk({ ...parts, machine }, null);
     await pager.prepare({
       vmm: name,
       mem_bytes: memBytesOf(machine),
@@ -42,24 +48,26 @@ export async function startIdle(parts: IdleParts, { machine, rootImage }: Shape,
       chardev_socket: join(dir, FILES.chardev),
       key,
     });
-    const own = { name, key, dir, args: waitArguments(machine) };
+    const diskArgs = disk === null ? [] : diskArguments(disk.key, parts.jail.pagerDir);
+    const own = { name, key, dir, args: [...waitArguments(machine), ...diskArgs] };
     const process = await VmmProcess.start({ ...parts, ...own, machine, rootImage, pager, waits: true });
-    idle = { name, process, pager };
+    idle = { name, process, disk, pager };
     await untilIdle(idle);
     return idle;
   } catch (error) {
     // The first failure is the one to report.
-    await (idle ? endIdle(idle) : discard(name, dir, pager)).catch(() => undefined);
+    await (idle ? endIdle(idle) : discard({ name, disk, pager }, dir)).catch(() => undefined);
     throw error;
   }
 }
 
 /** Ends a VMM that waits, and removes its files. */
-export async function endIdle({ name, process, pager }: Idle): Promise<void> {
+export async function endIdle(idle: Idle): Promise<void> {
+  const { process } = idle;
   try {
     await endProcess(process, process.exited);
   } finally {
-    await discard(name, process.dir, pager);
+    await discard(idle, process.dir);
   }
 }
 
@@ -75,8 +83,9 @@ async function untilIdle({ name, process, pager }: Idle): Promise<void> {
   }
 }
 
-async function discard(name: string, dir: string, pager: Pager): Promise<void> {
+async function discard({ name, disk, pager }: Omit<Idle, 'process'>, dir: string): Promise<void> {
   // A pager that has gone holds nothing that would need to be released.
   await pager.release(name).catch(() => undefined);
+  await disk?.close().catch(() => undefined);
   await rm(dir, { recursive: true, force: true });
 }

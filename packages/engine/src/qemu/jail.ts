@@ -31,6 +31,8 @@ export interface Confined {
 
 /** The launcher of VMMs, `forkd-jail`, with what it can take from them on this host. */
 export class Jail {
+  /** Where a VMM finds the directory of the sockets of the pager and the disk server. Twins of `PAGER` and `PAGER_DIR` in `crates/vmm-jail/src`. */
+  readonly pagerDir: string;
   /** The isolation measures, and whether each is in force. */
   readonly isolation: readonly Isolation[];
   readonly launcher: string;
@@ -40,6 +42,7 @@ export class Jail {
   private constructor(launcher: string, steps: readonly Isolation[], seccomp: Isolation) {
     this.launcher = launcher;
     this.isolation = [...steps, seccomp];
+    this.pagerDir = steps.some(({ id, ok }) => id === 'mount_namespace' && ok) ? '/pager' : '/proc/self/fd/109';
     this.#steps = steps.flatMap(({ id, ok }) => (ok ? [id] : [])).join(',');
     this.#seccomp = seccomp.ok ? ['-sandbox', SECCOMP] : [];
   }

@@ -82,7 +82,9 @@ export class VmmPool {
   take(shape: Shape, pager: Pager): Idle | undefined {
     this.#want(shape, pager);
     const key = keyOf(shape);
-    const idle = this.#waiting.find((candidate) => candidate.key === key && candidate.pager === pager);
+    const idle = this.#waiting.find(
+      (candidate) => candidate.key === key && candidate.pager === pager && isUsable(candidate),
+    );
     if (idle) this.#forget(idle);
     return idle;
   }
@@ -211,7 +213,7 @@ export class VmmPool {
   }
 
   #countOf(key: string): number {
-    return this.#waiting.filter((idle) => idle.key === key).length;
+    return this.#waiting.filter((idle) => idle.key === key && isUsable(idle)).length;
   }
 
   /** The number of VMMs of each shape. */
@@ -226,7 +228,8 @@ export class VmmPool {
 
   async #endUnwanted(): Promise<void> {
     const keys = new Set(this.#wanted.map((wanted) => wanted.key));
-    await Promise.all(this.#waiting.filter((idle) => !keys.has(idle.key)).map((idle) => this.#end(idle)));
+    const unwanted = this.#waiting.filter((idle) => !keys.has(idle.key) || !isUsable(idle));
+    await Promise.all(unwanted.map((idle) => this.#end(idle)));
   }
 
   async #startOne(shape: Shape, pager: Pager): Promise<void> {
@@ -291,4 +294,9 @@ function postpone(wanted: Wanted): void {
 function keyOf({ machine, rootImage }: Shape): string {
   const fields = Object.keys(machine).toSorted() as (keyof Machine)[];
   return JSON.stringify([rootImage, ...fields.map((field) => machine[field])]);
+}
+
+/** A VMM cannot reach its disk any more once the server has ended that it was started with. */
+function isUsable({ disk }: Idle): boolean {
+  return disk === null || disk.isServed;
 }

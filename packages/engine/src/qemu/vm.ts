@@ -2,10 +2,11 @@ import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { memBytesOf } from '@forkd/api/constants';
+import type { DiskUse } from '../disk/wire.ts';
+import { EngineError } from '../errors.ts';
 import { joinGroup, withLimitKill, type MemoryLimits, removeMemoryLimit } from '../memory-limit.ts';
 import type { Pager } from '../pager/client.ts';
-import type { BranchOptions } from '../pager/link.ts';
-import type { BranchDone, Caller, MemoryUse, Refresh } from '../pager/wire.ts';
+import type { Caller, MemoryUse, Refresh } from '../pager/wire.ts';
 import { isRunning, killProcess } from '../process.ts';
 import { checkSocketPath, endOfProcess, endProcess, inTime } from '../supervise.ts';
 import type {
@@ -14,16 +15,19 @@ import type {
   PauseFloor,
   Vm,
   VmBranch,
+  VmBranchDone,
+  VmBranchOptions,
   VmExit,
   VmFault,
   VmRecord,
   WindowKind,
 } from '../types.ts';
-import { FILES } from './arguments.ts';
+import { diskArguments, FILES } from './arguments.ts';
+import { branchWithDisk, type FindDiskServer, VmDisk } from './disk.ts';
 import type { Idle } from './idle.ts';
 import type { Jail } from './jail.ts';
 import { waitUntilRunning } from './monitor.ts';
-import { RunStateWatch } from './run-state.ts';
+import { type OnStall, RunStateWatch, type Stall } from './run-state.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 /** Bytes of what a VMM shows its pager. */
@@ -38,6 +42,9 @@ export interface Launch {
   machine: Machine;
   rootImage: string;
   stack: readonly string[];
+  /** The layers of the disk, if the machine has one. */
+  diskLayers?: readonly string[] | undefined;
+  findDiskServer: FindDiskServer | undefined;
   refresh?: readonly Refresh[] | undefined;
   /** The file that the VMM finds as its fourth descriptor. */
   deviceState?: string;
@@ -65,22 +72,35 @@ export interface Launch {
 export async function launch(options: Launch): Promise<Vm> {
   checkSocketPath(join(options.dir, FILES.monitor));
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
-  const { pager, id } = options;
+  const { pager, id, jail } = options;
   const key = newKey();
-  await pager.announce(announcement(options, { key }));
+  const disk = await makeDisk(options, options.diskLayers ?? []);
   let vm: QemuVm | undefined;
   try {
+    await pager.announce(announcement(options, { key }));
     const cgroup = await makeLimit(options);
-    vm = vmOf(await VmmProcess.start({ ...options, name: id, key, cgroup }), options);
+    const args = [...options.args, ...(disk === null ? [] : diskArguments(disk.key, jail.pagerDir))];
+    vm = vmOf(await VmmProcess.start({ ...options, args, name: id, key, cgroup }), options, disk);
     await running(vm, options, (signal) => waitUntilRunning(join(options.dir, FILES.monitor), signal));
     await pager.open(id);
     vm.watch();
     return vm;
   } catch (error) {
     await (vm ? vm.kill() : pager.release(id).catch(() => undefined));
-    if (!vm) await removeMemoryLimit(options.dir);
+    if (!vm) {
+      await removeMemoryLimit(options.dir);
+      await disk?.close().catch(() => undefined);
+    }
     throw error;
   }
+}
+
+/** The disk of a VM whose machine has one. `layers` is as in {@link VmDisk.create}. */
+export async function makeDisk(
+  { machine, findDiskServer }: Pick<Launch, 'machine' | 'findDiskServer'>,
+  layers: readonly string[] | null,
+): Promise<VmDisk | null> {
+  return machine.disk_gib === undefined ? null : VmDisk.create(machine, findDiskServer, layers);
 }
 
 /** Makes the key that a VMM shows when it calls the pager. */
@@ -104,12 +124,14 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
   } catch (error) {
     await killProcess(vmm);
     await pager.release(idle.name).catch(() => undefined);
+    await idle.disk?.close().catch(() => undefined);
     throw error;
   }
   // The sockets have fixed names in the directory of the VM, which may move.
   vmm.dir = dir;
-  const vm = vmOf(vmm, options);
+  const vm = vmOf(vmm, options, idle.disk);
   try {
+    await idle.disk?.bind(options.diskLayers ?? []);
     const cgroup = await makeLimit(options);
     if (cgroup !== undefined) await joinGroup(cgroup, vmm.pid);
     const announce = announcement(options, { pid: vmm.pid });
@@ -126,21 +148,33 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
 export async function adopt(record: VmRecord, parts: VmParts, paused: boolean): Promise<Vm | null> {
   const { pager } = parts;
   if (!(await isRunning(record))) return null;
+  const disk = await reopenDisk(record, parts.findDiskServer);
   await pager.adopt(announcement(record, { pid: record.pid }), paused);
   const exited = withLimitKill(endOfProcess(record, join(record.dir, FILES.log)), () => record.dir);
-  const vm = new QemuVm(record, parts, exited);
-  vm.watch();
+  const vm = new QemuVm(record, parts, exited, disk);
+  vm.watch(paused);
   return vm;
 }
 
+async function reopenDisk(
+  { diskKey, machine, pid }: VmRecord,
+  find: FindDiskServer | undefined,
+): Promise<VmDisk | null> {
+  if (diskKey === undefined || find === undefined) return null;
+  const disk = new VmDisk(diskKey, machine, find);
+  await disk.reopen(pid);
+  return disk;
+}
+
 /** The VM that a process runs. */
-function vmOf(vmm: VmmProcess, options: Launch): QemuVm {
+function vmOf(vmm: VmmProcess, options: Launch, disk: VmDisk | null): QemuVm {
   const { id, machine, stack } = options;
   const { dir, pid, startTicks, exited } = vmm;
   return new QemuVm(
-    { id, dir, pid, startTicks, machine, stack },
+    { id, dir, pid, startTicks, machine, stack, ...(disk && { diskKey: disk.key }) },
     options,
     withLimitKill(exited, () => vmm.dir),
+    disk,
   );
 }
 
@@ -166,7 +200,7 @@ function running(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promis
 }
 
 /** The parts of its engine that a VM needs. */
-type VmParts = Pick<Launch, 'pager' | 'capabilities' | 'watches'>;
+type VmParts = Pick<Launch, 'pager' | 'capabilities' | 'watches' | 'findDiskServer'>;
 
 class QemuVm implements Vm {
   readonly record: VmRecord;
@@ -178,12 +212,22 @@ class QemuVm implements Vm {
   readonly builtOn = [];
   readonly #pager: Pager;
   readonly #watches: Map<string, RunStateWatch>;
+  readonly #disk: VmDisk | null;
+  /** Lets a VM that its disk has stopped run again. Set while the VM is paused. */
+  #release: (() => void) | undefined;
+  onStall: OnStall | null = null;
   /** Why the VM was ended by us, where it stopped for good. */
   #lost: VmFault | null = null;
   #killed: Promise<void> | undefined;
 
-  constructor(record: VmRecord, { pager, capabilities, watches }: VmParts, exited: Promise<VmExit>) {
+  constructor(
+    record: VmRecord,
+    { pager, capabilities, watches }: VmParts,
+    exited: Promise<VmExit>,
+    disk: VmDisk | null,
+  ) {
     this.record = record;
+    this.#disk = disk;
     this.capabilities = capabilities;
     this.agentSocket = join(record.dir, FILES.agent);
     this.#watches = watches;
@@ -194,15 +238,26 @@ class QemuVm implements Vm {
     this.#pager = pager;
   }
 
-  /** Ends the VM when it stops for good, from now on. It runs. */
-  watch(): void {
+  /** Ends the VM when it stops for good, from now on. It runs, unless it is `paused`. */
+  watch(paused = false): void {
     this.#unwatch();
-    const watch = new RunStateWatch(join(this.record.dir, FILES.monitor), (why) => {
+    const onLost = (why: VmFault): void => {
       this.#lost = why;
       // If the kernel refuses to end the VM, requests to it fail, and say so.
       killProcess(this.record).catch(() => undefined);
-    });
+    };
+    const onStall = this.#disk === null ? undefined : (stall: Stall | null) => this.onStall?.(stall);
+    const watch = new RunStateWatch(join(this.record.dir, FILES.monitor), onLost, onStall);
     this.#watches.set(this.record.id, watch);
+    if (paused) this.#release = watch.hold();
+  }
+
+  get #watch(): RunStateWatch | undefined {
+    return this.#watches.get(this.record.id);
+  }
+
+  get stall(): Stall | null {
+    return this.#watch?.stall ?? null;
   }
 
   #unwatch(): void {
@@ -210,17 +265,62 @@ class QemuVm implements Vm {
     this.#watches.delete(this.record.id);
   }
 
-  pause(signal?: AbortSignal): Promise<void> {
-    return this.#pager.pause(this.record.id, signal);
+  async pause(signal?: AbortSignal): Promise<void> {
+    const release = await this.#hold();
+    try {
+      await this.#pager.pause(this.record.id, signal);
+    } catch (error) {
+      release();
+      throw error;
+    }
+    this.#release?.();
+    this.#release = release;
   }
 
-  resume(signal?: AbortSignal): Promise<void> {
-    return this.#pager.resume(this.record.id, signal);
+  async resume(signal?: AbortSignal): Promise<void> {
+    await this.#pager.resume(this.record.id, signal);
+    this.#release?.();
+    this.#watch?.retry();
   }
 
-  branch({ mode, resume, audit = false, measureDiff = false }: VmBranch, options?: BranchOptions): Promise<BranchDone> {
+  async branch(
+    { mode, resume, audit = false, measureDiff = false }: VmBranch,
+    options: VmBranchOptions = {},
+  ): Promise<VmBranchDone> {
     const branch = { sandbox: this.record.id, mode, resume, audit, measure_diff: measureDiff };
-    return this.#pager.branch(branch, options);
+    if (this.#disk === null) return this.#pager.branch(branch, options);
+    // A VM that its disk has stopped would otherwise be told to run in the middle of the pause.
+    const release = await this.#hold();
+    try {
+      if (this.#watch?.isStopped === true) throw waitsForDisk(this.record.id, this.stall);
+      return await branchWithDisk(this.#pager, this.#disk, branch, {
+        ...options,
+        onEvent: (event) => {
+          release();
+          options.onEvent?.(event);
+        },
+      });
+    } finally {
+      release();
+    }
+  }
+
+  async reopenDisk(): Promise<void> {
+    await this.#disk?.reopen(this.record.pid);
+    this.#watch?.retry();
+  }
+
+  async diskUse(): Promise<DiskUse | null> {
+    return this.#disk === null ? null : this.#disk.use();
+  }
+
+  /** Resolves when the VM is not told to run any more after its disk has stopped it, until the returned function is called. */
+  async #hold(): Promise<() => void> {
+    const watch = this.#watch;
+    if (watch === undefined) return () => undefined;
+    const release = watch.hold();
+    await watch.untilHeld();
+    return release;
   }
 
   floor(): Promise<PauseFloor> {
@@ -244,8 +344,16 @@ class QemuVm implements Vm {
     else await rest;
     // A pager that has gone holds nothing that would need to be released, and one that stands still is not waited for.
     await this.#pager.release(id).catch(() => undefined);
+    await this.#disk?.close().catch(() => undefined);
     const sockets = [FILES.monitor, FILES.pagerMonitor, FILES.chardev, FILES.agent];
     await Promise.all(sockets.map((name) => rm(join(dir, name), { force: true })));
     if (stuck !== undefined) throw stuck;
   }
+}
+
+function waitsForDisk(id: string, stall: Stall | null): EngineError {
+  const cause = stall === 'no_space' ? 'Free space on the host' : 'Its server is being started again';
+  return new EngineError('busy', `The VM ${id} waits for its disk.`, {
+    hint: `${cause}: the VM then continues by itself.`,
+  });
 }

@@ -26,6 +26,7 @@ const TRIAL_CAPABILITIES = qemuCapabilities({
   limitUnavailable: null,
   pooled: false,
   insideUnavailable: null,
+  disks: false,
 });
 
 /** How to prove that the shim conducts pauses. */
@@ -99,6 +100,7 @@ async function prove({ kernel, dir }: WindowTrial, vmm: Candidate['vmm']): Promi
       // The VM reads no disk before it is ended.
       rootImage: kernel.initramfs,
       stack: [],
+      findDiskServer: undefined,
       window: 'inside',
       capabilities: TRIAL_CAPABILITIES,
       signal,

@@ -6,6 +6,7 @@ import { aptInstall, pass, skip, warn, type Finding } from '../row.ts';
 /** The programs that make images, the Debian package of each, and the images that need it. */
 const imageTools = [
   { program: 'mkfs.erofs', package: 'erofs-utils', use: 'any image' },
+  { program: 'mkfs.ext4', package: 'e2fsprogs', use: 'templates with a disk' },
   { program: 'mmdebstrap', package: 'mmdebstrap', use: 'the recipes python and debian' },
   { program: 'busybox', package: 'busybox-static', use: 'the recipe busybox' },
   { program: 'skopeo', package: 'skopeo', use: 'registries and archives' },
@@ -17,7 +18,16 @@ const imageTools = [
 ] as const;
 
 /** The Debian packages that forkd uses, as the set-up of a checkout installs them. */
-const packages = ['qemu-system-x86', 'mmdebstrap', 'erofs-utils', 'zstd', 'cpio', 'skopeo', 'busybox-static'] as const;
+const packages = [
+  'qemu-system-x86',
+  'mmdebstrap',
+  'erofs-utils',
+  'e2fsprogs',
+  'zstd',
+  'cpio',
+  'skopeo',
+  'busybox-static',
+] as const;
 
 export const toolChecks: readonly Check[] = [
   { id: 'image_tools', look: tools },

@@ -1,0 +1,153 @@
+import { randomBytes } from 'node:crypto';
+import { setTimeout as delay } from 'node:timers/promises';
+import type { DiskServer } from '../disk/client.ts';
+import type { DiskUse } from '../disk/wire.ts';
+import { EngineError } from '../errors.ts';
+import type { Pager } from '../pager/client.ts';
+import type { Blob, Branch, BranchEvent } from '../pager/wire.ts';
+import { anySignal } from '../signals.ts';
+import type { Machine, VmBranchDone, VmBranchOptions } from '../types.ts';
+
+/** Bytes of the key under which a VMM asks for its disk. */
+const KEY_BYTES = 16;
+/** Longest wait for the removal of a disk. The next controller removes one that is left. */
+const CLOSE_MS_MAX = 5_000;
+
+/** Finds the disk server, which is started if none runs. */
+export type FindDiskServer = () => Promise<DiskServer>;
+
+/** A disk that the disk server serves to one VMM. */
+export class VmDisk {
+  /** The name of the disk, which its VMM alone knows. */
+  readonly key: string;
+  readonly #sizeBytes: number;
+  readonly #findServer: FindDiskServer;
+  #epochPath: string | null = null;
+
+  constructor(key: string, { disk_gib: gib = 0 }: Machine, findServer: FindDiskServer) {
+    this.key = key;
+    this.#sizeBytes = gib * 2 ** 30;
+    this.#findServer = findServer;
+  }
+
+  /**
+   * Makes a disk on top of layers. `null`: a disk that gets them later, with {@link bind}. Throws `unsupported` where there is
+   * no disk server.
+   */
+  static async create(
+    machine: Machine,
+    findServer: FindDiskServer | undefined,
+    layers: readonly string[] | null,
+  ): Promise<VmDisk> {
+    if (findServer === undefined) throw new EngineError('unsupported', 'Disks need a disk server, and there is none.');
+    const disk = new VmDisk(randomBytes(KEY_BYTES).toString('hex'), machine, findServer);
+    await disk.#open(layers, null);
+    return disk;
+  }
+
+  /** Asks a server that was started since, or by another controller, for the disk. Throws `vm_gone` if it does not have it. */
+  async reopen(pid: number): Promise<void> {
+    const { disks } = await (await this.#findServer()).inventory();
+    if (!disks.some(({ key }) => key === this.key)) {
+      throw new EngineError('vm_gone', 'The disk server does not have the disk of the VM.');
+    }
+    await this.#open([], pid);
+  }
+
+  /** False once the server that served the disk has ended, until the disk is opened again. */
+  get isServed(): boolean {
+    return this.#epochPath !== null;
+  }
+
+  /** Gives a disk that was made without layers its content. */
+  async bind(layers: readonly string[]): Promise<void> {
+    await (await this.#findServer()).bind(this.key, layers);
+  }
+
+  /** The file through which a branch marks the instant of the disk. */
+  get epochPath(): string {
+    if (this.#epochPath === null) throw new EngineError('busy', 'The disk of the VM has no server at the moment.');
+    return this.#epochPath;
+  }
+
+  /** The layers of the disk at the instant of a branch. They are held until they are dropped. */
+  async seal(epoch: number): Promise<string[]> {
+    const { layers } = await (await this.#findServer()).seal(this.key, epoch);
+    return layers;
+  }
+
+  /** Writes layers to the store. */
+  async persist(layers: readonly string[]): Promise<Blob[]> {
+    return (await this.#findServer()).persist(layers);
+  }
+
+  async use(): Promise<DiskUse> {
+    return (await this.#findServer()).usage(this.key);
+  }
+
+  /** Removes the disk. Layers that were sealed stay. A server that does not answer is not waited for. */
+  async close(): Promise<void> {
+    const closed = this.#findServer().then((server) => server.close(this.key));
+    await Promise.race([closed, delay(CLOSE_MS_MAX, undefined, { ref: false })]);
+  }
+
+  async #open(layers: readonly string[] | null, pid: number | null): Promise<void> {
+    const server = await this.#findServer();
+    const opened = await server.open({
+      key: this.key,
+      size_bytes: this.#sizeBytes,
+      layers: layers === null ? null : [...layers],
+      pid,
+    });
+    this.#epochPath = opened.epoch_path;
+    const forget = (): void => {
+      if (this.#epochPath === opened.epoch_path) this.#epochPath = null;
+    };
+    server.gone.then(forget, forget);
+  }
+}
+
+/**
+ * Takes a branch of a VM with a disk: memory, device state and disk of one instant, or nothing.
+ *
+ * The pager begins a new epoch of the disk in the pause, and the disk server freezes the disk before the first write of that
+ * epoch. If the server ends before the disk is sealed, the instant is lost, and the branch fails.
+ */
+export async function branchWithDisk(
+  pager: Pager,
+  disk: VmDisk,
+  branch: Branch,
+  { signal, onEvent }: VmBranchOptions,
+): Promise<VmBranchDone> {
+  const failed = new AbortController();
+  let sealed: Promise<string[]> | undefined;
+  const receive = (event: BranchEvent): void => {
+    if (event.stage === 'resumed') {
+      sealed = sealOf(disk, event.disk_epoch);
+      sealed.catch((error: unknown) => failed.abort(error));
+      onEvent?.(event);
+    } else {
+      sealed?.then(
+        (layers) => onEvent?.({ ...event, disk: layers }),
+        () => undefined,
+      );
+    }
+  };
+  try {
+    const options = { signal: anySignal(failed.signal, signal), onEvent: receive };
+    const done = await pager.branch({ ...branch, disk_epoch: disk.epochPath }, options);
+    if (sealed === undefined) throw noInstant();
+    return { ...done, disk: await disk.persist(await sealed) };
+  } catch (error) {
+    throw failed.signal.aborted ? failed.signal.reason : error;
+  }
+}
+
+async function sealOf(disk: VmDisk, epoch: number | null): Promise<string[]> {
+  if (epoch === null) throw noInstant();
+  return disk.seal(epoch);
+}
+
+function noInstant(): EngineError {
+  return new EngineError('pager_protocol', 'The pager did not say at which instant the disk belongs to the branch.');
+}
