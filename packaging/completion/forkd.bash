@@ -55,6 +55,7 @@ _forkd_verb() {
     ' inspect') path='inspect' ;;
     ' stats') path='stats' ;;
     ' events') path='events' ;;
+    ' mcp') path='mcp' ;;
     ' doctor') path='doctor' ;;
     ' cleanup') path='cleanup' ;;
     ' stop') path='stop' ;;
@@ -296,6 +297,11 @@ _forkd_value() {
     'events --daemon-url') place=none ;;
     'events --daemon-token') place=none ;;
     'events --data-dir') place=directory ;;
+    'mcp --max-sandboxes') place=none ;;
+    'mcp --ttl') place=none ;;
+    'mcp --daemon-url') place=none ;;
+    'mcp --daemon-token') place=none ;;
+    'mcp --data-dir') place=directory ;;
     'doctor --daemon-url') place=none ;;
     'doctor --daemon-token') place=none ;;
     'doctor --data-dir') place=directory ;;
@@ -403,7 +409,7 @@ _forkd_argument() {
 _forkd_words() {
   case "$1 $2" in
     ' options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp files ping logs workspace ws tree inspect stats events doctor cleanup stop version completion bench wp-bench' ;;
+    ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp files ping logs workspace ws tree inspect stats events mcp doctor cleanup stop version completion bench wp-bench' ;;
     'quickstart options') echo '--json --keep --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --disk-gib --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
@@ -448,6 +454,7 @@ _forkd_words() {
     'inspect options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'stats options') echo '--watch --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'events options') echo '--sandbox --after --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'mcp options') echo '--max-sandboxes --ttl --read-only --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'doctor options') echo '--fix --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'cleanup options') echo '-y --yes --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'stop options') echo '--kill --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

@@ -1,4 +1,7 @@
-"""Calls every tool of `forkd-mcp` as an MCP client does, and prints the results as one JSON object."""
+"""Calls every tool of `forkd-mcp` as an MCP client does, and prints the results as one JSON object.
+
+A command after the template starts another server that has these tools.
+"""
 
 import asyncio
 import json
@@ -8,11 +11,12 @@ import sys
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
-TEMPLATE = sys.argv[1]
+TEMPLATE, *COMMAND = sys.argv[1:]
 
 
 async def main():
-    server = StdioServerParameters(command=os.path.join(os.path.dirname(sys.executable), "forkd-mcp"), env=dict(os.environ))
+    command, *args = COMMAND or [os.path.join(os.path.dirname(sys.executable), "forkd-mcp")]
+    server = StdioServerParameters(command=command, args=args, env=dict(os.environ))
     async with stdio_client(server) as (read, write), ClientSession(read, write) as session:
         await session.initialize()
         results = {"tools": sorted(tool.name for tool in (await session.list_tools()).tools)}

@@ -97,32 +97,42 @@ test.for([
   },
 );
 
-test('the MCP server gets from each tool what it documents', { timeout: PROGRAM_TIMEOUT_MS }, async ({ skip }) => {
-  if ('missing' in python) return skip(python.missing);
-  const { engine } = await controller.client.host();
-  const canLimit = engine.capabilities.some(({ id, ok }) => id === 'memory_limit' && ok);
-  await forkOne(controller.client, TEMPLATE);
-  const results = await runClient(python.bin, 'mcp_tools.py');
-  const ok = (content: unknown) => ({ is_error: false, content });
-  expect(results).toMatchObject({
-    list_snapshots: ok({ result: expect.arrayContaining([expect.objectContaining({ tag: TEMPLATE })]) }),
-    list_sandboxes: ok({ result: expect.arrayContaining([expect.objectContaining({ snapshot_tag: TEMPLATE })]) }),
-    get_sandbox: ok({ snapshot_tag: TEMPLATE }),
-    ping_sandbox: ok({ pong: true }),
-    exec_command: ok({ stdout: '', stderr: '', exit_code: 0 }),
-    wait_for_text: ok({ found: true }),
-    eval_code: ok({ result: '42', error: null }),
-    branch_sandbox: ok({ tag: 'of-tool', status: 'ready' }),
-    create_snapshot: { is_error: true, content: [expect.stringContaining("'404 Not Found'")] },
-    kill_sandbox: ok({ killed: true }),
-    // A limit that the host cannot enforce is refused, not ignored.
-    spawn_sandboxes: canLimit
-      ? ok({ result: [expect.objectContaining({ memory_limit_mib: 1024 })] })
-      : { is_error: true, content: [expect.stringContaining("'400 Bad Request'")] },
-  });
-  expect(results['tools']).toHaveLength(11);
-  for (const { id } of await controller.client.listSandboxes()) await controller.client.deleteSandbox(id);
-});
+test.for([
+  ['forkd-mcp of PyPI', [], 11],
+  ['forkd mcp', [process.execPath, FORKD, 'mcp'], 32],
+] as const)(
+  '%s gets from each tool what it documents',
+  { timeout: PROGRAM_TIMEOUT_MS },
+  async ([, command, count], { skip }) => {
+    if ('missing' in python) return skip(python.missing);
+    const { engine } = await controller.client.host();
+    const canLimit = engine.capabilities.some(({ id, ok }) => id === 'memory_limit' && ok);
+    await forkOne(controller.client, TEMPLATE);
+    const results = await runClient(python.bin, 'mcp_tools.py', command);
+    const isOurs = command.length > 0;
+    const ok = (content: unknown) => ({ is_error: false, content });
+    expect(results).toMatchObject({
+      list_snapshots: ok({ result: expect.arrayContaining([expect.objectContaining({ tag: TEMPLATE })]) }),
+      list_sandboxes: ok({ result: expect.arrayContaining([expect.objectContaining({ snapshot_tag: TEMPLATE })]) }),
+      get_sandbox: ok({ snapshot_tag: TEMPLATE }),
+      ping_sandbox: ok({ pong: true }),
+      exec_command: ok({ stdout: '', stderr: '', exit_code: 0 }),
+      wait_for_text: ok({ found: true }),
+      eval_code: ok({ result: '42', error: null }),
+      branch_sandbox: ok({ tag: 'of-tool', status: 'ready' }),
+      // The server of PyPI keeps the sentence of the error to itself.
+      create_snapshot: { is_error: true, content: [expect.stringContaining(isOurs ? '\nHint: ' : "'404 Not Found'")] },
+      kill_sandbox: ok({ killed: true }),
+      // A limit that the host cannot enforce is refused, not ignored.
+      spawn_sandboxes: canLimit
+        ? ok({ result: [expect.objectContaining({ memory_limit_mib: 1024 })] })
+        : { is_error: true, content: [expect.stringContaining(isOurs ? '(unsupported)' : "'400 Bad Request'")] },
+    });
+    expect(results['tools']).toHaveLength(count);
+    await controller.client.deleteSnapshot('of-tool');
+    for (const { id } of await controller.client.listSandboxes()) await controller.client.deleteSandbox(id);
+  },
+);
 
 test('the Sandbox of the SDK runs and evaluates', { timeout: PROGRAM_TIMEOUT_MS }, async ({ skip }) => {
   if ('missing' in python) return skip(python.missing);

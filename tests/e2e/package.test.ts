@@ -185,8 +185,9 @@ async function packNpm(): Promise<string> {
   const dir = join(REPO, 'dist/npm');
   await rm(dir, { recursive: true, force: true });
   await mkdir(dir, { recursive: true });
-  const own = ['api', 'sdk', 'cli'].map((name) => `./packages/${name}`);
-  const others = ['commander', 'picocolors', 'typebox', 'undici'].map((name) => `./node_modules/${name}`);
+  const own = ['api', 'sdk', 'mcp', 'cli'].map((name) => `./packages/${name}`);
+  const model = ['@modelcontextprotocol/core', '@modelcontextprotocol/server', 'zod'];
+  const others = ['commander', 'picocolors', 'typebox', 'undici', ...model].map((name) => `./node_modules/${name}`);
   const args = ['pack', '--ignore-scripts', '--pack-destination', dir, ...own, ...others];
   await promisify(execFile)('npm', args, { cwd: REPO });
   return dir;

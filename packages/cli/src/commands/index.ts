@@ -65,6 +65,7 @@ const groups: readonly { title: string; loaders: Loaders }[] = [
   {
     title: 'This host',
     loaders: {
+      mcp: async () => (await import('./mcp.ts')).mcp,
       doctor: async () => (await import('./doctor/index.ts')).doctor,
       cleanup: async () => (await import('./cleanup.ts')).cleanup,
       stop: async () => (await import('./stop.ts')).stop,
