@@ -769,7 +769,7 @@ class SnapshotInfo(TypedDict):
     error: NotRequired[str]
     """Why the snapshot failed, in a sentence."""
     mismatch: NotRequired[str]
-    """Why this host cannot restore the snapshot, in a sentence: it has another QEMU or processor. Absent if it can, or if the controller has started no VM yet."""
+    """Why this host cannot restore the snapshot, in a sentence: it has another QEMU or processor. Absent if it can, or if the controller runs with `--vmm-pool 0` and has started no VM yet."""
     durable: NotRequired[bool]
     """True if the snapshot is on disk and synced. A snapshot that is only ready is held in the memory of the pager."""
     source: NotRequired[str]
