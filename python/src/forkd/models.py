@@ -129,7 +129,7 @@ class ControllerEvent(TypedDict):
 
     id: str
     """Unique id of the event. The number after the dash grows with each event of one controller process."""
-    type: Literal["sandbox.created", "sandbox.updated", "sandbox.paused", "sandbox.resumed", "sandbox.ended", "snapshot.writing", "snapshot.ready", "snapshot.durable", "snapshot.failed", "snapshot.removed", "workspace.created", "workspace.suspended", "workspace.resumed", "workspace.stale", "workspace.removed", "events.gap"]
+    type: Literal["sandbox.created", "sandbox.updated", "sandbox.paused", "sandbox.resumed", "sandbox.stalled", "sandbox.recovered", "sandbox.ended", "snapshot.writing", "snapshot.ready", "snapshot.durable", "snapshot.failed", "snapshot.removed", "workspace.created", "workspace.suspended", "workspace.resumed", "workspace.stale", "workspace.removed", "events.gap"]
     """What happened. `events.gap` means that earlier events are lost, so the lists have to be read again."""
     time_unix_ms: int
     """Time of the event, in milliseconds since 1970."""
@@ -216,6 +216,8 @@ class CreateSnapshotRequest(TypedDict):
     """Guest memory size in MiB."""
     vcpus: NotRequired[int]
     """Number of processors of the guest."""
+    disk_gib: NotRequired[int | None]
+    """Size in GiB of a disk for what the guest writes. A branch captures it at the same instant as memory, and it takes as much space on the host as was written. Default: none, and files that the guest writes are kept in its memory."""
     cpu_model: NotRequired[Literal["host", "x86-64-v2"] | None]
     """`host` gives the guest all features of the host's processor; its snapshots restore only on hosts with the same processor. Snapshots of `x86-64-v2` restore on every processor of the same vendor and of at least that level. QEMU only. Default: `host`."""
 
@@ -490,6 +492,8 @@ class SandboxInfo(TypedDict):
     """Host name inside the guest."""
     state: NotRequired[Literal["running", "paused", "ended"]]
     """`paused`: its processors are stopped and its memory is kept. A paused sandbox answers no request to its guest. `ended`: nothing of it is left but this description, which is kept for an hour, of at most 100 sandboxes, also by the next controller."""
+    stalled: NotRequired[str]
+    """Why it stands still although it is not paused, in a sentence: the host has no space left for its disk, or the disk server has ended. It continues by itself, and has lost nothing. Absent: it runs."""
     ended_at_unix: NotRequired[int]
     """Time of its end, in seconds since 1970. Absent: it has not ended."""
     end_reason: NotRequired[Literal["killed", "expired", "suspended", "guest_stopped", "guest_panicked", "out_of_memory", "crashed", "lost"]]
@@ -696,6 +700,10 @@ class SandboxStats(TypedDict):
     """Guest memory that only this sandbox has: the pages that it has written, including swapped ones."""
     shared_bytes: int
     """Guest memory that the sandbox has mapped from layers, which other sandboxes share."""
+    disk_own_bytes: NotRequired[int]
+    """Bytes that the sandbox has written to its disk since it was started or branched last. Absent: it has no disk."""
+    disk_shared_bytes: NotRequired[int]
+    """Bytes of its disk that snapshots hold, which other sandboxes share. Absent: it has no disk."""
     memory_limit_bytes: int | None
     """Memory limit in bytes. Null: no limit."""
     exec_count: int
@@ -776,6 +784,8 @@ class SnapshotInfo(TypedDict):
     """Image that a template was built from."""
     mem_mib: NotRequired[int]
     """Guest memory size in MiB."""
+    disk_gib: NotRequired[int]
+    """Size of the disk in GiB. Absent: the guest has none."""
     accelerator: NotRequired[str]
     """What runs the guest: `kvm`, or `tcg` for emulation."""
     window: NotRequired[Literal["inside", "monitor"]]
@@ -846,6 +856,8 @@ class SnapshotInfoDetail(TypedDict):
     """Guest memory size in bytes."""
     memory_physical_bytes: int
     """Size of the layers of the snapshot on disk, in bytes. Layers that other snapshots share are included."""
+    disk_physical_bytes: NotRequired[int]
+    """Size of all layers of its disk in the store. Absent: it has no disk."""
     vmstate_bytes: int
     """Size of the device state on disk, in bytes."""
     random_numbers: NotRequired[Literal["from_start", "after_identity"]]
