@@ -4,6 +4,7 @@
 use std::ffi::CStr;
 use std::fs::File;
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::atomic::AtomicU64;
@@ -145,23 +146,75 @@ pub fn finit_module(file: &File, compressed: bool) -> io::Result<()> {
     check(result as libc::c_int).map(drop)
 }
 
-/// Brings the loopback interface up.
-pub fn loopback_up() -> io::Result<()> {
-    // SAFETY: the socket call takes no pointer; its result is checked and owned here.
-    let socket = unsafe {
-        OwnedFd::from_raw_fd(check(libc::socket(
-            libc::AF_INET,
-            libc::SOCK_DGRAM | libc::SOCK_CLOEXEC,
-            0,
-        ))?)
+/// A network interface that is being set up. Changes are made at once.
+pub struct Interface {
+    name: &'static str,
+    socket: OwnedFd,
+}
+
+impl Interface {
+    pub fn open(name: &'static str) -> io::Result<Interface> {
+        assert!(name.len() < libc::IFNAMSIZ, "a name that the kernel could have given");
+        let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC;
+        // SAFETY: the socket call takes no pointer; its result is checked and owned here.
+        let socket = unsafe { OwnedFd::from_raw_fd(check(libc::socket(libc::AF_INET, kind, 0))?) };
+        Ok(Interface { name, socket })
+    }
+
+    pub fn up(&self) -> io::Result<()> {
+        let flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+        self.request(libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags: flags })
+    }
+
+    /// The largest packet, in bytes, without the Ethernet header.
+    pub fn set_mtu(&self, bytes: u16) -> io::Result<()> {
+        let ifru_mtu = libc::c_int::from(bytes);
+        self.request(libc::SIOCSIFMTU, libc::__c_anonymous_ifr_ifru { ifru_mtu })
+    }
+
+    pub fn set_address(&self, address: Ipv4Addr, netmask: Ipv4Addr) -> io::Result<()> {
+        let ifru_addr = socket_address(address);
+        self.request(libc::SIOCSIFADDR, libc::__c_anonymous_ifr_ifru { ifru_addr })?;
+        let ifru_netmask = socket_address(netmask);
+        self.request(libc::SIOCSIFNETMASK, libc::__c_anonymous_ifr_ifru { ifru_netmask })
+    }
+
+    /// Sends what is for nobody on this machine's own networks to `gateway`. The interface is up.
+    pub fn route_all_through(&self, gateway: Ipv4Addr) -> io::Result<()> {
+        // SAFETY: an all-zero rtentry is a valid one.
+        let mut route: libc::rtentry = unsafe { std::mem::zeroed() };
+        route.rt_dst = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_genmask = socket_address(Ipv4Addr::UNSPECIFIED);
+        route.rt_gateway = socket_address(gateway);
+        route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
+        // SAFETY: `route` is a complete rtentry that lives through the call.
+        check(unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCADDRT, &route) }).map(drop)
+    }
+
+    fn request(&self, what: libc::c_ulong, value: libc::__c_anonymous_ifr_ifru) -> io::Result<()> {
+        let mut request = libc::ifreq {
+            ifr_name: [0; libc::IFNAMSIZ],
+            ifr_ifru: value,
+        };
+        for (place, byte) in request.ifr_name.iter_mut().zip(self.name.bytes()) {
+            *place = byte as libc::c_char;
+        }
+        // SAFETY: `request` is a complete ifreq that lives through the call.
+        check(unsafe { libc::ioctl(self.socket.as_raw_fd(), what, &request) }).map(drop)
+    }
+}
+
+fn socket_address(address: Ipv4Addr) -> libc::sockaddr {
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: 0,
+        sin_addr: libc::in_addr {
+            s_addr: u32::from(address).to_be(),
+        },
+        sin_zero: [0; 8],
     };
-    // SAFETY: an all-zero ifreq is a valid one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    request.ifr_name[0] = b'l' as libc::c_char;
-    request.ifr_name[1] = b'o' as libc::c_char;
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: `request` is a complete ifreq that lives through the call.
-    check(unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &request) }).map(drop)
+    // SAFETY: both are plain bytes of the same size, and a sockaddr_in is a sockaddr of AF_INET.
+    unsafe { std::mem::transmute(address) }
 }
 
 pub fn set_hostname(name: &str) -> io::Result<()> {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 pub const USAGE: &str = "usage: forkd-jail probe DIR
        forkd-jail lock <FILE
        forkd-jail run --dir DIR --shim FILE --pager-socket PATH --root-image FILE --mem-bytes N [--steps ID,ID…]
-                      [--cgroup DIR] [--file FILE]… -- PROGRAM ARGUMENTS…";
+                      [--cgroup DIR] [--file FILE]… [--net-socket PATH --net-key KEY] -- PROGRAM ARGUMENTS…";
 
 #[derive(Debug, PartialEq, Eq)]
 pub enum Arguments {
@@ -15,7 +15,7 @@ pub enum Arguments {
         dir: PathBuf,
     },
     Lock,
-    Run(Run),
+    Run(Box<Run>),
 }
 
 /// How a VMM is started.
@@ -34,6 +34,9 @@ pub struct Run {
     pub cgroup: Option<PathBuf>,
     /// Files that it reads, which it gets a copy of.
     pub files: Vec<PathBuf>,
+    /// Where the other end of its network wire goes, and the name that the wire has there.
+    pub net_socket: Option<PathBuf>,
+    pub net_key: String,
     pub program: PathBuf,
     pub arguments: Vec<String>,
 }
@@ -56,7 +59,7 @@ pub fn parse(arguments: impl Iterator<Item = String>) -> Result<Arguments, Strin
             None => Ok(Arguments::Lock),
             Some(_) => Err("lock takes no argument".into()),
         },
-        Some("run") => parse_run(arguments).map(Arguments::Run),
+        Some("run") => parse_run(arguments).map(|run| Arguments::Run(Box::new(run))),
         Some(other) => Err(format!("{other:?} is not known")),
         None => Err("nothing is asked for".into()),
     }
@@ -83,11 +86,16 @@ fn parse_run(mut arguments: impl Iterator<Item = String>) -> Result<Run, String>
             "--steps" => run.steps = steps(&value)?,
             "--cgroup" => run.cgroup = Some(value.into()),
             "--file" => run.files.push(value.into()),
+            "--net-socket" => run.net_socket = Some(value.into()),
+            "--net-key" => run.net_key = value,
             _ => return Err(format!("{flag} is not known")),
         }
     }
     run.program = arguments.next().ok_or("there is no program after --")?.into();
     run.arguments = arguments.collect();
+    if run.net_socket.is_some() == run.net_key.is_empty() {
+        return Err("--net-socket and --net-key go together".into());
+    }
     let paths = [
         ("--dir", &run.dir),
         ("--shim", &run.shim),
@@ -146,11 +154,11 @@ mod tests {
     fn a_run_needs_its_paths_and_takes_the_rest_as_the_programs_own() {
         let parsed = parse_all(&[&["run"], &NEEDED, &["--", "qemu", "--dir", "x", "--"]]);
         let arguments = ["--dir", "x", "--"].map(String::from).to_vec();
-        assert_eq!(parsed, Ok(Arguments::Run(Run { arguments, ..needed() })));
+        assert_eq!(parsed, Ok(Arguments::Run(Box::new(Run { arguments, ..needed() }))));
     }
 
     #[test]
-    fn steps_files_and_a_cgroup_are_taken_as_given() {
+    fn steps_files_a_cgroup_and_a_network_are_taken_as_given() {
         let more = [
             "--steps",
             "own_user,no_new_privs",
@@ -160,6 +168,10 @@ mod tests {
             "a",
             "--file",
             "b",
+            "--net-socket",
+            "/n",
+            "--net-key",
+            "k",
             "--",
             "qemu",
         ];
@@ -167,11 +179,16 @@ mod tests {
             steps: vec![Step::OwnUser, Step::NoNewPrivileges],
             cgroup: Some("/c".into()),
             files: vec!["a".into(), "b".into()],
+            net_socket: Some("/n".into()),
+            net_key: "k".into(),
             ..needed()
         };
-        assert_eq!(parse_all(&[&["run"], &NEEDED, &more]), Ok(Arguments::Run(wanted)));
+        assert_eq!(
+            parse_all(&[&["run"], &NEEDED, &more]),
+            Ok(Arguments::Run(Box::new(wanted)))
+        );
         let none = parse_all(&[&["run"], &NEEDED, &["--steps", "", "--", "qemu"]]);
-        assert_eq!(none, Ok(Arguments::Run(needed())));
+        assert_eq!(none, Ok(Arguments::Run(Box::new(needed()))));
     }
 
     #[test]
@@ -182,6 +199,7 @@ mod tests {
         assert!(problem(&[&["run"], &NEEDED, &["--file"]]).contains("--file"));
         assert!(problem(&[&["run"], &NEEDED, &["--dir", "here", "--", "q"]]).contains("--dir"));
         assert!(problem(&[&["run"], &NEEDED, &["--mem-bytes", "1G", "--", "q"]]).contains("1G"));
+        assert!(problem(&[&["run"], &NEEDED, &["--net-key", "k", "--", "q"]]).contains("--net-socket"));
         assert!(problem(&[&["run"], &NEEDED]).contains("--"));
         assert!(problem(&[&["run", "--", "q"]]).contains("--dir"));
         assert!(problem(&[&["probe"]]).contains("directory"));

@@ -2,6 +2,7 @@
 //! names.
 
 use crate::arguments::Run;
+use crate::network;
 use crate::root::PAGER;
 use crate::step::Step;
 use forkd_linux_sys::{confine, memfd, uffd};
@@ -13,6 +14,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 
 // Twins of the numbers in packages/engine/src/qemu/arguments.ts, and 100 of the shim's; 101 is the shim's own.
+const NETWORK: i32 = 99;
 const MEMORY: i32 = 100;
 const ROOT_IMAGE: i32 = 102;
 const CONSOLE: i32 = 103;
@@ -59,6 +61,10 @@ pub fn prepare(run: &Run) -> Result<Inheritance, String> {
     for (number, path) in (FILES..).zip(&run.files) {
         let copy = copy(open(path)?).map_err(at(&path.to_string_lossy()))?;
         descriptors.push((number, copy.into()));
+    }
+    if let Some(socket) = &run.net_socket {
+        let wire = network::attach(socket, &run.net_key).map_err(at("the network wire"))?;
+        descriptors.push((NETWORK, wire));
     }
     let mut environment = vec![
         ("LD_PRELOAD", format!("/proc/self/fd/{SHIM}")),

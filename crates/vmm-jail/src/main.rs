@@ -17,6 +17,7 @@
 mod arguments;
 mod inheritance;
 mod limits;
+mod network;
 mod probe;
 mod root;
 mod step;

@@ -24,9 +24,10 @@ export interface EnsureInitramfsOptions extends GuestDevices {
  * The file is named by the digest of its content, so it changes exactly when the agent or the kernel does.
  */
 export async function ensureInitramfs(options: EnsureInitramfsOptions): Promise<string> {
-  const { cacheDir, kernel, agentBinary, vsock = false, disk = false, signal } = options;
+  const { cacheDir, kernel, agentBinary, vsock = false, disk = false, network = false, signal } = options;
   const agent = await readAgent(agentBinary, signal);
-  const modules = kernel.modulesDir === null ? [] : await loadModules(kernel.modulesDir, { vsock, disk, signal });
+  const modules =
+    kernel.modulesDir === null ? [] : await loadModules(kernel.modulesDir, { vsock, disk, network, signal });
   const files = modules.map(({ name, data }) => ({ name: `forkd/ko/${name}.ko`, data }));
   const list = files.map(({ name }) => `/${name}\n`).join('');
   const entries: NewcEntry[] = [

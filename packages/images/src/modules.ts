@@ -28,6 +28,8 @@ const WANTED: readonly { readonly name: string; readonly optional?: boolean }[] 
 /** The device through which a guest of Firecracker's is reached. */
 const VSOCK: typeof WANTED = [{ name: 'vmw_vsock_virtio_transport' }];
 
+const NETWORK: typeof WANTED = [{ name: 'virtio_net' }];
+
 /** The file system of a guest's own disk. */
 const DISK: typeof WANTED = [{ name: 'ext4' }];
 
@@ -37,12 +39,13 @@ export interface GuestDevices {
   readonly vsock?: boolean;
   /** A disk to which the guest writes. */
   readonly disk?: boolean;
+  readonly network?: boolean;
 }
 
 /** The guest's modules with all that they depend on, in the order of loading. Built-in ones are left out. */
 export async function loadModules(
   modulesDir: string,
-  { vsock = false, disk = false, signal }: GuestDevices & { signal?: AbortSignal | undefined } = {},
+  { vsock = false, disk = false, network = false, signal }: GuestDevices & { signal?: AbortSignal | undefined } = {},
 ): Promise<KernelModule[]> {
   const files = await moduleFiles(modulesDir);
   const builtIn = await builtInModules(modulesDir);
@@ -59,7 +62,7 @@ export async function loadModules(
     for (const dependency of depends.filter((entry) => entry !== '')) await visit(spell(dependency), false);
     ordered.set(name, { name, data });
   };
-  const wanted = [...WANTED, ...(vsock ? VSOCK : []), ...(disk ? DISK : [])];
+  const wanted = [...WANTED, ...(vsock ? VSOCK : []), ...(disk ? DISK : []), ...(network ? NETWORK : [])];
   for (const { name, optional = false } of wanted) await visit(name, optional);
   return [...ordered.values()];
 }

@@ -3,12 +3,13 @@
 //! 1. Mount the file systems of the kernel.
 //! 2. Load modules.
 //! 3. Mount the root file system, under an overlay in memory or on a disk.
-//! 4. Write small files, and bring up the loopback.
+//! 4. Write small files, and bring up the network.
 //!
 //! The error that ends a boot names the step.
 
 mod modules;
 mod mounts;
+mod network;
 mod root;
 
 use std::fmt::Display;
@@ -43,9 +44,9 @@ pub fn run() -> Result<(), BootError> {
         root.switch()?;
     }
     mounts::runtime_file_systems()?;
-    step("bring lo up", sys::loopback_up())?;
     step("raise the limit of open files", sys::raise_file_limit(FILES_MAX))?;
-    small_files()
+    small_files()?;
+    network::set_up()
 }
 
 /// Files that programs expect in /etc, if the image has none of them.
