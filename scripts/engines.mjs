@@ -17,7 +17,14 @@ const columns = [
   {
     title: 'QEMU',
     rules: qemuCapabilities,
-    host: { liveUnavailable: null, limitUnavailable: null, pooled: true, insideUnavailable: null, disks: true },
+    host: {
+      liveUnavailable: null,
+      limitUnavailable: null,
+      networkUnavailable: null,
+      pooled: true,
+      insideUnavailable: null,
+      disks: true,
+    },
     lacks: [
       { lack: { liveUnavailable: 'why' }, condition: 'if userfaultfd protects shared memory on the host' },
       { lack: { insideUnavailable: 'why' }, condition: 'with QEMU 7.2, once a trial VM has proved it' },
@@ -56,6 +63,7 @@ const meanings = {
   pause: 'a sandbox is stopped until it is resumed',
   memory_limit: '`memory_limit_mib` of a fork',
   disk: '`disk_gib` of a template: a disk that branches capture',
+  network: 'a network device, and rules for what it reaches',
   pool: 'VMMs that wait for the next fork',
   floor: 'measures the lower bound of a pause',
 };

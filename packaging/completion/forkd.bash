@@ -42,6 +42,7 @@ _forkd_verb() {
     ' update') path='update' ;;
     ' pause') path='pause' ;;
     ' resume') path='resume' ;;
+    ' net') path='net' ;;
     ' kill') path='kill' ;;
     ' exec') path='exec' ;;
     ' attach') path='attach' ;;
@@ -49,6 +50,7 @@ _forkd_verb() {
     ' cp') path='cp' ;;
     ' files') path='files' ;;
     ' ping') path='ping' ;;
+    ' port') path='port' ;;
     ' logs') path='logs' ;;
     ' workspace' | ' ws') path='workspace' ;;
     ' tree') path='tree' ;;
@@ -65,6 +67,8 @@ _forkd_verb() {
     ' wp-bench') path='wp-bench' ;;
     'snapshot export') path='snapshot export' ;;
     'snapshot import') path='snapshot import' ;;
+    'net log') path='net log' ;;
+    'net presets') path='net presets' ;;
     'files stat') path='files stat' ;;
     'files mkdir') path='files mkdir' ;;
     'files mv') path='files mv' ;;
@@ -104,6 +108,9 @@ _forkd_value() {
     'run --timeout') place=none ;;
     'run --memory-limit-mib') place=none ;;
     'run --label') place=none ;;
+    'run --net') place=words choices='none all' ;;
+    'run --allow') place=none ;;
+    'run --deny') place=none ;;
     'run --daemon-url') place=none ;;
     'run --daemon-token') place=none ;;
     'run --data-dir') place=directory ;;
@@ -113,6 +120,9 @@ _forkd_value() {
     'from-image --warm-file') place=file ;;
     'from-image --mem-mib') place=none ;;
     'from-image --boot-wait-secs') place=none ;;
+    'from-image --net') place=words choices='none all' ;;
+    'from-image --allow') place=none ;;
+    'from-image --deny') place=none ;;
     'from-image --tap') place=none ;;
     'from-image --vcpus') place=none ;;
     'from-image --disk-gib') place=none ;;
@@ -136,6 +146,9 @@ _forkd_value() {
     'snapshot --warm-file') place=file ;;
     'snapshot --mem-mib') place=none ;;
     'snapshot --boot-wait-secs') place=none ;;
+    'snapshot --net') place=words choices='none all' ;;
+    'snapshot --allow') place=none ;;
+    'snapshot --deny') place=none ;;
     'snapshot --tap') place=none ;;
     'snapshot --vcpus') place=none ;;
     'snapshot --disk-gib') place=none ;;
@@ -184,6 +197,9 @@ _forkd_value() {
     'fork --name') place=none ;;
     'fork --memory-limit-mib') place=none ;;
     'fork --label') place=none ;;
+    'fork --net') place=words choices='none all' ;;
+    'fork --allow') place=none ;;
+    'fork --deny') place=none ;;
     'fork --ttl') place=none ;;
     'fork --on-expire') place=words choices='kill pause' ;;
     'fork --safety') place=words choices='standard strict' ;;
@@ -213,6 +229,19 @@ _forkd_value() {
     'resume --daemon-url') place=none ;;
     'resume --daemon-token') place=none ;;
     'resume --data-dir') place=directory ;;
+    'net --net') place=words choices='none all' ;;
+    'net --allow') place=none ;;
+    'net --deny') place=none ;;
+    'net --daemon-url') place=none ;;
+    'net --daemon-token') place=none ;;
+    'net --data-dir') place=directory ;;
+    'net log --sandbox') place=sandbox ;;
+    'net log --daemon-url') place=none ;;
+    'net log --daemon-token') place=none ;;
+    'net log --data-dir') place=directory ;;
+    'net presets --daemon-url') place=none ;;
+    'net presets --daemon-token') place=none ;;
+    'net presets --data-dir') place=directory ;;
     'kill --tag') place=snapshot ;;
     'kill --label') place=none ;;
     'kill --daemon-url') place=none ;;
@@ -255,6 +284,9 @@ _forkd_value() {
     'ping --daemon-url') place=none ;;
     'ping --daemon-token') place=none ;;
     'ping --data-dir') place=directory ;;
+    'port --daemon-url') place=none ;;
+    'port --daemon-token') place=none ;;
+    'port --data-dir') place=directory ;;
     'logs --tail') place=none ;;
     'logs --daemon-url') place=none ;;
     'logs --daemon-token') place=none ;;
@@ -386,6 +418,7 @@ _forkd_argument() {
     'update 0') place=sandbox ;;
     'pause '*) place=sandbox ;;
     'resume '*) place=sandbox ;;
+    'net 0') place=sandbox ;;
     'kill '*) place=sandbox ;;
     'exec 0') place=sandbox ;;
     'attach 0') place=sandbox ;;
@@ -393,6 +426,7 @@ _forkd_argument() {
     'cp 0') place=file ;;
     'cp 1') place=file ;;
     'ping 0') place=sandbox ;;
+    'port 0') place=sandbox ;;
     'logs 0') place=sandbox ;;
     'workspace suspend 0') place=workspace ;;
     'workspace resume 0') place=workspace ;;
@@ -409,12 +443,12 @@ _forkd_argument() {
 _forkd_words() {
   case "$1 $2" in
     ' options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume kill exec attach eval cp files ping logs workspace ws tree inspect stats events mcp doctor cleanup stop version completion bench wp-bench' ;;
+    ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume net kill exec attach eval cp files ping port logs workspace ws tree inspect stats events mcp doctor cleanup stop version completion bench wp-bench' ;;
     'quickstart options') echo '--json --keep --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --disk-gib --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --net --allow --deny --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --tap --vcpus --disk-gib --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'rebuild options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --tap --vcpus --disk-gib --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --tap --vcpus --disk-gib --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot verbs') echo 'export import' ;;
     'snapshot export options') echo '--format --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot import options') echo '--format --rootfs --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
@@ -424,11 +458,15 @@ _forkd_words() {
     'snapshot-compact options') echo '--from --to --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'rmi options') echo '--cascade --force --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'prune options') echo '--older-than --keep --dry-run --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'fork options') echo '--tag -n --count --name --memory-limit-mib --per-child-netns --label --ttl --on-expire --safety --partial --settle-secs --agent-address --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'fork options') echo '--tag -n --count --name --memory-limit-mib --per-child-netns --label --net --allow --deny --ttl --on-expire --safety --partial --settle-secs --agent-address --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'ls options') echo '--label --name --state --tag -a --all --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'update options') echo '--name --no-name --label --remove-label --ttl --no-ttl --on-expire --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'pause options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'resume options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'net options') echo '--net --allow --deny --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'net verbs') echo 'log presets' ;;
+    'net log options') echo '-f --follow --sandbox --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'net presets options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'kill options') echo '--all --tag --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'exec options') echo '-i --interactive -e --env -w --workdir -u --user --timeout -d --detach --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'attach options') echo '--list --from-offset --no-stdin --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
@@ -441,6 +479,7 @@ _forkd_words() {
     'files mv options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'files watch options') echo '-r --recursive --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'ping options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'port options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'logs options') echo '-f --follow --tail --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'workspace options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'workspace verbs') echo 'create suspend resume list ls get delete rm' ;;

@@ -11,7 +11,7 @@ const PACKAGES = 'lib/forkd/node_modules/@forkd';
 
 /** The native programs, which the controller looks for in its package. `forkd-page-server` is started by hand. */
 const natives = [
-  ...['forkd-pager', 'forkd-disk', 'forkd-jail', 'forkd-page-server', 'libforkd_shim.so'].map((name) =>
+  ...['forkd-pager', 'forkd-disk', 'forkd-net', 'forkd-jail', 'forkd-page-server', 'libforkd_shim.so'].map((name) =>
     join(HOST_BUILD, name),
   ),
   join(GUEST_BUILD, 'forkd-agent'),

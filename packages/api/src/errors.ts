@@ -82,6 +82,8 @@ export const errorRegistry = {
   guest_failed: system(502, 'The message contains the reason that the agent in the guest gave.'),
   engine_missing: system(500, 'Install the package qemu-system-x86.'),
   engine_failed: system(500, 'The message contains what the VMM printed.'),
+  network_unavailable: system(503, 'The network process is being restarted. Running sandboxes continue.'),
+  port_unreachable: user(502, 'Check that a program in the guest listens on the port, and not only on 127.0.0.1.'),
   pager_unavailable: system(503, 'The pager is being restarted. Running sandboxes continue.'),
   corrupt_layer: system(500, 'The stored layer is damaged. Remove the snapshot, and build or pull it again.'),
   disk_full: system(507, 'Free space in the data directory, for instance with `forkd rmi`.'),

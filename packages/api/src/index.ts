@@ -5,6 +5,7 @@ export * from './schemas/common.ts';
 export * from './schemas/events.ts';
 export * from './schemas/files.ts';
 export * from './schemas/host.ts';
+export * from './schemas/network.ts';
 export * from './schemas/records.ts';
 export * from './schemas/sandboxes.ts';
 export * from './schemas/snapshots.ts';

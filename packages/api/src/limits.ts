@@ -94,6 +94,14 @@ export const limits = {
   refreshBytesMax: 64,
   refreshReasonBytesMax: 1024,
 
+  /** Rules that allow, and as many that deny. A preset counts as its rules. */
+  networkRulesMax: 256,
+  networkRuleCharsMax: 300,
+  /** Length of the names and connections that a snapshot keeps of its guest. */
+  networkInheritedCharsMax: 256 * 1024,
+  /** Records of flows that can still be read. */
+  networkFlowsKeptMax: 4096,
+
   branchConcurrencyDefault: 4,
   /** Number of VMMs that are started ahead of the next forks. */
   vmmPoolDefault: 4,

@@ -11,6 +11,7 @@ export interface Binaries {
   shim: string;
   jail: string;
   agent: string;
+  net: string;
 }
 
 const HOST_BUILD = 'target/release';
@@ -22,6 +23,7 @@ const programs = {
   disk: { variable: 'FORKD_DISK_BIN', name: 'forkd-disk', build: HOST_BUILD },
   shim: { variable: 'FORKD_SHIM', name: 'libforkd_shim.so', build: HOST_BUILD },
   jail: { variable: 'FORKD_JAIL_BIN', name: 'forkd-jail', build: HOST_BUILD },
+  net: { variable: 'FORKD_NET_BIN', name: 'forkd-net', build: HOST_BUILD },
   agent: { variable: 'FORKD_AGENT_BIN', name: 'forkd-agent', build: GUEST_BUILD },
 } as const satisfies Record<keyof Binaries, object>;
 
@@ -49,13 +51,20 @@ export function describeBinaries(env: NodeJS.ProcessEnv = process.env): Record<k
     if (isInstalled) return { file: join(INSTALLED, name), variable, checkout: null };
     return { file: join(CHECKOUT, build, name), variable, checkout: CHECKOUT };
   };
-  const { pager, disk, shim, jail, agent } = programs;
-  return { pager: find(pager), disk: find(disk), shim: find(shim), jail: find(jail), agent: find(agent) };
+  const { pager, disk, shim, jail, net, agent } = programs;
+  return {
+    pager: find(pager),
+    disk: find(disk),
+    shim: find(shim),
+    jail: find(jail),
+    net: find(net),
+    agent: find(agent),
+  };
 }
 
 export function locateBinaries(env: NodeJS.ProcessEnv = process.env): Binaries {
-  const { pager, disk, shim, jail, agent } = describeBinaries(env);
-  return { pager: pager.file, disk: disk.file, shim: shim.file, jail: jail.file, agent: agent.file };
+  const { pager, disk, shim, jail, net, agent } = describeBinaries(env);
+  return { pager: pager.file, disk: disk.file, shim: shim.file, jail: jail.file, net: net.file, agent: agent.file };
 }
 
 /** Throws `engine_missing` unless the program is there. */

@@ -12,6 +12,7 @@ import { GaugeReader } from './observe/gauges.ts';
 import type { Metrics } from './observe/metrics.ts';
 import { Expiry } from './operations/expire.ts';
 import type { Host } from './operations/host.ts';
+import { rebindAll } from './operations/network.ts';
 import { prepareFork } from './operations/prepare-fork.ts';
 import { pruneEvery } from './operations/prune.ts';
 import { readopt, recover, releaseForgottenDisks, reopenDisks } from './operations/recover.ts';
@@ -25,6 +26,7 @@ import { StorePagers } from './process/pagers.ts';
 import type { ServiceManager } from './process/service-manager.ts';
 import { Disks } from './runtime/disks.ts';
 import { GuestBoot } from './runtime/guest-boot.ts';
+import { Network } from './runtime/network.ts';
 import { Vmm } from './runtime/vmm.ts';
 import { Scope } from './scope.ts';
 import { BranchSlots } from './state/branch-slots.ts';
@@ -32,6 +34,7 @@ import { BytePool } from './state/byte-pool.ts';
 import { Catalog } from './state/catalog.ts';
 import { EndedSandboxes } from './state/ended.ts';
 import { EventLog } from './state/events.ts';
+import { FlowLog } from './state/flow-log.ts';
 import { Housekeeping } from './state/housekeeping.ts';
 import { Pins } from './state/pins.ts';
 import { Registry } from './state/registry.ts';
@@ -95,10 +98,11 @@ export class Daemon {
         this.#log.error({ err: error }, 'could not read the files again'),
       );
     });
-    const { host, vmm } = await this.#openHost(binaries, launcher, metrics);
+    const { host, vmm, network } = await this.#openHost(binaries, launcher, metrics);
     const { registry, catalog, replies } = host;
 
     await this.#recover(host, vmm);
+    await this.#recoverNetwork(host, network);
     host.housekeeping.request();
     const expiry = new Expiry(host);
     this.#scope.defer('the expiry timer', () => expiry.close());
@@ -118,7 +122,7 @@ export class Daemon {
     await control.manager?.stopping(this.#ending ?? '');
   }
 
-  async #openHost(binaries: Binaries, launcher: string, metrics: Metrics): Promise<{ host: Host; vmm: Vmm }> {
+  async #openHost(binaries: Binaries, launcher: string, metrics: Metrics): Promise<HostParts> {
     const options = this.#options;
     const log = this.#log;
     const scope = this.#scope;
@@ -130,12 +134,19 @@ export class Daemon {
     const pins = new Pins();
     const boot = new GuestBoot(paths.cache, binaries, { vsock: options.engine === 'firecracker' });
     const disks = new Disks({ paths, binaries, log });
+    const network = await Network.find({ paths, binaries, resolvers: options.resolvers, log });
+    const flows = new FlowLog();
+    network?.onFlow((flow) => {
+      flows.add(flow);
+      metrics.flow(flow);
+    });
     const vmm = new Vmm({
       name: options.engine,
       paths,
       binaries,
       boot,
       disks,
+      network,
       poolSizeMax: options.vmmPool,
       layerCacheBytes: options.layerCacheMib === null ? null : options.layerCacheMib * MIB,
       log,
@@ -148,6 +159,7 @@ export class Daemon {
     // Sandboxes that keep running need their pager. Without sandboxes it has nothing to keep.
     scope.defer('the disk server', () => disks.close({ endServer: this.#recovered && registry.size === 0 }));
     scope.defer('the pager', () => vmm.close({ endPager: this.#recovered && registry.size === 0 }));
+    scope.defer('the network process', () => network?.close({ endProcess: this.#recovered && !hasNetwork(registry) }));
     scope.defer('housekeeping', () => housekeeping.close());
     const branches = new BranchSlots(options.branchConcurrency);
     scope.defer('branches', () => branches.close(AbortSignal.timeout(limits.branchDrainMs)));
@@ -160,6 +172,8 @@ export class Daemon {
       pins,
       housekeeping,
       vmm,
+      network,
+      flows,
       boot,
       disks,
       replies,
@@ -174,7 +188,7 @@ export class Daemon {
       isNeeded: () => registry.all().some(({ vm }) => vm?.record.diskKey !== undefined),
       reopen: () => reopenDisks(host),
     });
-    return { host, vmm };
+    return { host, vmm, network };
   }
 
   #pruneEvery(host: Host): void {
@@ -195,6 +209,20 @@ export class Daemon {
     await removeUnseen(host, host.replies.cutOffSnapshots());
     await host.replies.forgetCutOff();
     this.#log.info({ ...found, data_dir: dataDir }, 'recovered what earlier controllers left');
+  }
+
+  /** Binds the wires of sandboxes that earlier controllers left. Their network works meanwhile, as its process still runs. */
+  async #recoverNetwork(host: Host, network: Network | null): Promise<void> {
+    if (network === null) return;
+    let isFirst = true;
+    network.onNewProcess(async (net) => {
+      await rebindAll(host, net, isFirst);
+      isFirst = false;
+    });
+    if (!hasNetwork(host.registry)) return;
+    await network.use().catch((error: unknown) => {
+      this.#log.error({ reason: messageOf(error) }, 'the network of sandboxes that run cannot be taken over');
+    });
   }
 
   /** Resolves when `signal` fires, when a request ended the controller, or when nothing has happened for long enough. */
@@ -218,4 +246,15 @@ export class Daemon {
     this.#ending ??= reason;
     this.#stop.abort(new Error('the controller is ending'));
   }
+}
+
+interface HostParts {
+  host: Host;
+  vmm: Vmm;
+  network: Network | null;
+}
+
+/** True if a sandbox needs the network process. */
+function hasNetwork(registry: Registry): boolean {
+  return registry.all().some(({ record }) => record.vm?.networkKey !== undefined);
 }

@@ -53,6 +53,9 @@ export const limits = {
   pagerWaitMs: 20_000,
   pagerRestartDelaysMs: [0, 100, 500, 1000, 2000, 5000],
 
+  /** The names and connections that a snapshot keeps of its guest, unpacked. */
+  inheritedBytesMax: 1024 * 1024,
+
   /** Sandboxes taken over at the same time, and the time limit for each: its layers may first be read from disk. */
   adoptParallelism: 16,
   adoptTimeoutMs: 2 * 60_000,

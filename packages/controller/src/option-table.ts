@@ -1,4 +1,5 @@
 import { statSync } from 'node:fs';
+import { isIP } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { defaultListen, engineNames, limits } from '@forkd/api/constants';
 import { UsageError } from './usage-error.ts';
@@ -116,6 +117,13 @@ export const optionTable = {
     default: engineNames[0],
     help: `what runs the VMs: ${engineNames.join(' or ')}, which is looked for on PATH`,
   },
+  resolver: {
+    variable: 'FORKD_RESOLVER',
+    value: 'ADDRESSES',
+    parse: asResolvers,
+    default: 'those of /etc/resolv.conf',
+    help: 'DNS servers for names that sandboxes may reach, ADDRESS:PORT, with commas between',
+  },
   'vmm-pool': {
     variable: 'FORKD_VMM_POOL',
     value: 'N',
@@ -203,6 +211,15 @@ function asHosts(text: string, option: string): string[] {
   return names.filter((name) => {
     if (name === '' || /^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/i.test(name)) return name !== '';
     throw new UsageError(`${option} '${name}' is not the name of a host; give it without scheme and port.`);
+  });
+}
+
+function asResolvers(text: string, option: string): string[] {
+  const addresses = text.split(',').map((address) => address.trim());
+  return addresses.map((address) => {
+    const { host, port } = asAddress(address, option);
+    if (isIP(host) === 0) throw new UsageError(`${option} '${address}' has no IP address.`);
+    return isIP(host) === 6 ? `[${host}]:${port}` : `${host}:${port}`;
   });
 }
 

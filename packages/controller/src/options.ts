@@ -35,6 +35,8 @@ export interface Options {
   engine: EngineName;
   /** Number of VMMs kept ready for the next forks. */
   vmmPool: number;
+  /** DNS servers for names that sandboxes may reach, as `ADDRESS:PORT`. Empty: those of the host. */
+  resolvers: readonly string[];
   /** RAM for layers that no sandbox maps. `null`: the pager takes a share of the host's RAM. */
   layerCacheMib: number | null;
   /** Prune branches older than this, and all but the newest `pruneKeep` per template. `null`: off. */
@@ -104,6 +106,7 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
       auditLog: given('audit-log'),
       branchConcurrency: given('branch-concurrency') ?? limits.branchConcurrencyDefault,
       engine,
+      resolvers: given('resolver') ?? [],
       vmmPool: poolSize(engine, given('vmm-pool')),
       layerCacheMib: given('layer-cache-mib'),
       pruneOlderThanSecs: given('prune-older-than-secs'),

@@ -16,6 +16,7 @@ test('milliseconds that older clients read are whole, and the exact times are be
     python: false,
     refresh: null,
     safety: 'standard',
+    network: null,
     parent: { tag: 'base', digest: null },
     keepsParent: false,
     branchedFrom: 'sb-1',

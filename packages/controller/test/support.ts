@@ -31,6 +31,7 @@ import { BytePool } from '../src/state/byte-pool.ts';
 import { Catalog } from '../src/state/catalog.ts';
 import { EndedSandboxes } from '../src/state/ended.ts';
 import { EventLog } from '../src/state/events.ts';
+import { FlowLog } from '../src/state/flow-log.ts';
 import { Housekeeping } from '../src/state/housekeeping.ts';
 import { Pins } from '../src/state/pins.ts';
 import { Registry } from '../src/state/registry.ts';
@@ -155,6 +156,7 @@ export class Lab {
     live: true,
     pause: true,
     memory_limit: true,
+    network: true,
     pool: true,
     floor: true,
     window_inside: true,
@@ -205,6 +207,8 @@ export class Lab {
       pins,
       housekeeping,
       vmm,
+      network: null,
+      flows: new FlowLog(),
       boot: new GuestBoot(paths.cache, locateBinaries(), { vsock: false }),
       replies: await Replies.open(paths.replies),
       events,

@@ -17,6 +17,9 @@ export type EngineErrorCode =
   | 'disk_server_missing'
   | 'disk_server_gone'
   | 'disk_server_protocol'
+  | 'net_missing'
+  | 'net_gone'
+  | 'net_protocol'
   // The pager's own codes, as they cross its socket.
   | 'bad_request'
   | 'unknown_sandbox'
@@ -30,7 +33,13 @@ export type EngineErrorCode =
   | 'unsupported'
   | 'io'
   | 'audit_failed'
-  | 'internal';
+  | 'internal'
+  // The network process' own codes.
+  | 'unknown_key'
+  | 'key_in_use'
+  | 'refused'
+  | 'timed_out'
+  | 'limit';
 
 /** A failure of an engine or of the pager: a stable code, one sentence, and what to do about it where that is known. */
 export class EngineError extends CodedError<EngineErrorCode> {

@@ -19,6 +19,8 @@ export type {
   PageStats,
   ServedSandbox,
 } from './pager/wire.ts';
+export { Net } from './net/client.ts';
+export type { FlowRecord, Inherited, Policy, Rule } from './net/wire.ts';
 export { firecrackerCapabilities } from './firecracker/capabilities.ts';
 export { FirecrackerEngine, type FirecrackerOptions } from './firecracker/engine.ts';
 export { FirecrackerVm } from './firecracker/vm.ts';
@@ -53,6 +55,8 @@ export type {
   VmBranchEvent,
   VmExit,
   VmFault,
+  VmNetwork,
   VmRecord,
   WindowKind,
+  Wires,
 } from './types.ts';

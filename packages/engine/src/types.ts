@@ -1,6 +1,7 @@
 import type { Machine, Processor } from '@forkd/api';
 import type { limits } from '@forkd/api/constants';
 import type { DiskUse } from './disk/wire.ts';
+import type { Bind, Inherited, Policy } from './net/wire.ts';
 import type { Pager } from './pager/client.ts';
 import type { Blob, BranchDone, BranchEvent, BranchMode, MemoryUse, Refresh, WindowKind } from './pager/wire.ts';
 import type { OnStall, Stall } from './qemu/run-state.ts';
@@ -20,6 +21,7 @@ export type Capability =
   | 'live'
   | 'pause'
   | 'memory_limit'
+  | 'network'
   | 'pool'
   | 'floor'
   | 'window_inside'
@@ -47,6 +49,22 @@ export interface Shape {
   rootImage: string;
 }
 
+/** The network process, as an engine uses it. */
+export interface Wires {
+  /** The socket where the jail hands over the wire of a VM. Starts the network process if necessary. */
+  open(): Promise<string>;
+  bind(bind: Bind): Promise<void>;
+  /** Ends the wire of a VM that is gone. Never rejects. */
+  release(key: string): Promise<void>;
+}
+
+/** The network of a VM that has a network device. */
+export interface VmNetwork {
+  policy: Policy;
+  /** Names and connections of the VM whose state it continues. */
+  inherited: Inherited | null;
+}
+
 /** Fields that `boot` and `restore` share. */
 interface VmSpec {
   /** The sandbox's id: the name under which the pager knows it. */
@@ -58,6 +76,8 @@ interface VmSpec {
   /** Has the layers, and takes the VM's branches from then on. The files named here must stay while the VM lives. */
   pager: Pager;
   signal?: AbortSignal;
+  /** Required if the VM has a network device. A boot with it gives the VM one. */
+  network?: VmNetwork | undefined;
   /** How long the VMM may take until the VM runs. Default 30,000 ms. */
   timeoutMs?: number;
 }
@@ -111,6 +131,8 @@ export interface VmRecord {
   stack: readonly string[];
   /** The name of its disk at the disk server, if it has one. */
   diskKey?: string;
+  /** The name of its network wire. Absent if it has no network device. */
+  networkKey?: string;
 }
 
 /** How to branch a VM. */

@@ -22,6 +22,9 @@ import type {
   ImportSnapshotRequest,
   ListSandboxesQuery,
   MemoryInfo,
+  NetworkFlow,
+  NetworkPolicy,
+  NetworkPreset,
   PartialForkResponse,
   PingResponse,
   PruneSnapshotsRequest,
@@ -97,6 +100,34 @@ export class ForkdClient {
 
   host(options: CallOptions = {}): Promise<HostInfo> {
     return this.#transport.json({ method: 'GET', path: '/v1/host' }, options);
+  }
+
+  /** Replaces what a sandbox may reach. Open connections that are no longer allowed are reset. */
+  setNetwork(id: string, policy: NetworkPolicy, options: CallOptions = {}): Promise<SandboxInfo> {
+    return this.#transport.json({ method: 'PUT', path: `${sandboxPath(id)}/network`, json: policy }, options);
+  }
+
+  listNetworkPresets(options: CallOptions = {}): Promise<NetworkPreset[]> {
+    return this.#transport.json({ method: 'GET', path: '/v1/network/presets' }, options);
+  }
+
+  /** The latest connections of sandboxes. With `follow` it continues until the signal fires. */
+  networkFlows(
+    query: { sandbox?: string; follow?: boolean } = {},
+    options: CallOptions = {},
+  ): AsyncGenerator<NetworkFlow> {
+    return this.#transport.events({ method: 'GET', path: '/v1/network/flows', query, repeatable: 'never' }, options);
+  }
+
+  /** Connects to a TCP port of a guest: sends `input` and yields what the guest sends. */
+  connectPort(
+    id: string,
+    port: number,
+    input: AsyncIterable<Uint8Array>,
+    options: CallOptions = {},
+  ): AsyncGenerator<Uint8Array> {
+    const path = `${sandboxPath(id)}/ports/${port}`;
+    return this.#transport.stream({ method: 'POST', path, raw: input }, options);
   }
 
   /** Stops the controller. Only over the unix socket. `kill` first ends the sandboxes and the pager. */

@@ -6,6 +6,7 @@ import type {
   EvalResponse,
   ListSandboxesQuery,
   MemoryInfo,
+  NetworkPolicy,
   OnExpire,
   PingResponse,
   Safety,
@@ -30,6 +31,8 @@ export type CreateOptions = ClientOptions & {
   /** The action when the timeout fires. Default: `kill`. */
   onTimeout?: OnExpire | undefined;
   memoryLimitMib?: number | undefined;
+  /** The network policy, in place of what the snapshot says. Needs a snapshot with a network device. */
+  network?: NetworkPolicy | undefined;
   perChildNetns?: boolean | undefined;
 };
 
@@ -238,6 +241,20 @@ export class Sandbox {
     return this.client.eval(this.id, request, callOptions(options));
   }
 
+  /** Replaces what the sandbox may reach, from now on: open connections that are no longer allowed are reset. */
+  setNetwork(policy: NetworkPolicy, options: RequestOptions = {}): Promise<SandboxInfo> {
+    return this.client.setNetwork(this.id, policy, callOptions(options));
+  }
+
+  /** Connects to a TCP port of the guest: sends `input` and yields what the guest sends. */
+  connectPort(
+    port: number,
+    input: AsyncIterable<Uint8Array>,
+    options: RequestOptions = {},
+  ): AsyncGenerator<Uint8Array> {
+    return this.client.connectPort(this.id, port, input, callOptions(options));
+  }
+
   /** Makes a round trip to the agent in the guest. */
   ping(options: RequestOptions = {}): Promise<PingResponse> {
     return this.client.ping(this.id, callOptions(options));
@@ -276,6 +293,7 @@ function createRequest(snapshotTag: string, n: number, options: CreateOptions): 
   if (options.timeoutMs !== undefined) request.ttl_secs = wholeSecs(options.timeoutMs);
   if (options.onTimeout !== undefined) request.on_expire = options.onTimeout;
   if (options.memoryLimitMib !== undefined) request.memory_limit_mib = options.memoryLimitMib;
+  if (options.network !== undefined) request.network = options.network;
   if (options.perChildNetns !== undefined) request.per_child_netns = options.perChildNetns;
   return request;
 }

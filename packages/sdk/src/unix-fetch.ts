@@ -30,7 +30,11 @@ function send(agent: http.Agent, socketPath: string, url: string, init: FetchIni
     request.on('error', fail);
     request.once('close', () => signal.removeEventListener('abort', onAbort));
     if (body === undefined || typeof body === 'string' || body instanceof Uint8Array) request.end(body);
-    else pipeline(Readable.from(body, { objectMode: false }), request).catch(fail);
+    else {
+      // The receiver may have something to say before the first byte of the body exists.
+      request.flushHeaders();
+      pipeline(Readable.from(body, { objectMode: false }), request).catch(fail);
+    }
   });
 }
 

@@ -118,6 +118,7 @@ export function parseConfig(tag: string, manifest: Blob, parsed: ParsedManifest,
     keeps_parent: fields.has('keeps_parent') ? fields.boolean('keeps_parent') : true,
     branched_from: fields.nullable('branched_from', () => fields.string('branched_from', { bytesMax: 128 })),
     ...(fields.has('build') && { build: fields.json('build') }),
+    ...(fields.has('network') && { network: fields.json('network') }),
     stats: readStats(fields.object('stats')),
   };
   assertInMemory(config, fields);
@@ -165,6 +166,7 @@ function readMachine(fields: Fields): MachineRecord {
     vcpus: fields.integer('vcpus', 1, 4096),
     ...(fields.has('disk_gib') && { disk_gib: fields.integer('disk_gib', 1, apiLimits.diskGibMax) }),
     ...(fields.has('processor') && { processor: readProcessor(fields.object('processor')) }),
+    ...(fields.has('network') && { network: fields.boolean('network') }),
   };
 }
 

@@ -31,6 +31,8 @@ export interface SnapshotConfig {
   branched_from: string | null;
   /** The request that the template was built with, as its caller sent it. Absent if it is not known. */
   build?: unknown;
+  /** The network policy of children, and what their guests know of the network. Absent without a network device. */
+  network?: unknown;
   /** Cost of the snapshot. Each name carries its unit. */
   stats: Record<string, number>;
 }

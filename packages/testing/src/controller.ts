@@ -19,7 +19,8 @@ const POLL_MS = 20;
 /** A process that belongs to a data directory. */
 export interface Found {
   pid: number;
-  kind: 'controller' | 'pager' | 'disks' | 'vmm' | 'idle' | 'trial';
+  /** `net` is the part of the network process that serves guests, `keeper` the part that keeps their wires. */
+  kind: 'controller' | 'pager' | 'disks' | 'vmm' | 'idle' | 'trial' | 'net' | 'keeper';
 }
 
 export interface ControllerOptions {
@@ -207,6 +208,8 @@ export class TestController implements AsyncDisposable {
       const [program = '', script = ''] = line;
       if (line.includes(join(this.dir, 'run')) && program.endsWith('forkd-pager')) return { pid, kind: 'pager' };
       if (line.includes(join(this.dir, 'run')) && program.endsWith('forkd-disk')) return { pid, kind: 'disks' };
+      if (line.includes(join(this.dir, 'run')) && program.endsWith('forkd-net')) return { pid, kind: 'keeper' };
+      if ((await readlink(`/proc/${pid}/root`)) === join(this.dir, 'run/net-root')) return { pid, kind: 'net' };
       if (script === PROGRAM && line.includes(this.dir)) return { pid, kind: 'controller' };
       // The only host paths that a VMM shows are those of the files that it inherited.
       const log = await readlink(`/proc/${pid}/fd/1`);

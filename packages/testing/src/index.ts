@@ -4,6 +4,7 @@ export { type Common, compare, drawMore, type DrawOptions, notesOf, startDraws }
 export { freePort } from './free-port.ts';
 export { availableMib, mappingsOf, protectedPages } from './host-memory.ts';
 export { HostileAgent } from './hostile-agent.ts';
+export { Internet } from './internet.ts';
 export { floods } from './hostile-agent/floods.ts';
 export { lies } from './hostile-agent/lies.ts';
 export { type BootOptions, type Guest, Lab, type LabOptions, outputOf, type Point, sh } from './lab.ts';

@@ -14,6 +14,7 @@ export const BUILT = {
   disk: join(REPO, 'target/release/forkd-disk'),
   shim: join(REPO, 'target/release/libforkd_shim.so'),
   jail: join(REPO, 'target/release/forkd-jail'),
+  net: join(REPO, 'target/release/forkd-net'),
   deny: join(REPO, 'target/release/forkd-deny'),
   firecrackerStandIn: join(REPO, 'target/release/forkd-firecracker-stand-in'),
   vmmStandIn: join(REPO, 'target/release/forkd-vmm-stand-in'),

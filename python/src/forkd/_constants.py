@@ -71,6 +71,8 @@ ERROR_STATUS: dict[str, int] = {
     "guest_failed": 502,
     "engine_missing": 500,
     "engine_failed": 500,
+    "network_unavailable": 503,
+    "port_unreachable": 502,
     "pager_unavailable": 503,
     "corrupt_layer": 500,
     "disk_full": 507,

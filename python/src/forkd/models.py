@@ -143,6 +143,18 @@ class ControllerEvent(TypedDict):
     """Why it happened, in a sentence, if no caller asked for it."""
 
 
+@final
+class CreateSandboxesRequestNetwork(TypedDict):
+    """What the sandboxes may reach, in place of what the snapshot says. Needs a snapshot with a network device."""
+
+    access: NotRequired[Literal["none", "all"]]
+    """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
+    allow: NotRequired[list[str]]
+    """What may be reached. A rule is a name (`pypi.org`), all names below one (`*.example.com`), an IPv4 address, a range (`10.1.0.0/16`) or the name of a preset, each with an optional port or range of ports (`:443`, `:8000-8010`) and protocol (`/tcp`, `/udp`; a name is for TCP). Private, loopback, link-local and multicast addresses, and those of the host, need a rule that names them, even where a name that is allowed resolves to one."""
+    deny: NotRequired[list[str]]
+    """What may not be reached, whatever else allows it. Rules as in `allow`."""
+
+
 Labels: TypeAlias = dict[str, str]
 """Keys and values that a caller attaches to a sandbox to find it by."""
 
@@ -156,7 +168,9 @@ class CreateSandboxesRequest(TypedDict):
     n: NotRequired[int]
     """Number of sandboxes to start."""
     per_child_netns: NotRequired[bool]
-    """Accepted for older clients. Guests have no network yet, and a warning says so."""
+    """Accepted for older clients. Every sandbox that has a network has one of its own."""
+    network: NotRequired[CreateSandboxesRequestNetwork | None]
+    """What the sandboxes may reach, in place of what the snapshot says. Needs a snapshot with a network device."""
     memory_limit_mib: NotRequired[int | None]
     """Memory limit of each sandbox, in MiB. Default: no limit."""
     prewarm: NotRequired[bool]
@@ -179,6 +193,18 @@ class CreateSandboxesRequest(TypedDict):
     """True: if some of the sandboxes fail to start, keep the others, and reply 207 with one result for each. False: keep all or none."""
 
 
+@final
+class CreateSnapshotRequestNetwork(TypedDict):
+    """Gives the guest a network device, and says what its children may reach. It holds for the warm-up too. Default: no device, for good."""
+
+    access: NotRequired[Literal["none", "all"]]
+    """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
+    allow: NotRequired[list[str]]
+    """What may be reached. A rule is a name (`pypi.org`), all names below one (`*.example.com`), an IPv4 address, a range (`10.1.0.0/16`) or the name of a preset, each with an optional port or range of ports (`:443`, `:8000-8010`) and protocol (`/tcp`, `/udp`; a name is for TCP). Private, loopback, link-local and multicast addresses, and those of the host, need a rule that names them, even where a name that is allowed resolves to one."""
+    deny: NotRequired[list[str]]
+    """What may not be reached, whatever else allows it. Rules as in `allow`."""
+
+
 CreateSnapshotRequestCopy = TypedDict("CreateSnapshotRequestCopy", {"from": str, "to": str})
 
 
@@ -195,7 +221,9 @@ class CreateSnapshotRequest(TypedDict):
     rw: NotRequired[bool]
     """Accepted for older clients. A guest can always write to its root; each guest has its own overlay."""
     tap: NotRequired[str | None]
-    """Accepted for older clients. Guests have no network yet, and a warning says so."""
+    """Accepted for older clients. A guest has no tap device; a warning says so. See `network`."""
+    network: NotRequired[CreateSnapshotRequestNetwork | None]
+    """Gives the guest a network device, and says what its children may reach. It holds for the warm-up too. Default: no device, for good."""
     boot_wait_secs: NotRequired[float]
     """With `rootfs`: how long to wait for the agent of the guest, in seconds."""
     source: NotRequired[str | None]
@@ -231,7 +259,7 @@ class CreateWorkspaceRequest(TypedDict):
     snapshot_tag: str
     """Snapshot to start the first sandbox from."""
     per_child_netns: NotRequired[bool]
-    """Accepted for older clients. Guests have no network yet, and a warning says so."""
+    """Accepted for older clients. Every sandbox that has a network has one of its own."""
     memory_limit_mib: NotRequired[int | None]
     """Memory limit of each of its sandboxes, in MiB. Default: no limit."""
     labels: NotRequired[Labels | None]
@@ -465,6 +493,18 @@ class FloorInfo(TypedDict):
 
 
 @final
+class SandboxInfoNetwork(TypedDict):
+    """What the sandbox may reach. Absent: it has no network device."""
+
+    access: NotRequired[Literal["none", "all"]]
+    """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
+    allow: NotRequired[list[str]]
+    """What may be reached. A rule is a name (`pypi.org`), all names below one (`*.example.com`), an IPv4 address, a range (`10.1.0.0/16`) or the name of a preset, each with an optional port or range of ports (`:443`, `:8000-8010`) and protocol (`/tcp`, `/udp`; a name is for TCP). Private, loopback, link-local and multicast addresses, and those of the host, need a rule that names them, even where a name that is allowed resolves to one."""
+    deny: NotRequired[list[str]]
+    """What may not be reached, whatever else allows it. Rules as in `allow`."""
+
+
+@final
 class SandboxInfo(TypedDict):
     """A sandbox: a running or paused VM."""
 
@@ -473,7 +513,7 @@ class SandboxInfo(TypedDict):
     snapshot_tag: str
     """Snapshot that the sandbox was forked from."""
     netns: str | None
-    """Network namespace of the guest. Null: guests have no network yet."""
+    """Always null, for older clients: a guest needs no network namespace. See `network`."""
     guest_addr: str
     """Address of the agent in the guest: `unix:` and the path of a socket on the host."""
     created_at_unix: int
@@ -504,6 +544,8 @@ class SandboxInfo(TypedDict):
     """The last lines of its console, if it ended by itself. Control characters are escaped."""
     name: NotRequired[str]
     """Name of the sandbox. Accepted in place of the id everywhere."""
+    network: NotRequired[SandboxInfoNetwork]
+    """What the sandbox may reach. Absent: it has no network device."""
     labels: NotRequired[Labels]
     """Labels of the sandbox."""
     expires_at_unix: NotRequired[int]
@@ -743,6 +785,18 @@ class SnapshotEventProgress(TypedDict):
 
 
 @final
+class SnapshotInfoNetwork(TypedDict):
+    """What its children may reach, unless a fork says otherwise. Absent: they have no network device."""
+
+    access: NotRequired[Literal["none", "all"]]
+    """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
+    allow: NotRequired[list[str]]
+    """What may be reached. A rule is a name (`pypi.org`), all names below one (`*.example.com`), an IPv4 address, a range (`10.1.0.0/16`) or the name of a preset, each with an optional port or range of ports (`:443`, `:8000-8010`) and protocol (`/tcp`, `/udp`; a name is for TCP). Private, loopback, link-local and multicast addresses, and those of the host, need a rule that names them, even where a name that is allowed resolves to one."""
+    deny: NotRequired[list[str]]
+    """What may not be reached, whatever else allows it. Rules as in `allow`."""
+
+
+@final
 class SnapshotInfo(TypedDict):
     """A snapshot. An optional field is absent if it has no value, and never null."""
 
@@ -772,6 +826,8 @@ class SnapshotInfo(TypedDict):
     """A restriction of this snapshot, in a sentence."""
     random_numbers: NotRequired[Literal["from_start", "after_identity"]]
     """When a child starts to draw random numbers that no sibling draws: from its first instruction, or only after it has its own identity. In the second case `warning` says why."""
+    network: NotRequired[SnapshotInfoNetwork]
+    """What its children may reach, unless a fork says otherwise. Absent: they have no network device."""
     safety: NotRequired[Literal["standard", "strict"]]
     """`strict`: its programs stay frozen in each child until the child has its own identity."""
     error: NotRequired[str]

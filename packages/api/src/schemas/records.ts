@@ -42,6 +42,8 @@ export const Machine = Type.Object({
   disk_gib: Type.Optional(Type.Integer({ minimum: 1, maximum: limits.diskGibMax })),
   /** The guest's processor. Absent if the guest is emulated, and in snapshots older than this field. */
   processor: Type.Optional(Processor),
+  /** True if it has a network device. */
+  network: Type.Optional(Type.Boolean()),
 });
 export type Machine = Static<typeof Machine>;
 

@@ -13,6 +13,7 @@ import {
   Safety,
   Tag,
 } from './common.ts';
+import { NetworkPolicy } from './network.ts';
 
 export const SandboxState = Type.Union([Type.Literal('running'), Type.Literal('paused'), Type.Literal('ended')]);
 export type SandboxState = Static<typeof SandboxState>;
@@ -59,7 +60,10 @@ export const SandboxInfo = Type.Object(
   {
     id: field(Type.String(), 'Id of the sandbox: `sb-` and ten hexadecimal digits.'),
     snapshot_tag: field(Type.String(), 'Snapshot that the sandbox was forked from.'),
-    netns: field(Nullable(Type.String()), 'Network namespace of the guest. Null: guests have no network yet.'),
+    netns: field(
+      Nullable(Type.String()),
+      'Always null, for older clients: a guest needs no network namespace. See `network`.',
+    ),
     guest_addr: field(
       Type.String(),
       'Address of the agent in the guest: `unix:` and the path of a socket on the host.',
@@ -98,6 +102,7 @@ export const SandboxInfo = Type.Object(
       'The last lines of its console, if it ended by itself. Control characters are escaped.',
     ),
     name: field(Type.Optional(Type.String()), 'Name of the sandbox. Accepted in place of the id everywhere.'),
+    network: field(Type.Optional(NetworkPolicy), 'What the sandbox may reach. Absent: it has no network device.'),
     labels: field(Type.Optional(Labels), 'Labels of the sandbox.'),
     expires_at_unix: field(
       Type.Optional(Count),
@@ -144,7 +149,11 @@ export const CreateSandboxesRequest = Type.Object(
     ),
     per_child_netns: field(
       Type.Optional(Type.Boolean({ default: false })),
-      'Accepted for older clients. Guests have no network yet, and a warning says so.',
+      'Accepted for older clients. Every sandbox that has a network has one of its own.',
+    ),
+    network: field(
+      Omittable(NetworkPolicy),
+      'What the sandboxes may reach, in place of what the snapshot says. Needs a snapshot with a network device.',
     ),
     memory_limit_mib: field(
       Omittable(Type.Integer({ minimum: limits.memoryLimitMibMin, maximum: limits.memMibMax })),

@@ -14,6 +14,7 @@ import {
   Tag,
   WindowKind,
 } from './common.ts';
+import { NetworkPolicy } from './network.ts';
 
 export const SnapshotStatus = Type.Union([Type.Literal('writing'), Type.Literal('ready'), Type.Literal('failed')]);
 export type SnapshotStatus = Static<typeof SnapshotStatus>;
@@ -80,6 +81,10 @@ export const SnapshotInfo = Type.Object(
     diff_logical_bytes: field(Type.Optional(Count), 'Guest memory size in bytes. Present with `diff_ms`.'),
     warning,
     random_numbers: randomNumbers,
+    network: field(
+      Type.Optional(NetworkPolicy),
+      'What its children may reach, unless a fork says otherwise. Absent: they have no network device.',
+    ),
     safety: field(
       Type.Optional(Safety),
       '`strict`: its programs stay frozen in each child until the child has its own identity.',
@@ -175,7 +180,12 @@ export const CreateSnapshotRequest = Type.Object(
     ),
     tap: field(
       Omittable(Type.String()),
-      'Accepted for older clients. Guests have no network yet, and a warning says so.',
+      'Accepted for older clients. A guest has no tap device; a warning says so. See `network`.',
+    ),
+    network: field(
+      Omittable(NetworkPolicy),
+      'Gives the guest a network device, and says what its children may reach. It holds for the warm-up too. Default: no ' +
+        'device, for good.',
     ),
     boot_wait_secs: field(
       Type.Optional(Type.Number({ default: limits.bootWaitSecsDefault, minimum: 0, maximum: limits.bootWaitSecsMax })),

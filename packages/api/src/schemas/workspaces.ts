@@ -54,7 +54,7 @@ export const CreateWorkspaceRequest = Type.Object(
     snapshot_tag: field(Tag, 'Snapshot to start the first sandbox from.'),
     per_child_netns: field(
       Type.Optional(Type.Boolean({ default: false })),
-      'Accepted for older clients. Guests have no network yet, and a warning says so.',
+      'Accepted for older clients. Every sandbox that has a network has one of its own.',
     ),
     memory_limit_mib: field(
       Omittable(Type.Integer({ minimum: limits.memoryLimitMibMin, maximum: limits.memMibMax })),

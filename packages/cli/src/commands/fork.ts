@@ -10,25 +10,27 @@ import { endThrowaway } from '../lib/throwaway.ts';
 import { withProgress } from '../output/progress.ts';
 import { formatMs } from '../output/text.ts';
 import { hostFields, hostOptions, nameOption, safetyOption, type HostOptions } from '../parse/fork-options.ts';
+import { networkOf, networkOptions, type NetworkOptions } from '../parse/network-options.ts';
 import { accepted } from '../parse/older-options.ts';
 import { integer, wholeSeconds } from '../parse/parse.ts';
 import { resolveSnapshot } from '../parse/resolve.ts';
 
-type Options = HostOptions & {
-  tag?: string;
-  count: number;
-  name?: string;
-  ttl?: number;
-  onExpire?: 'kill' | 'pause';
-  partial?: boolean;
-  safety?: Safety;
-  liveFork?: boolean;
-  prewarm?: boolean;
-  hugepages?: boolean;
-  n?: number;
-  settleSecs?: number;
-  agentAddress?: AgentAddress;
-};
+type Options = HostOptions &
+  NetworkOptions & {
+    tag?: string;
+    count: number;
+    name?: string;
+    ttl?: number;
+    onExpire?: 'kill' | 'pause';
+    partial?: boolean;
+    safety?: Safety;
+    liveFork?: boolean;
+    prewarm?: boolean;
+    hugepages?: boolean;
+    n?: number;
+    settleSecs?: number;
+    agentAddress?: AgentAddress;
+  };
 
 /** Longest wait of --settle-secs, and the time to live that a sandbox has beyond it, in case this process is killed. */
 const SETTLE_SECS_MAX = 7 * 86_400;
@@ -57,6 +59,7 @@ export const fork = defineCommand<Options>({
     },
     nameOption,
     ...hostOptions,
+    ...networkOptions,
     {
       flags: '--ttl <time>',
       summary: 'lifetime of each, such as 90, 15m or 2h (default: until it is killed)',
@@ -93,6 +96,7 @@ export const fork = defineCommand<Options>({
   ],
   examples: [
     { line: 'forkd fork py -n 10', summary: 'start ten children of a template' },
+    { line: 'forkd fork py --net none --allow pypi.org', summary: 'start one that may reach one name' },
     { line: 'ID=$(forkd fork -q --tag py)', summary: 'start one, for a script' },
     {
       line: 'forkd fork py --name web --label team=core --ttl 2h',
@@ -136,6 +140,8 @@ async function run({ context, args, options: given }: Call<Options>): Promise<nu
 
 function requestOf(tag: string, options: Options): CreateSandboxesRequest {
   const request: CreateSandboxesRequest = { snapshot_tag: tag, n: options.count, ...hostFields(options) };
+  const network = networkOf(options);
+  if (network !== undefined) request.network = network;
   if (options.liveFork) request.live_fork = true;
   if (options.prewarm) request.prewarm = true;
   if (options.hugepages) request.hugepages = true;

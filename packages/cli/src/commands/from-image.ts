@@ -44,6 +44,10 @@ export const fromImage = defineCommand<Options>({
       line: 'forkd from-image python --tag web --package pip:flask --copy ./app:/srv/app --env PORT=80 --replace',
       summary: 'with a Python package, files and a variable, in place of the template of that name',
     },
+    {
+      line: 'forkd from-image python --tag net --net none --allow python-packages',
+      summary: 'with a network that reaches the package index of Python and nothing else',
+    },
     { line: 'forkd from-image docker.io/library/alpine:3 --tag alpine', summary: 'an image of a registry' },
     {
       line: 'forkd from-image ./rootfs --tag mine -- /opt/fill-caches',

@@ -5,11 +5,12 @@ import { UsageError } from '../lib/errors.ts';
 import { withThrowaway } from '../lib/throwaway.ts';
 import { commandOf, execOptions, startOptions, type ExecOptions } from '../parse/exec-options.ts';
 import { hostFields, hostOptions, nameOption, type HostOptions } from '../parse/fork-options.ts';
+import { networkOf, networkOptions, type NetworkOptions } from '../parse/network-options.ts';
 import { imageOptions, replaced } from '../parse/older-options.ts';
 import { tag } from '../parse/parse.ts';
 import { resolveSnapshot } from '../parse/resolve.ts';
 
-type Options = ExecOptions & HostOptions & { tag?: string; name?: string };
+type Options = ExecOptions & HostOptions & NetworkOptions & { tag?: string; name?: string };
 
 export const run = defineCommand<Options>({
   name: 'run',
@@ -34,6 +35,7 @@ export const run = defineCommand<Options>({
     nameOption,
     ...execOptions,
     ...hostOptions,
+    ...networkOptions,
     replaced(
       '--image <image>',
       'A command runs in a child of a template.',
@@ -60,6 +62,7 @@ async function runOnce({ context, args, options }: Call<Options>): Promise<numbe
   const fork = {
     snapshot_tag: await resolveSnapshot(client, tagText, context),
     ...hostFields(options),
+    network: networkOf(options) ?? null,
     ...(options.name !== undefined && { name: options.name }),
   };
   return withThrowaway(context, client, fork, (sandboxId) =>

@@ -6,10 +6,11 @@ import type { OptionSpec } from '../command.ts';
 import type { Context } from '../context.ts';
 import { Progress } from '../output/progress.ts';
 import { formatMs } from '../output/text.ts';
+import { networkOf, networkOptions, type NetworkOptions } from '../parse/network-options.ts';
 import { integer, seconds } from '../parse/parse.ts';
 
 /** Options that all verbs that boot a template share. */
-export interface TemplateOptions {
+export interface TemplateOptions extends NetworkOptions {
   kernel?: string;
   warm?: string;
   warmFile?: string;
@@ -42,6 +43,7 @@ export const templateOptions: readonly OptionSpec[] = [
     summary: `time limit of the boot (default: ${limits.bootWaitSecsDefault})`,
     parse: seconds('--boot-wait-secs', limits.bootWaitSecsMax),
   },
+  ...networkOptions,
   { flags: '--tap <device>', summary: 'tap device for the template' },
   {
     flags: '--vcpus <n>',
@@ -69,6 +71,8 @@ export async function templateFields(options: TemplateOptions): Promise<Partial<
   if (memMib !== undefined) fields.mem_mib = memMib;
   if (options.bootWaitSecs !== undefined) fields.boot_wait_secs = options.bootWaitSecs;
   if (options.tap !== undefined) fields.tap = options.tap;
+  const network = networkOf(options);
+  if (network !== undefined) fields.network = network;
   if (options.vcpus !== undefined) fields.vcpus = options.vcpus;
   if (options.diskGib !== undefined) fields.disk_gib = options.diskGib;
   if (options.cpuModel !== undefined) fields.cpu_model = options.cpuModel;

@@ -13,6 +13,7 @@ import { eventRoutes } from './routes/events.ts';
 import { fileRoutes } from './routes/files.ts';
 import { hostRoutes } from './routes/host.ts';
 import { metricsRoutes } from './routes/metrics.ts';
+import { networkRoutes } from './routes/network.ts';
 import { sandboxRoutes } from './routes/sandboxes.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { workspaceRoutes } from './routes/workspaces.ts';
@@ -59,6 +60,7 @@ export function buildApp(parts: AppParts): FastifyInstance {
   sandboxRoutes(app, parts);
   commandRoutes(app, parts);
   fileRoutes(app, parts);
+  networkRoutes(app, parts);
   workspaceRoutes(app, parts);
   eventRoutes(app, parts);
   docsRoutes(app, documentOf);

@@ -1,5 +1,5 @@
 import { type EndReason, endReasons } from '@forkd/api';
-import type { LayerMemory } from '@forkd/engine';
+import type { FlowRecord, LayerMemory } from '@forkd/engine';
 import { limits } from '../limits.ts';
 import { version } from '../version.ts';
 import { type Counter, type Histogram, Exposition } from './exposition.ts';
@@ -34,6 +34,8 @@ export class Metrics {
   readonly #forkSeconds: Histogram;
   readonly #forkReadySeconds: Histogram;
   readonly #sandboxesEnded: Counter;
+  readonly #flows: Counter;
+  readonly #flowBytes: Counter;
   readonly #execSeconds: Histogram;
   readonly #branches: Counter;
   readonly #branchFaults: Counter;
@@ -53,6 +55,8 @@ export class Metrics {
     const ready = 'A child: until it has an identity of its own and takes commands.';
     this.#forkReadySeconds = all.histogram('forkd_fork_ready_seconds', ready, longSeconds);
     this.#sandboxesEnded = all.counter('forkd_sandboxes_ended_total', 'Sandboxes that ended, by reason.');
+    this.#flows = all.counter('forkd_network_flows_total', 'Connections of sandboxes, by phase and direction.');
+    this.#flowBytes = all.counter('forkd_network_bytes_total', 'Bytes of connections that have ended, by direction.');
     this.#execSeconds = all.histogram('forkd_exec_seconds', 'exec: the command and the way to it.', longSeconds);
     this.#branches = all.counter('forkd_branches_total', 'Branches that were begun, by mode and result: ok, failed.');
     this.#branchFaults = all.counter(
@@ -105,6 +109,13 @@ export class Metrics {
 
   forkFailed(): void {
     this.#forks.add(1, { result: 'failed' });
+  }
+
+  /** A connection of a sandbox, as the network process reports it. */
+  flow({ phase, direction, sent_bytes: sent, received_bytes: received }: FlowRecord): void {
+    this.#flows.add(1, { phase, direction });
+    this.#flowBytes.add(sent, { direction: 'out' });
+    this.#flowBytes.add(received, { direction: 'in' });
   }
 
   sandboxEnded(reason: EndReason): void {

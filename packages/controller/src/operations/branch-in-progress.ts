@@ -1,4 +1,4 @@
-import { ApiError, type BranchPlan } from '@forkd/api';
+import { ApiError, type BranchPlan, type SnapshotNetwork } from '@forkd/api';
 import { anySignal, type Vm, type VmBranchDone, type VmBranchEvent } from '@forkd/engine';
 import { asDigest, type Blob } from '@forkd/store';
 import type { Attributes } from '@opentelemetry/api';
@@ -12,6 +12,7 @@ import type { Draft, Origin } from '../state/draft.ts';
 import type { Sandbox } from '../state/sandbox.ts';
 import { waitForReason } from '../state/vm-end.ts';
 import type { Host } from './host.ts';
+import { markNetwork } from './mark-network.ts';
 import { setClock } from './set-clock.ts';
 import { StandStill } from './stand-still.ts';
 
@@ -24,6 +25,8 @@ export class BranchInProgress {
   readonly #resumed = deferred<void>();
   /** Set for `safety: strict`, once the programs of the source stand still. */
   #standStill: StandStill | null = null;
+  /** The network of the snapshot, once the source runs again. */
+  #network: Promise<SnapshotNetwork | null> | null = null;
   /** True once the source runs again, and its count of branches has been raised. */
   #sourceRuns = false;
 
@@ -115,20 +118,20 @@ export class BranchInProgress {
     draft.stats = { ...this.#statsOf(event.stats), ...audited };
     this.#onResumed(event.stats.pause_us);
     // The source runs again. A strict branch advances only if the programs stood still until then; `#capture` has the failure.
-    if (this.#standStill === null) this.#advance(event);
-    else
-      this.#standStill.end().then(
-        () => draft.inFlight && this.#advance(event),
-        () => undefined,
-      );
+    const before = this.#standStill?.end() ?? Promise.resolve();
+    before.then(() => this.#advance(event)).catch(() => undefined);
   }
 
-  #advance(event: VmBranchEvent): void {
+  async #advance(event: VmBranchEvent): Promise<void> {
+    const draft = this.#draft;
     if (event.stage === 'ready') {
+      // A child needs it, and it takes one message to the network process.
+      draft.facts.network = (await this.#network) ?? null;
+      if (!draft.inFlight) return;
       const { root_disk: rootDisk } = this.#sandbox.record;
       const { stack, disk = [] } = event;
       const ram = { stack, deviceState: blobOf(event.device_state), rootDisk, disk };
-      this.#host.catalog.becomeReady(this.#draft, ram);
+      this.#host.catalog.becomeReady(draft, ram);
     }
     this.#resumed.resolve();
   }
@@ -140,7 +143,7 @@ export class BranchInProgress {
     const { ramStack } = draft;
     const memory = done.stack.map(blobOf);
     const stored = await catalog.publish(draft, {
-      facts: { parent: await this.#parent(draft.facts.parent) },
+      facts: { parent: await this.#parent(draft.facts.parent), network: (await this.#network) ?? null },
       memory,
       deviceState: blobOf(done.device_state),
       rootDisk: sandbox.record.root_disk,
@@ -161,6 +164,7 @@ export class BranchInProgress {
   #onResumed(pauseUs: number): void {
     if (this.#sourceRuns) return;
     this.#sourceRuns = true;
+    this.#network = markNetwork(this.#host, this.#sandbox);
     this.#count();
     const sandbox = this.#sandbox;
     sandbox.clockBehindMs += pauseUs / 1000;

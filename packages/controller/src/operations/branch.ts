@@ -69,6 +69,7 @@ function factsOf(tag: string, { id, record }: Sandbox, safety: Safety, keepsPare
     python: record.python,
     refresh: record.refresh ?? null,
     safety,
+    network: record.vm.networkKey === undefined ? null : { policy: record.network ?? {}, inherited: null },
     parent: { tag: record.snapshot_tag, digest: record.snapshot_digest },
     keepsParent,
     branchedFrom: id,

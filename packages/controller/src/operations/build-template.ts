@@ -11,13 +11,14 @@ import {
   type SnapshotInfo,
   type SnapshotResultEvent,
 } from '@forkd/api';
-import { anySignal, type BootSpec, type KernelFiles, type Vm } from '@forkd/engine';
+import { anySignal, type BootSpec, type KernelFiles, type Policy, type Vm } from '@forkd/engine';
 import { buildRoot, withEmptyDisk } from '@forkd/images';
 import { asDigest, type Blob } from '@forkd/store';
 import { withDeadline } from '../deadline.ts';
 import { toApiError } from '../errors.ts';
 import { limits } from '../limits.ts';
 import { assertCan } from '../runtime/capabilities.ts';
+import { policyOf } from '../runtime/network-rules.ts';
 import type { Runtime } from '../runtime/vmm.ts';
 import { withScope, type Scope } from '../scope.ts';
 import type { SnapshotContents } from '../state/catalog.ts';
@@ -29,6 +30,7 @@ import type { Sandbox } from '../state/sandbox.ts';
 import { admit } from './admission.ts';
 import { awaitAgent, inStage } from './await-agent.ts';
 import type { Host } from './host.ts';
+import { markNetwork } from './mark-network.ts';
 import { newFacts } from './new-facts.ts';
 import type { OnProgress } from './progress.ts';
 import { readRootFile, type Root } from './root-file.ts';
@@ -66,7 +68,15 @@ export async function buildTemplate(
   const { tag, tap, replace = false } = request;
   if (replace) await assertReplaceable(host, tag);
   const source = request.source ?? request.rootfs ?? '';
-  const unknown = { machine: null, image: null, source, python: false, refresh: null, safety: 'standard' } as const;
+  const unknown = {
+    machine: null,
+    image: null,
+    source,
+    python: false,
+    refresh: null,
+    safety: 'standard',
+    network: null,
+  } as const;
   const facts = { ...newFacts(tag, unknown), ...buildOf(request) };
   const note = () => replies.noteSnapshot(requestKey, tag);
   const beganMs = performance.now();
@@ -82,7 +92,7 @@ export async function buildTemplate(
     );
     const times = { ...stageMs(done), snapshot_ms: performance.now() - done.warmDoneMs };
     log.info({ tag, ...times }, 'template is durable');
-    if (tap != null) addWarning(snapshot, `tap '${tap}' was passed over: guests have no network yet`);
+    if (tap != null) addWarning(snapshot, `tap '${tap}' was passed over: a guest has no tap device`);
     return { snapshot, build_ms: done.imageDoneMs - beganMs, ...times };
   });
 }
@@ -90,6 +100,7 @@ export async function buildTemplate(
 async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotContents> {
   const { draft, request, signal, onProgress } = of;
   const memMib = request.mem_mib ?? apiLimits.memMibDefault;
+  const policy = request.network == null ? null : policyOf(request.network);
   // Asked first: an image can take minutes to make.
   await admit(`A boot with ${memMib} MiB`, 1, memMib * MIB + limits.vmOverheadBytes);
   const root = await rootOf(host, of);
@@ -106,8 +117,10 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
       'Leave disk_gib out.',
     );
   }
+  if (policy !== null)
+    assertCan(runtime.engine, 'network', `Snapshot '${request.tag}' with a network`, 'Leave it out.');
   const disk = await emptyDiskOf(host, of);
-  const { sandbox, vm } = await bootVm(host, of, { runtime, kernel, root, rootDisk, disk, memMib });
+  const { sandbox, vm } = await bootVm(host, of, { runtime, kernel, root, rootDisk, disk, memMib, policy });
   const { machine } = vm.record;
   const guestSignal = anySignal(signal, sandbox.ended.signal);
   await inStage('boot_failed', sandbox, awaitAgent(sandbox, bootWaitMs(request, runtime), guestSignal));
@@ -127,13 +140,14 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
   const taken = await withDeadline(limits.branchTimeoutMs, guestSignal, late, (inTime) =>
     vm.branch({ mode: 'diff', resume: false }, { signal: inTime }),
   );
+  const network = await markNetwork(host, sandbox);
   // The VM was not resumed, so that its pause says nothing. A template holds all pages that were written.
   const whole = { ...taken.stats, diff_us: 0 };
   const { pause_us: _us, pause_ms: _ms, ...stats } = statsOf(whole, 'full', machine.mem_mib);
   draft.stats = { ...stats, ...stageMs(done) };
   const blobOf = ({ digest, size }: { digest: string; size: number }) => ({ digest: asDigest(digest), size });
   return {
-    facts: { machine, image: root.config, source: root.source, python, refresh },
+    facts: { machine, image: root.config, source: root.source, python, refresh, network },
     memory: taken.stack.map(blobOf),
     deviceState: blobOf(taken.device_state),
     rootDisk,
@@ -182,7 +196,8 @@ async function assertReplaceable({ catalog, workspaces }: Host, tag: string): Pr
 async function kernelOf({ boot }: Host, { request, signal, onProgress }: Build): Promise<KernelFiles> {
   const own = request.kernel == null ? {} : { kernelFile: resolve(request.kernel) };
   const disk = request.disk_gib != null;
-  return boot.files({ ...own, disk, signal, onProgress: (line) => onProgress('kernel', line) });
+  const network = request.network != null;
+  return boot.files({ ...own, disk, network, signal, onProgress: (line) => onProgress('kernel', line) });
 }
 
 type BootDisk = NonNullable<BootSpec['disk']>;
@@ -197,12 +212,23 @@ async function emptyDiskOf({ paths, disks }: Host, { request, signal }: Build): 
   });
 }
 
+interface BootParts {
+  runtime: Runtime;
+  kernel: KernelFiles;
+  root: Root;
+  rootDisk: Blob;
+  disk: BootDisk | null;
+  memMib: number;
+  /** The policy of the guest. `null`: it has no network device. */
+  policy: Policy | null;
+}
+
 async function bootVm(
   { registry, store }: Host,
   { draft, request, signal, onProgress, scope }: Build,
-  parts: { runtime: Runtime; kernel: KernelFiles; root: Root; rootDisk: Blob; disk: BootDisk | null; memMib: number },
+  parts: BootParts,
 ): Promise<{ sandbox: Sandbox; vm: Vm }> {
-  const { runtime, kernel, root, rootDisk, disk, memMib } = parts;
+  const { runtime, kernel, root, rootDisk, disk, memMib, policy } = parts;
   const vcpus = request.vcpus ?? apiLimits.vcpusDefault;
   onProgress('boot', `booting under ${runtime.engine.accelerator}: ${runtime.engine.acceleratorReason}`);
   const id = newSandboxId();
@@ -216,6 +242,7 @@ async function bootVm(
     source: root.source,
     python: false,
     refresh: null,
+    ...(request.network != null && { network: request.network }),
   });
   const sandbox = await registry.reserve(record, [rootDisk.digest, ...(disk?.layers ?? [])]);
   scope.defer(`the VM of template '${draft.tag}'`, () => registry.end(sandbox));
@@ -229,6 +256,7 @@ async function bootVm(
     kernel,
     ...(request.cpu_model != null && { cpuModel: request.cpu_model }),
     ...(disk && { disk }),
+    ...(policy !== null && { network: { policy, inherited: null } }),
     signal,
     timeoutMs: bootWaitMs(request, runtime),
   });

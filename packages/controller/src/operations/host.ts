@@ -4,11 +4,13 @@ import type { Metrics } from '../observe/metrics.ts';
 import type { DataPaths } from '../paths.ts';
 import type { Disks } from '../runtime/disks.ts';
 import type { GuestBoot } from '../runtime/guest-boot.ts';
+import type { Network } from '../runtime/network.ts';
 import type { Vmm } from '../runtime/vmm.ts';
 import type { BranchSlots } from '../state/branch-slots.ts';
 import type { BytePool } from '../state/byte-pool.ts';
 import type { Catalog } from '../state/catalog.ts';
 import type { EventLog } from '../state/events.ts';
+import type { FlowLog } from '../state/flow-log.ts';
 import type { Housekeeping } from '../state/housekeeping.ts';
 import type { Pins } from '../state/pins.ts';
 import type { Registry } from '../state/registry.ts';
@@ -25,6 +27,10 @@ export interface Host {
   pins: Pins;
   housekeeping: Housekeeping;
   vmm: Pick<Vmm, 'engineOnceUp' | 'pagerIfUp' | 'use'>;
+  /** `null` if the network process is not installed. */
+  network: Pick<Network, 'dial' | 'mark' | 'setPolicy'> | null;
+  /** The latest connections of sandboxes. */
+  flows: FlowLog;
   boot: GuestBoot;
   disks: Pick<Disks, 'find' | 'ifUp'>;
   replies: Replies;

@@ -56,7 +56,7 @@ export async function importSnapshot(
   const plan = await inspect(request, runtime);
   const { dir } = plan;
   const context = `${dir} to snapshot '${tag}'`;
-  const info = await host.catalog.make(newFacts(tag, plan), { context, signal }, () =>
+  const info = await host.catalog.make(newFacts(tag, { ...plan, network: null }), { context, signal }, () =>
     takeIn(host, plan, runtime, signal),
   );
   host.log.info({ tag, dir }, 'imported');

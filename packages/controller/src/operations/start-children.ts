@@ -1,17 +1,25 @@
 import { randomBytes } from 'node:crypto';
-import { ApiError, limits as apiLimits, newSandboxId, type CreateSandboxesRequest } from '@forkd/api';
-import { anySignal, type Machine, type RestoreSpec } from '@forkd/engine';
+import {
+  ApiError,
+  limits as apiLimits,
+  newSandboxId,
+  type CreateSandboxesRequest,
+  type NetworkPolicy,
+} from '@forkd/api';
+import { anySignal, type Machine, type RestoreSpec, type VmNetwork } from '@forkd/engine';
 import { unixNsNow } from '../clock.ts';
 import { withContext } from '../errors.ts';
 import { limits } from '../limits.ts';
 import { traced } from '../observe/tracing.ts';
 import { assertCan } from '../runtime/capabilities.ts';
 import { machineFor } from '../runtime/engines.ts';
+import { policyOf } from '../runtime/network-rules.ts';
 import type { Runtime } from '../runtime/vmm.ts';
 import type { ForkSource } from '../state/catalog.ts';
 import { randomWarning } from '../state/refresh.ts';
 import { newRecord, type SandboxRecord } from '../state/sandbox-record.ts';
 import type { Sandbox } from '../state/sandbox.ts';
+import { unpackInherited } from '../state/snapshot-network.ts';
 import { admit } from './admission.ts';
 import type { Host } from './host.ts';
 import { assertName, expiryOf } from './lifecycle.ts';
@@ -40,9 +48,11 @@ export async function startChildren(
     // A limit that is not enforced would be worse than none.
     const limit = `Fork of '${tag}': memory_limit_mib cannot be enforced`;
     if (memoryLimitMib !== undefined) assertCan(runtime.engine, 'memory_limit', limit, 'Leave it out.');
+    const network = await networkOf(request, source);
+    if (network !== null) assertCan(runtime.engine, 'network', `Fork of '${tag}'`);
     await checkBlobs(host, source, signal);
     await admit(`A fork of ${n} from '${tag}'`, n, limits.vmOverheadBytes);
-    const plan: ChildPlan = { runtime, source, machine, memoryLimitMib, settings };
+    const plan: ChildPlan = { runtime, source, machine, memoryLimitMib, network, settings };
     const started = await (request.partial === true
       ? startSome(host, plan, n, signal)
       : startAllOrNone(host, plan, n, signal));
@@ -113,7 +123,7 @@ async function startChild(
   children: Set<Sandbox>,
   signal: AbortSignal,
 ): Promise<Sandbox> {
-  const { runtime, source, machine, memoryLimitMib } = plan;
+  const { runtime, source, machine, memoryLimitMib, network } = plan;
   const record = recordOf(id, plan);
   host.workspaces.assertNameFree(record.name);
   const sandbox = await host.registry.reserve(record, needsOf(source));
@@ -133,6 +143,7 @@ async function startChild(
     signal,
     timeoutMs: limits.restoreTimeoutMs,
     ...(memoryLimitMib !== undefined && { memoryLimitMib }),
+    ...(network !== null && { network }),
   };
   const vm = await traced('restore', {}, () => runtime.engine.restore(spec));
   host.registry.attach(sandbox, vm);
@@ -162,7 +173,14 @@ interface ChildPlan {
   source: ForkSource;
   machine: Machine;
   memoryLimitMib: number | undefined;
+  /** `null`: the machine has no network device. */
+  network: ChildNetwork | null;
   settings: Settings;
+}
+
+/** The policy of a child, in the words of its record and as the network process takes it, and what its guest knows. */
+interface ChildNetwork extends VmNetwork {
+  words: NetworkPolicy;
 }
 
 /** The outcome of a fork, some of whose children have failed. */
@@ -182,6 +200,20 @@ type Settings = Pick<
   SandboxRecord,
   'name' | 'labels' | 'expires_at_unix' | 'on_expire' | 'workspace' | 'request_key' | 'warnings'
 >;
+
+/** The policy of the children: what the request says, else what the snapshot says. */
+async function networkOf(
+  { network: asked }: CreateSandboxesRequest,
+  { tag, network }: ForkSource,
+): Promise<ChildNetwork | null> {
+  if (network === null) {
+    if (asked == null) return null;
+    const sentence = `Fork of '${tag}' with a network: the template was built without a network device.`;
+    throw new ApiError('unsupported', sentence, { hint: 'Build the template with --net.' });
+  }
+  const words = asked ?? network.policy;
+  return { words, policy: policyOf(words), inherited: await unpackInherited(network.inherited) };
+}
 
 /** Refuses a strict fork of a snapshot that was not taken strictly. */
 function assertStrict({ tag, safety }: ForkSource): void {
@@ -206,7 +238,7 @@ function needsOf(source: ForkSource): string[] {
   return [...source.stack, ...source.disk, source.deviceState.digest, source.rootDisk.digest];
 }
 
-function recordOf(id: string, { source, memoryLimitMib, settings }: ChildPlan): SandboxRecord {
+function recordOf(id: string, { source, memoryLimitMib, network, settings }: ChildPlan): SandboxRecord {
   const random = randomWarning(source.refresh);
   return newRecord({
     id,
@@ -219,6 +251,7 @@ function recordOf(id: string, { source, memoryLimitMib, settings }: ChildPlan): 
     python: source.python,
     refresh: source.refresh,
     ...(memoryLimitMib !== undefined && { memory_limit_mib: memoryLimitMib }),
+    ...(network !== null && { network: network.words }),
     ...settings,
     warnings: [...settings.warnings, ...(random === undefined ? [] : [random])],
   });

@@ -7,6 +7,7 @@ import { messageOf, toApiError } from '../errors.ts';
 import type { DataPaths } from '../paths.ts';
 import type { Disks } from './disks.ts';
 import type { GuestBoot } from './guest-boot.ts';
+import type { Network } from './network.ts';
 
 /** The parts of an engine. */
 export interface EngineParts {
@@ -15,6 +16,7 @@ export interface EngineParts {
   binaries: Binaries;
   boot: GuestBoot;
   disks: Disks;
+  network: Network | null;
   poolSizeMax: number;
   /** RAM for layers that no sandbox maps. `null`: the default of the pager. */
   layerCacheBytes: number | null;
@@ -43,7 +45,7 @@ export async function createEngine(parts: EngineParts, pager: Pager, signal: Abo
 }
 
 async function createQemu(parts: EngineParts, pager: Pager, signal: AbortSignal): Promise<ProbedEngine> {
-  const { paths, binaries, boot, disks, poolSizeMax, log } = parts;
+  const { paths, binaries, boot, disks, network, poolSizeMax, log } = parts;
   const shim = await requireBinary(binaries, 'shim');
   const jail = await requireBinary(binaries, 'jail');
   const probeKernel = await boot.known();
@@ -53,7 +55,8 @@ async function createQemu(parts: EngineParts, pager: Pager, signal: AbortSignal)
     onError: (error: unknown) => log.warn({ reason: messageOf(error) }, 'could not start a VMM ahead of a fork'),
   };
   const findDiskServer = () => disks.find();
-  const options = { cacheDir: paths.cache, shim, jail, pager, findDiskServer, pool, signal };
+  const wires = network === null ? {} : { wires: network };
+  const options = { cacheDir: paths.cache, shim, jail, pager, findDiskServer, pool, signal, ...wires };
   const engine = await QemuEngine.create(
     probeKernel === null
       ? options

@@ -10,6 +10,8 @@ interface KernelRequest {
   kernelFile?: string;
   /** True if the guest has a disk to which it writes. */
   disk: boolean;
+  /** True: the guest has a network device. */
+  network: boolean;
   signal: AbortSignal;
   onProgress?: (line: string) => void;
 }
@@ -30,7 +32,7 @@ export class GuestBoot {
     this.#note = join(cacheDir, 'guest-boot.json');
   }
 
-  async files({ kernelFile, disk, signal, onProgress }: KernelRequest): Promise<KernelFiles> {
+  async files({ kernelFile, disk, network, signal, onProgress }: KernelRequest): Promise<KernelFiles> {
     const agentBinary = await requireBinary(this.#binaries, 'agent');
     const cacheDir = this.#cacheDir;
     const kernel = await ensureKernel({
@@ -39,7 +41,15 @@ export class GuestBoot {
       ...(kernelFile !== undefined && { kernelFile }),
       ...(onProgress !== undefined && { onProgress }),
     });
-    const initramfs = await ensureInitramfs({ cacheDir, kernel, agentBinary, vsock: this.#vsock, disk, signal });
+    const initramfs = await ensureInitramfs({
+      cacheDir,
+      kernel,
+      agentBinary,
+      vsock: this.#vsock,
+      disk,
+      network,
+      signal,
+    });
     const files = { vmlinuz: kernel.vmlinuz, initramfs };
     if (kernelFile === undefined) await writeFileAtomic(this.#note, JSON.stringify(files));
     return files;

@@ -6,6 +6,7 @@ import {
   type Safety,
   type SnapshotInfo,
   type SnapshotInfoDetail,
+  type SnapshotNetwork,
 } from '@forkd/api';
 import {
   dependentsOf,
@@ -24,6 +25,7 @@ import { detailOf, infoOfDraft, infoOfListed } from './describe.ts';
 import { Draft, type DraftFacts, type RamSnapshot } from './draft.ts';
 import type { EventLog, Subject } from './events.ts';
 import type { Housekeeping } from './housekeeping.ts';
+import { snapshotNetworkOf } from './snapshot-network.ts';
 
 /** Everything that starting a child of a snapshot needs. */
 export interface ForkSource {
@@ -38,6 +40,7 @@ export interface ForkSource {
   python: boolean;
   refresh: Refresh | null;
   safety: Safety;
+  network: SnapshotNetwork | null;
   /** Bottom layer first. */
   stack: readonly string[];
   deviceState: Blob;
@@ -245,6 +248,7 @@ export class Catalog {
         python,
         refresh,
         safety,
+        network: snapshotNetworkOf(machine.network === true, config.network),
         stack,
         deviceState,
         rootDisk,
@@ -253,8 +257,8 @@ export class Catalog {
     }
     const { facts, ram } = draft;
     if (ram === null || facts.machine === null || facts.image === null) throw notYet(draft);
-    const { machine, image, source, python, refresh, safety } = facts;
-    return { tag, digest: null, draft, machine, image, source, python, refresh, safety, ...ram };
+    const { machine, image, source, python, refresh, safety, network } = facts;
+    return { tag, digest: null, draft, machine, image, source, python, refresh, safety, network, ...ram };
   }
 
   /** Waits, for a bounded time, until a snapshot that is ready is on disk or has failed. Any other snapshot is left alone. */
@@ -299,7 +303,7 @@ export class Catalog {
 function configOf(facts: DraftFacts, stats: Record<string, number>): SnapshotConfig {
   const { tag, createdAtUnix, machine, image, source, python, refresh, safety, parent, keepsParent, branchedFrom } =
     facts;
-  const { build } = facts;
+  const { build, network } = facts;
   if (machine === null || image === null) throw new Error(`snapshot '${tag}' has no machine`);
   return {
     format: 1,
@@ -316,6 +320,7 @@ function configOf(facts: DraftFacts, stats: Record<string, number>): SnapshotCon
     keeps_parent: keepsParent,
     branched_from: branchedFrom,
     ...(build !== undefined && { build }),
+    ...(network !== null && { network }),
     stats,
   };
 }

@@ -11,6 +11,7 @@ import { type Blob, type Listed, type MachineRecord, type StoredSnapshot, ancest
 import { Compile } from 'typebox/compile';
 import type { Draft } from './draft.ts';
 import { randomWarning } from './refresh.ts';
+import { snapshotNetworkOf } from './snapshot-network.ts';
 
 const PAGE_BYTES = 4096;
 const buildRequest = Compile(CreateSnapshotRequest);
@@ -98,12 +99,14 @@ export function infoOfDraft(draft: Draft, dir: string): SnapshotInfo {
     ...(facts.machine !== null && sizesOf(facts.machine)),
     ...(facts.image !== null && randomOf(facts.refresh)),
     ...(facts.safety === 'strict' && { safety: facts.safety }),
+    ...(facts.network !== null && { network: facts.network.policy }),
     ...(error !== null && { error: error.message }),
     ...pickStats(draft.stats),
   };
 }
 
 export function infoOfStored({ tag, config }: StoredSnapshot, dir: string): SnapshotInfo {
+  const network = snapshotNetworkOf(config.machine.network === true, config.network);
   return {
     tag,
     dir,
@@ -117,6 +120,7 @@ export function infoOfStored({ tag, config }: StoredSnapshot, dir: string): Snap
     ...(config.parent_tag !== null && { parent_tag: config.parent_tag }),
     ...randomOf(config.refresh),
     ...(config.safety === 'strict' && { safety: config.safety }),
+    ...(network !== null && { network: network.policy }),
     ...pickStats(config.stats),
   };
 }

@@ -1,4 +1,4 @@
-import type { CreateSnapshotRequest, Safety, SnapshotStatus, Image, Refresh } from '@forkd/api';
+import type { CreateSnapshotRequest, Safety, SnapshotNetwork, SnapshotStatus, Image, Refresh } from '@forkd/api';
 import type { Machine } from '@forkd/engine';
 import type { Blob, Digest, StoredSnapshot } from '@forkd/store';
 import { deferred } from '../deferred.ts';
@@ -30,6 +30,8 @@ export interface DraftFacts {
   python: boolean;
   refresh: Refresh | null;
   safety: Safety;
+  /** `null` if the machine has no network device. */
+  network: SnapshotNetwork | null;
   parent: Origin | null;
   /** True if the request named the parent, which cannot be removed without this snapshot then. */
   keepsParent: boolean;

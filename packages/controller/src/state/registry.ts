@@ -17,7 +17,15 @@ import { endingOf, lostEndingOf, type Loss } from './vm-end.ts';
 /** The fields of a record that may change while the sandbox is there. */
 type Changeable = Pick<
   SandboxRecord,
-  'branch_count' | 'last_branch_memory_path' | 'name' | 'labels' | 'expires_at_unix' | 'on_expire' | 'paused'
+  | 'branch_count'
+  | 'last_branch_memory_path'
+  | 'name'
+  | 'labels'
+  | 'expires_at_unix'
+  | 'on_expire'
+  | 'paused'
+  | 'network'
+  | 'warnings'
 >;
 
 interface RegistryParts {

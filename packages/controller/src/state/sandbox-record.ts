@@ -1,6 +1,6 @@
 import { readdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { Image, Machine, Refresh, Blob, Digest, Nullable, OnExpire } from '@forkd/api';
+import { Image, Machine, NetworkPolicy, Refresh, Blob, Digest, Nullable, OnExpire } from '@forkd/api';
 import { writeFileAtomic } from '@forkd/store';
 import { Type, type Static } from 'typebox';
 import { Compile } from 'typebox/compile';
@@ -18,6 +18,8 @@ const VmSchema = Type.Object({
   stack: Type.Array(Type.String()),
   /** The name of its disk at the disk server. Absent if it has none. */
   diskKey: Type.Optional(Type.String()),
+  /** The name of its network wire. */
+  networkKey: Type.Optional(Type.String()),
 });
 
 /** The record from which another controller takes a sandbox over: `sandboxes/<id>/sandbox.json`. */
@@ -43,6 +45,8 @@ export const SandboxRecord = Type.Object({
   ready_ms: Nullable(Type.Number()),
   /** The memory limit of the VMM itself. Absent if there is none. */
   memory_limit_mib: Type.Optional(Type.Integer({ minimum: 1 })),
+  /** The network policy. Absent if it has no network device. */
+  network: Type.Optional(NetworkPolicy),
   /** `null` until the VM runs. */
   vm: Nullable(VmSchema),
   name: Nullable(Type.String()),

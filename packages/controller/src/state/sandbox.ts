@@ -95,6 +95,7 @@ export function infoOf(record: SandboxRecord, vm: Vm | null, state: 'running' | 
     state,
     ...(vm?.stall != null && { stalled: STALLS[vm.stall] }),
     ...(record.name !== null && { name: record.name }),
+    ...(record.network !== undefined && { network: record.network }),
     ...(Object.keys(record.labels).length > 0 && { labels: record.labels }),
     ...(record.expires_at_unix !== null && {
       expires_at_unix: record.expires_at_unix,

@@ -34,6 +34,8 @@ export class Link<M extends Messages> {
   readonly kind: DaemonKind;
   readonly #socket: Socket;
   readonly #pending = new Map<number, Pending<M>>();
+  /** Listeners of requests that were answered and whose events continue until the connection ends. */
+  readonly #followers = new Map<number, (event: M['event']) => void>();
   #lastId = 0;
   #open = true;
 
@@ -79,6 +81,17 @@ export class Link<M extends Messages> {
     });
   }
 
+  /** Sends a request whose events continue after it was answered, until the connection ends. Resolves once it is. */
+  async follow(op: M['op'], onEvent: (event: M['event']) => void, signal?: AbortSignal): Promise<void> {
+    // The first event may arrive together with the answer.
+    const id = this.#lastId + 1;
+    this.#followers.set(id, onEvent);
+    await this.request(op, signal ? { signal } : {}).catch((error: unknown) => {
+      this.#followers.delete(id);
+      throw error;
+    });
+  }
+
   /** The answer, if it is of the kind that the request has. */
   expect<K extends M['answer']['answer']>(answer: M['answer'], wanted: K): Extract<M['answer'], { answer: K }> {
     if (answer.answer !== wanted) throw wrongAnswer(this.kind, answer.answer, wanted);
@@ -103,13 +116,14 @@ export class Link<M extends Messages> {
       return;
     }
     const pending = this.#pending.get(reply.id);
-    if (reply.kind === 'event') pending?.onEvent?.(reply.event);
+    if (reply.kind === 'event') (this.#followers.get(reply.id) ?? pending?.onEvent)?.(reply.event);
     else if (reply.kind === 'ok') pending?.resolve(reply.result);
     else pending?.reject(new EngineError(reply.error.code, sentence(reply.error.message)));
   }
 
   #lost(): void {
     this.#open = false;
+    this.#followers.clear();
     for (const pending of this.#pending.values()) pending.reject(this.#lostError());
   }
 
@@ -162,10 +176,10 @@ function wrongAnswer(kind: DaemonKind, answer: string, wanted: string): EngineEr
   return new EngineError(kind.codes.protocol, `The ${titleOf(kind)} answered "${answer}" where "${wanted}" was due.`);
 }
 
-/** A connected socket, or `null` when nobody listens at `path`. */
-export function dialDaemon(kind: DaemonKind, path: string): Promise<Socket | null> {
+/** A connected socket, or `null` when nobody listens at `path`. `allowHalfOpen`: each direction ends by itself. */
+export function dialDaemon(kind: DaemonKind, path: string, allowHalfOpen = false): Promise<Socket | null> {
   return new Promise((resolve, reject) => {
-    const socket = connect(path);
+    const socket = connect({ path, allowHalfOpen });
     socket.once('connect', () => {
       socket.removeAllListeners('error');
       resolve(socket);

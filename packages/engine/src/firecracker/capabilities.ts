@@ -21,6 +21,7 @@ export function firecrackerCapabilities(host: FirecrackerHost): Capabilities {
     diff: true,
     pause: true,
     memory_limit: limitUnavailable ?? true,
+    network: 'A guest of Firecracker has no network device.',
     pool: 'Each restore starts a Firecracker of its own.',
     window_inside: 'The pager pauses a Firecracker over its API.',
     disk: 'Firecracker can use no disk of a server: files that its guests write are kept in their memory.',

@@ -4,6 +4,7 @@ import type { KernelFiles, Machine } from '../types.ts';
  * The descriptors under which a VMM finds what the launcher leaves it; twins of the numbers in
  * `crates/vmm-jail/src/inheritance.rs` and, for the memory, of the shim's `PLACEHOLDER_FD`.
  */
+const NETWORK_FD = 99;
 const MEMORY_FD = 100;
 const ROOT_IMAGE_FD = 102;
 const CONSOLE_FD = 103;
@@ -47,6 +48,9 @@ export const EMULATED_MODEL = 'Nehalem-v1,+rdrand,+arat';
 
 /** The same level under KVM, the same on every host: QEMU starts no VM where the host lacks any of it. */
 export const BASELINE_MODEL = `${EMULATED_MODEL},enforce`;
+
+/** The address of the network device, the same in every VM: each has a wire of its own. A twin is in `crates/net`. */
+const GUEST_MAC = '02:fc:00:00:00:02';
 
 /** The files and sockets of the host that a VMM uses, as its command line names them. */
 export interface Host {
@@ -110,6 +114,15 @@ function commonArguments(machine: Machine, host: Host = CONFINED): string[] {
     ['-device', 'virtio-serial-device'],
     ['-chardev', `socket,id=agent,${host.channel},server=on,wait=off`],
     ['-device', 'virtserialport,chardev=agent,name=forkd.agent'],
+    machine.network === true ? networkArguments() : [],
+  ].flat();
+}
+
+/** The network device. Each datagram is an Ethernet frame. `guest_announce` would have a child shout its address, which nobody needs to learn. */
+function networkArguments(): string[] {
+  return [
+    ['-netdev', `dgram,id=net0,local.type=fd,local.str=${NETWORK_FD}`],
+    ['-device', `virtio-net-device,netdev=net0,mac=${GUEST_MAC},guest_announce=off`],
   ].flat();
 }
 

@@ -16,9 +16,10 @@ import type {
   Vm,
   VmRecord,
   WindowKind,
+  Wires,
 } from '../types.ts';
 import { BASELINE_MODEL, bootArguments, bootFiles, EMULATED_MODEL, MACHINE, restoreArguments } from './arguments.ts';
-import { qemuCapabilities } from './capabilities.ts';
+import { NETWORK_UNAVAILABLE, qemuCapabilities } from './capabilities.ts';
 import type { FindDiskServer } from './disk.ts';
 import type { Idle } from './idle.ts';
 import { Jail } from './jail.ts';
@@ -45,6 +46,8 @@ export interface QemuOptions {
   windowTrial?: WindowTrial;
   /** Finds the disk server. Without it, VMs have no disks. */
   findDiskServer?: FindDiskServer;
+  /** The network process. Without it, no guest has a network. */
+  wires?: Wires;
   /** VMMs that wait for a restore. Without it, each restore starts its own. */
   pool?: PoolOptions;
   signal?: AbortSignal;
@@ -64,7 +67,7 @@ export class QemuEngine implements Engine {
   readonly #pool: VmmPool | undefined;
 
   private constructor(guests: Guests, vmm: VmmParts, insideUnavailable: string | null, options: QemuOptions) {
-    const { jail, memoryLimits } = vmm;
+    const { jail, memoryLimits, wires } = vmm;
     this.version = guests.version;
     this.accelerator = guests.acceleration.accelerator;
     this.acceleratorReason = guests.acceleration.reason;
@@ -75,6 +78,7 @@ export class QemuEngine implements Engine {
     this.capabilities = qemuCapabilities({
       liveUnavailable: options.pager.liveUnavailable,
       limitUnavailable: memoryLimits.unavailable,
+      networkUnavailable: wires === undefined ? NETWORK_UNAVAILABLE : null,
       pooled,
       insideUnavailable,
       disks: options.findDiskServer !== undefined,
@@ -86,7 +90,7 @@ export class QemuEngine implements Engine {
 
   /** Finds QEMU and chooses its accelerator. Throws `engine_missing`. */
   static async create(options: QemuOptions): Promise<QemuEngine> {
-    const { pager, shim, cacheDir, windowTrial: trial, findDiskServer, signal } = options;
+    const { pager, shim, cacheDir, windowTrial: trial, findDiskServer, wires, signal } = options;
     const version = await readVersion(PROGRAM, signal);
     const acceleration = await accelerate(options, version);
     const models = acceleration.accelerator === 'kvm' ? [acceleration.cpuModel, BASELINE_MODEL] : [];
@@ -103,6 +107,7 @@ export class QemuEngine implements Engine {
       memoryLimits,
       watches: new Map<string, RunStateWatch>(),
       findDiskServer,
+      wires,
     };
     const machine = machineOf(guests, { mem_mib: TRIAL_MEM_MIB, vcpus: 1 }, acceleration.cpuModel);
     const insideUnavailable = await whyNoInsideWindow({
@@ -114,11 +119,17 @@ export class QemuEngine implements Engine {
     return new QemuEngine(guests, vmm, insideUnavailable, options);
   }
 
-  machine(memMib: number, vcpus: number, cpuModel: CpuModel = 'host', diskGib?: number): Machine {
+  machine(
+    memMib: number,
+    vcpus: number,
+    cpuModel: CpuModel = 'host',
+    more: { diskGib?: number | undefined; network?: boolean } = {},
+  ): Machine {
     const travels = cpuModel === 'x86-64-v2' && this.accelerator === 'kvm';
     const model = travels ? BASELINE_MODEL : this.#guests.acceleration.cpuModel;
-    const disk = diskGib === undefined ? {} : { disk_gib: diskGib };
-    return machineOf(this.#guests, { mem_mib: memMib, vcpus, ...disk }, model);
+    const { diskGib, network = false } = more;
+    const devices = { ...(diskGib !== undefined && { disk_gib: diskGib }), ...(network && { network }) };
+    return machineOf(this.#guests, { mem_mib: memMib, vcpus, ...devices }, model);
   }
 
   checkMachine(machine: Machine): void {
@@ -127,8 +138,8 @@ export class QemuEngine implements Engine {
   }
 
   boot(spec: BootSpec): Promise<Vm> {
-    const { disk, memMib, vcpus, cpuModel } = spec;
-    const machine = this.machine(memMib, vcpus, cpuModel, disk?.gib);
+    const { disk, network, memMib, vcpus, cpuModel } = spec;
+    const machine = this.machine(memMib, vcpus, cpuModel, { diskGib: disk?.gib, network: network !== undefined });
     const args = bootArguments(machine, spec.pager.tscKhz);
     const files = bootFiles(spec.kernel);
     return this.#yield(() =>
@@ -177,14 +188,15 @@ export class QemuEngine implements Engine {
     return this.#pool ? this.#pool.yieldTo(start) : start();
   }
 
-  #common({ id, dir, rootImage, pager, signal, timeoutMs }: BootSpec | RestoreSpec, machine: Machine) {
+  #common(spec: BootSpec | RestoreSpec, machine: Machine) {
+    const { id, dir, rootImage, pager, network, signal, timeoutMs } = spec;
     const { window, capabilities } = this;
-    return { id, dir, rootImage, pager, signal, timeoutMs, machine, window, capabilities, ...this.#vmm };
+    return { id, dir, rootImage, pager, network, signal, timeoutMs, machine, window, capabilities, ...this.#vmm };
   }
 }
 
 /** The parts of a machine that its template was built with. */
-type Sizes = Pick<Machine, 'mem_mib' | 'vcpus' | 'disk_gib'>;
+type Sizes = Pick<Machine, 'mem_mib' | 'vcpus' | 'disk_gib' | 'network'>;
 
 /** The QEMU of the host, its accelerator, and the processors of guests. */
 interface Guests {
@@ -195,11 +207,11 @@ interface Guests {
 }
 
 /** The parts that all VMs of an engine are started with. */
-type VmmParts = Pick<Launch, 'program' | 'shim' | 'jail' | 'memoryLimits' | 'findDiskServer'> & {
+type VmmParts = Pick<Launch, 'program' | 'shim' | 'jail' | 'memoryLimits' | 'findDiskServer' | 'wires'> & {
   watches: Map<string, RunStateWatch>;
 };
 
-function machineOf(guests: Guests, { mem_mib, vcpus, disk_gib }: Sizes, cpuModel: string): Machine {
+function machineOf(guests: Guests, { mem_mib, vcpus, disk_gib, network }: Sizes, cpuModel: string): Machine {
   const { version, acceleration, processors } = guests;
   const processor = processors.get(cpuModel);
   return {
@@ -212,6 +224,7 @@ function machineOf(guests: Guests, { mem_mib, vcpus, disk_gib }: Sizes, cpuModel
     vcpus,
     ...(disk_gib !== undefined && { disk_gib }),
     ...(processor && { processor }),
+    ...(network === true && { network }),
   };
 }
 

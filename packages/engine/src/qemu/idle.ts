@@ -4,11 +4,11 @@ import { join } from 'node:path';
 import { memBytesOf } from '@forkd/api/constants';
 import type { Pager } from '../pager/client.ts';
 import { endProcess, explain } from '../supervise.ts';
-import type { Shape, WindowKind } from '../types.ts';
+import type { Shape, WindowKind, Wires } from '../types.ts';
 import { diskArguments, FILES, waitArguments } from './arguments.ts';
 import type { FindDiskServer, VmDisk } from './disk.ts';
 import type { Jail } from './jail.ts';
-import { makeDisk, newKey } from './vm.ts';
+import { makeDisk, newKey, openWire } from './vm.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 /** The parts of the host and the engine that a VMM is started with before its VM is known. */
@@ -20,6 +20,7 @@ export interface IdleParts {
   jail: Jail;
   window: WindowKind;
   findDiskServer: FindDiskServer | undefined;
+  wires?: Wires | undefined;
 }
 
 /** A VMM that waits for its VM. */
@@ -29,6 +30,9 @@ export interface Idle {
   /** The disk of the VMM, which has no content yet. `null` for a machine without one. */
   disk: VmDisk | null;
   pager: Pager;
+  /** The name of its network wire, if its machine has a network device, and the process that has the other end. */
+  networkKey: string | undefined;
+  wires: Wires | undefined;
 }
 
 /** Starts a VMM of a shape. Resolves when it waits for its VM. Leaves nothing if it fails. */
@@ -37,6 +41,8 @@ export async function startIdle(parts: IdleParts, { machine, rootImage }: Shape,
   const dir = join(parts.dir, name);
   await mkdir(dir, { recursive: true, mode: 0o700 });
   const key = newKey();
+  const { wires } = parts;
+  const network = await openWire({ machine, wires });
   let disk: VmDisk | null = null;
   let idle: Idle | undefined;
   try {
@@ -49,9 +55,9 @@ export async function startIdle(parts: IdleParts, { machine, rootImage }: Shape,
       key,
     });
     const diskArgs = disk === null ? [] : diskArguments(disk.key, parts.jail.pagerDir);
-    const own = { name, key, dir, args: [...waitArguments(machine), ...diskArgs] };
+    const own = { name, key, dir, args: [...waitArguments(machine), ...diskArgs], network };
     const process = await VmmProcess.start({ ...parts, ...own, machine, rootImage, pager, waits: true });
-    idle = { name, process, disk, pager };
+    idle = { name, process, disk, pager, networkKey: network?.key, wires };
     await untilIdle(idle);
     return idle;
   } catch (error) {
@@ -63,11 +69,12 @@ export async function startIdle(parts: IdleParts, { machine, rootImage }: Shape,
 
 /** Ends a VMM that waits, and removes its files. */
 export async function endIdle(idle: Idle): Promise<void> {
-  const { process } = idle;
+  const { process, networkKey, wires } = idle;
   try {
     await endProcess(process, process.exited);
   } finally {
     await discard(idle, process.dir);
+    if (networkKey !== undefined) await wires?.release(networkKey);
   }
 }
 
@@ -83,7 +90,7 @@ async function untilIdle({ name, process, pager }: Idle): Promise<void> {
   }
 }
 
-async function discard({ name, disk, pager }: Omit<Idle, 'process'>, dir: string): Promise<void> {
+async function discard({ name, disk, pager }: Pick<Idle, 'name' | 'disk' | 'pager'>, dir: string): Promise<void> {
   // A pager that has gone holds nothing that would need to be released.
   await pager.release(name).catch(() => undefined);
   await disk?.close().catch(() => undefined);

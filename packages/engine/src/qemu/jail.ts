@@ -23,6 +23,8 @@ export interface Confined {
   memBytes: number;
   /** Files that it gets a copy of, as `fileFd` counts them. */
   files: readonly string[];
+  /** Where the other end of its network wire goes, and the wire's name there. */
+  network?: { socket: string; key: string } | undefined;
   /** A cgroup that is there. */
   cgroup?: string | undefined;
   program: string;
@@ -61,6 +63,7 @@ export class Jail {
       ['--root-image', vmm.rootImage, '--mem-bytes', String(vmm.memBytes), '--steps', this.#steps],
       vmm.cgroup === undefined ? [] : ['--cgroup', vmm.cgroup],
       vmm.files.flatMap((file) => ['--file', file]),
+      vmm.network === undefined ? [] : ['--net-socket', vmm.network.socket, '--net-key', vmm.network.key],
       ['--', vmm.program, ...this.#seccomp, ...vmm.args],
     ].flat();
   }

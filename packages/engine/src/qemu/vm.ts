@@ -19,10 +19,13 @@ import type {
   VmBranchOptions,
   VmExit,
   VmFault,
+  VmNetwork,
   VmRecord,
   WindowKind,
+  Wires,
 } from '../types.ts';
 import { diskArguments, FILES } from './arguments.ts';
+import { NETWORK_UNAVAILABLE } from './capabilities.ts';
 import { branchWithDisk, type FindDiskServer, VmDisk } from './disk.ts';
 import type { Idle } from './idle.ts';
 import type { Jail } from './jail.ts';
@@ -30,7 +33,7 @@ import { waitUntilRunning } from './monitor.ts';
 import { type OnStall, RunStateWatch, type Stall } from './run-state.ts';
 import { VmmProcess } from './vmm-process.ts';
 
-/** Bytes of what a VMM shows its pager. */
+/** Bytes of what a VMM shows its pager, and of the name of a network wire. */
 const KEY_BYTES = 16;
 
 /** How a VMM is started. */
@@ -52,6 +55,10 @@ export interface Launch {
   files?: readonly string[];
   memoryLimitMib?: number | undefined;
   memoryLimits: MemoryLimits;
+  /** The network policy, if its machine has a network device. */
+  network?: VmNetwork | undefined;
+  /** The network process, where there is one. */
+  wires?: Wires | undefined;
   /** Capabilities of the VM. */
   capabilities: Capabilities;
   /** The watches of the engine's VMs, by the VM's id: a monitor has one client. */
@@ -74,14 +81,21 @@ export async function launch(options: Launch): Promise<Vm> {
   await mkdir(options.dir, { recursive: true, mode: 0o700 });
   const { pager, id, jail } = options;
   const key = newKey();
+  const network = await openWire(options);
   const disk = await makeDisk(options, options.diskLayers ?? []);
   let vm: QemuVm | undefined;
   try {
     await pager.announce(announcement(options, { key }));
     const cgroup = await makeLimit(options);
     const args = [...options.args, ...(disk === null ? [] : diskArguments(disk.key, jail.pagerDir))];
-    vm = vmOf(await VmmProcess.start({ ...options, args, name: id, key, cgroup }), options, disk);
+    vm = vmOf(
+      await VmmProcess.start({ ...options, args, name: id, key, cgroup, network }),
+      options,
+      disk,
+      network?.key,
+    );
     await running(vm, options, (signal) => waitUntilRunning(join(options.dir, FILES.monitor), signal));
+    await bindWire(options, network?.key);
     await pager.open(id);
     vm.watch();
     return vm;
@@ -101,6 +115,23 @@ export async function makeDisk(
   layers: readonly string[] | null,
 ): Promise<VmDisk | null> {
   return machine.disk_gib === undefined ? null : VmDisk.create(machine, findDiskServer, layers);
+}
+
+/** The wire of a VMM that is about to be started. Undefined if its machine has no network device. */
+export async function openWire({
+  machine,
+  wires,
+}: Pick<Launch, 'machine' | 'wires'>): Promise<{ socket: string; key: string } | undefined> {
+  if (machine.network !== true) return undefined;
+  if (wires === undefined) throw new EngineError('unsupported', NETWORK_UNAVAILABLE);
+  return { socket: await wires.open(), key: newKey() };
+}
+
+/** Gives the wire of a VMM to its VM. Frames that the guest has sent by then wait on the wire. */
+async function bindWire({ id, network, wires }: Launch, key: string | undefined): Promise<void> {
+  if (key === undefined) return;
+  if (network === undefined) throw new EngineError('bad_request', `The VM ${id} has a network device and no policy.`);
+  await wires?.bind({ key, sandbox: id, ...network });
 }
 
 /** Makes the key that a VMM shows when it calls the pager. */
@@ -125,15 +156,17 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
     await killProcess(vmm);
     await pager.release(idle.name).catch(() => undefined);
     await idle.disk?.close().catch(() => undefined);
+    if (idle.networkKey !== undefined) await options.wires?.release(idle.networkKey);
     throw error;
   }
   // The sockets have fixed names in the directory of the VM, which may move.
   vmm.dir = dir;
-  const vm = vmOf(vmm, options, idle.disk);
+  const vm = vmOf(vmm, options, idle.disk, idle.networkKey);
   try {
     await idle.disk?.bind(options.diskLayers ?? []);
     const cgroup = await makeLimit(options);
     if (cgroup !== undefined) await joinGroup(cgroup, vmm.pid);
+    await bindWire(options, idle.networkKey);
     const announce = announcement(options, { pid: vmm.pid });
     await running(vm, options, (signal) => pager.wake({ vmm: idle.name, announce, device_state: deviceState }, signal));
     vm.watch();
@@ -167,11 +200,20 @@ async function reopenDisk(
 }
 
 /** The VM that a process runs. */
-function vmOf(vmm: VmmProcess, options: Launch, disk: VmDisk | null): QemuVm {
+function vmOf(vmm: VmmProcess, options: Launch, disk: VmDisk | null, networkKey: string | undefined): QemuVm {
   const { id, machine, stack } = options;
   const { dir, pid, startTicks, exited } = vmm;
   return new QemuVm(
-    { id, dir, pid, startTicks, machine, stack, ...(disk && { diskKey: disk.key }) },
+    {
+      id,
+      dir,
+      pid,
+      startTicks,
+      machine,
+      stack,
+      ...(disk && { diskKey: disk.key }),
+      ...(networkKey !== undefined && { networkKey }),
+    },
     options,
     withLimitKill(exited, () => vmm.dir),
     disk,
@@ -200,7 +242,7 @@ function running(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promis
 }
 
 /** The parts of its engine that a VM needs. */
-type VmParts = Pick<Launch, 'pager' | 'capabilities' | 'watches' | 'findDiskServer'>;
+type VmParts = Pick<Launch, 'pager' | 'capabilities' | 'watches' | 'findDiskServer' | 'wires'>;
 
 class QemuVm implements Vm {
   readonly record: VmRecord;
@@ -212,6 +254,7 @@ class QemuVm implements Vm {
   readonly builtOn = [];
   readonly #pager: Pager;
   readonly #watches: Map<string, RunStateWatch>;
+  readonly #wires: Wires | undefined;
   readonly #disk: VmDisk | null;
   /** Lets a VM that its disk has stopped run again. Set while the VM is paused. */
   #release: (() => void) | undefined;
@@ -222,7 +265,7 @@ class QemuVm implements Vm {
 
   constructor(
     record: VmRecord,
-    { pager, capabilities, watches }: VmParts,
+    { pager, capabilities, watches, wires }: VmParts,
     exited: Promise<VmExit>,
     disk: VmDisk | null,
   ) {
@@ -231,6 +274,7 @@ class QemuVm implements Vm {
     this.capabilities = capabilities;
     this.agentSocket = join(record.dir, FILES.agent);
     this.#watches = watches;
+    this.#wires = wires;
     this.exited = exited.then((exit) => {
       this.#unwatch();
       return this.#lost === null ? exit : { ...exit, why: this.#lost };
@@ -337,7 +381,7 @@ class QemuVm implements Vm {
   }
 
   async #end(): Promise<void> {
-    const { id, dir } = this.record;
+    const { id, dir, networkKey } = this.record;
     const stuck = await endProcess(this.record, this.exited).catch((error: unknown) => error);
     const rest = this.exited.then(() => removeMemoryLimit(dir));
     if (stuck !== undefined) rest.catch(() => undefined);
@@ -345,6 +389,7 @@ class QemuVm implements Vm {
     // A pager that has gone holds nothing that would need to be released, and one that stands still is not waited for.
     await this.#pager.release(id).catch(() => undefined);
     await this.#disk?.close().catch(() => undefined);
+    if (networkKey !== undefined) await this.#wires?.release(networkKey);
     const sockets = [FILES.monitor, FILES.pagerMonitor, FILES.chardev, FILES.agent];
     await Promise.all(sockets.map((name) => rm(join(dir, name), { force: true })));
     if (stuck !== undefined) throw stuck;

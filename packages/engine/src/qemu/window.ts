@@ -24,6 +24,7 @@ const TRIAL_TIMEOUT_MS = 15_000;
 const TRIAL_CAPABILITIES = qemuCapabilities({
   liveUnavailable: null,
   limitUnavailable: null,
+  networkUnavailable: null,
   pooled: false,
   insideUnavailable: null,
   disks: false,
