@@ -8,33 +8,46 @@ import { step } from './lib/step.mjs';
 import { SetupError, capture, logFile, repoRoot, say } from './lib/terminal.mjs';
 
 const NODE_OLDEST = '20.19.0';
+/** Crates whose programs run in guests, and on no host. */
+const GUEST_ONLY = ['forkd-agent', 'forkd-storm'];
 const GUEST_TARGET = 'x86_64-unknown-linux-gnu';
 const NPM_QUIET = ['--no-audit', '--no-fund'];
 const RUSTUP_COMMAND = "curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y";
 
-/**
- * Host checks and packages: what has to be there before anything can be built.
- * @param {{ withTests?: boolean }} [options] `withTests` adds what only the test suite needs
- * @returns {Promise<void>}
- */
-export async function prepare({ withTests = false } = {}) {
+/** Host checks and packages: what has to be there before anything can be built, and what forkd runs. */
+export async function prepare() {
+  await prepareBuild();
+  await installDebian(runtimePackages);
+  await installNodeModules();
+}
+
+/** Host checks, and the linker if there is none: what Rust needs. */
+export async function prepareBuild() {
   say('forkd: set-up');
   addCargoToPath();
   checkHost();
   checkRust();
-  const log = logFile('setup');
-  rmSync(log, { force: true });
-  const forTests = withTests ? testPackages : [];
-  await installPackages(missingPackages([...runtimePackages, ...linkerPackages(), ...forTests]), log);
-  if (withTests) addToPath(await unpackPackage('docker-registry', log));
-  await installNodeModules(log);
+  if (!onPath('cc')) await installDebian(['gcc', 'libc6-dev']);
+}
+
+/** Installs the programs that forkd runs, and those that only the tests run. */
+export async function installTestPrograms() {
+  await installDebian([...runtimePackages, ...testPackages]);
+  addToPath(await unpackPackage('docker-registry', freshLog('setup-docker-registry')));
 }
 
 /** What is compiled, by name; each of these throws a SetupError when it does not compile. */
 export const builds = {
   typescript: () => compile('TypeScript', join(repoRoot, 'node_modules/.bin/tsc'), ['-b']),
   programs: () => compile('programs', process.execPath, ['scripts/bundle.mjs']),
-  rust: () => compile('Rust', 'cargo', ['build', '--release', '--locked']),
+  rust: () =>
+    compile('Rust', 'cargo', [
+      'build',
+      '--release',
+      '--locked',
+      '--workspace',
+      ...GUEST_ONLY.flatMap((name) => ['--exclude', name]),
+    ]),
   guest: buildGuest,
 };
 
@@ -99,9 +112,14 @@ function checkRust() {
   }
 }
 
-/** @param {string} log */
-async function installNodeModules(log) {
-  if (!nodeModulesMatchLock()) await step('npm packages', 'npm', ['ci', ...NPM_QUIET], log);
+/** @param {readonly string[]} packages */
+async function installDebian(packages) {
+  await installPackages(missingPackages(packages), freshLog('setup-debian'));
+}
+
+/** Installs the npm packages of the lock file. */
+export async function installNodeModules() {
+  if (!nodeModulesMatchLock()) await step('npm packages', 'npm', ['ci', ...NPM_QUIET], freshLog('setup-npm'));
 }
 
 /** npm notes in `node_modules/.package-lock.json` what it installed; comparing versions is surer than comparing times. */
@@ -122,7 +140,7 @@ function nodeModulesMatchLock() {
  */
 async function buildGuest() {
   // Also what runs in a root of its own, as the real Firecracker does.
-  const packages = ['forkd-agent', 'forkd-storm', 'forkd-firecracker-stand-in'].flatMap((name) => ['-p', name]);
+  const packages = [...GUEST_ONLY, 'forkd-firecracker-stand-in'].flatMap((name) => ['-p', name]);
   const args = ['build', '--release', '--locked', ...packages, '--target', GUEST_TARGET];
   const flags = { CARGO_TARGET_DIR: 'target/guest', RUSTFLAGS: '-C target-feature=+crt-static' };
   // Every guest unpacks it into its memory at boot: debug information would be three quarters of that.
@@ -132,9 +150,14 @@ async function buildGuest() {
 
 /** @param {string} title @param {string} file @param {readonly string[]} args @param {NodeJS.ProcessEnv} [env] */
 async function compile(title, file, args, env) {
-  const log = logFile(`build-${title.replace(' ', '-').toLowerCase()}`);
+  await step(title, file, args, freshLog(`build-${title.replace(' ', '-').toLowerCase()}`), env);
+}
+
+/** @param {string} name of a log, which this run starts anew @returns {string} its path */
+function freshLog(name) {
+  const log = logFile(name);
   rmSync(log, { force: true });
-  await step(title, file, args, log, env);
+  return log;
 }
 
 /** Root's PATH under sudo often lacks the place that rustup installs to. */
@@ -146,10 +169,6 @@ function addCargoToPath() {
 function addToPath(directory) {
   const parts = (process.env.PATH ?? '').split(delimiter);
   if (existsSync(directory) && !parts.includes(directory)) process.env.PATH = [...parts, directory].join(delimiter);
-}
-
-function linkerPackages() {
-  return onPath('cc') ? [] : ['gcc', 'libc6-dev'];
 }
 
 /** @param {string} program */

@@ -1,10 +1,10 @@
 // `npm test`: set-up, then every check of the repository, with a table of what happened.
 //   npm test -- --only STEP[,STEP] [arguments for the step's command]
-// A step that fails does not stop the others. The exit code is 0 only when every step passed.
+// Some steps run beside each other. A step that fails does not stop the others. The exit code is 0 only when every step passed.
 import { existsSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { join, relative } from 'node:path';
 import { SetupError, excerpt, logFile, repoRoot, runLogged, say, seconds, stateDir } from './lib/terminal.mjs';
-import { builds, prepare, runMain } from './setup.mjs';
+import { builds, installNodeModules, installTestPrograms, prepareBuild, runMain } from './setup.mjs';
 
 const FOLDERS = ['packages', 'scripts', 'tests', 'bench', 'examples'];
 /** Files that the steps `cargo` and `generated` have just written anew. */
@@ -24,14 +24,37 @@ const OUTCOME_FILE = join(stateDir, 'logs/outcome.json');
  * @property {boolean} [live] long enough that its output is worth watching
  */
 
-/** @type {Step[]} */
-const steps = [
+/** @typedef {{ name: string, ok: boolean, time: string }} Result */
+
+/** What the steps need. The parts of a row run one after the other, and the rows beside each other. */
+const preparation = [
+  [{ name: 'test programs', run: installTestPrograms }],
+  [
+    { name: 'npm packages', run: installNodeModules },
+    { name: 'build typescript', run: builds.typescript },
+    { name: 'build programs', run: builds.programs },
+  ],
+  [
+    { name: 'build rust', run: builds.rust },
+    { name: 'build guest', run: builds.guest },
+  ],
+];
+
+/** Steps that change no file of the repository. @type {Step[]} */
+const lints = [
   { name: 'format', commands: [bin('oxfmt', '--check', ...FOLDERS)] },
   { name: 'lint', commands: [bin('oxlint', '--type-aware', '--deny-warnings', ...FOLDERS)] },
   { name: 'types', commands: [bin('tsc', '-b'), ...testProjects().map((project) => bin('tsc', '-p', project))] },
   { name: 'knip', commands: [bin('knip')] },
   { name: 'rustfmt', commands: [['cargo', 'fmt', '--check']] },
-  { name: 'clippy', commands: [['cargo', 'clippy', '--locked', '--all-targets', '--', '-D', 'warnings']] },
+];
+/** Compiles most of the time, beside those. @type {Step} */
+const clippy = {
+  name: 'clippy',
+  commands: [['cargo', 'clippy', '--locked', '--all-targets', '--', '-D', 'warnings']],
+};
+/** @type {Step[]} */
+const suites = [
   { name: 'cargo', commands: [['cargo', 'test', '--locked']], live: true },
   {
     name: 'generated',
@@ -45,12 +68,15 @@ const steps = [
 ];
 
 await runMain(async () => {
-  const { chosen, extra } = chooseSteps(process.argv.slice(2));
-  await prepare({ withTests: true });
+  const { isChosen, extra } = chooseSteps(process.argv.slice(2));
+  await prepareBuild();
   rmSync(OUTCOME_FILE, { force: true });
-  const results = [];
-  for (const [name, build] of Object.entries(builds)) results.push(await runBuild(name, build));
-  for (const step of chosen) results.push(await runStep(step, extra));
+  const run = (/** @type {Step} */ step) => runStep(step, extra);
+  const results = [
+    ...(await beside(preparation, runPart)),
+    ...(await beside([lints.filter(isChosen), [clippy].filter(isChosen)], run)),
+    ...(await beside([suites.filter(isChosen)], run)),
+  ];
   printSummary(results);
   return results.every((result) => result.ok) ? 0 : 1;
 });
@@ -70,8 +96,8 @@ function testProjects() {
 
 /** @param {string[]} argv */
 function chooseSteps(argv) {
-  if (argv.length === 0) return { chosen: steps, extra: [] };
-  const names = steps.map((step) => step.name);
+  if (argv.length === 0) return { isChosen: () => true, extra: [] };
+  const names = [...lints, clippy, ...suites].map((step) => step.name);
   const [flag, list = '', ...extra] = argv;
   const wanted = list.split(',');
   if (flag !== '--only' || wanted.some((name) => !names.includes(name))) {
@@ -80,18 +106,33 @@ function chooseSteps(argv) {
       `Use: npm test -- --only STEP[,STEP] [arguments]; the steps are ${names.join(', ')}.`,
     );
   }
-  return { chosen: steps.filter((step) => wanted.includes(step.name)), extra };
+  return { isChosen: (/** @type {Step} */ { name }) => wanted.includes(name), extra };
+}
+
+/**
+ * Runs the parts of each row one after the other, and the rows beside each other.
+ * @template Part
+ * @param {readonly (readonly Part[])[]} rows @param {(part: Part) => Promise<Result>} run
+ * @returns {Promise<Result[]>} in the order of the rows
+ */
+async function beside(rows, run) {
+  const results = rows.map(async (row) => {
+    const done = [];
+    for (const part of row) done.push(await run(part));
+    return done;
+  });
+  return (await Promise.all(results)).flat();
 }
 
 /**
  * A part that does not compile fails the run, and yet the other parts are checked.
- * @param {string} name @param {() => Promise<void>} build
+ * @param {{ name: string, run: () => Promise<void> }} part @returns {Promise<Result>}
  */
-async function runBuild(name, build) {
+async function runPart({ name, run }) {
   const startedAt = performance.now();
-  const result = { name: `build ${name}`, ok: true, time: '' };
+  const result = { name, ok: true, time: '' };
   try {
-    await build();
+    await run();
   } catch (error) {
     if (!(error instanceof SetupError)) throw error;
     say(`${error.message}\n  ${error.hint}`);
@@ -102,13 +143,13 @@ async function runBuild(name, build) {
 
 /**
  * @param {Step} step @param {readonly string[]} extra arguments for the step's last command
- * @returns {Promise<{ name: string, ok: boolean, time: string }>}
+ * @returns {Promise<Result>}
  */
 async function runStep({ name, commands, live = false }, extra) {
   const startedAt = performance.now();
   const log = logFile(`test-${name}`);
   rmSync(log, { force: true });
-  say(`\n${name}`);
+  if (live) say(`\n${name}`);
   let code = 0;
   for (const [index, [file, ...args]] of commands.entries()) {
     const all = index === commands.length - 1 ? [...args, ...extra] : args;
@@ -117,11 +158,13 @@ async function runStep({ name, commands, live = false }, extra) {
   }
   const ok = code === 0;
   if (!ok && !live) say(excerpt(log));
-  say(`  ${ok ? 'ok' : 'FAILED'} in ${seconds(startedAt)}${ok ? '' : `, all of it in ${relative(repoRoot, log)}`}`);
+  say(
+    `${name}: ${ok ? 'ok' : 'FAILED'} in ${seconds(startedAt)}${ok ? '' : `, all of it in ${relative(repoRoot, log)}`}`,
+  );
   return { name, ok, time: seconds(startedAt) };
 }
 
-/** @param {{ name: string, ok: boolean, time: string }[]} results */
+/** @param {Result[]} results */
 function printSummary(results) {
   say('\nsummary');
   for (const { name, ok, time } of results)
