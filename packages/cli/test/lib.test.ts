@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 // Proves the parts of the command line that need no controller: prefixes, numbers, places, tables, and the checks of the
 // quickstart, which have to find every line that is missing or wrong.
 import fc from 'fast-check';
@@ -112,6 +113,8 @@ describe('arguments', () => {
     expect(absoluteSource('x.tar', '/here')).toBe('/here/x.tar');
     expect(absoluteSource('oci:a/b:latest', '/here')).toBe('oci:/here/a/b:latest');
     expect(absoluteSource('python', '/nowhere')).toBe('python');
+    // The folder of the Python SDK is no root file system.
+    expect(absoluteSource('python', join(import.meta.dirname, '../../..'))).toBe('recipe:python');
     expect(absoluteSource('docker:alpine:3', '/')).toBe('docker:alpine:3');
     expect(absoluteSource('registry.example/a/b:1', '/nowhere')).toBe('registry.example/a/b:1');
   });

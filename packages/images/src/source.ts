@@ -11,11 +11,12 @@ import type { RootSource } from './root-source.ts';
 
 /**
  * Decides what a name means: a prefix says it; else a path that exists wins, then a recipe's name, then a registry's
- * reference. The result's description tells the user which it was.
+ * reference. A directory of a recipe's name wins only if it can be a source. The result's description tells the user which it was.
  */
 export async function resolveSource(name: string): Promise<RootSource> {
   const prefixed = /^(oci|docker-archive|oci-archive|tar|docker|dir|recipe):(.+)$/s.exec(name);
   if (prefixed !== null) return fromPrefix(prefixed[1]!, prefixed[2]!);
+  if (Object.hasOwn(recipes, name) && !(await canBeSource(name))) return fromRecipe(name);
   if (await exists(name)) return fromPath(name);
   if ((await lstat(name).catch(() => null)) !== null) throw notFound(name, 'it is a link to nowhere');
   if (Object.hasOwn(recipes, name)) return fromRecipe(name);
@@ -33,6 +34,13 @@ async function fromPrefix(prefix: string, rest: string): Promise<RootSource> {
   }
   if (!(await exists(rest))) throw notFound(rest, 'there is nothing');
   return prefix === 'dir' ? directorySource(resolve(rest)) : archiveSource(resolve(rest), prefix as ArchiveKind);
+}
+
+/** True for a file, and for a directory that holds a root or an image. */
+async function canBeSource(path: string): Promise<boolean> {
+  if (!(await isDirectory(path))) return exists(path);
+  const found = await Promise.all(['bin', 'usr', 'oci-layout'].map((name) => exists(join(path, name))));
+  return found.includes(true);
 }
 
 async function fromPath(name: string): Promise<RootSource> {

@@ -19,6 +19,7 @@ import { join } from 'node:path';
 import { ImageLayout, oneImage, tarOf, type ImageDescriptor } from '@forkd/testing';
 import { describe, expect, test, vi } from 'vitest';
 import { buildRoot, type BuildRootOptions, type ImageError } from '../src/index.ts';
+import { resolveSource } from '../src/source.ts';
 import {
   must,
   open,
@@ -388,6 +389,18 @@ describe('recipes', () => {
       'print(struct.unpack("<I",open(u.cache_from_source(p),"rb").read()[8:12])[0]-int(os.stat(p).st_mtime))';
     expect(must('chroot', [root, 'python3', '-c', stale]).trim()).toBe('0');
     expect((await readdir(join(root, 'etc'))).includes('resolv.conf')).toBe(false);
+  });
+
+  test("a directory of a recipe's name that holds neither a root nor an image is not meant", async () => {
+    const dir = await scratchDir();
+    const before = process.cwd();
+    await mkdir(join(dir, 'busybox/src'), { recursive: true });
+    process.chdir(dir);
+    try {
+      expect((await resolveSource('busybox')).description).toContain('recipe busybox');
+    } finally {
+      process.chdir(before);
+    }
   });
 
   test("a path of a recipe's name wins, and says so", async () => {

@@ -1,5 +1,6 @@
-import { existsSync } from 'node:fs';
-import { resolve } from 'node:path';
+import { existsSync, statSync } from 'node:fs';
+import { join, resolve } from 'node:path';
+import { recipeNames } from '@forkd/api/constants';
 import { UsageError } from '../lib/errors.ts';
 
 /**
@@ -12,7 +13,15 @@ export function absoluteSource(source: string, directory: string): string {
   if (/^(docker|recipe):/.test(source)) return source;
   const isPath = /^\.{0,2}\//.test(source) || source === '.' || source === '..' || source.endsWith('.tar');
   const absolute = resolve(directory, source);
-  return isPath || existsSync(absolute) ? absolute : source;
+  if (!isPath && !existsSync(absolute)) return source;
+  const isRecipe = recipeNames.some((name) => name === source) && !canBeSource(absolute);
+  return isRecipe ? `recipe:${source}` : absolute;
+}
+
+/** True for a file, and for a directory that holds a root or an image: another one of a recipe's name is not meant. */
+function canBeSource(path: string): boolean {
+  if (!statSync(path).isDirectory()) return true;
+  return ['bin', 'usr', 'oci-layout'].some((name) => existsSync(join(path, name)));
 }
 
 /** Parses `SRC:DST`: a path here, and one in the guest. The last colon parts them, since a path here may have one. */
