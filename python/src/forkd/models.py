@@ -144,8 +144,8 @@ class ControllerEvent(TypedDict):
 
 
 @final
-class CreateSandboxesRequestNetwork(TypedDict):
-    """What the sandboxes may reach, in place of what the snapshot says. Needs a snapshot with a network device."""
+class NetworkPolicy(TypedDict):
+    """What a sandbox may reach. Without any field: nothing."""
 
     access: NotRequired[Literal["none", "all"]]
     """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
@@ -169,7 +169,7 @@ class CreateSandboxesRequest(TypedDict):
     """Number of sandboxes to start."""
     per_child_netns: NotRequired[bool]
     """Accepted for older clients. Every sandbox that has a network has one of its own."""
-    network: NotRequired[CreateSandboxesRequestNetwork | None]
+    network: NotRequired[NetworkPolicy | None]
     """What the sandboxes may reach, in place of what the snapshot says. Needs a snapshot with a network device."""
     memory_limit_mib: NotRequired[int | None]
     """Memory limit of each sandbox, in MiB. Default: no limit."""
@@ -193,18 +193,6 @@ class CreateSandboxesRequest(TypedDict):
     """True: if some of the sandboxes fail to start, keep the others, and reply 207 with one result for each. False: keep all or none."""
 
 
-@final
-class CreateSnapshotRequestNetwork(TypedDict):
-    """Gives the guest a network device, and says what its children may reach. It holds for the warm-up too. Default: no device, for good."""
-
-    access: NotRequired[Literal["none", "all"]]
-    """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
-    allow: NotRequired[list[str]]
-    """What may be reached. A rule is a name (`pypi.org`), all names below one (`*.example.com`), an IPv4 address, a range (`10.1.0.0/16`) or the name of a preset, each with an optional port or range of ports (`:443`, `:8000-8010`) and protocol (`/tcp`, `/udp`; a name is for TCP). Private, loopback, link-local and multicast addresses, and those of the host, need a rule that names them, even where a name that is allowed resolves to one."""
-    deny: NotRequired[list[str]]
-    """What may not be reached, whatever else allows it. Rules as in `allow`."""
-
-
 CreateSnapshotRequestCopy = TypedDict("CreateSnapshotRequestCopy", {"from": str, "to": str})
 
 
@@ -222,7 +210,7 @@ class CreateSnapshotRequest(TypedDict):
     """Accepted for older clients. A guest can always write to its root; each guest has its own overlay."""
     tap: NotRequired[str | None]
     """Accepted for older clients. A guest has no tap device; a warning says so. See `network`."""
-    network: NotRequired[CreateSnapshotRequestNetwork | None]
+    network: NotRequired[NetworkPolicy | None]
     """Gives the guest a network device, and says what its children may reach. It holds for the warm-up too. Default: no device, for good."""
     boot_wait_secs: NotRequired[float]
     """With `rootfs`: how long to wait for the agent of the guest, in seconds."""
@@ -493,18 +481,6 @@ class FloorInfo(TypedDict):
 
 
 @final
-class SandboxInfoNetwork(TypedDict):
-    """What the sandbox may reach. Absent: it has no network device."""
-
-    access: NotRequired[Literal["none", "all"]]
-    """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
-    allow: NotRequired[list[str]]
-    """What may be reached. A rule is a name (`pypi.org`), all names below one (`*.example.com`), an IPv4 address, a range (`10.1.0.0/16`) or the name of a preset, each with an optional port or range of ports (`:443`, `:8000-8010`) and protocol (`/tcp`, `/udp`; a name is for TCP). Private, loopback, link-local and multicast addresses, and those of the host, need a rule that names them, even where a name that is allowed resolves to one."""
-    deny: NotRequired[list[str]]
-    """What may not be reached, whatever else allows it. Rules as in `allow`."""
-
-
-@final
 class SandboxInfo(TypedDict):
     """A sandbox: a running or paused VM."""
 
@@ -544,7 +520,7 @@ class SandboxInfo(TypedDict):
     """The last lines of its console, if it ended by itself. Control characters are escaped."""
     name: NotRequired[str]
     """Name of the sandbox. Accepted in place of the id everywhere."""
-    network: NotRequired[SandboxInfoNetwork]
+    network: NotRequired[NetworkPolicy]
     """What the sandbox may reach. Absent: it has no network device."""
     labels: NotRequired[Labels]
     """Labels of the sandbox."""
@@ -671,6 +647,48 @@ class MemoryInfo(TypedDict):
 
 
 @final
+class NetworkFlow(TypedDict):
+    """A connection or a packet of a sandbox, and what became of it."""
+
+    sandbox: str
+    """Id of the sandbox."""
+    time_unix_ms: int
+    """When it happened, in milliseconds since 1970."""
+    phase: Literal["opened", "closed", "denied"]
+    """`opened`: the connection was made. `closed`: it ended. `denied`: it was not allowed."""
+    direction: Literal["out", "in"]
+    """`out`: the guest called. `in`: a caller reached a port of the guest."""
+    protocol: Literal["tcp", "udp"] | None
+    """Transport protocol. Null: a packet of another protocol, which is never passed on."""
+    name: str | None
+    """Name that the guest asked for. Null: it gave an address."""
+    address: str
+    """Address that was dialled, or that the guest tried to reach."""
+    port: int
+    """Port of the destination. 0 if the protocol has none."""
+    rule: str | None
+    """The rule that decided. Null: no rule matched."""
+    reason: str | None
+    """Why it was denied or ended early, as a stable word such as `no_rule`."""
+    sent_bytes: int
+    """Bytes that the guest sent."""
+    received_bytes: int
+    """Bytes that the guest received."""
+    duration_ms: float
+    """How long it was open, in milliseconds."""
+    lost: int
+    """Number of records before this one that were dropped because there were too many."""
+
+
+@final
+class NetworkPreset(TypedDict):
+    name: str
+    """Name of the preset, which a rule can have in place of its rules."""
+    rules: list[str]
+    """The rules that it stands for."""
+
+
+@final
 class PartialForkResponse(TypedDict):
     """The reply to a fork with `partial` in which at least one sandbox did not start."""
 
@@ -785,18 +803,6 @@ class SnapshotEventProgress(TypedDict):
 
 
 @final
-class SnapshotInfoNetwork(TypedDict):
-    """What its children may reach, unless a fork says otherwise. Absent: they have no network device."""
-
-    access: NotRequired[Literal["none", "all"]]
-    """`none`: only what `allow` lists. `all`: also every public address. Default: `none`."""
-    allow: NotRequired[list[str]]
-    """What may be reached. A rule is a name (`pypi.org`), all names below one (`*.example.com`), an IPv4 address, a range (`10.1.0.0/16`) or the name of a preset, each with an optional port or range of ports (`:443`, `:8000-8010`) and protocol (`/tcp`, `/udp`; a name is for TCP). Private, loopback, link-local and multicast addresses, and those of the host, need a rule that names them, even where a name that is allowed resolves to one."""
-    deny: NotRequired[list[str]]
-    """What may not be reached, whatever else allows it. Rules as in `allow`."""
-
-
-@final
 class SnapshotInfo(TypedDict):
     """A snapshot. An optional field is absent if it has no value, and never null."""
 
@@ -826,7 +832,7 @@ class SnapshotInfo(TypedDict):
     """A restriction of this snapshot, in a sentence."""
     random_numbers: NotRequired[Literal["from_start", "after_identity"]]
     """When a child starts to draw random numbers that no sibling draws: from its first instruction, or only after it has its own identity. In the second case `warning` says why."""
-    network: NotRequired[SnapshotInfoNetwork]
+    network: NotRequired[NetworkPolicy]
     """What its children may reach, unless a fork says otherwise. Absent: they have no network device."""
     safety: NotRequired[Literal["standard", "strict"]]
     """`strict`: its programs stay frozen in each child until the child has its own identity."""

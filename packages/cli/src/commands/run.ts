@@ -59,10 +59,11 @@ async function runOnce({ context, args, options }: Call<Options>): Promise<numbe
   const command = commandOf(options.tag === undefined ? rest : args);
   const start = startOptions(options, context.env);
   const client = await context.client();
+  const network = networkOf(options);
   const fork = {
     snapshot_tag: await resolveSnapshot(client, tagText, context),
     ...hostFields(options),
-    network: networkOf(options) ?? null,
+    ...(network !== undefined && { network }),
     ...(options.name !== undefined && { name: options.name }),
   };
   return withThrowaway(context, client, fork, (sandboxId) =>

@@ -195,6 +195,21 @@ class AsyncForkdClient:
         spec = RequestSpec("GET", "/v1/events", {"sandbox": sandbox}, headers)
         return self._transport.server_sent_events(spec, request_timeout or 0)
 
+    async def set_network(
+        self, id: str, policy: models.NetworkPolicy, *, request_timeout: float | None = None
+    ) -> models.SandboxInfo:
+        return await self._ask(RequestSpec("PUT", f"{_sandbox(id)}/network", json=policy), request_timeout)
+
+    async def list_network_presets(self, *, request_timeout: float | None = None) -> list[models.NetworkPreset]:
+        return await self._ask(RequestSpec("GET", "/v1/network/presets"), request_timeout)
+
+    def network_flows(
+        self, *, sandbox: str | None = None, follow: bool | None = None, request_timeout: float | None = None
+    ) -> Stream[models.NetworkFlow]:
+        """Streams the latest connections and denials, and with `follow` those to come."""
+        spec = RequestSpec("GET", "/v1/network/flows", {"sandbox": sandbox, "follow": follow})
+        return self._transport.events(spec, request_timeout or 0)
+
     async def list_workspaces(self, *, request_timeout: float | None = None) -> list[models.WorkspaceInfo]:
         return await self._ask(RequestSpec("GET", "/v1/workspaces"), request_timeout)
 

@@ -66,6 +66,7 @@ class AsyncSandbox:
         timeout: float | None = None,
         on_timeout: Literal["kill", "pause"] | None = None,
         memory_limit_mib: int | None = None,
+        network: models.NetworkPolicy | None = None,
         per_child_netns: bool | None = None,
         **options: Unpack[AsyncClientOptions],
     ) -> Self:
@@ -73,7 +74,7 @@ class AsyncSandbox:
 
         `name` is accepted wherever an id is, and must be unique among the existing sandboxes. `timeout` is the time to live in
         seconds from now, rounded up to whole seconds; default: no limit. `on_timeout` is the action when it is over; default:
-        `kill`.
+        `kill`. `network` replaces the rules that the snapshot was taken with.
         """
         [sandbox] = await cls.create_many(
             snapshot_tag,
@@ -83,6 +84,7 @@ class AsyncSandbox:
             timeout=timeout,
             on_timeout=on_timeout,
             memory_limit_mib=memory_limit_mib,
+            network=network,
             per_child_netns=per_child_netns,
             **options,
         )
@@ -99,6 +101,7 @@ class AsyncSandbox:
         timeout: float | None = None,
         on_timeout: Literal["kill", "pause"] | None = None,
         memory_limit_mib: int | None = None,
+        network: models.NetworkPolicy | None = None,
         per_child_netns: bool | None = None,
         **options: Unpack[AsyncClientOptions],
     ) -> builtins.list[Self]:
@@ -113,6 +116,7 @@ class AsyncSandbox:
             ttl_secs=None if timeout is None else math.ceil(timeout),
             on_expire=on_timeout,
             memory_limit_mib=memory_limit_mib,
+            network=network,
             per_child_netns=per_child_netns,
         )
         request = cast(models.CreateSandboxesRequest, {"snapshot_tag": snapshot_tag, "n": n, **fields})
@@ -229,6 +233,15 @@ class AsyncSandbox:
     async def ping(self, *, request_timeout: float | None = None) -> models.PingResponse:
         """Makes a round trip to the agent in the guest."""
         return await self.client.ping(self.id, request_timeout=request_timeout)
+
+    async def set_network(
+        self, policy: models.NetworkPolicy, *, request_timeout: float | None = None
+    ) -> models.SandboxInfo:
+        """Changes what the sandbox may reach, as a whole. Open connections that are no longer allowed are reset.
+
+        `unsupported` if its snapshot was built without a network device.
+        """
+        return await self.client.set_network(self.id, policy, request_timeout=request_timeout)
 
     async def memory(self, *, request_timeout: float | None = None) -> models.MemoryInfo:
         """Returns the memory that only this sandbox has and the memory that it shares with its siblings, in bytes."""

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
+from .. import models
 from .._errors import ForkdError
 from .._places import cache_key
 from .client import ForkdClient
@@ -34,6 +35,7 @@ class CreateOptions(TypedDict, total=False):
     timeout: float | None
     on_timeout: Literal["kill", "pause"] | None
     memory_limit_mib: int | None
+    network: models.NetworkPolicy | None
     per_child_netns: bool | None
 
 

@@ -67,6 +67,7 @@ class Sandbox:
         timeout: float | None = None,
         on_timeout: Literal["kill", "pause"] | None = None,
         memory_limit_mib: int | None = None,
+        network: models.NetworkPolicy | None = None,
         per_child_netns: bool | None = None,
         **options: Unpack[ClientOptions],
     ) -> Self:
@@ -74,7 +75,7 @@ class Sandbox:
 
         `name` is accepted wherever an id is, and must be unique among the existing sandboxes. `timeout` is the time to live in
         seconds from now, rounded up to whole seconds; default: no limit. `on_timeout` is the action when it is over; default:
-        `kill`.
+        `kill`. `network` replaces the rules that the snapshot was taken with.
         """
         [sandbox] = cls.create_many(
             snapshot_tag,
@@ -84,6 +85,7 @@ class Sandbox:
             timeout=timeout,
             on_timeout=on_timeout,
             memory_limit_mib=memory_limit_mib,
+            network=network,
             per_child_netns=per_child_netns,
             **options,
         )
@@ -100,6 +102,7 @@ class Sandbox:
         timeout: float | None = None,
         on_timeout: Literal["kill", "pause"] | None = None,
         memory_limit_mib: int | None = None,
+        network: models.NetworkPolicy | None = None,
         per_child_netns: bool | None = None,
         **options: Unpack[ClientOptions],
     ) -> builtins.list[Self]:
@@ -114,6 +117,7 @@ class Sandbox:
             ttl_secs=None if timeout is None else math.ceil(timeout),
             on_expire=on_timeout,
             memory_limit_mib=memory_limit_mib,
+            network=network,
             per_child_netns=per_child_netns,
         )
         request = cast(models.CreateSandboxesRequest, {"snapshot_tag": snapshot_tag, "n": n, **fields})
@@ -230,6 +234,15 @@ class Sandbox:
     def ping(self, *, request_timeout: float | None = None) -> models.PingResponse:
         """Makes a round trip to the agent in the guest."""
         return self.client.ping(self.id, request_timeout=request_timeout)
+
+    def set_network(
+        self, policy: models.NetworkPolicy, *, request_timeout: float | None = None
+    ) -> models.SandboxInfo:
+        """Changes what the sandbox may reach, as a whole. Open connections that are no longer allowed are reset.
+
+        `unsupported` if its snapshot was built without a network device.
+        """
+        return self.client.set_network(self.id, policy, request_timeout=request_timeout)
 
     def memory(self, *, request_timeout: float | None = None) -> models.MemoryInfo:
         """Returns the memory that only this sandbox has and the memory that it shares with its siblings, in bytes."""
