@@ -29,7 +29,13 @@ export const NEEDS: Record<string, { query?: string; json?: object }> = {
   watchFiles: { query: '?path=/none' },
   renameFile: { json: { from: '/none', to: '/other' } },
   compactSnapshot: { json: { to: 'flat' } },
+  setNetwork: { json: {} },
 };
+
+/** The path of a route whose subject does not exist, and is otherwise valid. */
+export function pathOfNone(template: string): string {
+  return template.replace('{port}', '80').replaceAll(/\{[a-z]+\}/g, 'none');
+}
 
 /** Routes about a thing that answer on the unix socket only. */
 const SOCKET_ONLY = ['exportSnapshot', 'importSnapshot'];
@@ -56,7 +62,7 @@ export async function refuseOnEveryRoute(caller: Caller, status: number): Promis
   const having = caller.checker.operations().filter(({ statuses }) => statuses.includes(status));
   expect(having.length).toBeGreaterThan(5);
   const replies = having.map(async ({ method, template }) => {
-    const path = template.replaceAll(/\{[a-z]+\}/g, 'none');
+    const path = pathOfNone(template);
     const head = [
       `${method} ${path}${query} HTTP/1.1`,
       ...(host === false ? [] : ['host: localhost']),
@@ -82,7 +88,7 @@ export function everyRoute(caller: () => Caller): void {
   test('answers 404 with the name of a thing that does not exist', async () => {
     for (const { id, method, template } of caller().checker.operations().filter(isAboutThing)) {
       const { query = '', json: body } = NEEDS[id] ?? {};
-      const reply = await caller().ask(`${method} ${template.replaceAll(/\{[a-z]+\}/g, 'none')}${query}`, body);
+      const reply = await caller().ask(`${method} ${pathOfNone(template)}${query}`, body);
       expect([id, reply.status, reply.body]).toEqual([
         id,
         404,
@@ -97,7 +103,7 @@ export function everyRoute(caller: () => Caller): void {
         .checker.operations()
         .map((operation) => operation.template),
     )) {
-      const path = template.replaceAll(/\{[a-z]+\}/g, 'none');
+      const path = pathOfNone(template);
       const answer = await caller().ask(`OPTIONS ${path}`);
       const here = caller()
         .checker.operations()

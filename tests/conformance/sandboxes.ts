@@ -1,7 +1,7 @@
 import type { DescribedOperation } from '@forkd/testing';
 import { expect, test } from 'vitest';
 import { expectAbsent, unixNow, type Caller } from './caller.ts';
-import { NEEDS } from './every-route.ts';
+import { NEEDS, pathOfNone } from './every-route.ts';
 
 export function sandboxRoutes(caller: () => Caller): void {
   test('a fork is a list of sandboxes with explicit nulls', async () => {
@@ -124,10 +124,10 @@ export function sandboxRoutes(caller: () => Caller): void {
     const needGuest = caller()
       .checker.operations()
       .filter((operation) => isOfGuest(operation) || operation.id === 'measureFloor');
-    expect(needGuest).toHaveLength(19);
+    expect(needGuest).toHaveLength(20);
     for (const operation of needGuest) {
       const { query = '', json } = NEEDS[operation.id] ?? {};
-      const path = operation.template.replace('{id}', id).replace('{cid}', 'none');
+      const path = pathOfNone(operation.template.replace('{id}', id));
       await caller().expectRefusal(409, 'sandbox_paused', [id], `${operation.method} ${path}${query}`, json);
     }
     expect(await caller().expectReply(200, `POST ${at}/resume`)).toMatchObject({ id, state: 'running' });

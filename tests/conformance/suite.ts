@@ -4,6 +4,7 @@ import { Caller, type Target } from './caller.ts';
 import { everyRoute, HEADERS_LATE, refuseOnEveryRoute } from './every-route.ts';
 import { guestRoutes } from './guests.ts';
 import { hostRoutes } from './host.ts';
+import { networkRoutes } from './network.ts';
 import { sandboxRoutes } from './sandboxes.ts';
 import { snapshotRoutes } from './snapshots.ts';
 import { reasonNotToSee } from './unseen.ts';
@@ -41,6 +42,9 @@ export function conformance(start: () => Promise<Target>): void {
   });
   describe('branches', () => {
     branchRoutes(called);
+  });
+  describe('networks', () => {
+    networkRoutes(called);
   });
   describe('workspaces', () => {
     workspaceRoutes(called);

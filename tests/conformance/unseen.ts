@@ -8,8 +8,8 @@ const OF_ALL_ROUTES = new Map([
   [507, 'a full disk: tests/fault/disk-full.test.ts'],
 ]);
 
-/** Replies of that kind that this suite can provoke: branches up to the limit. */
-const SEEN_ALL_THE_SAME = ['503 branchSandbox'];
+/** Replies of that kind that this suite can provoke: branches up to the limit, and a port without a service. */
+const SEEN_ALL_THE_SAME = ['503 branchSandbox', '502 connectPort'];
 
 const FILES = 'it is answered on the unix socket only, and this suite has none: tests/e2e/firecracker-files.test.ts';
 
@@ -21,6 +21,9 @@ const OF_ONE_ROUTE = new Map<string, string>([
   ['409 resumeSandbox', 'it has to come in the instant in which a branch of a paused sandbox stops it'],
   ['504 createSnapshot', 'a guest that is emulated has a minute to boot, whatever is asked for'],
 ]);
+
+/** Replies that need a guest with a network device. */
+const OF_NETWORKS = ['200 setNetwork', '200 connectPort', '502 connectPort'];
 
 export function reasonNotToSee(operation: string, status: number, caller: Caller): string | undefined {
   const name = `${status} ${operation}`;
@@ -35,6 +38,7 @@ export function reasonNotToSee(operation: string, status: number, caller: Caller
 function reasonOfTarget(name: string, { unable, target }: Caller): string | undefined {
   if (name === '202 branchSandbox') return unable.get('live');
   if (name === '200 measureFloor') return unable.get('floor');
+  if (OF_NETWORKS.includes(name)) return unable.get('network');
   if (name === '200 eval' || name === '504 eval') return target.withheld?.python;
   return undefined;
 }

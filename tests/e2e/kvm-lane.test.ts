@@ -175,7 +175,7 @@ test('a guest whose processor KVM gives up on ends with the reason', async ({ sk
   await using lab = await open(skip, 'kvm', { stays32Bit: true, givesUp: true });
   const vm = await lab.boot(MEM_MIB);
   expect(await vm.exited).toMatchObject({
-    why: expect.stringContaining('internal-error'),
+    why: { kind: 'processor', text: expect.stringContaining('internal-error') },
     log: expect.stringContaining('emulation failure'),
   });
   expect(await isRunning(vm.record)).toBe(false);

@@ -10,7 +10,11 @@ import { afterAll, beforeAll, expect, test } from 'vitest';
 
 const FORKD = join(REPO, 'packages/cli/bundle/forkd.js');
 /** The README's ids, and the command whose first line of output is the id here. */
-const ids = { 'sb-4f': 'forkd fork --tag py -n 3', 'sb-9a': 'forkd fork --tag later' } as const;
+const ids = {
+  'sb-4f': 'forkd fork --tag py -n 3',
+  'sb-9a': 'forkd fork --tag later',
+  'sb-7c': 'forkd fork --tag net',
+} as const;
 /** Exit codes other than 0. */
 const exitCodes: Record<string, number> = { "forkd exec sb-4f -- python3 -c 'import sys; sys.exit(7)'": 7 };
 /** `attach` follows a command that never ends, so it ends with its reader, after a line. */

@@ -4,7 +4,7 @@
  */
 
 import { execFile } from 'node:child_process';
-import { mkdtemp, rm, statfs, truncate, writeFile } from 'node:fs/promises';
+import { mkdtemp, open, rm, statfs, truncate } from 'node:fs/promises';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { codeOf, DISK_TEMPLATE, DiskWriter, forkOne, shell, until } from '@forkd/testing';
@@ -35,6 +35,23 @@ const test = base
     await client.createSnapshot({ tag: 'disk', ...DISK_TEMPLATE });
     return 'disk';
   });
+
+/** Fills a file system but for `restBytes`, or whole if others write to it meanwhile. */
+async function fill(dir: string, path: string, restBytes: number): Promise<void> {
+  const file = await open(path, 'w');
+  try {
+    for (;;) {
+      const { bavail, bsize } = await statfs(dir);
+      const left = bavail * bsize - restBytes;
+      if (left <= 0) return;
+      await file.write(Buffer.alloc(Math.min(left, 2 ** 20)));
+    }
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+  } finally {
+    await file.close();
+  }
+}
 
 test('a guest goes on when its disk server is killed, and has all that it has written', async ({
   client,
@@ -90,9 +107,8 @@ test('a guest stands still while the host has no space for its disk, and says so
     for await (const { type } of client.events({ sandbox: id }, { signal: over.signal })) events.push(type);
   })().catch(() => undefined);
   const filler = join(hostDisk, 'filler');
-  const { bavail, bsize } = await statfs(hostDisk);
   // The guest fills the rest.
-  await writeFile(filler, Buffer.alloc(bavail * bsize - 2 ** 20));
+  await fill(hostDisk, filler, 2 ** 20);
   const stalled = async () => (await client.getSandbox(id)).stalled;
   await until('the sandbox stands still', WAIT_MS, async () => (await stalled()) !== undefined);
   expect(await stalled()).toBe('The host has no space left for its disk.');

@@ -16,6 +16,7 @@ test('defaults, environment, flags', () => {
   expect(serve(['--data-dir', '/d'])).toEqual({
     dataDir: '/d',
     snapshotRoot: '/d/store',
+    resolvers: [],
     socket: '/d/run/controller.sock',
     bind: { host: '127.0.0.1', port: 8889 },
     tokenFile: null,

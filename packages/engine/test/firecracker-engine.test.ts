@@ -33,9 +33,10 @@ test('the engine reports its name, version and capabilities', async () => {
   await bench.configure({ version: '1.12.3' });
   const engine = await bench.engine();
   expect(engine).toMatchObject({ name: 'firecracker', version: '1.12.3', accelerator: 'kvm' });
-  const { live, memory_limit, pool, floor, window_inside, disk, ...can } = engine.capabilities;
+  const { live, memory_limit, pool, floor, window_inside, disk, network, ...can } = engine.capabilities;
   if (memory_limit !== true) expect(memory_limit).toMatch(/\.$/);
   expect(can).toEqual({ full: true, diff: true, pause: true });
+  expect(network).toBe('A guest of Firecracker has no network device.');
   expect(live).toBe(
     'Firecracker 1.12.3 has no live branches: this build lacks mem_backend.shared, VmstateOnly and PUT /uffd/wp.',
   );
