@@ -440,6 +440,8 @@ impl Flow {
         self.sockets.get_mut::<Socket>(self.handle).abort();
         match std::mem::replace(&mut self.host, Host::Nothing) {
             Host::Connected(stream) => stream.abort(),
+            // The peer may have accepted a connection that is not known to be made yet.
+            Host::Dialling(socket) => Stream::new(socket).abort(),
             Host::Accepting(caller) => caller.refuse(reason),
             _ => {}
         }
