@@ -34,6 +34,8 @@ beforeAll(async () => {
   talk = await internet.serve((socket) => {
     talks.add(socket);
     socket.once('close', () => talks.delete(socket));
+    // Whether a busy peer sees a reset or an end first is up to the kernel.
+    socket.once('end', () => socket.destroy());
     socket.write('hello\n');
     socket.resume();
   });
@@ -111,6 +113,9 @@ describe('a network', () => {
     await until('both talk', WAIT_MS, async () => talks.size === 2);
     await client.setNetwork(id, {});
     await until('one has ended', WAIT_MS, async () => talks.size === 1);
+    expect(await flowsOf(controller, id)).toContainEqual(
+      expect.objectContaining({ phase: 'closed', name: 'api.test', port: talk, reason: 'policy_changed' }),
+    );
     expect(await fails(client, id, get('api.test', talk))).toBe(true);
     expect(await shell(client, stays, 'pidof nc')).not.toBe('');
     await client.deleteSandbox(stays);
