@@ -1,13 +1,13 @@
-import { access, constants, stat } from 'node:fs/promises';
+import { access, constants } from 'node:fs/promises';
+import { join } from 'node:path';
 import type { Duplex } from 'node:stream';
 import { ApiError } from '@forkd/api';
 import { type FlowRecord, type Inherited, Net, type Policy, type Wires } from '@forkd/engine';
 import type { Logger } from 'pino';
 import { requireBinary, type Binaries } from '../binaries.ts';
-import { sleep, withDeadline } from '../deadline.ts';
-import { messageOf, toApiError } from '../errors.ts';
-import { limits } from '../limits.ts';
+import { messageOf } from '../errors.ts';
 import type { DataPaths } from '../paths.ts';
+import { Supervisor } from './supervisor.ts';
 
 interface NetworkParts {
   paths: DataPaths;
@@ -25,15 +25,30 @@ type OnNewProcess = (net: Net) => Promise<void>;
  * network without it.
  */
 export class Network implements Wires {
-  readonly #parts: NetworkParts;
-  readonly #closed = new AbortController();
-  #starting: Promise<Net> | null = null;
-  #net: Net | null = null;
+  readonly #log: Logger;
+  readonly #supervisor: Supervisor<Net>;
   #onNewProcess: OnNewProcess = async () => undefined;
   #onFlow: (flow: FlowRecord) => void = () => undefined;
 
-  private constructor(parts: NetworkParts) {
-    this.#parts = parts;
+  private constructor({ paths, binaries, resolvers, log }: NetworkParts) {
+    this.#log = log;
+    this.#supervisor = new Supervisor({
+      title: 'the network process',
+      pidField: 'net_pid',
+      socket: join(paths.run, 'net.sock'),
+      connect: async (signal) => {
+        const bin = await requireBinary(binaries, 'net');
+        return Net.ensure({ bin, runDir: paths.run, resolvers, ...(signal && { signal }) });
+      },
+      disconnect: (net) => net.close(),
+      prepare: async (net) => {
+        await net.follow((flow) => this.#onFlow(flow));
+        await this.#onNewProcess(net);
+        return {};
+      },
+      late: () => new ApiError('network_unavailable', 'The network process has not come up in time.'),
+      log,
+    });
   }
 
   /** `null` if the program is not installed: no sandbox has a network then. */
@@ -54,10 +69,8 @@ export class Network implements Wires {
   }
 
   /** The network process, started if necessary. Throws `network_unavailable` if it does not start in time. */
-  async use(signal?: AbortSignal): Promise<Net> {
-    const starting = (this.#starting ??= this.#start([0]));
-    const late = () => new ApiError('network_unavailable', 'The network process has not come up in time.');
-    return withDeadline(limits.pagerWaitMs, signal, late, () => starting);
+  use(signal?: AbortSignal): Promise<Net> {
+    return this.#supervisor.use(signal);
   }
 
   async open(): Promise<string> {
@@ -69,9 +82,12 @@ export class Network implements Wires {
   }
 
   async release(key: string): Promise<void> {
-    await this.#net?.release(key).catch((error: unknown) => {
-      this.#parts.log.warn({ reason: messageOf(error) }, 'could not release the network wire of a VM');
-    });
+    await this.#supervisor
+      .ifUp()
+      ?.release(key)
+      .catch((error: unknown) => {
+        this.#log.warn({ reason: messageOf(error) }, 'could not release the network wire of a VM');
+      });
   }
 
   async setPolicy(key: string, policy: Policy): Promise<number> {
@@ -87,70 +103,7 @@ export class Network implements Wires {
   }
 
   /** Disconnects from the network process, or ends it, even one that an earlier controller left. */
-  async close(options: { endProcess: boolean }): Promise<void> {
-    this.#closed.abort(new ApiError('shutting_down', 'The controller is ending.'));
-    const known = this.#net;
-    this.#net = null;
-    if (options.endProcess) await this.#end(known);
-    known?.close();
-  }
-
-  async #end(known: Net | null): Promise<void> {
-    const { paths, log } = this.#parts;
-    if (known === null && (await stat(`${paths.run}/net.sock`).catch(() => null)) === null) return;
-    try {
-      await (known ?? (await this.#ensure())).shutdown();
-    } catch (error) {
-      log.warn({ reason: messageOf(error) }, 'could not end the network process');
-    }
-  }
-
-  async #start(delaysMs: readonly number[]): Promise<Net> {
-    let failure: unknown;
-    for (const delayMs of delaysMs) {
-      await sleep(delayMs, this.#closed.signal);
-      try {
-        return await this.#startOnce();
-      } catch (error) {
-        failure = error;
-        this.#parts.log.warn({ reason: messageOf(error) }, 'could not start the network process');
-      }
-    }
-    this.#starting = null;
-    throw toApiError(failure);
-  }
-
-  async #startOnce(): Promise<Net> {
-    this.#closed.signal.throwIfAborted();
-    const net = await this.#ensure(this.#closed.signal);
-    try {
-      await net.follow((flow) => this.#onFlow(flow));
-      await this.#onNewProcess(net);
-      this.#closed.signal.throwIfAborted();
-    } catch (error) {
-      net.close();
-      throw error;
-    }
-    this.#net = net;
-    this.#parts.log.info({ net_pid: net.pid }, 'the network process is up');
-    net.gone
-      .then(() => this.#lost(net))
-      .catch((error: unknown) => this.#parts.log.error({ err: error }, 'could not start another network process'));
-    return net;
-  }
-
-  async #ensure(signal?: AbortSignal): Promise<Net> {
-    const { paths, binaries, resolvers } = this.#parts;
-    const bin = await requireBinary(binaries, 'net');
-    return Net.ensure({ bin, runDir: paths.run, resolvers, ...(signal && { signal }) });
-  }
-
-  #lost(net: Net): void {
-    if (this.#net !== net || this.#closed.signal.aborted) return;
-    this.#parts.log.error({ net_pid: net.pid }, 'the network process is gone: starting another');
-    this.#net = null;
-    const starting = this.#start(limits.pagerRestartDelaysMs);
-    this.#starting = starting;
-    starting.catch(() => undefined);
+  close(options: { endProcess: boolean }): Promise<void> {
+    return this.#supervisor.close({ end: options.endProcess });
   }
 }
