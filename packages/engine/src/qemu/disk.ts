@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import type { DiskServer } from '../disk/client.ts';
 import type { DiskUse } from '../disk/wire.ts';
@@ -7,9 +6,8 @@ import type { Pager } from '../pager/client.ts';
 import type { Blob, Branch, BranchEvent } from '../pager/wire.ts';
 import { anySignal } from '../signals.ts';
 import type { Machine, VmBranchDone, VmBranchOptions } from '../types.ts';
+import { newKey } from './key.ts';
 
-/** Bytes of the key under which a VMM asks for its disk. */
-const KEY_BYTES = 16;
 /** Longest wait for the removal of a disk. The next controller removes one that is left. */
 const CLOSE_MS_MAX = 5_000;
 
@@ -40,7 +38,7 @@ export class VmDisk {
     layers: readonly string[] | null,
   ): Promise<VmDisk> {
     if (findServer === undefined) throw new EngineError('unsupported', 'Disks need a disk server, and there is none.');
-    const disk = new VmDisk(randomBytes(KEY_BYTES).toString('hex'), machine, findServer);
+    const disk = new VmDisk(newKey(), machine, findServer);
     await disk.#open(layers, null);
     return disk;
   }

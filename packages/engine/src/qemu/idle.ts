@@ -8,7 +8,8 @@ import type { Shape, WindowKind, Wires } from '../types.ts';
 import { diskArguments, FILES, waitArguments } from './arguments.ts';
 import type { FindDiskServer, VmDisk } from './disk.ts';
 import type { Jail } from './jail.ts';
-import { makeDisk, newKey, openWire } from './vm.ts';
+import { newKey } from './key.ts';
+import { makeDisk, openWire } from './vm.ts';
 import { VmmProcess } from './vmm-process.ts';
 
 /** The parts of the host and the engine that a VMM is started with before its VM is known. */

@@ -1,4 +1,3 @@
-import { randomBytes } from 'node:crypto';
 import { mkdir, rename, rm } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { memBytesOf } from '@forkd/api/constants';
@@ -29,12 +28,10 @@ import { NETWORK_UNAVAILABLE } from './capabilities.ts';
 import { branchWithDisk, type FindDiskServer, VmDisk } from './disk.ts';
 import type { Idle } from './idle.ts';
 import type { Jail } from './jail.ts';
+import { newKey } from './key.ts';
 import { waitUntilRunning } from './monitor.ts';
 import { type OnStall, RunStateWatch, type Stall } from './run-state.ts';
 import { VmmProcess } from './vmm-process.ts';
-
-/** Bytes of what a VMM shows its pager, and of the name of a network wire. */
-const KEY_BYTES = 16;
 
 /** How a VMM is started. */
 export interface Launch {
@@ -132,11 +129,6 @@ async function bindWire({ id, network, wires }: Launch, key: string | undefined)
   if (key === undefined) return;
   if (network === undefined) throw new EngineError('bad_request', `The VM ${id} has a network device and no policy.`);
   await wires?.bind({ key, sandbox: id, ...network });
-}
-
-/** Makes the key that a VMM shows when it calls the pager. */
-export function newKey(): string {
-  return randomBytes(KEY_BYTES).toString('hex');
 }
 
 /** The cgroup of a VMM that has a memory limit. */
