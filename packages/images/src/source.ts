@@ -1,5 +1,6 @@
-import { lstat, stat } from 'node:fs/promises';
+import { lstat, readdir, stat } from 'node:fs/promises';
 import { join, resolve } from 'node:path';
+import { holdsRootOrImage } from '@forkd/api/constants';
 import { busyboxSource } from './busybox.ts';
 import { debianSource } from './debian.ts';
 import { directorySource } from './directory.ts';
@@ -16,10 +17,10 @@ import type { RootSource } from './root-source.ts';
 export async function resolveSource(name: string): Promise<RootSource> {
   const prefixed = /^(oci|docker-archive|oci-archive|tar|docker|dir|recipe):(.+)$/s.exec(name);
   if (prefixed !== null) return fromPrefix(prefixed[1]!, prefixed[2]!);
-  if (Object.hasOwn(recipes, name) && !(await canBeSource(name))) return fromRecipe(name);
-  if (await exists(name)) return fromPath(name);
+  const isRecipe = Object.hasOwn(recipes, name);
+  if (await exists(name)) return isRecipe && !(await canBeSource(name)) ? fromRecipe(name) : fromPath(name);
   if ((await lstat(name).catch(() => null)) !== null) throw notFound(name, 'it is a link to nowhere');
-  if (Object.hasOwn(recipes, name)) return fromRecipe(name);
+  if (isRecipe) return fromRecipe(name);
   if (/^[./~]/.test(name) || name.endsWith('.tar')) throw notFound(name, 'there is nothing');
   return registrySource(name);
 }
@@ -38,9 +39,7 @@ async function fromPrefix(prefix: string, rest: string): Promise<RootSource> {
 
 /** True for a file, and for a directory that holds a root or an image. */
 async function canBeSource(path: string): Promise<boolean> {
-  if (!(await isDirectory(path))) return exists(path);
-  const found = await Promise.all(['bin', 'usr', 'oci-layout'].map((name) => exists(join(path, name))));
-  return found.includes(true);
+  return !(await isDirectory(path)) || holdsRootOrImage(await readdir(path));
 }
 
 async function fromPath(name: string): Promise<RootSource> {

@@ -395,9 +395,14 @@ describe('recipes', () => {
     const dir = await scratchDir();
     const before = process.cwd();
     await mkdir(join(dir, 'busybox/src'), { recursive: true });
+    await mkdir(join(dir, 'debian/lib'), { recursive: true });
+    await symlink('nowhere', join(dir, 'python'));
     process.chdir(dir);
     try {
       expect((await resolveSource('busybox')).description).toContain('recipe busybox');
+      // A root need not have /bin or /usr.
+      expect((await resolveSource('debian')).description).toContain('directory ');
+      await expect(resolveSource('python')).rejects.toThrow('a link to nowhere');
     } finally {
       process.chdir(before);
     }

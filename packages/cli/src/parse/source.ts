@@ -1,6 +1,6 @@
-import { existsSync, statSync } from 'node:fs';
-import { join, resolve } from 'node:path';
-import { recipeNames } from '@forkd/api/constants';
+import { existsSync, readdirSync, statSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { holdsRootOrImage, recipeNames } from '@forkd/api/constants';
 import { UsageError } from '../lib/errors.ts';
 
 /**
@@ -20,8 +20,7 @@ export function absoluteSource(source: string, directory: string): string {
 
 /** True for a file, and for a directory that holds a root or an image: another one of a recipe's name is not meant. */
 function canBeSource(path: string): boolean {
-  if (!statSync(path).isDirectory()) return true;
-  return ['bin', 'usr', 'oci-layout'].some((name) => existsSync(join(path, name)));
+  return !statSync(path).isDirectory() || holdsRootOrImage(readdirSync(path));
 }
 
 /** Parses `SRC:DST`: a path here, and one in the guest. The last colon parts them, since a path here may have one. */
