@@ -69,7 +69,7 @@ class Writer {
     }
     const lines = fields.map(({ field, property, type }) => `    ${field}: ${type}\n${docstring(property, '    ')}`);
     const summary = docstring(schema, '    ');
-    // What is final can be told from the other members of a union by its fields.
+    // The final member of a union can be told from the others by its fields.
     return `@final\nclass ${name}(TypedDict):\n${summary === '' ? '' : `${summary}\n`}${lines.join('')}`;
   }
 

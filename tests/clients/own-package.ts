@@ -24,7 +24,7 @@ export async function installOwnPackage(tools: Installed, dir: string): Promise<
 export interface PageProgram {
   page: string;
   program: string;
-  /** What the program prints, as the page says. */
+  /** The output of the program, as the page says. */
   prints: string;
 }
 

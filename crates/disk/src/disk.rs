@@ -144,7 +144,7 @@ impl Disk {
         }
     }
 
-    /// Where whole blocks can be read, by a reader that waits for a slow client: nothing is held while it does.
+    /// The places of whole blocks, for a reader that waits for a slow client: nothing is held while it does.
     pub fn parts(&self, blocks: Range<u64>) -> Result<Vec<Part>> {
         let count = blocks.end - blocks.start;
         self.read_bytes.fetch_add(count * BLOCK_SIZE, Ordering::Relaxed);

@@ -22,7 +22,7 @@ pub const SLOTS_MAX: u64 = 1 << SLOT_BITS;
 /// The most layers that a process can number.
 pub const LAYER_NUMBERS_MAX: u32 = 1 << (u64::BITS - SLOT_BITS);
 
-/// Where the content of a block is.
+/// The place of a block's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Place {
     /// The number of a layer in this process; not zero.

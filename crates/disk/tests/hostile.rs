@@ -102,7 +102,7 @@ fn a_client_that_does_not_read_its_replies_delays_nobody() {
     let mut honest = server.connect("disk").expect("connected");
     honest.write(0, &[3; BLOCK]).expect("written");
     assert_eq!(honest.read(0, 1).expect("read"), [3; BLOCK]);
-    // It is ended with its disk.
+    // The connection of the deaf client ends with its disk.
     server.request(json!({ "op": "close", "key": "disk" })).expect("closed");
     assert!(is_hung_up(deaf.stream));
 }

@@ -27,7 +27,7 @@ impl Random {
     }
 }
 
-/// What a request that has no reply yet changes: these blocks get this tag.
+/// The change of a request that has no reply yet: these blocks get this tag.
 struct Change {
     blocks: Range<usize>,
     tag: u64,

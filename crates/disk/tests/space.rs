@@ -33,7 +33,7 @@ fn a_full_host_fails_writes_and_loses_nothing() {
         assert_eq!(client.read(block, STEP).expect("read"), content(block), "block {block}");
     }
     assert_eq!(client.read(full_at, STEP).expect("read"), vec![0; STEP * BLOCK]);
-    // What is there already can be written again.
+    // Bytes that are there already can be written again.
     client.write(0, &[77; BLOCK]).expect("written in place");
     // A snapshot needs no space, and a write after it does. Writing again and again leaves nothing behind.
     let layers = support::branch(&mut server, "disk", &opened);

@@ -133,7 +133,7 @@ pub fn connect_now(path: &Path) -> io::Result<UnixStream> {
 }
 
 /// Sends `len` bytes of `file` from `offset` on. The kernel passes its pages on, where it can: the receiver's copy is the only one.
-/// So bytes that are written to the file before they are received may be received. Fails with `UnexpectedEof` if the file is shorter.
+/// Bytes that are written to the file before they are received may therefore be received. Fails with `UnexpectedEof` if the file is shorter.
 pub fn send_file(socket: &UnixStream, file: &File, offset: u64, len: u64) -> io::Result<()> {
     let mut at = offset as i64;
     let end = at + len as i64;

@@ -23,7 +23,7 @@ pub enum Host {
     Connected(Stream),
     /// The gateway's resolver.
     Names,
-    /// There is nothing, or nothing any more.
+    /// The peer is not there yet, or no longer.
     Nothing,
 }
 
@@ -34,7 +34,7 @@ impl Host {
     }
 }
 
-/// Somebody on the host who wants to reach a port of the guest.
+/// A caller on the host who wants to reach a port of the guest.
 pub struct Caller {
     pub stream: std::os::unix::net::UnixStream,
     /// The id of the request, which is answered before the first byte.

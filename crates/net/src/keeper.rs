@@ -45,7 +45,7 @@ pub enum WorkerLine {
     Start(Settings),
     /// Comes with the wire's socket and its ledger.
     Wire { key: String },
-    /// There are no more wires.
+    /// The last wire has been given.
     Ready,
 }
 

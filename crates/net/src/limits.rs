@@ -47,7 +47,7 @@ pub fn buffer_bytes(flows_open: usize) -> usize {
     }
 }
 
-/// How often something may happen.
+/// A limit of how often something may happen.
 #[derive(Debug, Clone, Copy)]
 pub struct Rate {
     pub per_second: u32,

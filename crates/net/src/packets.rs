@@ -24,7 +24,7 @@ pub struct FlowId {
 }
 
 impl FlowId {
-    /// All of it in one word, which is at least 2^48 because no guest port is 0.
+    /// The flow in one word, which is at least 2^48 because no guest port is 0.
     pub fn token(self) -> u64 {
         u64::from(self.guest_port) << 48 | u64::from(self.address.to_bits()) << 16 | u64::from(self.port)
     }

@@ -10,7 +10,7 @@ const TEXT_BYTES_MAX: usize = 300;
 const NAME_BYTES_MAX: usize = 253;
 const LABEL_BYTES_MAX: usize = 63;
 
-/// Where a flow wants to go.
+/// The destination of a flow.
 #[derive(Debug, Clone, Copy)]
 pub struct Destination<'a> {
     /// The name, if the guest connects to the address of a name.

@@ -34,7 +34,7 @@ pub struct Run {
     pub cgroup: Option<PathBuf>,
     /// Files that it reads, which it gets a copy of.
     pub files: Vec<PathBuf>,
-    /// Where the other end of its network wire goes, and the name that the wire has there.
+    /// The socket to which the other end of its network wire goes, and the name that the wire has there.
     pub net_socket: Option<PathBuf>,
     pub net_key: String,
     pub program: PathBuf,

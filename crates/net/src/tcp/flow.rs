@@ -326,7 +326,7 @@ impl Flow {
         };
         let is_https = self.subject.port == HTTPS_PORT;
         let socket = self.sockets.get_mut::<Socket>(self.handle);
-        // Nothing has been taken from this buffer yet, so all of it is in one piece.
+        // The buffer is in one piece, because nothing has been taken from it yet.
         let bytes = socket.peek(client_hello::HELLO_BYTES_MAX).unwrap_or_default();
         match client_hello::read(bytes) {
             Opening::Incomplete if bytes.is_empty() => return Ok(()),

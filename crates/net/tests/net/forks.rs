@@ -108,7 +108,7 @@ fn a_fork_gets_a_reset_for_each_inherited_connection() {
         ports.retain(|known| *known != port);
     }
     assert!(ports.is_empty(), "{ports:?}");
-    // That answer leads to a reset at exactly what the guest expects, even if the mark has guessed wrong.
+    // The answer leads to a reset at exactly what the guest expects, even if the mark has guessed wrong.
     let expected = inherited.connections[0].next_sequence.wrapping_sub(777);
     let to = (Ipv4Addr::LOCALHOST, echo.port());
     let port = inherited.connections[0].guest_port;

@@ -133,7 +133,7 @@ fn a_flood_has_limits_and_spares_the_neighbour() {
     assert!(stats.flows_open <= 512, "{stats:?}");
 }
 
-/// What a made-up segment says, mostly near to what a connection would expect.
+/// The fields of a made-up segment, mostly near to what a connection would expect.
 #[derive(Debug, Clone)]
 struct Segment {
     from: u16,

@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-/// What the resolver knows of a name.
+/// The answers of the resolver for a name.
 #[derive(Clone)]
 pub enum Known {
-    /// Its addresses.
+    /// The addresses of the name.
     At(Vec<Ipv4Addr>),
     /// Another name's address, by way of these names.
     Alias(Vec<&'static str>, Ipv4Addr),
@@ -47,7 +47,7 @@ impl Resolver {
     }
 }
 
-/// One name at 127.0.0.1.
+/// A name at 127.0.0.1.
 pub fn local(name: &str) -> Resolver {
     Resolver::start(&[(name, Known::At(vec![Ipv4Addr::LOCALHOST]))])
 }

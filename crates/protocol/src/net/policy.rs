@@ -41,7 +41,7 @@ pub enum Target {
     Any,
     /// A single name, in lower-case ASCII.
     Name { name: String },
-    /// All names below this one, but not the name itself.
+    /// The names below this one, at any depth, but not the name itself.
     Below { name: String },
     /// IPv4 addresses, such as `192.0.2.0/24`. A reserved address is allowed only by a range that lies within the reserved
     /// one, or that is this single address.

@@ -42,7 +42,7 @@ interface Result {
   stderr: string;
 }
 interface RunOptions {
-  /** What starts the command, before it. Both are a process group of their own then. */
+  /** The program that starts the command, before it. Both are a process group of their own then. */
   through?: readonly string[];
   env?: NodeJS.ProcessEnv;
   stdin?: string | Buffer;

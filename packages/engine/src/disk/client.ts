@@ -42,7 +42,7 @@ export type SealedDisk = Omit<Extract<DiskAnswer, { answer: 'sealed' }>, 'answer
 /** A connection to `forkd-disk`. Requests run side by side. */
 export class DiskServer {
   readonly pid: number;
-  /** Where VMMs call. */
+  /** The socket that VMMs call. */
   readonly vmmSocket: string;
   /** Settles when the connection is lost. */
   readonly gone: Promise<void>;

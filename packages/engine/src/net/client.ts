@@ -41,7 +41,7 @@ export interface NetOptions {
 /** A connection to `forkd-net`, which has the other end of the network wire of each VM. */
 export class Net {
   readonly pid: number;
-  /** Where the jail hands over the wire of a VM. */
+  /** The socket where the jail hands over the wire of a VM. */
   readonly socket: string;
   /** Settles when the connection is lost. */
   readonly gone: Promise<void>;

@@ -15,7 +15,7 @@ export interface QemuHost {
   pooled: boolean;
   /** Why the pauses of live branches are not conducted inside QEMU; `null` where they are. */
   insideUnavailable: string | null;
-  /** There is a disk server. */
+  /** True if there is a disk server. */
   disks: boolean;
 }
 

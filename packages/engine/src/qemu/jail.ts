@@ -23,7 +23,7 @@ export interface Confined {
   memBytes: number;
   /** Files that it gets a copy of, as `fileFd` counts them. */
   files: readonly string[];
-  /** Where the other end of its network wire goes, and the wire's name there. */
+  /** The socket to which the other end of its network wire goes, and the wire's name there. */
   network?: { socket: string; key: string } | undefined;
   /** A cgroup that is there. */
   cgroup?: string | undefined;
@@ -33,7 +33,7 @@ export interface Confined {
 
 /** The launcher of VMMs, `forkd-jail`, with what it can take from them on this host. */
 export class Jail {
-  /** Where a VMM finds the directory of the sockets of the pager and the disk server. Twins of `PAGER` and `PAGER_DIR` in `crates/vmm-jail/src`. */
+  /** The path at which a VMM finds the directory of the sockets of the pager and the disk server. Twins of `PAGER` and `PAGER_DIR` in `crates/vmm-jail/src`. */
   readonly pagerDir: string;
   /** The isolation measures, and whether each is in force. */
   readonly isolation: readonly Isolation[];

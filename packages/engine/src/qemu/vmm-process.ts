@@ -24,7 +24,7 @@ export interface ProcessOptions {
   rootImage: string;
   /** Files that it gets a copy of. */
   files?: readonly string[];
-  /** Where its network wire goes, if its machine has a network device. */
+  /** The socket to which its network wire goes, if its machine has a network device. */
   network?: { socket: string; key: string } | undefined;
   /** The cgroup that it is put into before it runs. */
   cgroup?: string | undefined;

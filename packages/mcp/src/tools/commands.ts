@@ -124,7 +124,7 @@ async function readOutput(
       if (nextOffset - offset >= OUTPUT_BYTES_MAX || (follow && nextOffset > offset)) break;
     }
   } catch (error) {
-    // Nothing has come within the time that the caller waits.
+    // The guest has sent nothing within the time that the caller waits.
     if (!follow || !isForkdError(error, 'request_timeout')) throw error;
   }
   const after = await client.getCommand(id, command, { signal });
