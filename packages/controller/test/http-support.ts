@@ -1,6 +1,7 @@
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { errorRegistry, isErrorCode } from '@forkd/api';
+import { freePort } from '@forkd/testing';
 import type { Logger } from 'pino';
 import { expect, onTestFinished } from 'vitest';
 import type { Backend, Ingress } from '../src/http/app-parts.ts';
@@ -42,7 +43,7 @@ export class HttpLab {
     tokens: Tokens | null = null,
     more: Partial<Ingress> = {},
   ): Promise<HttpLab> {
-    const port = 20_000 + Math.floor(Math.random() * 20_000);
+    const port = await freePort();
     const lab = new HttpLab(join(await scratch(), 'c.sock'), port, answers, {
       tokens,
       tls: null,

@@ -682,6 +682,8 @@ class NetworkFlow(TypedDict):
 
 @final
 class NetworkPreset(TypedDict):
+    """Rules of a network that have a name."""
+
     name: str
     """Name of the preset, which a rule can have in place of its rules."""
     rules: list[str]

@@ -45,7 +45,10 @@ export const NetworkPreset = Type.Object(
     name: field(Type.String(), 'Name of the preset, which a rule can have in place of its rules.'),
     rules: field(Type.Array(Type.String()), 'The rules that it stands for.'),
   },
-  { examples: [{ name: 'python-packages', rules: ['pypi.org:443', 'files.pythonhosted.org:443'] }] },
+  {
+    description: 'Rules of a network that have a name.',
+    examples: [{ name: 'python-packages', rules: ['pypi.org:443', 'files.pythonhosted.org:443'] }],
+  },
 );
 export type NetworkPreset = Static<typeof NetworkPreset>;
 export const NetworkPresetList = Type.Array(NetworkPreset);
