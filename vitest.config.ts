@@ -26,7 +26,15 @@ export default defineConfig({
     reporters: ['default', './scripts/lib/outcome-reporter.mjs'],
     sequence: { sequencer: LongestFirst },
     projects: [
-      { test: { ...shared, name: 'packages', include: ['{packages/*,bench/harness}/test/**/*.test.ts'] } },
+      {
+        // A worker loads what the files share once. Tests put back what they change of a process.
+        test: {
+          ...shared,
+          name: 'packages',
+          include: ['{packages/*,bench/harness}/test/**/*.test.ts'],
+          isolate: false,
+        },
+      },
       {
         test: { ...shared, name: 'machines', include: ['tests/**/*.test.ts'], globalSetup: ['tests/global-setup.ts'] },
       },

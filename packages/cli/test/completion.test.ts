@@ -7,7 +7,9 @@ import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { fileURLToPath } from 'node:url';
 import { beforeAll, beforeEach, describe, expect, test } from 'vitest';
-import { fake, forkd, here, ID } from './support/forkd.ts';
+import { fake, forkd, here, ID, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 const MAIN = fileURLToPath(new URL('../bundle/forkd.js', import.meta.url));
 const scripts = fileURLToPath(new URL('../../../packaging/completion/', import.meta.url));

@@ -8,7 +8,9 @@ import { join } from 'node:path';
 import { stripVTControlCharacters } from 'node:util';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { after, MAIN, pathWith, whyNoMounts } from './support/doctor.ts';
-import { forkd, here } from './support/forkd.ts';
+import { forkd, here, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 const QEMU = 'qemu-system-x86_64';
 const PROMPT = /(\w+): run (.+) \? \[y\/N\] $/;

@@ -8,7 +8,9 @@ import { join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import type { Row } from '../src/commands/doctor/row.ts';
 import { after, covering, doctorOn, MAIN, pathWith, rowWith, whyNoMounts, without } from './support/doctor.ts';
-import { here } from './support/forkd.ts';
+import { here, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 const CPU = (flags: string) => `processor\t: 0\nflags\t\t: fpu ${flags} sse2\n`;
 const GIB_IN_KIB = 1024 * 1024;

@@ -7,7 +7,9 @@ import { dirname, join } from 'node:path';
 import { beforeAll, describe, expect, test } from 'vitest';
 import { runtimePackages } from '../../../scripts/lib/debian.mjs';
 import { after, covering, dataDirWithKernel, doctorOn, pathWith, rowWith, whyNoMounts } from './support/doctor.ts';
-import { here } from './support/forkd.ts';
+import { here, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 const QEMU = 'qemu-system-x86_64';
 const VIRTUAL = 'processor\t: 0\nflags\t\t: fpu vmx sse2\n';

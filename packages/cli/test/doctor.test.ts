@@ -9,7 +9,9 @@ import { afterEach, describe, expect, test } from 'vitest';
 import { checks } from '../src/commands/doctor/checks.ts';
 import type { Row } from '../src/commands/doctor/row.ts';
 import { pathWith, rowWith } from './support/doctor.ts';
-import { fake, forkd, here } from './support/forkd.ts';
+import { fake, forkd, here, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 const page = fileURLToPath(new URL('../../../docs/operate/doctor.md', import.meta.url));
 /** A name that the command resolves to this host, as if it were another machine. */

@@ -5,7 +5,9 @@ import { chmod, readdir, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { choice, integer, list } from '../src/parse/parse.ts';
-import { forkd, here } from './support/forkd.ts';
+import { forkd, here, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 describe('bench', () => {
   test.each([

@@ -3,7 +3,9 @@ import { execFileSync } from 'node:child_process';
 import { chmod, link, lstat, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from 'node:fs/promises';
 import { join, posix } from 'node:path';
 import { describe, expect, test } from 'vitest';
-import { fake, forkd, here, ID } from './support/forkd.ts';
+import { fake, forkd, here, ID, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 describe('cp', () => {
   test('copies a tree in and out again, with modes, empty directories and odd names', async () => {

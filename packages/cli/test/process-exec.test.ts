@@ -1,6 +1,8 @@
 // Proves of the command as users run it: commands in a guest, their bytes, signals and exit codes, and coming back to them.
 import { describe, expect, test } from 'vitest';
-import { fake, forkd, ID } from './support/forkd.ts';
+import { fake, forkd, ID, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 describe('exec', () => {
   test('passes bytes, streams and the exit code through', async () => {

@@ -9,7 +9,9 @@ import { stripVTControlCharacters } from 'node:util';
 import { freePort } from '@forkd/testing';
 import { describe, expect, test } from 'vitest';
 import { LEASE_SECS } from '../src/lib/throwaway.ts';
-import { fake, forkd, here, ID } from './support/forkd.ts';
+import { fake, forkd, here, ID, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 const MAIN = fileURLToPath(new URL('../bundle/forkd.js', import.meta.url));
 

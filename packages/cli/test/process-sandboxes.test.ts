@@ -2,7 +2,9 @@
 import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import { send } from '../../sdk/test/support/replies.ts';
-import { fake, forkd, here, ID } from './support/forkd.ts';
+import { fake, forkd, here, ID, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 describe('sandboxes and snapshots', () => {
   test('forks by a prefix, and prints the ids', async () => {

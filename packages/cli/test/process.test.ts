@@ -1,7 +1,9 @@
 // Proves of the command as users run it: help, usage errors, and what it says of the host.
 import { describe, expect, test } from 'vitest';
 import { helpText, loadCommandGroups } from '../src/index.ts';
-import { forkd, ID } from './support/forkd.ts';
+import { forkd, ID, serveForkd } from './support/forkd.ts';
+
+serveForkd();
 
 const commands = (await loadCommandGroups()).flatMap((group) => group.commands);
 

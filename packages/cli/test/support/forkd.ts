@@ -16,25 +16,28 @@ export const ID = 'sb-00000000aa';
 export let fake: FakeController;
 export let here: string;
 
-beforeAll(async () => {
-  fake = await FakeController.start();
-  here = await mkdtemp(join(os.tmpdir(), 'forkd-cli-'));
-});
-afterAll(async () => {
-  await fake.stop();
-  await rm(here, { recursive: true, force: true });
-});
-beforeEach(() => {
-  fake.sandboxes.clear();
-  fake.ended.clear();
-  fake.snapshots.clear();
-  fake.sessions.clear();
-  fake.overrides.clear();
-  fake.seen.length = 0;
-  fake.addSnapshot('python');
-  fake.addSandbox(ID, 'python');
-  fake.addSandbox('sb-00000000ab', 'python');
-});
+/** Gives the tests of a file their server, which each of them finds as it was at the start, and their directory. */
+export function serveForkd(): void {
+  beforeAll(async () => {
+    fake = await FakeController.start();
+    here = await mkdtemp(join(os.tmpdir(), 'forkd-cli-'));
+  });
+  afterAll(async () => {
+    await fake.stop();
+    await rm(here, { recursive: true, force: true });
+  });
+  beforeEach(() => {
+    fake.sandboxes.clear();
+    fake.ended.clear();
+    fake.snapshots.clear();
+    fake.sessions.clear();
+    fake.overrides.clear();
+    fake.seen.length = 0;
+    fake.addSnapshot('python');
+    fake.addSandbox(ID, 'python');
+    fake.addSandbox('sb-00000000ab', 'python');
+  });
+}
 
 interface Result {
   code: number | null;
