@@ -351,7 +351,7 @@ complete -c forkd -n '__forkd_in \'snapshot\'' -l diff -d 'pause the source and 
 complete -c forkd -n '__forkd_in \'snapshot\'' -l full -d 'pause the source and copy all of its memory'
 complete -c forkd -n '__forkd_in \'snapshot\'' -l no-wait -d 'return as soon as the source runs again (live branches only)'
 complete -c forkd -n '__forkd_in \'snapshot\'' -l until -r -f -a 'resumed ready durable' -d 'return when the source runs again, the branch can be forked, or the branch is on disk'
-complete -c forkd -n '__forkd_in \'snapshot\'' -l audit -d 'compare every page of the branch with guest memory; the pause lasts until all of it is copied'
+complete -c forkd -n '__forkd_in \'snapshot\'' -l audit -d 'compare every page and block of the branch with memory and disk, which the pause lasts long enough to read'
 complete -c forkd -n '__forkd_in \'snapshot\'' -l safety -r -f -a 'standard strict' -d 'strict: programs are stopped during the branch, and in a child until it has its own identity and clock'
 complete -c forkd -n '__forkd_in \'snapshot\'' -l kernel -r -F -d 'kernel to boot'
 complete -c forkd -n '__forkd_in \'snapshot\'' -l rootfs -r -F -d 'root file system to boot'

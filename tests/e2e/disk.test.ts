@@ -1,5 +1,5 @@
 /**
- * Proves on real guests: a branch of any mode holds the disk of the same instant as the memory. A guest writes files, syncs them
+ * Proves on real guests: a branch of any mode holds the disk of the same instant as the memory, and its audit says so. A guest writes files, syncs them
  * and keeps in its memory what they must hold; each child reads its files from the disk and compares. Sources and children do
  * not see each other's writes.
  */
@@ -16,9 +16,19 @@ import { expect } from 'vitest';
 const test = base
   .override('controllerOptions', { template: false })
   .extend('disk', { scope: 'file' }, async ({ client }) => {
-    await client.createSnapshot({ tag: 'disk', ...DISK_TEMPLATE });
+    // The template has a network, too: devices of both kinds in one VM.
+    await client.createSnapshot({ tag: 'disk', ...DISK_TEMPLATE, network: {} });
     return 'disk';
   });
+
+/** The modes of the branches of a guest that writes, most of them live. `FORKD_TEST_BRANCHES` raises their number. */
+const MODES = Array.from(
+  { length: Number(process.env['FORKD_TEST_BRANCHES'] ?? 5) },
+  (_, index) => (['live', 'live', 'live', 'diff', 'full'] as const)[index % 5] ?? 'live',
+);
+
+/** The writer's files have at least so many blocks together. */
+const FILE_BLOCKS = 6;
 
 interface Entry {
   digest: string;
@@ -58,12 +68,14 @@ test('a child finds on its disk what its memory remembers, whatever the mode of 
   const source = await forkOne(client, disk);
   expect(await shell(client, source, 'df -k / | tail -n 1')).toMatch(/overlay +4[0-9]{6} /);
   const writer = await DiskWriter.start(client, source);
-  const modes = ['live', 'live', 'live', 'diff', 'full'] as const;
-  for (const [index, mode] of modes.entries()) {
+  for (const [index, mode] of MODES.entries()) {
     const tag = `${mode}-${index}`;
-    await client.branch(source, { tag, mode });
+    const branch = await client.branch(source, { tag, mode, audit: true });
+    expect(branch).toMatchObject({ differing_pages: 0, differing_blocks: 0 });
+    expect(branch.audited_blocks).toBeGreaterThan(FILE_BLOCKS);
     await writer.goesOn();
     const child = await forkOne(client, tag);
+    expect(await shell(client, child, 'ip -o link show eth0')).toMatch(/state UP|LOWER_UP/);
     expect(await new DiskWriter(client, child).result()).toBe('0 differ');
     await checkFileSystem(controller, tag);
     await client.deleteSandbox(child);

@@ -36,7 +36,7 @@ const WAIT_MS = 30_000;
 /** Length of the header of a plan. */
 const HEADER_BYTES = 56;
 /** The version that the pager's own protocol has, which a VMM's call names. */
-const PROTOCOL_VERSION = 7;
+const PROTOCOL_VERSION = 8;
 
 /** Prints, of each path, whether it can be listed, read or connected to. */
 const REACH = `use Socket; for my $p (@ARGV) {

@@ -119,6 +119,12 @@ impl Server {
             DiskOp::Bind { key, layers } => self.disks.bind(&key, layers)?,
             DiskOp::Seal { key, epoch } => return self.seal(&key, Some(epoch)),
             DiskOp::Freeze { key } => return self.seal(&key, None),
+            DiskOp::StartAudit { key } => self.disks.find(&key)?.disk.start_audit()?,
+            DiskOp::FinishAudit { key, layers: names } => {
+                let export = self.disks.find(&key)?;
+                let stack = layers.stack_of_files(layers.find(&names)?, export.disk.blocks())?;
+                return Ok(DiskAnswer::Audited(export.disk.finish_audit(&stack)?));
+            }
             DiskOp::Persist { layers: names } => {
                 let found = layers.find(&names)?;
                 let blobs = found.iter().map(|layer| layers.persist(layer)).collect::<Result<_>>()?;

@@ -1,5 +1,6 @@
 //! A disk: a stack of layers, the topmost of which it writes, and the epochs at which it begins another.
 
+use crate::audit::PausedDisk;
 use crate::content::{Active, Content, Frozen};
 use crate::epoch::Epoch;
 use crate::error::{DiskError, Result};
@@ -9,7 +10,7 @@ use crate::layers::{Layers, Prepared};
 use crate::slots::Slots;
 use crate::stack::{Part, Stack};
 use forkd_protocol::FaultCode;
-use forkd_protocol::disk::{BLOCK_SIZE, DISK_LAYERS_MAX, DiskUse};
+use forkd_protocol::disk::{BLOCK_SIZE, DISK_LAYERS_MAX, DiskAudit, DiskUse};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,6 +46,8 @@ pub struct Disk {
     is_due: AtomicBool,
     is_queued: AtomicBool,
     is_full: AtomicBool,
+    /// The disk as it was in the pause of a branch whose audit is under way, or was given up.
+    paused: Mutex<Option<PausedDisk>>,
     read_bytes: AtomicU64,
     written_bytes: AtomicU64,
 }
@@ -63,6 +66,7 @@ impl Disk {
             is_due: AtomicBool::new(false),
             is_queued: AtomicBool::new(false),
             is_full: AtomicBool::new(false),
+            paused: Mutex::default(),
             read_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
         })
@@ -248,6 +252,26 @@ impl Disk {
                 layer.name()
             });
         Ok((names.collect(), own_blocks * BLOCK_SIZE))
+    }
+
+    /// Notes what each block holds. The VM must be stopped.
+    pub fn start_audit(&self) -> Result<()> {
+        let stack = self.lock()?.as_ref().map(|content| content.stack.clone());
+        let unbound = || DiskError::bad_request("the disk has no content yet");
+        let paused = PausedDisk::take(&stack.ok_or_else(unbound)?)?;
+        *self.paused() = Some(paused);
+        Ok(())
+    }
+
+    /// Compares a snapshot with what the last audit has noted.
+    pub fn finish_audit(&self, snapshot: &Stack) -> Result<DiskAudit> {
+        let not_started = || DiskError::bad_request("no audit of the disk was started");
+        let paused = self.paused().take().ok_or_else(not_started)?;
+        paused.compare(snapshot)
+    }
+
+    fn paused(&self) -> MutexGuard<'_, Option<PausedDisk>> {
+        self.paused.lock().expect("no panic while held")
     }
 
     /// True if work for [`Disk::maintain`] has come up, and nobody has been asked to do it yet.

@@ -5,7 +5,7 @@ use crate::journal::{Header, Journal, ZEROS_LAYER};
 use crate::layer::{self, Check, Files, Layer, Source};
 use crate::layer_file;
 use crate::map::{LAYER_NUMBERS_MAX, Map};
-use crate::maps::Maps;
+use crate::maps::{Known, Maps};
 use crate::stack::Stack;
 use crate::writer::LayerWriter;
 use forkd_layers::Blobs;
@@ -177,6 +177,22 @@ impl Layers {
 
     /// The stack of these layers, bottom first. All must be of disks with `blocks` blocks.
     pub fn stack(&self, layers: Vec<Arc<Layer>>, blocks: u64) -> Result<Stack> {
+        let known = self.maps.longest(&layers);
+        let count = known.as_ref().map_or(0, |known| known.layers);
+        let stack = self.stack_over(known, layers, blocks)?;
+        if count < stack.layers.len() {
+            self.maps.keep(&stack.layers, &stack.map, blocks);
+        }
+        Ok(stack)
+    }
+
+    /// The same stack, read from the files of its layers whatever is known of them.
+    pub fn stack_of_files(&self, layers: Vec<Arc<Layer>>, blocks: u64) -> Result<Stack> {
+        self.stack_over(None, layers, blocks)
+    }
+
+    /// The stack of these layers, of the lowest of which the map is known.
+    fn stack_over(&self, known: Option<Known>, layers: Vec<Arc<Layer>>, blocks: u64) -> Result<Stack> {
         let same_size = |layer: &Layer, is: u64| {
             let (is, wanted) = (is * BLOCK_SIZE, blocks * BLOCK_SIZE);
             let message = || format!("layer {} is of a disk of {is} bytes, not {wanted}", layer.name());
@@ -184,20 +200,17 @@ impl Layers {
                 .then_some(())
                 .ok_or_else(|| DiskError::bad_request(message()))
         };
-        let (mut map, mut known) = (Map::default(), 0);
-        if let Some(found) = self.maps.longest(&layers) {
-            known = found.layers;
-            same_size(&layers[known - 1], found.blocks)?;
-            map = found.map;
+        let (mut map, mut count) = (Map::default(), 0);
+        if let Some(known) = known {
+            count = known.layers;
+            same_size(&layers[count - 1], known.blocks)?;
+            map = known.map;
         }
-        for layer in &layers[known..] {
+        for layer in &layers[count..] {
             let index = layer::index(&self.dir, layer)?;
             same_size(layer, index.blocks)?;
             layer.blocks.store(index.slots, Ordering::Relaxed);
             layer::put_over(&mut map, &index.map);
-        }
-        if known < layers.len() {
-            self.maps.keep(&layers, &map, blocks);
         }
         Ok(Stack::new(layers, map))
     }

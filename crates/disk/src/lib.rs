@@ -5,6 +5,7 @@
 //! 3. A sealed layer becomes a file of the store: see [`layer_file`].
 //! 4. VMMs call over [`nbd`], the controller over a socket of its own: see [`control`].
 
+mod audit;
 mod callers;
 mod content;
 pub mod control;

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::sandbox::{Exclusive, Sandbox};
 use crate::wire;
 use audit::PausedMemory;
-use disk::DiskEpoch;
+use disk::{DiskAuditor, DiskEpoch};
 use forkd_capture::{CaptureError, CaptureSet, Source, Statistics, WpBranch, copy_still};
 use forkd_layers::{Blob, Blobs, Durability, Layer, Layers, Stack};
 use forkd_linux_sys::PAGE_SIZE;
@@ -116,10 +116,8 @@ fn live(
     let (control, bridge) = lent.split();
     let target = context.sandbox.target(control)?;
     let source = target.source.clone();
-    if request.audit {
-        PausedMemory::check_room(&source)?;
-    }
-    let disk = request.disk_epoch.as_deref().map(DiskEpoch::open).transpose()?;
+    let auditor = request.audit.then(|| Auditor::prepare(request, &source)).transpose()?;
+    let disk = epoch_of(request)?;
     let sink = Arc::new(LayerSink::new(context.sandbox.stack.clone())?);
     let mut branch = WpBranch::arm(target, sink.clone())?;
     let inside = context
@@ -138,9 +136,9 @@ fn live(
     let during = During {
         disk: disk.as_ref(),
         while_saving: Some(Box::new(|| Ok(branch.take()?))),
-        after_saving: request.audit.then(|| -> Action<'_> {
+        after_saving: auditor.map(|auditor| -> Action<'_> {
             Box::new(|| {
-                paused_memory = Some(PausedMemory::take(source.clone())?);
+                paused_memory = Some(auditor.take(context)?);
                 Ok(())
             })
         }),
@@ -172,10 +170,8 @@ fn inside(
 ) -> Result<Captured> {
     let (control, bridge) = lent.split();
     let source = context.sandbox.attached(control)?.source;
-    if request.audit {
-        PausedMemory::check_room(&source)?;
-    }
-    let disk = request.disk_epoch.as_deref().map(DiskEpoch::open).transpose()?;
+    let auditor = request.audit.then(|| Auditor::prepare(request, &source)).transpose()?;
+    let disk = epoch_of(request)?;
     let full = request.mode == BranchMode::Full;
     let below = if full {
         Arc::new(Stack::new(context.sandbox.stack.length, Vec::new())?)
@@ -203,7 +199,7 @@ fn inside(
         context.layers.make_room(set.len(), "the branch")?;
         copy_still(&source, &set, &sink, || context.is_given_up())?;
         let took = start.elapsed();
-        let paused_memory = request.audit.then(|| PausedMemory::take(source.clone())).transpose()?;
+        let paused_memory = auditor.map(|auditor| auditor.take(context)).transpose()?;
         copied = Some((set, took, paused_memory));
         Ok(())
     };
@@ -230,6 +226,35 @@ fn inside(
         device_state: paused.device_state,
         paused_memory,
     })
+}
+
+/// What an audited branch does inside the pause.
+struct Auditor {
+    source: Source,
+    disk: Option<DiskAuditor>,
+}
+
+impl Auditor {
+    /// Does everything that can fail before the pause.
+    fn prepare(request: &Branch, source: &Source) -> Result<Auditor> {
+        PausedMemory::check_room(source)?;
+        Ok(Auditor {
+            source: source.clone(),
+            disk: request.disk.as_ref().map(DiskAuditor::connect).transpose()?,
+        })
+    }
+
+    /// Copies the memory, and has the server of the disk note its blocks.
+    fn take(self, context: &Context<'_>) -> Result<PausedMemory> {
+        let paused_memory = PausedMemory::take(self.source)?;
+        self.disk.map_or(Ok(()), |disk| disk.note(|| context.is_given_up()))?;
+        Ok(paused_memory)
+    }
+}
+
+fn epoch_of(request: &Branch) -> Result<Option<DiskEpoch>> {
+    let path = request.disk.as_ref().map(|disk| disk.epoch_path.as_str());
+    path.map(DiskEpoch::open).transpose()
 }
 
 /// Copies the private pages as a `diff` would, and drops the copy. Returns the time and the number of pages that it held.

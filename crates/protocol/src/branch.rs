@@ -36,17 +36,29 @@ pub struct Branch {
     /// Whether the VM runs on after the pause; `false` leaves it stopped (a template that will be discarded).
     pub resume: bool,
     /// Also copy all of guest RAM inside the pause (which makes it long) and compare it, byte for byte, with what the
-    /// captured layer over its stack says. A page that differs fails the branch before it is ready.
+    /// captured layer over its stack says. A page that differs fails the branch before it is ready. The server of the VM's disk
+    /// is told, inside the pause, to note what every block holds; the caller has it compare.
     pub audit: bool,
     /// Also copies the private pages in a `full` branch, first and inside the same pause, to tell what `diff` would have cost.
     #[serde(default)]
     #[ts(as = "Option<bool>", optional)]
     pub measure_diff: bool,
-    /// Where the server of the VM's disk has the page with the number of the disk's epoch. The pager raises that number in the
-    /// pause. Absent for a VM without a disk.
+    /// Absent for a VM without a disk.
     #[serde(default)]
     #[ts(optional)]
-    pub disk_epoch: Option<String>,
+    pub disk: Option<BranchDisk>,
+}
+
+/// The disk of a VM that is branched, as its server offers it.
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct BranchDisk {
+    /// The page with the number of the disk's epoch. The pager raises that number in the pause.
+    pub epoch_path: String,
+    /// The socket at which the server takes requests. An audit asks there, in the pause, for a look at every block.
+    pub server_socket: String,
+    /// The name of the disk at its server.
+    pub key: String,
 }
 
 /// A stage that a branch has reached.

@@ -18,7 +18,7 @@ pub const DISK_BYTES_MAX: u64 = 512 << 30;
 pub const DISK_LAYERS_MAX: usize = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const DISK_PROTOCOL_VERSION: u32 = 1;
+pub const DISK_PROTOCOL_VERSION: u32 = 2;
 
 /// A line from the controller.
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
@@ -51,6 +51,12 @@ pub enum DiskOp {
     },
     /// Names the content of a disk as it is now. Its VM must be stopped. Answers [`DiskAnswer::Sealed`].
     Freeze { key: String },
+    /// Notes a digest of each block of a disk, which [`DiskOp::FinishAudit`] compares. The VM must be stopped. The pager asks for
+    /// it inside the pause of a branch.
+    StartAudit { key: String },
+    /// Compares what `layers` hold, as their files say, with what was noted. A block that differs is `AuditFailed`. Answers
+    /// [`DiskAnswer::Audited`].
+    FinishAudit { key: String, layers: Vec<LayerRef> },
     /// Writes layers to the store, and waits until they are on disk. Answers [`DiskAnswer::Blobs`], in the order of `layers`.
     Persist { layers: Vec<LayerRef> },
     /// Forgets layers that were sealed. Disks that use them keep them. Unknown layers are ignored.
@@ -110,6 +116,18 @@ pub struct DiskUse {
     pub written_bytes: u64,
     /// True if the last write failed because the host has no space left.
     pub full: bool,
+}
+
+/// The comparison of a disk's layers with the disk as it was inside the pause.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "../disk/wire.ts")]
+pub struct DiskAudit {
+    /// Blocks with content, in the pause or in the layers. All others are zeros in both.
+    #[ts(type = "number")]
+    pub checked_blocks: u64,
+    /// Zero: a disk of which a block differs fails the audit.
+    #[ts(type = "number")]
+    pub differing_blocks: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]
@@ -179,6 +197,7 @@ pub enum DiskAnswer {
         #[ts(type = "number")]
         blocks: u64,
     },
+    Audited(DiskAudit),
     Inventory {
         disks: Vec<HeldDisk>,
         layers: Vec<HeldDiskLayer>,

@@ -31,7 +31,7 @@ pub enum FaultCode {
     /// The host cannot do it (no userfaultfd, no write-protection of shared memory).
     Unsupported,
     Io,
-    /// The audit of a branch found pages that are not as they were in the pause.
+    /// The audit of a branch found pages or blocks that are not as they were in the pause.
     AuditFailed,
     /// A fault of the pager's own.
     Internal,

@@ -17,7 +17,7 @@ pub mod refresh;
 mod shim;
 pub mod window;
 
-pub use branch::{Audit, Branch, BranchDone, BranchEvent, BranchMode, BranchStats, WindowKind};
+pub use branch::{Audit, Branch, BranchDisk, BranchDone, BranchEvent, BranchMode, BranchStats, WindowKind};
 pub use fault::{Fault, FaultCode};
 pub use layers::{Blob, HeldLayer, ImportMemory, LayerMemory, LayerRef};
 pub use pages::{PageInventory, PageStats, ServePages, ServedSandbox};
@@ -31,7 +31,7 @@ use ts_rs::TS;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const PROTOCOL_VERSION: u32 = 7;
+pub const PROTOCOL_VERSION: u32 = 8;
 
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;

@@ -1,6 +1,6 @@
 import type { Machine, Processor } from '@forkd/api';
 import type { limits } from '@forkd/api/constants';
-import type { DiskUse } from './disk/wire.ts';
+import type { DiskAudit, DiskUse } from './disk/wire.ts';
 import type { Bind, Inherited, Policy } from './net/wire.ts';
 import type { Pager } from './pager/client.ts';
 import type { Blob, BranchDone, BranchEvent, BranchMode, MemoryUse, Refresh, WindowKind } from './pager/wire.ts';
@@ -141,8 +141,8 @@ export interface VmBranch {
   /** Whether the VM runs on after the pause. One that is paused stays so. */
   resume: boolean;
   /**
-   * Compares every page of the branch with memory as it was in the pause, which lasts as long as it takes to copy all of it. A
-   * page that differs fails the branch.
+   * Compares every page of the branch with memory as it was in the pause, and every block of its disk, if it has one, with the
+   * disk as it was. The pause lasts as long as it takes to read all of both. A page or block that differs fails the branch.
    */
   audit?: boolean;
   /** True: a `full` branch also measures, first and in the same pause, what `diff` would have cost. */
@@ -152,12 +152,14 @@ export interface VmBranch {
 /** A stage that a branch of a VM has reached. A VM with a disk has its layers in it, too. */
 export type VmBranchEvent =
   | Extract<BranchEvent, { stage: 'resumed' }>
-  | (Extract<BranchEvent, { stage: 'ready' }> & { disk?: readonly string[] });
+  | (Extract<BranchEvent, { stage: 'ready' }> & { disk?: readonly string[]; diskAudit?: DiskAudit | null });
 
 /** The outcome of a branch that is durable. */
 export interface VmBranchDone extends BranchDone {
   /** The layers of the disk, bottom first. Absent for a VM without one. */
   disk?: readonly Blob[];
+  /** The comparison of the disk with what it held in the pause. `null` or absent if none was asked for. */
+  diskAudit?: DiskAudit | null;
 }
 
 export interface VmBranchOptions {

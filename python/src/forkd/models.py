@@ -23,7 +23,7 @@ class BranchRequest(TypedDict):
     parent_tag: NotRequired[str | None]
     """Snapshot that the sandbox was forked from; the request fails if it was forked from another. The branch then keeps it: it can be removed only together with the branch, or by force. Needs mode `diff` or `live`."""
     audit: NotRequired[bool]
-    """True: copy all guest memory during the pause and compare every page of the branch with it. The pause lasts as long as that copy takes. A page that differs fails the branch."""
+    """True: copy all guest memory during the pause and compare every page of the branch with it, and every block of the disk with a digest that is taken in the pause. The pause lasts as long as both take. A page or block that differs fails the branch."""
     diff: NotRequired[bool]
     """Older form of `mode: "diff"`."""
     live: NotRequired[bool]
@@ -884,6 +884,10 @@ class SnapshotInfo(TypedDict):
     """Number of pages that the audit of the branch compared."""
     differing_pages: NotRequired[int]
     """Number of pages that differed in the audit. Always 0, because a page that differs fails the branch."""
+    audited_blocks: NotRequired[int]
+    """Number of blocks with content that the audit of the branch compared on the disk, of 4 KiB each."""
+    differing_blocks: NotRequired[int]
+    """Number of blocks that differed in the audit. Always 0, because a block that differs fails the branch."""
 
 
 @final

@@ -140,10 +140,17 @@ impl World {
             Step::Branch { disk, blocks, tag } => {
                 let Some((export, naive)) = self.disk(disk) else { return };
                 let (epoch, at) = (export.disk.epoch().advance(), naive.clone());
+                export.disk.start_audit().expect("noted");
                 if let Some(tag) = tag {
                     write(&export.disk, naive, blocks, tag);
                 }
                 let (layers, _) = export.disk.seal(epoch).expect("sealed");
+                let audit = export
+                    .disk
+                    .finish_audit(&self.stack_of_files(&layers))
+                    .expect("the same");
+                let content = at.iter().filter(|tag| **tag != 0).count() as u64;
+                assert_eq!((audit.checked_blocks, audit.differing_blocks), (content, 0));
                 self.snapshots.push(Snapshot { layers, naive: at });
             }
             Step::BranchAndForget { disk } => {
@@ -215,6 +222,11 @@ impl World {
     fn stack(&self, layers: &[String]) -> Stack {
         let found = self.disks.layers.find(layers).expect("known");
         self.disks.layers.stack(found, BLOCKS).expect("a stack")
+    }
+
+    fn stack_of_files(&self, layers: &[String]) -> Stack {
+        let found = self.disks.layers.find(layers).expect("known");
+        self.disks.layers.stack_of_files(found, BLOCKS).expect("a stack")
     }
 
     fn check(&self) {
@@ -317,6 +329,50 @@ fn a_disk_without_content_reads_as_zeros_and_refuses_writes_until_it_is_bound() 
     world.disks.bind("waiting", layers).expect_err("it is bound");
     world.disks.close("waiting");
     waiting.disk.read(3, &mut block).expect_err("it is closed");
+}
+
+#[test]
+fn an_audit_passes_at_depth_twenty_and_names_the_first_block_that_differs() {
+    let mut world = World::new();
+    let (mut key, mut below) = ("key-1".to_owned(), vec![0; BLOCKS as usize]);
+    let mut snapshots: Vec<Vec<String>> = Vec::new();
+    for depth in 0..20u64 {
+        let export = world.disks.find(&key).expect("open");
+        write(&export.disk, &mut below, depth..depth + 9, 1 + depth as u8);
+        export.disk.clear(depth + 3..depth + 4).expect("cleared");
+        let epoch = export.disk.epoch().advance();
+        export.disk.start_audit().expect("noted");
+        export
+            .disk
+            .write(depth, &[255; BLOCK])
+            .expect("written after the instant");
+        let (layers, _) = export.disk.seal(epoch).expect("sealed");
+        let audit = export
+            .disk
+            .finish_audit(&world.stack_of_files(&layers))
+            .expect("the same");
+        assert_eq!(audit.differing_blocks, 0);
+        below[depth as usize + 3] = 0;
+        assert_eq!(
+            audit.checked_blocks,
+            below.iter().filter(|tag| **tag != 0).count() as u64
+        );
+        world.make(layers.clone(), below.clone());
+        key = format!("key-{}", world.keys);
+        snapshots.push(layers);
+    }
+    assert_eq!(snapshots[19].len(), 20);
+    let last = world.disks.find(&key).expect("open");
+    last.disk.start_audit().expect("noted");
+    let error = last
+        .disk
+        .finish_audit(&world.stack_of_files(&snapshots[18]))
+        .expect_err("another instant");
+    assert_eq!(error.code, FaultCode::AuditFailed);
+    assert!(error.message.contains("the first one block 19"), "{}", error.message);
+    last.disk
+        .finish_audit(&world.stack_of_files(&snapshots[19]))
+        .expect_err("not started");
 }
 
 #[test]

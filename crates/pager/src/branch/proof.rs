@@ -16,7 +16,7 @@ pub fn prove(context: &Context<'_>) -> Result<()> {
         resume: false,
         audit: true,
         measure_diff: false,
-        disk_epoch: None,
+        disk: None,
     };
     let mut stats = BranchStats::default();
     let mut lent = context.sandbox.exclusive()?;

@@ -34,8 +34,9 @@ export const BranchRequest = Type.Object(
     ),
     audit: field(
       Type.Optional(Type.Boolean()),
-      'True: copy all guest memory during the pause and compare every page of the branch with it. The pause lasts as long ' +
-        'as that copy takes. A page that differs fails the branch.',
+      'True: copy all guest memory during the pause and compare every page of the branch with it, and every block of the disk ' +
+        'with a digest that is taken in the pause. The pause lasts as long as both take. A page or block that differs fails ' +
+        'the branch.',
     ),
     diff: field(Type.Optional(Type.Boolean()), 'Older form of `mode: "diff"`.'),
     live: field(Type.Optional(Type.Boolean()), 'Older form of `mode: "live"`.'),

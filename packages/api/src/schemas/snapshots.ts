@@ -142,6 +142,14 @@ export const SnapshotInfo = Type.Object(
       Type.Optional(Count),
       'Number of pages that differed in the audit. Always 0, because a page that differs fails the branch.',
     ),
+    audited_blocks: field(
+      Type.Optional(Count),
+      'Number of blocks with content that the audit of the branch compared on the disk, of 4 KiB each.',
+    ),
+    differing_blocks: field(
+      Type.Optional(Count),
+      'Number of blocks that differed in the audit. Always 0, because a block that differs fails the branch.',
+    ),
   },
   {
     description: 'A snapshot. An optional field is absent if it has no value, and never null.',

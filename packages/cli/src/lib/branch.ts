@@ -68,6 +68,9 @@ function describeBranch(info: SnapshotInfo, mode: BranchMode): string {
   if (info.audited_pages !== undefined) {
     parts.push(`audited ${info.audited_pages} pages, ${info.differing_pages ?? 0} differ`);
   }
+  if (info.audited_blocks !== undefined) {
+    parts.push(`audited ${info.audited_blocks} blocks of the disk, ${info.differing_blocks ?? 0} differ`);
+  }
   if (info.warning !== undefined) parts.push(info.warning);
   return parts.join(', ');
 }

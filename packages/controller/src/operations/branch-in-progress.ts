@@ -106,7 +106,7 @@ export class BranchInProgress {
     });
     await this.#standStill?.end();
     this.#host.registry.holdBuiltOn(this.#sandbox);
-    this.#draft.stats = { ...this.#statsOf(done.stats), ...auditOf(done.audit) };
+    this.#draft.stats = { ...this.#statsOf(done.stats), ...auditOf(done) };
     this.#onResumed(done.stats.pause_us);
     return done;
   }
@@ -114,7 +114,7 @@ export class BranchInProgress {
   #onEvent(event: VmBranchEvent): void {
     const draft = this.#draft;
     if (!draft.inFlight) return;
-    const audited = event.stage === 'ready' ? auditOf(event.audit) : {};
+    const audited = event.stage === 'ready' ? auditOf(event) : {};
     draft.stats = { ...this.#statsOf(event.stats), ...audited };
     this.#onResumed(event.stats.pause_us);
     // The source runs again. A strict branch advances only if the programs stood still until then; `#capture` has the failure.

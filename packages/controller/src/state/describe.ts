@@ -6,7 +6,7 @@ import {
   type SnapshotInfo,
   type SnapshotInfoDetail,
 } from '@forkd/api';
-import type { Audit, BranchMode, BranchStats } from '@forkd/engine';
+import type { BranchMode, BranchStats, VmBranchDone } from '@forkd/engine';
 import { type Blob, type Listed, type MachineRecord, type StoredSnapshot, ancestorsOf } from '@forkd/store';
 import { Compile } from 'typebox/compile';
 import type { Draft } from './draft.ts';
@@ -37,6 +37,8 @@ const statFields = [
   'durable_ms',
   'audited_pages',
   'differing_pages',
+  'audited_blocks',
+  'differing_blocks',
 ] as const satisfies readonly (keyof SnapshotInfo)[];
 
 /** Fields that older clients read as integers. Rounded up, so that a pause never reads as none; the store has the fraction. */
@@ -77,10 +79,14 @@ function diffOf(stats: BranchStats, mode: BranchMode, memMib: number): Record<st
   return { diff_ms: stats.diff_us / 1000, diff_physical_bytes: stats.diff_pages * PAGE_BYTES, ...logical };
 }
 
+type Audited = Pick<VmBranchDone, 'audit' | 'diskAudit'>;
+
 /** The result of an audit, in the names of the wire. Empty if there was no audit. */
-export function auditOf(audit: Audit | null): Record<string, number> {
-  if (audit === null) return {};
-  return { audited_pages: audit.checked_pages, differing_pages: audit.differing_pages };
+export function auditOf({ audit, diskAudit }: Audited): Record<string, number> {
+  return {
+    ...(audit && { audited_pages: audit.checked_pages, differing_pages: audit.differing_pages }),
+    ...(diskAudit && { audited_blocks: diskAudit.checked_blocks, differing_blocks: diskAudit.differing_blocks }),
+  };
 }
 
 export function infoOfDraft(draft: Draft, dir: string): SnapshotInfo {

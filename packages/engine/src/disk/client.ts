@@ -3,10 +3,10 @@ import type { Link } from '../daemon/link.ts';
 import { connectDaemon, endDaemon } from '../daemon/start.ts';
 import { EngineError } from '../errors.ts';
 import type { Blob } from '../pager/wire.ts';
-import type { DiskAnswer, DiskOp, DiskUse, HeldDisk, HeldDiskLayer, OpenDisk } from './wire.ts';
+import type { DiskAnswer, DiskAudit, DiskOp, DiskUse, HeldDisk, HeldDiskLayer, OpenDisk } from './wire.ts';
 
 /** The version of the protocol that this client speaks; `DISK_PROTOCOL_VERSION` of the server. */
-const PROTOCOL_VERSION = 1;
+const PROTOCOL_VERSION = 2;
 
 const diskKind: DaemonKind = {
   name: 'disk',
@@ -44,6 +44,8 @@ export class DiskServer {
   readonly pid: number;
   /** The socket that VMMs call. */
   readonly vmmSocket: string;
+  /** The socket that takes requests. */
+  readonly socket: string;
   /** Settles when the connection is lost. */
   readonly gone: Promise<void>;
   readonly #link: Link<DiskMessages>;
@@ -52,6 +54,7 @@ export class DiskServer {
     this.#link = link;
     this.pid = pid;
     this.vmmSocket = `${runDir}/shims/disk.sock`;
+    this.socket = `${runDir}/disk.sock`;
     this.gone = link.gone;
   }
 
@@ -88,6 +91,18 @@ export class DiskServer {
   /** Names the content of a disk as it is now. Its VM must be stopped. */
   async freeze(key: string): Promise<SealedDisk> {
     return this.#sealed(await this.#link.request({ op: 'freeze', key }));
+  }
+
+  /** Notes what each block of a disk holds, for {@link finishAudit}. Its VM must be stopped. */
+  async startAudit(key: string): Promise<void> {
+    await this.#link.request({ op: 'start_audit', key });
+  }
+
+  /** Compares layers with the disk as it was noted. Throws `audit_failed` if a block differs. */
+  async finishAudit(key: string, layers: readonly string[]): Promise<DiskAudit> {
+    const reply = await this.#link.request({ op: 'finish_audit', key, layers: [...layers] });
+    const { answer: _, ...audit } = this.#link.expect(reply, 'audited');
+    return audit;
   }
 
   /** Writes layers to the store. Resolves with their files, in the same order, when they are on disk. */

@@ -21,13 +21,26 @@ digest: string, size: number, }>, } | { "answer": "usage" } & DiskUse | { "answe
 /**
  * SHA-256 of the number and the content of each block that is not zeros, as `sha256:<hex>`.
  */
-digest: string, blocks: number, } | { "answer": "inventory", disks: Array<HeldDisk>, layers: Array<HeldDiskLayer>, };
+digest: string, blocks: number, } | { "answer": "audited" } & DiskAudit | { "answer": "inventory", disks: Array<HeldDisk>, layers: Array<HeldDiskLayer>, };
+
+/**
+ * The comparison of a disk's layers with the disk as it was inside the pause.
+ */
+export type DiskAudit = { 
+/**
+ * Blocks with content, in the pause or in the layers. All others are zeros in both.
+ */
+checked_blocks: number, 
+/**
+ * Zero: a disk of which a block differs fails the audit.
+ */
+differing_blocks: number, };
 
 /**
  * A request of the controller. A layer is named `sha256:<hex>` if it is in the store, and `disk:<n>` if this data directory
  * holds it. A name of the second kind stays valid until the layer is dropped, also after a restart of the server.
  */
-export type DiskOp = { "op": "hello" } | { "op": "open" } & OpenDisk | { "op": "bind", key: string, layers: Array<string>, } | { "op": "seal", key: string, epoch: number, } | { "op": "freeze", key: string, } | { "op": "persist", layers: Array<string>, } | { "op": "drop", layers: Array<string>, } | { "op": "close", key: string, } | { "op": "usage", key: string, } | { "op": "import", path: string, 
+export type DiskOp = { "op": "hello" } | { "op": "open" } & OpenDisk | { "op": "bind", key: string, layers: Array<string>, } | { "op": "seal", key: string, epoch: number, } | { "op": "freeze", key: string, } | { "op": "start_audit", key: string, } | { "op": "finish_audit", key: string, layers: Array<string>, } | { "op": "persist", layers: Array<string>, } | { "op": "drop", layers: Array<string>, } | { "op": "close", key: string, } | { "op": "usage", key: string, } | { "op": "import", path: string, 
 /**
  * The size of the disk, which is at least that of the image. The rest is zeros.
  */
@@ -41,7 +54,7 @@ export type DiskReply = { "kind": "ok", id: number, result: DiskAnswer, } | { "k
 /**
  * A line from the controller.
  */
-export type DiskRequest = { id: number, } & ({ "op": "hello" } | { "op": "open" } & OpenDisk | { "op": "bind", key: string, layers: Array<string>, } | { "op": "seal", key: string, epoch: number, } | { "op": "freeze", key: string, } | { "op": "persist", layers: Array<string>, } | { "op": "drop", layers: Array<string>, } | { "op": "close", key: string, } | { "op": "usage", key: string, } | { "op": "import", path: string, 
+export type DiskRequest = { id: number, } & ({ "op": "hello" } | { "op": "open" } & OpenDisk | { "op": "bind", key: string, layers: Array<string>, } | { "op": "seal", key: string, epoch: number, } | { "op": "freeze", key: string, } | { "op": "start_audit", key: string, } | { "op": "finish_audit", key: string, layers: Array<string>, } | { "op": "persist", layers: Array<string>, } | { "op": "drop", layers: Array<string>, } | { "op": "close", key: string, } | { "op": "usage", key: string, } | { "op": "import", path: string, 
 /**
  * The size of the disk, which is at least that of the image. The rest is zeros.
  */

@@ -94,7 +94,8 @@ export type Branch = { sandbox: string, mode: BranchMode,
 resume: boolean, 
 /**
  * Also copy all of guest RAM inside the pause (which makes it long) and compare it, byte for byte, with what the
- * captured layer over its stack says. A page that differs fails the branch before it is ready.
+ * captured layer over its stack says. A page that differs fails the branch before it is ready. The server of the VM's disk
+ * is told, inside the pause, to note what every block holds; the caller has it compare.
  */
 audit: boolean, 
 /**
@@ -102,10 +103,26 @@ audit: boolean,
  */
 measure_diff?: boolean, 
 /**
- * Where the server of the VM's disk has the page with the number of the disk's epoch. The pager raises that number in the
- * pause. Absent for a VM without a disk.
+ * Absent for a VM without a disk.
  */
-disk_epoch?: string, };
+disk?: BranchDisk, };
+
+/**
+ * The disk of a VM that is branched, as its server offers it.
+ */
+export type BranchDisk = { 
+/**
+ * The page with the number of the disk's epoch. The pager raises that number in the pause.
+ */
+epoch_path: string, 
+/**
+ * The socket at which the server takes requests. An audit asks there, in the pause, for a look at every block.
+ */
+server_socket: string, 
+/**
+ * The name of the disk at its server.
+ */
+key: string, };
 
 /**
  * The outcome of a branch that is durable.

@@ -1,9 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { DiskServer } from '../disk/client.ts';
-import type { DiskUse } from '../disk/wire.ts';
+import type { DiskAudit, DiskUse } from '../disk/wire.ts';
 import { EngineError } from '../errors.ts';
 import type { Pager } from '../pager/client.ts';
-import type { Blob, Branch, BranchEvent } from '../pager/wire.ts';
+import type { Blob, Branch, BranchDisk, BranchEvent } from '../pager/wire.ts';
 import { anySignal } from '../signals.ts';
 import type { Machine, VmBranchDone, VmBranchOptions } from '../types.ts';
 import { newKey } from './key.ts';
@@ -20,7 +20,7 @@ export class VmDisk {
   readonly key: string;
   readonly #sizeBytes: number;
   readonly #findServer: FindDiskServer;
-  #epochPath: string | null = null;
+  #served: Pick<BranchDisk, 'epoch_path' | 'server_socket'> | null = null;
 
   constructor(key: string, { disk_gib: gib = 0 }: Machine, findServer: FindDiskServer) {
     this.key = key;
@@ -54,7 +54,7 @@ export class VmDisk {
 
   /** False once the server that served the disk has ended, until the disk is opened again. */
   get isServed(): boolean {
-    return this.#epochPath !== null;
+    return this.#served !== null;
   }
 
   /** Gives a disk that was made without layers its content. */
@@ -62,16 +62,21 @@ export class VmDisk {
     await (await this.#findServer()).bind(this.key, layers);
   }
 
-  /** The file through which a branch marks the instant of the disk. */
-  get epochPath(): string {
-    if (this.#epochPath === null) throw new EngineError('busy', 'The disk of the VM has no server at the moment.');
-    return this.#epochPath;
+  /** What a branch needs to mark the instant of the disk, and to audit it. */
+  get served(): BranchDisk {
+    if (this.#served === null) throw new EngineError('busy', 'The disk of the VM has no server at the moment.');
+    return { ...this.#served, key: this.key };
   }
 
   /** The layers of the disk at the instant of a branch. They are held until they are dropped. */
   async seal(epoch: number): Promise<string[]> {
     const { layers } = await (await this.#findServer()).seal(this.key, epoch);
     return layers;
+  }
+
+  /** Compares the layers of a branch with the disk as it was in the pause. Throws `audit_failed` if a block differs. */
+  async audit(layers: readonly string[]): Promise<DiskAudit> {
+    return (await this.#findServer()).finishAudit(this.key, layers);
   }
 
   /** Writes layers to the store. */
@@ -97,9 +102,10 @@ export class VmDisk {
       layers: layers === null ? null : [...layers],
       pid,
     });
-    this.#epochPath = opened.epoch_path;
+    const served = { epoch_path: opened.epoch_path, server_socket: server.socket };
+    this.#served = served;
     const forget = (): void => {
-      if (this.#epochPath === opened.epoch_path) this.#epochPath = null;
+      if (this.#served === served) this.#served = null;
     };
     server.gone.then(forget, forget);
   }
@@ -118,32 +124,41 @@ export async function branchWithDisk(
   { signal, onEvent }: VmBranchOptions,
 ): Promise<VmBranchDone> {
   const failed = new AbortController();
-  let sealed: Promise<string[]> | undefined;
+  let sealed: Promise<Sealed> | undefined;
   const receive = (event: BranchEvent): void => {
     if (event.stage === 'resumed') {
-      sealed = sealOf(disk, event.disk_epoch);
+      sealed = sealOf(disk, event.disk_epoch, branch.audit);
       sealed.catch((error: unknown) => failed.abort(error));
       onEvent?.(event);
     } else {
       sealed?.then(
-        (layers) => onEvent?.({ ...event, disk: layers }),
+        ({ layers, audit }) => onEvent?.({ ...event, disk: layers, diskAudit: audit }),
         () => undefined,
       );
     }
   };
   try {
     const options = { signal: anySignal(failed.signal, signal), onEvent: receive };
-    const done = await pager.branch({ ...branch, disk_epoch: disk.epochPath }, options);
+    const done = await pager.branch({ ...branch, disk: disk.served }, options);
     if (sealed === undefined) throw noInstant();
-    return { ...done, disk: await disk.persist(await sealed) };
+    const { layers, audit } = await sealed;
+    return { ...done, disk: await disk.persist(layers), diskAudit: audit };
   } catch (error) {
     throw failed.signal.aborted ? failed.signal.reason : error;
   }
 }
 
-async function sealOf(disk: VmDisk, epoch: number | null): Promise<string[]> {
+/** The disk of a branch. */
+interface Sealed {
+  layers: string[];
+  /** `null` if none was asked for. */
+  audit: DiskAudit | null;
+}
+
+async function sealOf(disk: VmDisk, epoch: number | null, isAudited: boolean): Promise<Sealed> {
   if (epoch === null) throw noInstant();
-  return disk.seal(epoch);
+  const layers = await disk.seal(epoch);
+  return { layers, audit: isAudited ? await disk.audit(layers) : null };
 }
 
 function noInstant(): EngineError {

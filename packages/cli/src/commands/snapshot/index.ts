@@ -45,7 +45,8 @@ export const snapshot = defineCommand<Options>({
     },
     {
       flags: '--audit',
-      summary: 'compare every page of the branch with guest memory; the pause lasts until all of it is copied',
+      summary:
+        'compare every page and block of the branch with memory and disk, which the pause lasts long enough to read',
     },
     safetyOption('programs are stopped during the branch, and in a child until it has its own identity and clock'),
     { flags: '--kernel <file>', summary: 'kernel to boot', completes: 'file' },
@@ -62,7 +63,7 @@ export const snapshot = defineCommand<Options>({
   examples: [
     { line: 'forkd snapshot --from-sandbox sb-1f --tag before-upgrade', summary: 'branch a running sandbox' },
     { line: 'forkd snapshot --from-sandbox sb-1f --no-wait', summary: 'without waiting for the disk' },
-    { line: 'forkd snapshot --from-sandbox sb-1f --audit', summary: 'with a check of every page' },
+    { line: 'forkd snapshot --from-sandbox sb-1f --audit', summary: 'with a check of every page and block' },
     { line: 'forkd snapshot --tag base --kernel vmlinuz --rootfs root.erofs', summary: 'boot, then take a snapshot' },
   ],
   subcommands: [exportCommand, importCommand],
