@@ -84,6 +84,10 @@ export const errorRegistry = {
   engine_failed: system(500, 'The message contains what the VMM printed.'),
   network_unavailable: system(503, 'The network process is being restarted. Running sandboxes continue.'),
   port_unreachable: user(502, 'Check that a program in the guest listens on the port, and not only on 127.0.0.1.'),
+  disk_server_unavailable: system(
+    503,
+    'The disk server is being restarted. Sandboxes that use their disk wait for it.',
+  ),
   pager_unavailable: system(503, 'The pager is being restarted. Running sandboxes continue.'),
   corrupt_layer: system(500, 'The stored layer is damaged. Remove the snapshot, and build or pull it again.'),
   disk_full: system(507, 'Free space in the data directory, for instance with `forkd rmi`.'),

@@ -217,8 +217,11 @@ describe('the tree', () => {
       ],
       sandboxes: [sandbox('sb-1', 'base'), sandbox('sb-2', 'b1'), sandbox('sb-3', 'removed')],
       layerBytes: new Map(),
-      memory: new Map(),
+      stats: new Map([['sb-2', { private_bytes: 1, shared_bytes: 2, disk_own_bytes: 3, disk_shared_bytes: 4 }]]),
     });
+    expect(JSON.stringify(nodes)).toContain(
+      '"private_bytes":1,"shared_bytes":2,"disk_own_bytes":3,"disk_shared_bytes":4',
+    );
     expect(drawTree(nodes, (node) => (node.kind === 'sandbox' ? node.id : node.tag))).toEqual([
       'base',
       '├─ b2',

@@ -19,8 +19,8 @@ const ofEngine: Record<EngineErrorCode, ErrorCode> = {
   pager_gone: 'pager_unavailable',
   pager_protocol: 'pager_unavailable',
   disk_server_missing: 'engine_missing',
-  disk_server_gone: 'pager_unavailable',
-  disk_server_protocol: 'pager_unavailable',
+  disk_server_gone: 'disk_server_unavailable',
+  disk_server_protocol: 'disk_server_unavailable',
   net_missing: 'engine_missing',
   net_gone: 'network_unavailable',
   net_protocol: 'network_unavailable',
@@ -93,9 +93,16 @@ export function withContext(context: string, error: unknown): ApiError {
   return new ApiError(code, `${context}: ${message}`, { hint, details, cause: error });
 }
 
+/** True for an error of a file operation on a full file system. */
+function isNoSpace(error: unknown): boolean {
+  const code = error instanceof Error && 'code' in error ? error.code : null;
+  return code === 'ENOSPC' || code === 'EDQUOT';
+}
+
 function codeOf(error: unknown): ErrorCode | null {
   if (error instanceof EngineError) return ofEngine[error.code];
   if (error instanceof StoreError) return ofStore[error.code];
   if (error instanceof ImageError) return ofImages[error.code];
+  if (isNoSpace(error)) return 'disk_full';
   return null;
 }

@@ -73,6 +73,7 @@ ERROR_STATUS: dict[str, int] = {
     "engine_failed": 500,
     "network_unavailable": 503,
     "port_unreachable": 502,
+    "disk_server_unavailable": 503,
     "pager_unavailable": 503,
     "corrupt_layer": 500,
     "disk_full": 507,

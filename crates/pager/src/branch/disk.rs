@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Longest time for the disk's server to read all blocks of a disk.
-const AUDIT_MAX: Duration = Duration::from_mins(10);
+const AUDIT_MAX: Duration = Duration::from_secs(600);
 /// Longest time until a branch that was given up stops waiting for the server.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 

@@ -5,13 +5,13 @@ import type { Context } from '../context.ts';
 import { mapSome } from '../lib/concurrent.ts';
 import { layerBytes } from '../output/layers.ts';
 import { formatBytes } from '../output/text.ts';
-import { buildTree, drawTree, type TreeNode } from '../output/tree.ts';
+import { buildTree, drawTree, type SandboxNode, type TreeNode } from '../output/tree.ts';
 
 export const tree = defineCommand({
   name: 'tree',
   summary: 'show which snapshot and which sandbox came from which',
   description:
-    'Shows the private and the shared memory of each sandbox, and what each snapshot adds on disk. A branch is below its sandbox while that sandbox exists.',
+    'Shows the private and the shared memory of each sandbox, what it has written to its disk and what it shares, and what each snapshot adds on disk. A branch is below its sandbox while that sandbox exists.',
   args: [],
   options: [],
   examples: [
@@ -36,7 +36,7 @@ async function run({ context }: Call<unknown>): Promise<void> {
     layerBytes: new Map(
       [...details].map(([tag, detail]) => [tag, layerBytes(detail, details.get(detail.parent_tag ?? ''))]),
     ),
-    memory: await memoryOf(client, sandboxes, signal),
+    stats: await statsOf(client, sandboxes, signal),
   });
   if (context.out.isJson) context.out.json(nodes);
   else for (const line of drawTree(nodes, (node) => label(context, node))) context.out.line(line);
@@ -58,10 +58,10 @@ async function detailsOf(
   return new Map(found.flatMap((detail) => (detail === undefined ? [] : [[detail.tag, detail]])));
 }
 
-async function memoryOf(client: ForkdClient, sandboxes: readonly SandboxInfo[], signal: AbortSignal) {
+async function statsOf(client: ForkdClient, sandboxes: readonly SandboxInfo[], signal: AbortSignal) {
   const found = await mapSome(sandboxes, async ({ id }) => {
-    const memory = await unlessGone(client.memory(id, { signal }));
-    return memory === undefined ? [] : [[id, memory] as const];
+    const stats = await unlessGone(client.sandboxStats(id, { signal }));
+    return stats === undefined ? [] : [[id, stats] as const];
   });
   return new Map(found.flat());
 }
@@ -84,5 +84,9 @@ function label({ out: { colors } }: Context, node: TreeNode): string {
   const paused = node.state === 'paused' ? `  ${colors.yellow('paused')}` : '';
   if (node.private_bytes === null || node.shared_bytes === null) return `${colors.cyan(node.id)}${name}${paused}`;
   const memory = `${formatBytes(node.private_bytes)} private, ${formatBytes(node.shared_bytes)} shared`;
-  return `${colors.cyan(node.id)}${name}  ${colors.dim(memory)}${paused}`;
+  return `${colors.cyan(node.id)}${name}  ${colors.dim(memory + diskText(node))}${paused}`;
+}
+
+function diskText({ disk_own_bytes: own, disk_shared_bytes: shared }: SandboxNode): string {
+  return own === null || shared === null ? '' : `; disk ${formatBytes(own)} own, ${formatBytes(shared)} shared`;
 }

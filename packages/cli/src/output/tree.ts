@@ -1,4 +1,4 @@
-import type { SandboxInfo, SandboxState, SnapshotInfo, SnapshotStatus } from '@forkd/api';
+import type { SandboxInfo, SandboxState, SandboxStats, SnapshotInfo, SnapshotStatus } from '@forkd/api';
 
 export interface SnapshotNode {
   kind: 'snapshot';
@@ -18,16 +18,22 @@ export interface SandboxNode {
   state: SandboxState;
   private_bytes: number | null;
   shared_bytes: number | null;
+  /** Null if the sandbox has no disk, or if it is unknown. */
+  disk_own_bytes: number | null;
+  disk_shared_bytes: number | null;
   children: TreeNode[];
 }
 
 export type TreeNode = SnapshotNode | SandboxNode;
 
+/** The memory of a sandbox, and the bytes of its disk if it has one. */
+export type SandboxUse = Pick<SandboxStats, 'private_bytes' | 'shared_bytes' | 'disk_own_bytes' | 'disk_shared_bytes'>;
+
 export interface TreeParts {
   snapshots: readonly SnapshotInfo[];
   sandboxes: readonly SandboxInfo[];
   layerBytes: ReadonlyMap<string, number>;
-  memory: ReadonlyMap<string, { private_bytes: number; shared_bytes: number }>;
+  stats: ReadonlyMap<string, SandboxUse>;
 }
 
 /**
@@ -74,14 +80,17 @@ function snapshotNode(info: SnapshotInfo, { layerBytes }: TreeParts): SnapshotNo
   };
 }
 
-function sandboxNode(info: SandboxInfo, { memory }: TreeParts): SandboxNode {
+function sandboxNode(info: SandboxInfo, { stats }: TreeParts): SandboxNode {
+  const use = stats.get(info.id);
   return {
     kind: 'sandbox',
     id: info.id,
     name: info.name ?? null,
     state: info.state ?? 'running',
-    private_bytes: memory.get(info.id)?.private_bytes ?? null,
-    shared_bytes: memory.get(info.id)?.shared_bytes ?? null,
+    private_bytes: use?.private_bytes ?? null,
+    shared_bytes: use?.shared_bytes ?? null,
+    disk_own_bytes: use?.disk_own_bytes ?? null,
+    disk_shared_bytes: use?.disk_shared_bytes ?? null,
     children: [],
   };
 }

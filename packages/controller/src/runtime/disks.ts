@@ -34,7 +34,7 @@ export class Disks {
         return DiskServer.ensure({ bin, runDir: paths.run, storeDir: paths.store, ...(signal && { signal }) });
       },
       disconnect: (server) => server.disconnect(),
-      late: () => new ApiError('engine_failed', 'The disk server has not come up in time.'),
+      late: () => new ApiError('disk_server_unavailable', 'The disk server has not come up in time.'),
       startDelaysMs: limits.pagerRestartDelaysMs,
       onLost: () => this.#restart(),
       log,
@@ -51,7 +51,7 @@ export class Disks {
     };
   }
 
-  /** The server, started if necessary. Throws `engine_failed` if it does not start in time. */
+  /** The server, started if necessary. Throws `disk_server_unavailable` if it does not start in time. */
   find(): Promise<DiskServer> {
     return this.#supervisor.use(this.#supervisor.closing);
   }

@@ -64,14 +64,28 @@ export class VmDisk {
 
   /** What a branch needs to mark the instant of the disk, and to audit it. */
   get served(): BranchDisk {
-    if (this.#served === null) throw new EngineError('busy', 'The disk of the VM has no server at the moment.');
+    if (this.#served === null)
+      throw new EngineError('disk_server_gone', 'The disk of the VM has no server at the moment.');
     return { ...this.#served, key: this.key };
   }
 
-  /** The layers of the disk at the instant of a branch. They are held until they are dropped. */
+  /**
+   * The layers of the disk at the instant of a branch. They are held until they are dropped. Throws `disk_server_gone` if the
+   * server has ended since.
+   */
   async seal(epoch: number): Promise<string[]> {
-    const { layers } = await (await this.#findServer()).seal(this.key, epoch);
-    return layers;
+    const server = await this.#findServer();
+    try {
+      const { layers } = await server.seal(this.key, epoch);
+      return layers;
+    } catch (error) {
+      // The server that was started since refuses the epoch, or does not have the disk yet.
+      const isAnother = error instanceof EngineError && ['bad_request', 'unknown_sandbox'].includes(error.code);
+      if (!isAnother) throw error;
+      throw new EngineError('disk_server_gone', 'The disk server ended before it had the disk of the branch.', {
+        cause: error,
+      });
+    }
   }
 
   /** Compares the layers of a branch with the disk as it was in the pause. Throws `audit_failed` if a block differs. */

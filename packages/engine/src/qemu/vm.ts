@@ -336,6 +336,10 @@ class QemuVm implements Vm {
           options.onEvent?.(event);
         },
       });
+    } catch (error) {
+      // The disk may have stopped the VM between that look and the pause.
+      const hasNotRun = error instanceof EngineError && error.code === 'busy';
+      throw hasNotRun ? waitsForDisk(this.record.id, this.stall) : error;
     } finally {
       release();
     }
@@ -389,8 +393,10 @@ class QemuVm implements Vm {
 }
 
 function waitsForDisk(id: string, stall: Stall | null): EngineError {
-  const cause = stall === 'no_space' ? 'Free space on the host' : 'Its server is being started again';
-  return new EngineError('busy', `The VM ${id} waits for its disk.`, {
-    hint: `${cause}: the VM then continues by itself.`,
-  });
+  if (stall === 'no_space') {
+    return new EngineError('disk_full', `The VM ${id} waits for space on the host for its disk.`, {
+      hint: 'Free space on the host: the VM then continues by itself.',
+    });
+  }
+  return new EngineError('disk_server_gone', `The VM ${id} waits for the server of its disk.`);
 }

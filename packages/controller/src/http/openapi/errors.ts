@@ -2,8 +2,14 @@ import { type ErrorCode, errorRegistry, TAG_PATTERN } from '@forkd/api';
 import type { FastifySchema } from 'fastify';
 import type { Operation } from './operation.ts';
 
-/** Errors of requests that need the pager and its engine. */
-export const pagerErrors = ['pager_unavailable', 'engine_failed', 'engine_missing', 'shutting_down'] as const;
+/** Errors of requests that need the pager and its engine, and of those that need a disk. */
+export const pagerErrors = [
+  'pager_unavailable',
+  'disk_server_unavailable',
+  'engine_failed',
+  'engine_missing',
+  'shutting_down',
+] as const;
 
 /** Errors of requests to one sandbox. */
 export const sandboxErrors = ['not_found_sandbox', 'sandbox_ended'] as const;
