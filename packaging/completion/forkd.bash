@@ -82,6 +82,7 @@ _forkd_verb() {
     'bench branch') path='bench branch' ;;
     'bench fork') path='bench fork' ;;
     'bench chain') path='bench chain' ;;
+    'bench disk') path='bench disk' ;;
     'bench exec') path='bench exec' ;;
     'bench load') path='bench load' ;;
     'bench soak') path='bench soak' ;;
@@ -371,6 +372,14 @@ _forkd_value() {
     'bench chain --daemon-url') place=none ;;
     'bench chain --daemon-token') place=none ;;
     'bench chain --data-dir') place=directory ;;
+    'bench disk --dirty-mib') place=none ;;
+    'bench disk --iterations') place=none ;;
+    'bench disk --span-mib') place=none ;;
+    'bench disk --load-ms') place=none ;;
+    'bench disk --depth') place=none ;;
+    'bench disk --daemon-url') place=none ;;
+    'bench disk --daemon-token') place=none ;;
+    'bench disk --data-dir') place=directory ;;
     'bench exec --iterations') place=none ;;
     'bench exec --daemon-url') place=none ;;
     'bench exec --daemon-token') place=none ;;
@@ -500,10 +509,11 @@ _forkd_words() {
     'version options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'completion options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'bench verbs') echo 'branch fork chain exec load soak torture' ;;
+    'bench verbs') echo 'branch fork chain disk exec load soak torture' ;;
     'bench branch options') echo '--modes --iterations --mem --private --storm --csv --chart --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench fork options') echo '-n --count --iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench chain options') echo '--depth --iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'bench disk options') echo '--dirty-mib --iterations --span-mib --load-ms --depth --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench exec options') echo '--iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench load options') echo '--iterations --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'bench soak options') echo '--clients --secs --rounds --children --hostile --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

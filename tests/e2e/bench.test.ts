@@ -157,6 +157,18 @@ describe('forkd bench', { timeout: 2 * WAIT_MS }, () => {
     expect(await bench.left()).toEqual([]);
   });
 
+  test('disk measures every load of every device, and leaves nothing behind', async () => {
+    const sizes = ['--dirty-mib', '8', '--span-mib', '8', '--load-ms', '10', '--depth', '3'];
+    const bench = new Bench('disk', '--iterations', '1', ...sizes, '--json', '--quiet');
+    await bench.started();
+    await bench.endsWith(0);
+    const { summary } = JSON.parse(bench.stdout) as { summary: { values: object }[] };
+    // Three figures of two branches, five loads of three devices, two ways to stand still.
+    expect(summary).toHaveLength(6 + 15 + 2);
+    for (const { values } of summary) expect(values).toEqual({ n: 1, p50: number, least: number, most: number });
+    expect(await bench.left()).toEqual([]);
+  });
+
   test('ends its guests when it is interrupted during a measurement', async () => {
     const bench = new Bench('branch', '--iterations', '1000', '--storm', '--modes', 'live-async');
     await bench.started();

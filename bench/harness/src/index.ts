@@ -3,6 +3,7 @@ export { benchBranch, type BranchReport, type Mode } from './branch.ts';
 export { branchChart } from './branch-chart.ts';
 export { benchChain, type ChainReport } from './chain.ts';
 export { toCsv } from './csv.ts';
+export { benchDisk, type DiskReport } from './disk.ts';
 export { BenchError } from './errors.ts';
 export { benchExec, type ExecReport } from './exec.ts';
 export { benchFork, type ForkReport } from './fork.ts';

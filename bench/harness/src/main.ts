@@ -9,6 +9,7 @@ import { benchBranch, type BranchReport } from './branch.ts';
 import { benchChain } from './chain.ts';
 import { chainChart, forkChart, gapChart, pauseChart, stagesChart } from './charts/index.ts';
 import { toCsv } from './csv.ts';
+import { benchDisk } from './disk.ts';
 import { benchExec } from './exec.ts';
 import { benchFork } from './fork.ts';
 import { benchLoad } from './load.ts';
@@ -24,9 +25,10 @@ async function benchAll(plan: Plan, run: Run): Promise<Documents> {
   for (const setting of plan.branch) branches.push(await benchBranch(setting, run));
   const fork = await benchFork(plan.fork, run);
   const chain = await benchChain(plan.chain, run);
+  const disk = await benchDisk(plan.disk, run);
   const exec = await benchExec(plan.exec, run);
   const load = await benchLoad(plan.load, run);
-  return { branch: merged(branches), fork, chain, exec, load, wp };
+  return { branch: merged(branches), fork, chain, disk, exec, load, wp };
 }
 
 /** Merges the reports of all guests. */
@@ -45,11 +47,12 @@ function merged(reports: readonly BranchReport[]): BranchReport {
 }
 
 async function write(out: string, documents: Documents, stolen: number): Promise<void> {
-  const { branch, fork, chain, exec, load } = documents;
+  const { branch, fork, chain, disk, exec, load } = documents;
   const tables = {
     branch: toCsv(branch.rows),
     fork: toCsv(fork.rows),
     chain: toCsv(chain.rows),
+    disk: toCsv(disk.rows),
     exec: toCsv(exec.rows),
     load: toCsv(load.rows),
   };

@@ -2,6 +2,7 @@ import { join } from 'node:path';
 import { REPO } from '@forkd/testing';
 import type { BranchSetting } from './branch.ts';
 import type { ChainSetting } from './chain.ts';
+import type { DiskSetting } from './disk.ts';
 import type { ExecSetting } from './exec.ts';
 import type { ForkSetting } from './fork.ts';
 import type { LoadSetting } from './load.ts';
@@ -13,6 +14,7 @@ export interface Plan {
   branch: readonly BranchSetting[];
   fork: ForkSetting;
   chain: ChainSetting;
+  disk: DiskSetting;
   exec: ExecSetting;
   load: LoadSetting;
   wp: { regionMib: number; writers: number };
@@ -37,6 +39,7 @@ export const fullPlan: Plan = {
   ],
   fork: { counts: [1, 10, 100], iterations: 30 },
   chain: { depths: [0, 1, 3, 10, 20], iterations: 20 },
+  disk: { dirtyMib: 1024, iterations: 10, spanMib: 512, loadMs: 1500, depth: 20 },
   exec: { iterations: 100 },
   load: { iterations: 40 },
   wp: { regionMib: 512, writers: 1 },
@@ -51,6 +54,7 @@ export const quickPlan: Plan = {
   ],
   fork: { counts: [1, 4], iterations: 4 },
   chain: { depths: [0, 1, 2], iterations: 3 },
+  disk: { dirtyMib: 32, iterations: 2, spanMib: 32, loadMs: 100, depth: 3 },
   exec: { iterations: 10 },
   load: { iterations: 5 },
   wp: { regionMib: 64, writers: 1 },

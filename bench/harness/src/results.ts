@@ -1,12 +1,24 @@
 import type { BranchEntry } from './branch-summary.ts';
 import type { AuditTally, BranchReport } from './branch.ts';
 import type { ChainReport } from './chain.ts';
+import type { DiskEntry } from './disk-summary.ts';
+import type { DiskReport } from './disk.ts';
 import type { ExecReport } from './exec.ts';
 import type { ForkReport } from './fork.ts';
 import type { LoadReport } from './load.ts';
 import type { HostFacts } from './run.ts';
 import { round, type Summary } from './statistics.ts';
-import { isMet, judgeBranch, judgeChain, judgeExec, judgeFork, judgeLoad, judgeWp, type Judgement } from './targets.ts';
+import {
+  isMet,
+  judgeBranch,
+  judgeChain,
+  judgeDisk,
+  judgeExec,
+  judgeFork,
+  judgeLoad,
+  judgeWp,
+  type Judgement,
+} from './targets.ts';
 import { formatMib, guestName } from './units.ts';
 import type { WpReport } from './wp.ts';
 
@@ -15,6 +27,7 @@ export interface Documents {
   branch: BranchReport;
   fork: ForkReport;
   chain: ChainReport;
+  disk: DiskReport;
   exec: ExecReport;
   load: LoadReport;
   wp: WpReport;
@@ -22,13 +35,14 @@ export interface Documents {
 
 /** The page of the figures, as Markdown. `stolen` is the percentage of processor time that other machines had meanwhile. */
 export function renderResults(documents: Documents, stolen: number): string {
-  const { branch, fork, chain, exec, load, wp } = documents;
+  const { branch, fork, chain, disk, exec, load, wp } = documents;
   const chart = (name: string, alt: string): string => `![${alt}](charts/${name}.svg)`;
   const judgements = [
     ...judgeBranch(branch.summary),
     ...judgeWp(wp),
     ...judgeFork(fork.summary),
     ...judgeChain(chain.summary),
+    ...judgeDisk(disk.summary),
     ...judgeExec(exec.summary),
     ...judgeLoad(load.summary),
   ];
@@ -63,6 +77,11 @@ export function renderResults(documents: Documents, stolen: number): string {
     targetTable(judgeChain(chain.summary)),
     chainTable(chain),
     list(chain.method),
+    '## Disk',
+    `Measured on ${disk.host.measured_on}.`,
+    targetTable(judgeDisk(disk.summary)),
+    diskTable(disk.summary),
+    list(disk.method),
     '## A command in a sandbox',
     targetTable(judgeExec(exec.summary)),
     execTable(exec),
@@ -209,6 +228,16 @@ function chainTable({ summary }: ChainReport): string {
   ]);
   const header = ['depth', 'n', 'running p50 / p99 / max, ms', 'the first, ms', 'to the least depth', 'extents'];
   return table([...header, 'mappings of a child, first / p50'], rows);
+}
+
+function diskTable(entries: readonly DiskEntry[]): string {
+  const rows = entries.map(({ measure, of, unit, values }) => [
+    measure,
+    of,
+    String(values.n),
+    `${values.p50} / ${values.least} / ${values.most} ${unit}`,
+  ]);
+  return table(['', 'of', 'n', 'p50 / least / most'], rows);
 }
 
 function execTable({ summary }: ExecReport): string {

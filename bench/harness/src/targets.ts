@@ -1,5 +1,6 @@
 import type { BranchEntry } from './branch-summary.ts';
 import type { ChainEntry } from './chain-summary.ts';
+import { type DiskEntry, diskLoads, p50Of } from './disk-summary.ts';
 import type { ExecEntry } from './exec.ts';
 import type { ForkEntry } from './fork-summary.ts';
 import type { LoadEntry } from './load.ts';
@@ -90,6 +91,40 @@ export function judgeChain(entries: readonly ChainEntry[]): Judgement[] {
   if (!least || !deepest) return [];
   const what = `depth ${deepest.depth} / depth ${least.depth}: running p50`;
   return [{ what, measured: deepest.ratio, atMost: 1.1 }];
+}
+
+export function judgeDisk(entries: readonly DiskEntry[]): Judgement[] {
+  const p50 = (measure: DiskEntry['measure'], of: string): number => p50Of(entries, measure, of);
+  const [little, much = little] = [
+    ...new Set(entries.filter((entry) => entry.measure === 'pause').map(({ of }) => of)),
+  ];
+  if (little === undefined || much === undefined) return [];
+  const branches = [
+    {
+      what: `pause p50 with ${much} / with ${little}`,
+      measured: round(p50('pause', much) / p50('pause', little)),
+      atMost: 1.2,
+    },
+    {
+      what: `pause p50 with ${much} / floor p50`,
+      measured: round(p50('pause', much) / p50('floor', much)),
+      atMost: 1.3,
+    },
+    {
+      what: `ready p50 with ${much} − with ${little}, ms`,
+      measured: round(p50('ready', much) - p50('ready', little)),
+      atMost: 20,
+    },
+  ];
+  const loads = diskLoads.flatMap((load) => [
+    { what: `${load}: disk / raw file`, measured: round(p50(load, 'disk') / p50(load, 'raw file')), atLeast: 0.8 },
+    {
+      what: `${load}: disk on deep stack / disk`,
+      measured: round(p50(load, 'disk on deep stack') / p50(load, 'disk')),
+      atLeast: 0.9,
+    },
+  ]);
+  return [...branches, ...loads];
 }
 
 export function judgeExec(entries: readonly ExecEntry[]): Judgement[] {

@@ -1,6 +1,7 @@
 import { summarizeBranch, type BranchRow } from '../src/branch-summary.ts';
 import type { Mode } from '../src/branch.ts';
 import { summarizeChain, type ChainRow } from '../src/chain-summary.ts';
+import { diskLoads, type DiskRow, summarizeDisk } from '../src/disk-summary.ts';
 import { type ExecRow, summarizeExec } from '../src/exec.ts';
 import { summarizeFork, type ForkRow } from '../src/fork-summary.ts';
 import { type LoadRow, summarizeLoad } from '../src/load.ts';
@@ -90,6 +91,23 @@ const chainRows: ChainRow[] = [20, 0].flatMap((depth) =>
   })),
 );
 
+const diskRows: DiskRow[] = [0, 1, 2].flatMap((iteration): DiskRow[] => [
+  ...['1 MiB written', '1 GiB written'].flatMap((of): DiskRow[] => [
+    { measure: 'pause', of, unit: 'ms', iteration, value: 1 + iteration / 10 },
+    { measure: 'floor', of, unit: 'ms', iteration, value: 1 },
+    { measure: 'ready', of, unit: 'ms', iteration, value: 30 },
+  ]),
+  ...diskLoads.flatMap((measure) =>
+    ['raw file', 'disk', 'disk on deep stack'].map((of): DiskRow => ({
+      measure,
+      of,
+      unit: 'MiB/s',
+      iteration,
+      value: 700 + iteration,
+    })),
+  ),
+]);
+
 const execRows: ExecRow[] = [1, 2, 3].flatMap((ms, iteration) => [
   { way: 'rest', iteration, ms: ms * 2 },
   { way: 'agent', iteration, ms },
@@ -113,6 +131,7 @@ export function documents(): Documents {
     },
     fork: { ...common, rows: forkRows, summary: summarizeFork(forkRows) },
     chain: { ...common, rows: chainRows, summary: summarizeChain(chainRows) },
+    disk: { ...common, rows: diskRows, summary: summarizeDisk(diskRows) },
     exec: { ...common, rows: execRows, summary: [summarizeExec(execRows)] },
     load: { ...common, rows: loadRows, summary: [summarizeLoad(loadRows, figures)] },
     wp: {

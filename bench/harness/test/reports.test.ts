@@ -12,7 +12,7 @@ import { toCsv } from '../src/csv.ts';
 import { readSmaps } from '../src/memory.ts';
 import { renderResults } from '../src/results.ts';
 import { parseTicks, stolenPercent } from '../src/stolen.ts';
-import { isMet, judgeBranch, judgeFork, judgeWp } from '../src/targets.ts';
+import { isMet, judgeBranch, judgeDisk, judgeFork, judgeWp } from '../src/targets.ts';
 import { branchRow, documents } from './documents.ts';
 
 describe('summaries', () => {
@@ -140,13 +140,16 @@ describe('the page', () => {
     const all = documents();
     const page = renderResults(all, 4.8);
     expect(page).toContain('Branches audited: 9, pages compared: 589824, differing pages: 0.');
-    const count = [...judgeBranch(all.branch.summary), ...judgeWp(all.wp), ...judgeFork(all.fork.summary)].length + 4;
+    const judged = [...judgeBranch(all.branch.summary), ...judgeWp(all.wp), ...judgeFork(all.fork.summary)];
+    const count = judged.length + judgeDisk(all.disk.summary).length + 4;
     expect(page).toContain(`${count} of ${count} targets met.\n`);
     expect(page).not.toContain('not met');
     expect(page).toContain(
       '| 1.5 GiB RAM, 64 MiB rewritten, live-async: pause p50 / floor p50 | 1.222 | ≤ 1.3 | met |',
     );
     expect(page).toContain('| 1.5 GiB RAM, 64 MiB rewritten | diff | 3 | 99 / 108 / 108 | 0.9 / 1.1 |');
+    expect(page).toContain('| pause | 1 GiB written | 3 | 1.1 / 1 / 1.2 ms |');
+    expect(page).toContain('| pause p50 with 1 GiB written / with 1 MiB written | 1 | ≤ 1.2 | met |');
     expect(page).toContain('| wait of a write p50 / p99 / max, µs | 10.12 / 30 / 99 |');
     expect(page).toContain('500 requests a second, 0 errors');
     expect(page).toContain('| processor time that the hypervisor gave to others meanwhile | 4.8 % |');

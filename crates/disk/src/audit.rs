@@ -16,7 +16,7 @@ type Noted = (u64, [u8; 32]);
 /// The content of a disk as it was in the pause, a digest for each block.
 #[derive(Debug)]
 pub struct PausedDisk {
-    /// In ascending order. All other blocks were zeros.
+    /// Ascending by block. All other blocks were zeros.
     noted: Vec<Noted>,
 }
 

@@ -228,7 +228,7 @@ fn inside(
     })
 }
 
-/// What an audited branch does inside the pause.
+/// The part of an audited branch inside the pause.
 struct Auditor {
     source: Source,
     disk: Option<DiskAuditor>,

@@ -26,7 +26,7 @@ export { FirecrackerEngine, type FirecrackerOptions } from './firecracker/engine
 export { FirecrackerVm } from './firecracker/vm.ts';
 export { availableMemoryBytes } from './memory.ts';
 export { isRunning, killProcess, readStartTicks, type ProcessId } from './process.ts';
-export { consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
+export { bootArguments, consoleFile, type Host, restoreArguments } from './qemu/arguments.ts';
 export { readTail } from './files.ts';
 export { removeMemoryLimit } from './memory-limit.ts';
 export { qemuCapabilities } from './qemu/capabilities.ts';

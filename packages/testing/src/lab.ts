@@ -60,7 +60,7 @@ export class Lab implements AsyncDisposable {
   readonly dir: string;
   /** The read-only root that all guests of the lab share. */
   readonly rootImage: string;
-  readonly #kernel: KernelFiles;
+  readonly kernel: KernelFiles;
   readonly #signal: AbortSignal | undefined;
   readonly #vms = new Set<Vm>();
   #serial = 0;
@@ -77,7 +77,7 @@ export class Lab implements AsyncDisposable {
     this.pager = parts.pager;
     this.engine = parts.engine;
     this.rootImage = parts.rootImage;
-    this.#kernel = parts.kernel;
+    this.kernel = parts.kernel;
     this.#signal = parts.signal;
   }
 
@@ -111,7 +111,7 @@ export class Lab implements AsyncDisposable {
 
   /** Boots a guest from its kernel. Resolves when its agent answers. */
   async boot({ memMib = MEM_MIB_DEFAULT, vcpus = 1 }: BootOptions = {}): Promise<Guest> {
-    const vm = await this.engine.boot({ ...this.#spec(), memMib, vcpus, kernel: this.#kernel });
+    const vm = await this.engine.boot({ ...this.#spec(), memMib, vcpus, kernel: this.kernel });
     return this.join(this.#track(vm));
   }
 

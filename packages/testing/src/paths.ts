@@ -22,6 +22,7 @@ export const BUILT = {
   agent: join(GUEST, 'forkd-agent'),
   storm: join(GUEST, 'forkd-storm'),
   draws: join(GUEST, 'forkd-draws'),
+  diskLoad: join(GUEST, 'forkd-disk-load'),
 } as const;
 
 /** Fails if a file of the build is missing, and names the command that builds it. A test that cannot run must not pass. */

@@ -146,17 +146,23 @@ export function diskArguments(key: string, dir: string): string[] {
   return ['-blockdev', JSON.stringify(disk), '-device', 'virtio-blk-device,drive=disk,werror=stop,rerror=stop'];
 }
 
-/** How a VM starts from nothing, with the files of {@link bootFiles}. */
-export function bootArguments(machine: Machine, tscKhz: number): string[] {
+/** The files of {@link bootFiles}, as a VMM finds them that the jail has started. */
+const CONFINED_FILES: KernelFiles = {
+  vmlinuz: `/proc/self/fd/${FILES_FD}`,
+  initramfs: `/proc/self/fd/${FILES_FD + 1}`,
+};
+
+/** How a VM starts from nothing. */
+export function bootArguments(machine: Machine, tscKhz: number, host?: Host, files = CONFINED_FILES): string[] {
   return [
-    commonArguments(machine),
-    ['-kernel', `/proc/self/fd/${FILES_FD}`],
-    ['-initrd', `/proc/self/fd/${FILES_FD + 1}`],
+    commonArguments(machine, host),
+    ['-kernel', files.vmlinuz],
+    ['-initrd', files.initramfs],
     ['-append', kernelCommandLine(machine, tscKhz)],
   ].flat();
 }
 
-/** The files that {@link bootArguments} names, in order. */
+/** The files that {@link bootArguments} of a VMM in the jail names, in order. */
 export function bootFiles({ vmlinuz, initramfs }: KernelFiles): string[] {
   return [vmlinuz, initramfs];
 }

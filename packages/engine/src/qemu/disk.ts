@@ -62,7 +62,7 @@ export class VmDisk {
     await (await this.#findServer()).bind(this.key, layers);
   }
 
-  /** What a branch needs to mark the instant of the disk, and to audit it. */
+  /** The places that a branch needs to mark the instant of the disk, and to audit it. */
   get served(): BranchDisk {
     if (this.#served === null)
       throw new EngineError('disk_server_gone', 'The disk of the VM has no server at the moment.');

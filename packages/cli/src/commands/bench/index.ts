@@ -1,6 +1,7 @@
 import { defineCommand } from '../../command.ts';
 import { branch } from './branch.ts';
 import { chain } from './chain.ts';
+import { disk } from './disk.ts';
 import { exec } from './exec.ts';
 import { fork } from './fork.ts';
 import { load } from './load.ts';
@@ -18,5 +19,5 @@ export const bench = defineCommand({
     { line: 'forkd bench branch --storm', summary: 'the pause of every mode, while the guest writes' },
     { line: 'forkd bench fork -n 1,10', summary: 'the time until forks run and answer' },
   ],
-  subcommands: [branch, fork, chain, exec, load, soak, torture],
+  subcommands: [branch, fork, chain, disk, exec, load, soak, torture],
 });
