@@ -415,7 +415,7 @@ _forkd_value() {
 # What may stand at the place $2 of the verb $1.
 _forkd_argument() {
   case "$1 $2" in
-    'from-image 0') place=file choices='python debian busybox' ;;
+    'from-image 0') place=file choices='python base code-interpreter debian busybox' ;;
     'rebuild 0') place=snapshot ;;
     'snapshot export 0') place=snapshot ;;
     'snapshot export 1') place=directory ;;

@@ -337,7 +337,7 @@ complete -c forkd -n '__forkd_in \'from-image\'' -l daemon-token -r -f -d 'beare
 complete -c forkd -n '__forkd_in \'from-image\'' -l data-dir -r -f -a '(__fish_complete_directories)' -d 'data directory of the local controller (env FORKD_DATA_DIR)'
 complete -c forkd -n '__forkd_in \'from-image\'' -s q -l quiet -d 'print results only, no remarks'
 complete -c forkd -n '__forkd_in \'from-image\'' -s h -l help -d 'show help'
-complete -c forkd -n '__forkd_at \'from-image\' 0' -F -a 'python debian busybox'
+complete -c forkd -n '__forkd_at \'from-image\' 0' -F -a 'python base code-interpreter debian busybox'
 complete -c forkd -n '__forkd_in \'rebuild\'' -l json -d 'print JSON, and errors as {error, code, hint} on stderr'
 complete -c forkd -n '__forkd_in \'rebuild\'' -l daemon-url -r -f -d 'controller to use: http://… or unix:/path (env FORKD_URL)'
 complete -c forkd -n '__forkd_in \'rebuild\'' -l daemon-token -r -f -d 'bearer token for the controller (env FORKD_TOKEN)'

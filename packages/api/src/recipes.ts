@@ -1,5 +1,5 @@
 /** Names of the built-in recipes for root file systems. */
-export const recipeNames = ['python', 'debian', 'busybox'] as const;
+export const recipeNames = ['python', 'base', 'code-interpreter', 'debian', 'busybox'] as const;
 export type RecipeName = (typeof recipeNames)[number];
 
 /** Folders at the top level of a root file system, each of which tells it from another directory. */

@@ -7,6 +7,7 @@ import { raceAbort, sleep } from './deadline.ts';
 import { messageOf } from './errors.ts';
 import { openIngress, reloadIngress } from './http/ingress.ts';
 import { HttpServers } from './http/servers.ts';
+import { HostNames } from './http/web-guard.ts';
 import { limits } from './limits.ts';
 import { GaugeReader } from './observe/gauges.ts';
 import type { Metrics } from './observe/metrics.ts';
@@ -39,6 +40,7 @@ import { Housekeeping } from './state/housekeeping.ts';
 import { Pins } from './state/pins.ts';
 import { Registry } from './state/registry.ts';
 import { Replies } from './state/replies.ts';
+import { openSecret } from './state/secret.ts';
 import { Workspaces } from './state/workspaces.ts';
 import { UsageError } from './usage-error.ts';
 
@@ -115,6 +117,10 @@ export class Daemon {
     const servers = new HttpServers({ run: (operation, ...args) => operation(host, ...args), replies }, ingress);
     this.#scope.defer('the listeners', () => servers.close());
     await servers.listen(options);
+    if (options.e2b !== null) {
+      const hosts = new HostNames({ ...options, bind: options.e2b }, ingress.tls);
+      await servers.listenForE2b(options.e2b, hosts, await openSecret(paths.e2bSecret));
+    }
     this.#scope.defer('verifying root images', verifyAhead(host));
     await control.manager?.ready((signal) => this.#health(vmm, registry, signal));
     await this.#untilTold(control.stop, servers, () => registry.size > 0 || catalog.inFlightCount > 0);

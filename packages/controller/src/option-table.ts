@@ -38,6 +38,13 @@ export const optionTable = {
     default: `${defaultListen.host}:${defaultListen.port}`,
     help: 'where TCP is served; loopback only without a token file',
   },
+  e2b: {
+    variable: 'FORKD_E2B',
+    value: '[HOST:]PORT',
+    parse: asPort,
+    help: "where E2B's wire is served, for its SDKs; keys are the tokens; loopback only without a token file",
+    note: 'See [the guide](../guides/e2b.md).',
+  },
   'token-file': {
     variable: 'FORKD_TOKEN_FILE',
     value: 'FILE',
@@ -204,6 +211,11 @@ function asAddress(text: string, option: string): Address {
   const port = Number(match?.[3]);
   if (host === undefined || port > 65535) throw new UsageError(`${option} '${text}' is not HOST:PORT.`);
   return { host, port };
+}
+
+/** A port alone is one of the loopback address. */
+function asPort(text: string, option: string): Address {
+  return asAddress(/^\d+$/.test(text) ? `${defaultListen.host}:${text}` : text, option);
 }
 
 function asHosts(text: string, option: string): string[] {

@@ -22,6 +22,8 @@ export interface Options {
   socket: string;
   /** `null`: no TCP. */
   bind: Address | null;
+  /** Where E2B's wire is served. `null`: nowhere. */
+  e2b: Address | null;
   /** Callers of the port must present a token of this file. `null`: none is required. */
   tokenFile: string | null;
   /** `null`: the port speaks plain HTTP. */
@@ -92,6 +94,7 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
   if (run === 'probe accelerator') return { run, dataDir };
   const paths = dataPaths(dataDir, given('snapshot-root') ?? undefined);
   const tokenFile = given('token-file');
+  const e2b = given('e2b');
   const engine = given('engine') ?? engineNames[0];
   return {
     run: 'serve',
@@ -99,7 +102,11 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
       dataDir,
       snapshotRoot: paths.store,
       socket: given('socket') ?? join(paths.run, 'controller.sock'),
-      bind: given('no-tcp') === true ? null : reachable(given('bind') ?? { ...defaultListen }, tokenFile !== null),
+      bind:
+        given('no-tcp') === true
+          ? null
+          : reachable('--bind', given('bind') ?? { ...defaultListen }, tokenFile !== null),
+      e2b: e2b === null ? null : reachable('--e2b', e2b, tokenFile !== null),
       tokenFile,
       tls: tlsPair(given('tls-cert'), given('tls-key')),
       allowHosts: given('allow-host') ?? [],
@@ -158,10 +165,10 @@ function tlsPair(cert: string | null, key: string | null): Options['tls'] {
 }
 
 /** Refuses an address that other hosts can reach unless tokens are required: API access is, in effect, root on the host. */
-function reachable(address: Address, hasTokens: boolean): Address {
+function reachable(option: string, address: Address, hasTokens: boolean): Address {
   if (hasTokens || isLoopback(address.host)) return address;
   throw new UsageError(
-    `--bind '${address.host}' is not a loopback address, and there is no --token-file: anybody who reaches it would own this host.`,
+    `${option} '${address.host}' is not a loopback address, and there is no --token-file: anybody who reaches it would own this host.`,
   );
 }
 

@@ -15,6 +15,8 @@ export interface DataPaths {
   ended: string;
   /** Replies to requests with an idempotency key. */
   replies: string;
+  /** The secret from which the access tokens of E2B's clients are made. */
+  e2bSecret: string;
   /** VMMs that wait for their VM, with a directory for each. */
   pool: string;
   /** Files for Firecracker: kernels as it loads them, and the memory of snapshots. */
@@ -34,6 +36,7 @@ export function dataPaths(root: string, store?: string): DataPaths {
     workspaces: at('workspaces'),
     ended: at('ended'),
     replies: at('replies'),
+    e2bSecret: at('e2b-secret'),
     pool: at('pool'),
     firecracker: at('firecracker'),
     run: at('run'),

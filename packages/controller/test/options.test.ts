@@ -19,6 +19,7 @@ test('defaults, environment, flags', () => {
     resolvers: [],
     socket: '/d/run/controller.sock',
     bind: { host: '127.0.0.1', port: 8889 },
+    e2b: null,
     tokenFile: null,
     tls: null,
     allowHosts: [],

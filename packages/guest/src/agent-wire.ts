@@ -17,7 +17,11 @@ export type CommandRequest = { args?: Array<string>, env?: { [key in string]: st
 
 export type Config = { env?: { [key in string]: string }, workdir?: string, user?: string, entrypoint?: Array<string>, cmd?: Array<string>, };
 
-export type Entry = { name: Name, type: FileType, size: number, 
+export type Entry = { name: Name, uid: number, gid: number, 
+/**
+ * The path that a symbolic link holds.
+ */
+target: Name | null, type: FileType, size: number, 
 /**
  * Octal digits.
  */

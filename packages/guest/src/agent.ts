@@ -185,11 +185,12 @@ export class GuestAgent implements AsyncDisposable {
   }
 
   /**
-   * Writes a file whole or not at all; missing folders are made. A new file has mode 0644 unless another is given. One that is
-   * replaced keeps its owner, its mode and its links; only regular files can be replaced.
+   * Writes a file whole or not at all; missing folders are made. A new file has mode 0644 unless another is given. What is new
+   * belongs to `user`, or to root. A file that is replaced keeps its owner, its mode and its links; only regular files can be
+   * replaced.
    */
-  async writeFile(path: string, data: Bytes, options: WaitOptions & { mode?: number } = {}): Promise<void> {
-    const query = { path, mode: options.mode?.toString(8) };
+  async writeFile(path: string, data: Bytes, options: WaitOptions & types.NewFileOptions = {}): Promise<void> {
+    const query = { path, mode: options.mode?.toString(8), user: options.user };
     const request = { query, body: data, wait: options, bounded: 'transfer' } as const;
     await this.#http.json('PUT', '/v1/files', replies.nothing, request);
   }
@@ -211,9 +212,9 @@ export class GuestAgent implements AsyncDisposable {
     return wire.statOf(await this.#http.json('GET', '/v1/stat', replies.stat, { query, wait: options }));
   }
 
-  /** Makes a directory and those that lead to it, unless it exists. Mode 0755 unless given. */
-  async makeDir(path: string, options: WaitOptions & { mode?: number } = {}): Promise<void> {
-    const query = { path, mode: options.mode?.toString(8) };
+  /** Makes a directory and those that lead to it, unless it exists. Mode 0755 and owner root unless given. */
+  async makeDir(path: string, options: WaitOptions & types.NewFileOptions = {}): Promise<void> {
+    const query = { path, mode: options.mode?.toString(8), user: options.user };
     await this.#http.json('PUT', '/v1/dir', replies.nothing, { query, wait: options });
   }
 

@@ -100,6 +100,13 @@ export interface CommandInfo extends Started {
   outputEnd: number;
 }
 
+export interface NewFileOptions {
+  /** Permission bits. */
+  mode?: number;
+  /** The owner: a name, a uid, or either with `:group`. */
+  user?: string;
+}
+
 export interface FileContents {
   /** Absent for files that do not know their length, as those of /proc. */
   sizeBytes: number | undefined;
@@ -108,8 +115,7 @@ export interface FileContents {
   data: AsyncIterable<Uint8Array>;
 }
 
-export interface DirectoryEntry {
-  name: string;
+export interface FileFacts {
   type: 'file' | 'dir' | 'symlink' | 'other';
   sizeBytes: number;
   mode: number;
@@ -117,9 +123,17 @@ export interface DirectoryEntry {
 }
 
 /** A file, a directory or a link. `target` is the path that a symbolic link holds. */
-export interface FileStat extends Omit<DirectoryEntry, 'name'> {
+export interface FileStat extends FileFacts {
   uid: number;
   gid: number;
+  target: string | undefined;
+}
+
+/** An entry of a directory. Older agents do not tell the owner and the target. */
+export interface DirectoryEntry extends FileFacts {
+  name: string;
+  uid: number | undefined;
+  gid: number | undefined;
   target: string | undefined;
 }
 

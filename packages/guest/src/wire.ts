@@ -14,6 +14,7 @@ import type {
   CurrentIdentity,
   DirectoryEntry,
   EvalResult,
+  FileFacts,
   FileStat,
   Identity,
   Ping,
@@ -77,9 +78,17 @@ const facts = {
   mode: Mode,
   mtime_unix: Type.Number(),
 };
-const Entry = Type.Object({ name: EntryName, ...facts });
 const Id = Type.Integer({ minimum: 0, maximum: 2 ** 32 - 1 });
-const Stat = Type.Object({ ...facts, uid: Id, gid: Id, target: Nullable(Type.String({ maxLength: 4096 })) });
+const Target = Nullable(Type.String({ maxLength: 4096 }));
+const Stat = Type.Object({ ...facts, uid: Id, gid: Id, target: Target });
+/** Agents from before these leave the last three fields out. */
+const Entry = Type.Object({
+  name: EntryName,
+  ...facts,
+  uid: Type.Optional(Id),
+  gid: Type.Optional(Id),
+  target: Type.Optional(Target),
+});
 
 const Evaluation = Type.Object({
   result: Nullable(Type.String()),
@@ -100,10 +109,11 @@ const Evaluation = Type.Object({
 type Without<Value, Names extends keyof Value> = Omit<Value, Names> & Partial<Pick<Value, Names>>;
 
 /** The replies as the agent declares them, except where agents of another version differ. */
-interface Declared extends Omit<agent.Replies, 'error' | 'evaluation'> {
+interface Declared extends Omit<agent.Replies, 'directory' | 'error' | 'evaluation'> {
   /** A newer agent may know other codes. */
   error: Record<keyof agent.Failure, string>;
   /** Older agents leave these fields out. */
+  directory: Without<agent.Entry, 'uid' | 'gid' | 'target'>;
   evaluation: Without<agent.Evaluation, 'stdout_dropped_bytes' | 'stderr_dropped_bytes' | 'traceback'>;
 }
 
@@ -239,14 +249,15 @@ export function commandOf(wire: ReplyOf<'command'>): CommandInfo {
 }
 
 export function entryOf(wire: ReplyOf<'directory'>): DirectoryEntry {
-  return { name: wire.name, ...factsOf(wire) };
+  const { name, uid, gid, target = null } = wire;
+  return { name, ...factsOf(wire), uid, gid, target: target ?? undefined };
 }
 
 export function statOf(wire: ReplyOf<'stat'>): FileStat {
   return { ...factsOf(wire), uid: wire.uid, gid: wire.gid, target: wire.target ?? undefined };
 }
 
-function factsOf(wire: Omit<ReplyOf<'directory'>, 'name'>): Omit<DirectoryEntry, 'name'> {
+function factsOf(wire: Omit<ReplyOf<'directory'>, 'name'>): FileFacts {
   return {
     type: wire.type,
     sizeBytes: safeInteger(wire.size),

@@ -13,14 +13,15 @@ const EXCLUDED = ['/usr/share/man/*', '/usr/share/info/*', '/usr/share/locale/*'
 const HOST_FILES = ['etc/hostname', 'etc/resolv.conf'];
 
 /** A minimal Debian (or derivative) of this machine's own release, from this machine's own package sources. */
-export function debianSource(name: string, { base, packages, config }: DebianRecipe): RootSource {
+export function debianSource(name: string, recipe: DebianRecipe): RootSource {
+  const { packages, config, user } = recipe;
   const what = ['minimal system', ...packages].join(' + ');
   return {
     description: `recipe ${name} (${what}, of this machine's distribution)`,
-    withPackages: (more) => debianSource(name, { base, packages: [...packages, ...more], config }),
+    withPackages: (more) => debianSource(name, { ...recipe, packages: [...packages, ...more] }),
     async identify() {
       const { id, codename } = await readRelease();
-      return `debian ${id} ${codename} ${JSON.stringify({ packages, config })}`;
+      return `debian ${id} ${codename} ${JSON.stringify({ packages, config, user })}`;
     },
     async unpack(tree, dir, { signal, onProgress }): Promise<Image> {
       requireRoot(`Building the recipe ${name}`);
@@ -28,7 +29,7 @@ export function debianSource(name: string, { base, packages, config }: DebianRec
       const sources = join(dir, 'sources.list');
       await writeFileAtomic(sources, await aptSources(id, signal));
       onProgress(`root: installing ${codename} with mmdebstrap (half a minute to two)`);
-      await run('mmdebstrap', mmdebstrapArguments({ packages, codename, tree, sources }), {
+      await run('mmdebstrap', mmdebstrapArguments({ packages, codename, tree, sources, user }), {
         signal,
         env: { TMPDIR: dir },
         onLine: onProgress,
@@ -45,9 +46,10 @@ interface Build {
   readonly codename: string;
   readonly tree: string;
   readonly sources: string;
+  readonly user: string | undefined;
 }
 
-function mmdebstrapArguments({ packages, codename, tree, sources }: Build): string[] {
+function mmdebstrapArguments({ packages, codename, tree, sources, user }: Build): string[] {
   return [
     '--variant=minbase',
     '--mode=root',
@@ -56,9 +58,18 @@ function mmdebstrapArguments({ packages, codename, tree, sources }: Build): stri
     // The tree is thrown away if the machine stops: there is nothing to sync file by file.
     '--dpkgopt=force-unsafe-io',
     ...EXCLUDED.map((pattern) => `--dpkgopt=path-exclude=${pattern}`),
+    ...(user === undefined ? [] : userHooks(user).map((hook) => `--customize-hook=${hook}`)),
     codename,
     tree,
     sources,
+  ];
+}
+
+/** Commands that mmdebstrap runs in the new system, whose directory is their first argument. */
+function userHooks(user: string): string[] {
+  return [
+    `chroot "$1" useradd --create-home --shell /bin/bash ${user}`,
+    `echo '${user} ALL=(ALL) NOPASSWD: ALL' > "$1/etc/sudoers.d/${user}"`,
   ];
 }
 

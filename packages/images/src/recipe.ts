@@ -7,6 +7,8 @@ export interface DebianRecipe {
   readonly base: 'debian';
   readonly packages: readonly string[];
   readonly config: Image;
+  /** A user with a home who may become root without a password. */
+  readonly user?: string;
 }
 
 export interface BusyboxRecipe {

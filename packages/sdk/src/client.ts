@@ -9,6 +9,7 @@ import type {
   CreateWorkspaceRequest,
   DirEntry,
   FileStat,
+  FileQuery,
   FileWatchEvent,
   EvalRequest,
   EvalResponse,
@@ -62,6 +63,9 @@ const snapshotPath = (tag: string) => `/v1/snapshots/${seg(tag)}`;
 /** A POST with its own Idempotency-Key: the controller recognises a retry and executes the request once. */
 const keyed = () =>
   ({ method: 'POST', repeatable: 'keyed', headers: { 'idempotency-key': newIdempotencyKey() } }) as const;
+
+/** How a new file or directory is made. `mode` is octal. */
+export type NewFileQuery = Omit<FileQuery, 'path'>;
 
 /**
  * The raw API: one method per route, with the types of the API. `Sandbox`, `Snapshot`, `Workspace` and `Events` offer the
@@ -392,12 +396,12 @@ export class ForkdClient {
     return this.#transport.stream({ method: 'GET', path: `${sandboxPath(id)}/files`, query: { path } }, options);
   }
 
-  /** Writes a file. `mode` is octal, such as `0755`. */
+  /** Writes a file. `mode` is octal, such as `0755`. `user` owns what is new. */
   writeFile(
     id: string,
     path: string,
     data: RequestBody,
-    query: { mode?: string } = {},
+    query: NewFileQuery = {},
     options: CallOptions = {},
   ): Promise<void> {
     const spec = { method: 'PUT', path: `${sandboxPath(id)}/files`, query: { path, ...query }, raw: data } as const;
@@ -417,8 +421,8 @@ export class ForkdClient {
     return this.#transport.json(spec, options);
   }
 
-  /** Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`. */
-  makeDir(id: string, path: string, query: { mode?: string } = {}, options: CallOptions = {}): Promise<void> {
+  /** Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`. `user` owns what is new. */
+  makeDir(id: string, path: string, query: NewFileQuery = {}, options: CallOptions = {}): Promise<void> {
     const spec = { method: 'PUT', path: `${sandboxPath(id)}/dir`, query: { path, ...query } } as const;
     return this.#transport.none(spec, options);
   }

@@ -1,6 +1,6 @@
 import type { DirEntry, FileChangeEvent, FileStat } from '@forkd/api';
 import { textOf } from './bytes.ts';
-import type { ForkdClient } from './client.ts';
+import type { ForkdClient, NewFileQuery } from './client.ts';
 import { errorFromEvent, ForkdError, isForkdError } from './errors.ts';
 import { callOptions, type RequestOptions } from './options.ts';
 import type { RequestBody } from './transport.ts';
@@ -32,9 +32,12 @@ export class Files {
     return this.#client.readFileStream(this.#sandboxId, path, callOptions(options));
   }
 
-  /** Writes a file. Missing parent directories are created, existing content is replaced. `mode` is octal; default `0644`. */
-  write(path: string, data: RequestBody, options: RequestOptions & { mode?: string | undefined } = {}): Promise<void> {
-    const query = options.mode === undefined ? {} : { mode: options.mode };
+  /**
+   * Writes a file. Missing parent directories are created, existing content is replaced. `mode` is octal; default
+   * `0644`. `user` owns what is new; default root.
+   */
+  write(path: string, data: RequestBody, options: NewFileOptions = {}): Promise<void> {
+    const query = newFileQuery(options);
     return this.#client.writeFile(this.#sandboxId, path, data, query, callOptions(options));
   }
 
@@ -52,9 +55,9 @@ export class Files {
     return this.#client.statFile(this.#sandboxId, path, query, callOptions(options));
   }
 
-  /** Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`. */
-  makeDir(path: string, options: RequestOptions & { mode?: string | undefined } = {}): Promise<void> {
-    const query = options.mode === undefined ? {} : { mode: options.mode };
+  /** Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`. `user` owns what is new. */
+  makeDir(path: string, options: NewFileOptions = {}): Promise<void> {
+    const query = newFileQuery(options);
     return this.#client.makeDir(this.#sandboxId, path, query, callOptions(options));
   }
 
@@ -104,4 +107,11 @@ export class Files {
       throw error;
     }
   }
+}
+
+/** How a new file or directory is made. */
+type NewFileOptions = RequestOptions & { mode?: string | undefined; user?: string | undefined };
+
+function newFileQuery({ mode, user }: NewFileOptions): NewFileQuery {
+  return { ...(mode !== undefined && { mode }), ...(user !== undefined && { user }) };
 }

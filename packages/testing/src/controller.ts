@@ -98,6 +98,7 @@ export class TestController implements AsyncDisposable {
         }
         // The port opens after the socket.
         if (hasPort && !this.log.includes('"address":', loggedBefore)) return false;
+        if (args.includes('--e2b') && !this.log.includes('"e2b":', loggedBefore)) return false;
         return this.client.health().then(
           () => true,
           () => false,
@@ -116,6 +117,13 @@ export class TestController implements AsyncDisposable {
   get url(): string {
     const found = [...this.log.matchAll(/"address":"(https?:[^"]+)"/g)].at(-1)?.[1];
     if (found === undefined) throw new Error('the controller has no port');
+    return found;
+  }
+
+  /** The address of E2B's wire, as the controller has logged it; for `--e2b 127.0.0.1:0`. */
+  get e2bUrl(): string {
+    const found = [...this.log.matchAll(/"e2b":"(https?:[^"]+)"/g)].at(-1)?.[1];
+    if (found === undefined) throw new Error("the controller does not serve E2B's wire");
     return found;
   }
 

@@ -268,6 +268,12 @@ class DirEntry(TypedDict):
     """Permission bits, as four octal digits."""
     mtime_unix: int
     """Time of the last change, in seconds since 1970."""
+    uid: NotRequired[int]
+    """User id of the owner. Absent if the template was built by an earlier forkd."""
+    gid: NotRequired[int]
+    """Group id of the owner. Absent if the template was built by an earlier forkd."""
+    target: NotRequired[str]
+    """Where a symbolic link leads, as the link says it."""
 
 
 @final

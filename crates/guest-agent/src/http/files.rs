@@ -19,12 +19,15 @@ use ts_rs::TS;
 
 use super::body::{self, Body, Name, Query, empty, json};
 use crate::agent::Agent;
+use crate::command::users;
 use crate::error::{ApiError, ErrorCode};
 use crate::sys;
 
 const READ_BYTES: usize = 64 * 1024;
 const MODE_DEFAULT: &str = "0644";
 const DIR_MODE_DEFAULT: &str = "0755";
+/// Mode of the directories that are made for a file, before the agent's umask.
+const DIR_MODE_OF_PARENTS: u32 = 0o777;
 const ENTRIES_MAX: usize = 100_000;
 /// Symbolic links that are followed one after the other, as many as the kernel follows.
 const LINKS_MAX: usize = 40;
@@ -35,7 +38,7 @@ pub async fn route(agent: &Agent, method: &Method, query: &Query, body: Incoming
     let path = path_of(agent, query)?;
     match *method {
         Method::GET => read(&path).await,
-        Method::PUT => write(&path, mode_of(query, MODE_DEFAULT)?, body).await,
+        Method::PUT => write(&path, mode_of(query, MODE_DEFAULT)?, owner_of(query)?, body).await,
         Method::DELETE => remove(&path, query.flag("recursive")).await,
         _ => Err(super::no_such_route(method, "/v1/files")),
     }
@@ -64,6 +67,30 @@ fn mode_of(query: &Query, default: &str) -> Result<u32, ApiError> {
         .ok()
         .filter(|mode| *mode <= 0o7777)
         .ok_or_else(|| ApiError::bad_request(ErrorCode::BadRequest, format!("{mode} is no octal mode")))
+}
+
+/// The user and group that new files and directories belong to. Absent: those of the agent.
+type Owner = Option<(u32, u32)>;
+
+fn owner_of(query: &Query) -> Result<Owner, ApiError> {
+    let Some(name) = query.get("user") else {
+        return Ok(None);
+    };
+    let user = users::find(Some(name))?;
+    Ok(Some((user.uid, user.gid)))
+}
+
+/// Makes a directory and those that lead to it. Those that are new belong to `owner`.
+async fn make_dirs(path: &Path, mode: u32, owner: Owner) -> io::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(mode).create(path).await?;
+    if let Some((uid, gid)) = owner {
+        for folder in missing {
+            std::os::unix::fs::lchown(folder, Some(uid), Some(gid))?;
+        }
+    }
+    Ok(())
 }
 
 fn octal(metadata: &Metadata) -> String {
@@ -152,7 +179,7 @@ impl Drop for Temporary {
     }
 }
 
-async fn write(path: &Path, mode: u32, mut body: Incoming) -> Result<Response<Body>, ApiError> {
+async fn write(path: &Path, mode: u32, owner: Owner, mut body: Incoming) -> Result<Response<Body>, ApiError> {
     // Through a link its target is written, as any program would.
     let target = behind_links(path).map_err(failed("write", path))?;
     let replaced = match fs::metadata(&target).await {
@@ -167,7 +194,7 @@ async fn write(path: &Path, mode: u32, mut body: Incoming) -> Result<Response<Bo
     let (Some(folder), Some(name)) = (target.parent(), target.file_name()) else {
         return Err(ApiError::bad_request(ErrorCode::BadPath, "the path names no file"));
     };
-    fs::create_dir_all(folder)
+    make_dirs(folder, DIR_MODE_OF_PARENTS, owner)
         .await
         .map_err(failed("create the folder of", path))?;
     let temporary_path = folder.join(temporary_name());
@@ -186,9 +213,8 @@ async fn write(path: &Path, mode: u32, mut body: Incoming) -> Result<Response<Bo
     }
     file.flush().await.map_err(failed("write", path))?;
     // A file that is replaced keeps its owner and its mode.
-    if let Some(replaced) = &replaced {
-        let (uid, gid) = (Some(replaced.uid()), Some(replaced.gid()));
-        std::os::unix::fs::chown(&temporary_path, uid, gid).map_err(failed("set the owner of", path))?;
+    if let Some((uid, gid)) = replaced.as_ref().map(|file| (file.uid(), file.gid())).or(owner) {
+        std::os::unix::fs::chown(&temporary_path, Some(uid), Some(gid)).map_err(failed("set the owner of", path))?;
     }
     let mode = replaced.as_ref().map_or(mode, |replaced| replaced.mode() & 0o7777);
     file.set_permissions(std::fs::Permissions::from_mode(mode))
@@ -210,9 +236,8 @@ async fn write(path: &Path, mode: u32, mut body: Incoming) -> Result<Response<Bo
 /// Makes a directory, and those that lead to it. One that exists stays as it is.
 pub async fn make_dir(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiError> {
     let path = path_of(agent, query)?;
-    let mut builder = fs::DirBuilder::new();
-    builder.recursive(true).mode(mode_of(query, DIR_MODE_DEFAULT)?);
-    builder.create(&path).await.map_err(failed("make", &path))?;
+    let (mode, owner) = (mode_of(query, DIR_MODE_DEFAULT)?, owner_of(query)?);
+    make_dirs(&path, mode, owner).await.map_err(failed("make", &path))?;
     Ok(empty())
 }
 
@@ -243,7 +268,7 @@ async fn remove(path: &Path, recursive: bool) -> Result<Response<Body>, ApiError
 pub struct Entry {
     name: Name,
     #[serde(flatten)]
-    facts: Facts,
+    stat: Stat,
 }
 
 #[derive(Serialize, TS)]
@@ -287,6 +312,17 @@ pub struct Stat {
     target: Option<Name>,
 }
 
+impl Stat {
+    fn of(metadata: &Metadata, target: Option<PathBuf>) -> Stat {
+        Stat {
+            facts: Facts::of(metadata),
+            uid: metadata.uid(),
+            gid: metadata.gid(),
+            target: target.map(|target| Name::of(target.as_os_str())),
+        }
+    }
+}
+
 /// Describes one path: with `follow` what is behind symbolic links, otherwise a link itself.
 pub async fn stat(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiError> {
     let path = path_of(agent, query)?;
@@ -296,13 +332,7 @@ pub async fn stat(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiErr
         (fs::symlink_metadata(&path).await, fs::read_link(&path).await.ok())
     };
     let metadata = metadata.map_err(failed("stat", &path))?;
-    let stat = Stat {
-        facts: Facts::of(&metadata),
-        uid: metadata.uid(),
-        gid: metadata.gid(),
-        target: target.map(|target| Name::of(target.as_os_str())),
-    };
-    Ok(json(StatusCode::OK, &stat))
+    Ok(json(StatusCode::OK, &Stat::of(&metadata, target)))
 }
 
 pub async fn list(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiError> {
@@ -321,14 +351,19 @@ pub async fn list(agent: &Agent, query: &Query) -> Result<Response<Body>, ApiErr
             let message = format!("{} has over {ENTRIES_MAX} entries", path.display());
             return Err(ApiError::bad_request(ErrorCode::TooManyEntries, message));
         }
-        entries.push((found.file_name(), Facts::of(&metadata)));
+        let target = if metadata.is_symlink() {
+            fs::read_link(found.path()).await.ok()
+        } else {
+            None
+        };
+        entries.push((found.file_name(), Stat::of(&metadata, target)));
     }
     entries.sort_by(|(one, _), (other, _)| one.cmp(other));
     let entries: Vec<_> = entries
         .into_iter()
-        .map(|(name, facts)| Entry {
+        .map(|(name, stat)| Entry {
             name: Name::of(&name),
-            facts,
+            stat,
         })
         .collect();
     Ok(json(StatusCode::OK, &entries))

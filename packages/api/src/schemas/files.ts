@@ -2,6 +2,8 @@ import { Type, type Static } from 'typebox';
 import { Count, ErrorEvent, field, GuestPath, Nullable } from './common.ts';
 
 const Mode = Type.String({ pattern: '^[0-7]{3,4}$' });
+const Owner = Type.String({ minLength: 1, maxLength: 256 });
+const OWNER_TEXT = 'owner of what is new: a name, a uid, or either with `:group`. Default: root.';
 
 const path = field(
   GuestPath,
@@ -15,6 +17,7 @@ export const FileQuery = Type.Object({
     Type.Optional(Mode),
     'For PUT: permission bits of a new file, in octal. Default: `0644`. A file that is replaced keeps its own.',
   ),
+  user: field(Type.Optional(Owner), `For PUT: ${OWNER_TEXT} A file that is replaced keeps its owner.`),
 });
 export type FileQuery = Static<typeof FileQuery>;
 
@@ -36,6 +39,9 @@ const directory = field(
 export const DirQuery = Type.Object({ path: directory });
 export type DirQuery = Static<typeof DirQuery>;
 
+/** The agent of a sandbox is as old as its template. */
+const SINCE_OWNERS = 'Absent if the template was built by an earlier forkd.';
+
 export const DirEntry = Type.Object(
   {
     name: field(
@@ -50,10 +56,13 @@ export const DirEntry = Type.Object(
     size: field(Count, 'Size in bytes.'),
     mode: field(Type.String(), 'Permission bits, as four octal digits.'),
     mtime_unix: field(Type.Integer(), 'Time of the last change, in seconds since 1970.'),
+    uid: field(Type.Optional(Count), `User id of the owner. ${SINCE_OWNERS}`),
+    gid: field(Type.Optional(Count), `Group id of the owner. ${SINCE_OWNERS}`),
+    target: field(Type.Optional(Type.String()), 'Where a symbolic link leads, as the link says it.'),
   },
   {
     description: 'An entry of a directory.',
-    examples: [{ name: 'hello.txt', type: 'file', size: 6, mode: '0644', mtime_unix: 1_767_225_600 }],
+    examples: [{ name: 'hello.txt', type: 'file', size: 6, mode: '0644', mtime_unix: 1_767_225_600, uid: 0, gid: 0 }],
   },
 );
 export type DirEntry = Static<typeof DirEntry>;
@@ -69,7 +78,7 @@ export const StatQuery = Type.Object({
 });
 export type StatQuery = Static<typeof StatQuery>;
 
-const { name: _name, ...entryFacts } = DirEntry.properties;
+const { name: _name, uid: _uid, gid: _gid, target: _target, ...entryFacts } = DirEntry.properties;
 
 export const FileStat = Type.Object(
   {
@@ -91,6 +100,7 @@ export type FileStat = Static<typeof FileStat>;
 export const MakeDirQuery = Type.Object({
   path: directory,
   mode: field(Type.Optional(Mode), 'Permission bits of a new directory, in octal. Default: `0755`.'),
+  user: field(Type.Optional(Owner), `The ${OWNER_TEXT}`),
 });
 export type MakeDirQuery = Static<typeof MakeDirQuery>;
 

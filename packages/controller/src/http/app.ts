@@ -25,31 +25,7 @@ import { keepPagesOut } from './web-guard.ts';
 
 /** The HTTP side of the controller, for one listener. */
 export function buildApp(parts: AppParts): FastifyInstance {
-  const { log, bounds, listener, metrics } = parts;
-  const tls = listener === 'tcp' ? parts.tls : null;
-  const app = Fastify({
-    bodyLimit: limits.jsonBodyBytesMax,
-    serverFactory: (handler) => makeServer(handler, bounds, tls, () => metrics.connectionRefused()),
-    forceCloseConnections: 'idle',
-    // Let the route refuse an id that is too long: otherwise the reply would say that the route does not exist.
-    routerOptions: { maxParamLength: bounds.urlBytesMax, querystringParser: parseQuery },
-    genReqId: (raw) => requestIdOf(raw),
-    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
-    childLoggerFactory: (_none, bindings) => log.child(bindings),
-    frameworkErrors: (error, request, reply) => {
-      begin(parts, request, reply);
-      errorHandler(error, request, reply);
-    },
-    clientErrorHandler: (error, socket) => answerClientError(error, socket),
-  });
-  app.setErrorHandler(errorHandler);
-  app.setValidatorCompiler(validatorCompiler);
-  app.removeContentTypeParser(['text/plain', 'application/json']);
-  readJsonBodies(app, bounds);
-  trackRequests(app, parts);
-  refuseLongUrls(app, bounds.urlBytesMax);
-  wantHost(app);
-  if (listener === 'tcp') keepPagesOut(app, parts.hosts);
+  const app = guardedApp(parts, errorHandler);
   askForToken(app, parts);
   answerUnknownRoutes(app);
   reportUnknownFields(app);
@@ -64,6 +40,36 @@ export function buildApp(parts: AppParts): FastifyInstance {
   workspaceRoutes(app, parts);
   eventRoutes(app, parts);
   docsRoutes(app, documentOf);
+  return app;
+}
+
+/** A server without routes, which bounds, follows and guards each request. `onError` replies to those that fail. */
+export function guardedApp(parts: AppParts, onError: typeof errorHandler): FastifyInstance {
+  const { log, bounds, listener, metrics } = parts;
+  const tls = listener === 'tcp' ? parts.tls : null;
+  const app = Fastify({
+    bodyLimit: limits.jsonBodyBytesMax,
+    serverFactory: (handler) => makeServer(handler, bounds, tls, () => metrics.connectionRefused()),
+    forceCloseConnections: 'idle',
+    // Let the route refuse an id that is too long: otherwise the reply would say that the route does not exist.
+    routerOptions: { maxParamLength: bounds.urlBytesMax, querystringParser: parseQuery },
+    genReqId: (raw) => requestIdOf(raw),
+    logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
+    childLoggerFactory: (_none, bindings) => log.child(bindings),
+    frameworkErrors: (error, request, reply) => {
+      begin(parts, request, reply);
+      onError(error, request, reply);
+    },
+    clientErrorHandler: (error, socket) => answerClientError(error, socket),
+  });
+  app.setErrorHandler(onError);
+  app.setValidatorCompiler(validatorCompiler);
+  app.removeContentTypeParser(['text/plain', 'application/json']);
+  readJsonBodies(app, bounds);
+  trackRequests(app, parts);
+  refuseLongUrls(app, bounds.urlBytesMax);
+  wantHost(app);
+  if (listener === 'tcp') keepPagesOut(app, parts.hosts);
   return app;
 }
 

@@ -89,7 +89,8 @@ class BodyReader {
     this.#payload = payload;
     this.#http = http;
     const { config } = request.routeOptions;
-    this.#bounds = config?.operation?.more.largeBody === true ? large : small;
+    const isLarge = config?.operation?.more.largeBody === true || config?.takesLargeJson === true;
+    this.#bounds = isLarge ? large : small;
     this.#scan = new JsonScan(this.#bounds);
     if (Number(request.headers['content-length']) > this.#bounds.bytesMax) this.#refuseLength();
   }

@@ -7,12 +7,15 @@ import { errnoOf, removeFile } from '@forkd/store';
 import type { FastifyInstance } from 'fastify';
 import { messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
+import type { Address } from '../option-table.ts';
 import { type Options, isLoopback } from '../options.ts';
 import { UsageError } from '../usage-error.ts';
-import type { Backend, Ingress } from './app-parts.ts';
+import type { AppParts, Backend, Ingress } from './app-parts.ts';
 import { buildApp } from './app.ts';
+import { buildE2bApp } from './e2b.ts';
 import { Signals } from './signals.ts';
 import { Traffic } from './traffic.ts';
+import type { HostNames } from './web-guard.ts';
 
 /** The listeners: a unix socket for the owner, and a TCP port. */
 export class HttpServers {
@@ -43,30 +46,40 @@ export class HttpServers {
     if (tls === null && !isLoopback(bind.host)) {
       log.warn({ host: bind.host }, 'the port has no TLS: tokens can be read on their way to it');
     }
-    await this.#listenOnPort(bind);
+    await this.#listenOnPort('--bind', bind, () => this.#app('tcp'));
+  }
+
+  /** Serves E2B's wire on a port of its own. `hosts` are the names by which it may be called. */
+  async listenForE2b(address: Address, hosts: HostNames, secret: Uint8Array): Promise<void> {
+    await this.#listenOnPort('--e2b', address, () => {
+      const app = buildE2bApp({ ...this.#parts('tcp'), hosts }, secret);
+      this.#apps.push(app);
+      return app;
+    });
   }
 
   /** A name may stand for several addresses, and the host may lack some of them ('localhost'). Serving one is enough. */
-  async #listenOnPort({ host: name, port }: { host: string; port: number }): Promise<void> {
+  async #listenOnPort(option: string, { host: name, port }: Address, make: () => FastifyInstance): Promise<void> {
     const addresses = await lookup(name, { all: true }).catch((error: unknown) => {
-      throw cannotServe(name, port, error);
+      throw cannotServe(option, name, port, error);
     });
     const failures: unknown[] = [];
     for (const { address: host } of addresses) {
-      const app = this.#app('tcp');
+      const app = make();
       try {
         await app.listen({ host, port, backlog: this.#ingress.bounds.connectionsMax });
       } catch (error) {
-        if (errnoOf(error) !== 'EADDRNOTAVAIL') throw cannotServe(name, port, error);
+        if (errnoOf(error) !== 'EADDRNOTAVAIL') throw cannotServe(option, name, port, error);
         failures.push(error);
         continue;
       }
       const { port: actual } = app.server.address() as AddressInfo;
       const authority = `${isIPv6(host) ? `[${host}]` : host}:${actual}`;
       const scheme = this.#ingress.tls === null ? 'http' : 'https';
-      this.#ingress.log.info({ address: `${scheme}://${authority}` }, 'listening');
+      const field = option === '--e2b' ? 'e2b' : 'address';
+      this.#ingress.log.info({ [field]: `${scheme}://${authority}` }, 'listening');
     }
-    if (failures.length === addresses.length) throw cannotServe(name, port, failures[0]);
+    if (failures.length === addresses.length) throw cannotServe(option, name, port, failures[0]);
   }
 
   /** Time since a request was last under way, or since `touch`. */
@@ -100,21 +113,19 @@ export class HttpServers {
   }
 
   #app(listener: 'socket' | 'tcp'): FastifyInstance {
-    const app = buildApp({
-      ...this.#backend,
-      ...this.#ingress,
-      signals: this.#signals,
-      traffic: this.#traffic,
-      listener,
-    });
+    const app = buildApp(this.#parts(listener));
     this.#apps.push(app);
     return app;
   }
+
+  #parts(listener: AppParts['listener']): AppParts {
+    return { ...this.#backend, ...this.#ingress, signals: this.#signals, traffic: this.#traffic, listener };
+  }
 }
 
-function cannotServe(host: string, port: number, cause: unknown): UsageError {
+function cannotServe(option: string, host: string, port: number, cause: unknown): UsageError {
   const why = errnoOf(cause) === 'EADDRINUSE' ? 'another program listens there' : messageOf(cause);
-  return new UsageError(`--bind ${host}:${port} cannot be served: ${why}.`, { cause });
+  return new UsageError(`${option} ${host}:${port} cannot be served: ${why}.`, { cause });
 }
 
 /** Removes the socket that a killed controller left. A socket on which a program answers belongs to that program. */

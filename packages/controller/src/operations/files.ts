@@ -32,8 +32,8 @@ export async function writeFile(
   outer: AbortSignal,
 ): Promise<void> {
   const { sandbox, signal } = openGuest(host, id, outer);
-  const mode = query.mode === undefined ? {} : { mode: parseInt(query.mode, 8) };
-  await sandbox.guest.call((agent) => agent.writeFile(query.path, data, { ...mode, signal }), { signal });
+  const options = { ...newFileOptions(query), signal };
+  await sandbox.guest.call((agent) => agent.writeFile(query.path, data, options), { signal });
 }
 
 export async function statFile(
@@ -48,15 +48,14 @@ export async function statFile(
   return { ...factsOf(facts), uid, gid, target };
 }
 
-export async function makeDir(
-  host: GuestHost,
-  id: string,
-  { path, mode }: MakeDirQuery,
-  outer: AbortSignal,
-): Promise<void> {
+export async function makeDir(host: GuestHost, id: string, query: MakeDirQuery, outer: AbortSignal): Promise<void> {
   const { sandbox, signal } = openGuest(host, id, outer);
-  const options = { ...(mode !== undefined && { mode: parseInt(mode, 8) }), signal };
-  await sandbox.guest.call((agent) => agent.makeDir(path, options), { signal, repeatable: true });
+  const options = { ...newFileOptions(query), signal };
+  await sandbox.guest.call((agent) => agent.makeDir(query.path, options), { signal, repeatable: true });
+}
+
+function newFileOptions({ mode, user }: Pick<FileQuery, 'mode' | 'user'>): guest.NewFileOptions {
+  return { ...(mode !== undefined && { mode: parseInt(mode, 8) }), ...(user !== undefined && { user }) };
 }
 
 export async function renameFile(
@@ -132,10 +131,11 @@ async function* dataOf(
   }
 }
 
-function entryOf({ name, ...facts }: guest.DirectoryEntry): DirEntry {
-  return { name, ...factsOf(facts) };
+function entryOf({ name, uid, gid, target, ...facts }: guest.DirectoryEntry): DirEntry {
+  const owner = { ...(uid !== undefined && { uid }), ...(gid !== undefined && { gid }) };
+  return { name, ...factsOf(facts), ...owner, ...(target !== undefined && { target }) };
 }
 
-function factsOf({ type, sizeBytes, mode, mtimeUnix }: Omit<guest.DirectoryEntry, 'name'>): Omit<DirEntry, 'name'> {
+function factsOf({ type, sizeBytes, mode, mtimeUnix }: guest.FileFacts): Omit<DirEntry, 'name'> {
   return { type, size: sizeBytes, mode: mode.toString(8).padStart(4, '0'), mtime_unix: mtimeUnix };
 }

@@ -345,10 +345,12 @@ class AsyncForkdClient:
         data: RequestBody,
         *,
         mode: str | None = None,
+        user: str | None = None,
         request_timeout: float | None = None,
     ) -> None:
-        """Writes a file. `mode` is octal, such as `0755`."""
-        spec = RequestSpec("PUT", f"{_sandbox(id)}/files", {"path": path, "mode": mode}, raw=data)
+        """Writes a file. `mode` is octal, such as `0755`. `user` owns what is new."""
+        query = {"path": path, "mode": mode, "user": user}
+        spec = RequestSpec("PUT", f"{_sandbox(id)}/files", query, raw=data)
         await self._ask(spec, request_timeout, 0)
 
     async def delete_file(
@@ -365,10 +367,20 @@ class AsyncForkdClient:
         return await self._ask(spec, request_timeout)
 
     async def make_dir(
-        self, id: str, path: str, *, mode: str | None = None, request_timeout: float | None = None
+        self,
+        id: str,
+        path: str,
+        *,
+        mode: str | None = None,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> None:
-        """Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`."""
-        await self._ask(RequestSpec("PUT", f"{_sandbox(id)}/dir", {"path": path, "mode": mode}), request_timeout)
+        """Makes a directory and those that lead to it, unless it exists.
+
+        `mode` is octal; default `0755`. `user` owns what is new.
+        """
+        query = {"path": path, "mode": mode, "user": user}
+        await self._ask(RequestSpec("PUT", f"{_sandbox(id)}/dir", query), request_timeout)
 
     def watch_files(
         self, id: str, path: str, *, recursive: bool | None = None, request_timeout: float | None = None

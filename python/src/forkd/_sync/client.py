@@ -346,10 +346,12 @@ class ForkdClient:
         data: RequestBody,
         *,
         mode: str | None = None,
+        user: str | None = None,
         request_timeout: float | None = None,
     ) -> None:
-        """Writes a file. `mode` is octal, such as `0755`."""
-        spec = RequestSpec("PUT", f"{_sandbox(id)}/files", {"path": path, "mode": mode}, raw=data)
+        """Writes a file. `mode` is octal, such as `0755`. `user` owns what is new."""
+        query = {"path": path, "mode": mode, "user": user}
+        spec = RequestSpec("PUT", f"{_sandbox(id)}/files", query, raw=data)
         self._ask(spec, request_timeout, 0)
 
     def delete_file(
@@ -366,10 +368,20 @@ class ForkdClient:
         return self._ask(spec, request_timeout)
 
     def make_dir(
-        self, id: str, path: str, *, mode: str | None = None, request_timeout: float | None = None
+        self,
+        id: str,
+        path: str,
+        *,
+        mode: str | None = None,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> None:
-        """Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`."""
-        self._ask(RequestSpec("PUT", f"{_sandbox(id)}/dir", {"path": path, "mode": mode}), request_timeout)
+        """Makes a directory and those that lead to it, unless it exists.
+
+        `mode` is octal; default `0755`. `user` owns what is new.
+        """
+        query = {"path": path, "mode": mode, "user": user}
+        self._ask(RequestSpec("PUT", f"{_sandbox(id)}/dir", query), request_timeout)
 
     def watch_files(
         self, id: str, path: str, *, recursive: bool | None = None, request_timeout: float | None = None

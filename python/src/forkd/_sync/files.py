@@ -31,10 +31,21 @@ class Files:
         return self._client.read_file_stream(self._sandbox_id, path, request_timeout=request_timeout)
 
     def write(
-        self, path: str, data: RequestBody, *, mode: str | None = None, request_timeout: float | None = None
+        self,
+        path: str,
+        data: RequestBody,
+        *,
+        mode: str | None = None,
+        user: str | None = None,
+        request_timeout: float | None = None,
     ) -> None:
-        """Writes a file. Missing parent directories are created, existing content is replaced. `mode` is octal; default `0644`."""
-        self._client.write_file(self._sandbox_id, path, data, mode=mode, request_timeout=request_timeout)
+        """Writes a file. Missing parent directories are created, existing content is replaced.
+
+        `mode` is octal; default `0644`. `user` owns what is new; default root.
+        """
+        self._client.write_file(
+            self._sandbox_id, path, data, mode=mode, user=user, request_timeout=request_timeout
+        )
 
     def stat(
         self, path: str, *, follow: bool | None = None, request_timeout: float | None = None
@@ -45,9 +56,14 @@ class Files:
         """
         return self._client.stat_file(self._sandbox_id, path, follow=follow, request_timeout=request_timeout)
 
-    def make_dir(self, path: str, *, mode: str | None = None, request_timeout: float | None = None) -> None:
-        """Makes a directory and those that lead to it, unless it exists. `mode` is octal; default `0755`."""
-        self._client.make_dir(self._sandbox_id, path, mode=mode, request_timeout=request_timeout)
+    def make_dir(
+        self, path: str, *, mode: str | None = None, user: str | None = None, request_timeout: float | None = None
+    ) -> None:
+        """Makes a directory and those that lead to it, unless it exists.
+
+        `mode` is octal; default `0755`. `user` owns what is new; default root.
+        """
+        self._client.make_dir(self._sandbox_id, path, mode=mode, user=user, request_timeout=request_timeout)
 
     def rename(self, from_path: str, to_path: str, *, request_timeout: float | None = None) -> None:
         """Renames a file or a directory. A file at the new path is replaced."""

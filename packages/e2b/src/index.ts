@@ -1,0 +1,3 @@
+export type { Operations } from './operations.ts';
+export type { Lent, Made } from './parts.ts';
+export { e2bRoutes, sendError } from './routes.ts';
