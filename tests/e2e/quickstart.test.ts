@@ -46,6 +46,7 @@ test(
       template: { build_ms: expect.any(Number), warm_ms: expect.any(Number) },
       fork: { n: 10, first_answer_ms: expect.any(Number), all_answered_ms: expect.any(Number), distinct: 10 },
       branches: [branch, branch, branch],
+      disk: { sandbox: expect.any(String), own_bytes: expect.any(Number), shared_bytes: expect.any(Number) },
       memory: expect.arrayContaining([
         { sandbox: expect.any(String), private_bytes: expect.any(Number), shared_bytes: expect.any(Number) },
       ]),

@@ -1,7 +1,7 @@
 import { CodedError } from '@forkd/api/constants';
 import { isForkdError, Sandbox, sleep, Snapshot, type ForkdClient } from '@forkd/sdk';
 import { stopController } from '../../lib/stop-controller.ts';
-import { branchTags, TEMPLATE_TAG } from './run.ts';
+import { allTags } from './run.ts';
 
 const CLEANUP_TIMEOUT_MS = 120_000;
 const RETRY_MS = 100;
@@ -21,11 +21,10 @@ export interface CleanupPlan {
 export async function cleanUp(plan: CleanupPlan): Promise<void> {
   const { client } = plan;
   const signal = AbortSignal.timeout(CLEANUP_TIMEOUT_MS);
-  const tags = [...branchTags, TEMPLATE_TAG];
   // Ask the controller, not our own list: an aborted fork may have started children anyway.
-  await killOurs(client, tags, plan.sandboxesBefore, signal);
+  await killOurs(client, allTags, plan.sandboxesBefore, signal);
   const present = (await client.listSnapshots({ signal })).map((snapshot) => snapshot.tag);
-  const ours = tags.filter((tag) => present.includes(tag));
+  const ours = allTags.filter((tag) => present.includes(tag));
   if (plan.keepsSnapshots) {
     for (const tag of ours) await (await Snapshot.get(tag, { client, signal })).waitUntil('durable', { signal });
   } else {
@@ -33,7 +32,7 @@ export async function cleanUp(plan: CleanupPlan): Promise<void> {
   }
   const left = await client.listSandboxes({ signal });
   const leftOfOurs = left.filter(
-    (sandbox) => tags.includes(sandbox.snapshot_tag) && !plan.sandboxesBefore.has(sandbox.id),
+    (sandbox) => allTags.includes(sandbox.snapshot_tag) && !plan.sandboxesBefore.has(sandbox.id),
   );
   if (leftOfOurs.length > 0) {
     throw new CodedError('guest_unreachable', `Still running: ${leftOfOurs.map((sandbox) => sandbox.id).join(', ')}`);

@@ -8,9 +8,10 @@ import { reportOf } from '../../lib/errors.ts';
 import { formatBytes } from '../../output/text.ts';
 import { branchStep } from './branch-step.ts';
 import { cleanUp } from './cleanup.ts';
+import { diskStep } from './disk-step.ts';
 import { forkStep } from './fork-step.ts';
 import { Checks, printReport, type MemoryFigures, type Report } from './report.ts';
-import type { Run } from './run.ts';
+import { DISK_TAG, type Run } from './run.ts';
 import { templateStep } from './template-step.ts';
 
 interface Options {
@@ -22,7 +23,7 @@ export const quickstart = defineCommand<Options>({
   name: 'quickstart',
   summary: 'show what forkd does, on real guests: warm up, fork, branch live',
   description:
-    'Builds a Python template, forks ten children, and branches one of them three times while a command runs in it.\nEvery claim is checked, and a claim that does not hold is a failure. Nothing keeps running.',
+    'Builds a Python template, forks ten children, and branches one of them three times while a command runs in it, and once more to show its disk.\nEvery claim is checked, and a claim that does not hold is a failure. Nothing keeps running.',
   args: [],
   options: [
     { flags: '--json <file>', summary: 'write the figures to this file', completes: 'file' },
@@ -72,7 +73,8 @@ async function measure(context: Context, client: ForkdClient, checks: Checks): P
   const { nonce, ...template } = await templateStep(run);
   const fork = await forkStep(run, nonce);
   const branches = await branchStep(run);
-  return { host, template, fork, branches, memory: await memoryOf(run) };
+  const disk = await diskStep(run, DISK_TAG);
+  return { host, template, fork, branches, disk, memory: await memoryOf(run) };
 }
 
 function hostLine(host: HostInfo): string {

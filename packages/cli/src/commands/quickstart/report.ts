@@ -25,12 +25,21 @@ export interface MemoryFigures {
   shared_bytes: number;
 }
 
+/** What is on the disk of a child. */
+export interface DiskFigures {
+  sandbox: string;
+  own_bytes: number;
+  shared_bytes: number;
+}
+
 /** The report that `--json FILE` writes. */
 export interface Report {
   host: HostInfo;
   template: { build_ms: number; warm_ms: number };
   fork: ForkFigures;
   branches: BranchFigures[];
+  /** `null` if the engine has no disks. */
+  disk: DiskFigures | null;
   memory: MemoryFigures[];
 }
 

@@ -12,6 +12,12 @@ export const branchTags: readonly string[] = Array.from(
   (_, index) => `${TEMPLATE_TAG}-branch-${index + 1}`,
 );
 
+/** The branch whose disk is looked at. */
+export const DISK_TAG = `${TEMPLATE_TAG}-disk`;
+
+/** All snapshots of a run, the template last. */
+export const allTags: readonly string[] = [...branchTags, DISK_TAG, TEMPLATE_TAG];
+
 /** The state that the steps of one quickstart share. */
 export interface Run {
   context: Context;
