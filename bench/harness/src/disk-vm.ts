@@ -44,7 +44,10 @@ export class DiskVm implements AsyncDisposable {
     this.#agent = agent;
     this.#monitor = monitor;
     this.#drives = drives;
-    createInterface(monitor).on('line', (line) => {
+    const lines = createInterface(monitor);
+    // A connection that breaks is closed, too, and that is when its requests fail.
+    lines.on('error', () => undefined);
+    lines.on('line', (line) => {
       const message = JSON.parse(line) as Reply;
       if (message.return !== undefined || message.error !== undefined) this.#waiting.shift()?.(message);
     });
@@ -119,9 +122,9 @@ export class DiskVm implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#monitor.destroy();
     await this.#agent.close();
     await end(this.#child);
-    this.#monitor.destroy();
   }
 }
 
