@@ -25,7 +25,7 @@ export interface MemoryFigures {
   shared_bytes: number;
 }
 
-/** What is on the disk of a child. */
+/** The bytes on the disk of a child. */
 export interface DiskFigures {
   sandbox: string;
   own_bytes: number;
