@@ -124,6 +124,7 @@ _forkd_value() {
     'from-image --net') place=words choices='none all' ;;
     'from-image --allow') place=none ;;
     'from-image --deny') place=none ;;
+    'from-image --warm-net') place=none ;;
     'from-image --tap') place=none ;;
     'from-image --vcpus') place=none ;;
     'from-image --disk-gib') place=none ;;
@@ -150,6 +151,7 @@ _forkd_value() {
     'snapshot --net') place=words choices='none all' ;;
     'snapshot --allow') place=none ;;
     'snapshot --deny') place=none ;;
+    'snapshot --warm-net') place=none ;;
     'snapshot --tap') place=none ;;
     'snapshot --vcpus') place=none ;;
     'snapshot --disk-gib') place=none ;;
@@ -285,6 +287,7 @@ _forkd_value() {
     'ping --daemon-url') place=none ;;
     'ping --daemon-token') place=none ;;
     'ping --data-dir') place=directory ;;
+    'port --expires') place=none ;;
     'port --daemon-url') place=none ;;
     'port --daemon-token') place=none ;;
     'port --data-dir') place=directory ;;
@@ -455,9 +458,9 @@ _forkd_words() {
     ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume net kill exec attach eval cp files ping port logs workspace ws tree inspect stats events mcp doctor cleanup stop version completion bench wp-bench' ;;
     'quickstart options') echo '--json --keep --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --net --allow --deny --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --tap --vcpus --disk-gib --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --warm-net --tap --vcpus --disk-gib --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'rebuild options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --tap --vcpus --disk-gib --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --warm-net --tap --vcpus --disk-gib --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot verbs') echo 'export import' ;;
     'snapshot export options') echo '--format --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot import options') echo '--format --rootfs --vcpus --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
@@ -488,7 +491,7 @@ _forkd_words() {
     'files mv options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'files watch options') echo '-r --recursive --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'ping options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'port options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'port options') echo '--url --expires --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'logs options') echo '-f --follow --tail --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'workspace options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'workspace verbs') echo 'create suspend resume list ls get delete rm' ;;

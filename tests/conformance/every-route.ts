@@ -30,6 +30,7 @@ export const NEEDS: Record<string, { query?: string; json?: object }> = {
   renameFile: { json: { from: '/none', to: '/other' } },
   compactSnapshot: { json: { to: 'flat' } },
   setNetwork: { json: {} },
+  createPortUrl: { json: { port: 80 } },
 };
 
 /** The path of a route whose subject does not exist, and is otherwise valid. */

@@ -13,12 +13,16 @@ export function networkRoutes(caller: () => Caller): void {
     expect([flows.status, flows.headers.get('content-type'), flows.text]).toEqual([200, 'application/x-ndjson', '']);
   });
 
-  test('a guest without a network device says so', async () => {
+  test('a guest without a network device says so, and has ports all the same', async () => {
     const id = await caller().fork();
     const at = `/v1/sandboxes/${id}`;
     await caller().expectRefusal(400, 'unsupported', [id, 'network'], `PUT ${at}/network`, { access: 'none' });
-    await caller().expectRefusal(400, 'unsupported', [id, 'network'], `POST ${at}/ports/80`);
+    await caller().expectRefusal(502, 'port_unreachable', [id, '80'], `POST ${at}/ports/80`);
+    await caller().expectRefusal(502, 'port_unreachable', [id, '80'], `PUT ${at}/ports/80/any/path?of=it`);
     await caller().expectRefusal(400, 'bad_request', ['port'], `POST ${at}/ports/none`);
+    const { url } = await caller().expectReply(200, `POST ${at}/urls`, { port: 80 });
+    expect(url).toContain(`80-${id}.localhost`);
+    await caller().expectRefusal(400, 'bad_request', ['port'], `POST ${at}/urls`, { port: 0 });
     await caller().expectReply(204, `DELETE ${at}`);
   });
 

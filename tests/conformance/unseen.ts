@@ -22,8 +22,8 @@ const OF_ONE_ROUTE = new Map<string, string>([
   ['504 createSnapshot', 'a guest that is emulated has a minute to boot, whatever is asked for'],
 ]);
 
-/** Replies that need a guest with a network device. */
-const OF_NETWORKS = ['200 setNetwork', '200 connectPort', '502 connectPort'];
+/** Replies that this suite asks for in a guest with a network device only. */
+const OF_NETWORKS = ['200 setNetwork', '200 connectPort'];
 
 export function reasonNotToSee(operation: string, status: number, caller: Caller): string | undefined {
   const name = `${status} ${operation}`;

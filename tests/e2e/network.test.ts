@@ -5,8 +5,11 @@
  */
 
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { type IncomingMessage, request as httpRequest } from 'node:http';
 import type { Socket } from 'node:net';
 import { pipeline, Readable } from 'node:stream';
+import { text as bodyText } from 'node:stream/consumers';
 import type { NetworkFlow, NetworkPolicy } from '@forkd/api';
 import { codeOf, Internet, shell, type TestController, until } from '@forkd/testing';
 import { test as base } from '@forkd/testing/vitest';
@@ -160,6 +163,57 @@ describe('a network', () => {
     expect(said).toBe('over and back');
     const refused = client.connectPort(id, 8001, words()).next();
     expect(await codeOf(refused)).toBe('port_unreachable');
+  });
+
+  test('lets HTTP in, by a path and by a host name, also to what listens on loopback only', async ({
+    controller,
+    client,
+  }) => {
+    const plain = await fork(controller, 'base');
+    for (const [each, address] of [
+      [id, '0.0.0.0:8080'],
+      [id, '127.0.0.1:8081'],
+      [plain, '127.0.0.1:8081'],
+    ] as const) {
+      const port = Number(address.split(':')[1]);
+      await shell(client, each, `mkdir -p /www && echo page of ${port} >/www/page && httpd -h /www -p ${address}`);
+      for (const [path, host] of [
+        [`/v1/sandboxes/${each}/ports/${port}/page`, 'localhost'],
+        ['/page', `${port}-${each}.localhost`],
+      ] as const) {
+        const asked = httpRequest({ socketPath: controller.socket, path, headers: { host } }).end();
+        const [reply] = (await once(asked, 'response')) as [IncomingMessage];
+        expect([reply.statusCode, await bodyText(reply)]).toEqual([200, `page of ${port}\n`]);
+      }
+    }
+    expect(await codeOf(client.connectPort(plain, 8082, Readable.from([])).next())).toBe('port_unreachable');
+    await client.deleteSandbox(plain);
+  });
+
+  test('can be that of a warm-up alone', async ({ controller, client }) => {
+    const built = await client.createSnapshot({
+      tag: 'warmed',
+      source: 'recipe:busybox',
+      mem_mib: 256,
+      warm_network: reach(`api.test:${page}`),
+      warm_command: [
+        'sh',
+        '-c',
+        `${get('api.test')} >/fetched && ! ${get('other.test')} && (nc api.test ${page} </dev/zero &)`,
+      ],
+    });
+    expect(built.network).toEqual({});
+    const child = await fork(controller, 'warmed');
+    expect((await client.getSandbox(child)).network).toEqual({});
+    expect(await shell(client, child, 'cat /fetched')).toBe('hello');
+    expect(await fails(client, child, get('api.test'))).toBe(true);
+    await until('the log says so', WAIT_MS, async () => (await flowsOf(controller, child)).length > 0);
+    const flows = await flowsOf(controller, child);
+    expect(new Set(flows.map(({ phase, name }) => `${phase} ${name}`))).toEqual(new Set(['denied api.test']));
+    const opened = await fork(controller, 'warmed', reach('api.test'));
+    expect(await shell(client, opened, get('api.test'))).toBe('hello');
+    await Promise.all([child, opened].map((each) => client.deleteSandbox(each)));
+    await client.deleteSnapshot('warmed');
   });
 
   test('outlives the processes that serve it', async ({ controller, client }) => {

@@ -19,6 +19,8 @@ use crate::{root_files, sys, watch};
 
 /// Watches at the same time. The guest's programs need some of the kernel's 128 inotify instances, too.
 const WATCHES_MAX: usize = 32;
+/// Connections to ports at the same time. The other streams of the connection to the host are for everything else.
+const PORTS_MAX: usize = 128;
 
 pub struct Agent {
     /// The agent is PID 1 of a machine of its own, whose clock and names it may change.
@@ -31,6 +33,7 @@ pub struct Agent {
     pub interpreters: Arc<Interpreters>,
     pub freezer: Arc<Freezer>,
     watches: Arc<Semaphore>,
+    ports: Arc<Semaphore>,
     config: Mutex<Config>,
     identity: Mutex<identity::Current>,
     /// Held while an identity is taken on, so that two never mix.
@@ -55,6 +58,7 @@ impl Agent {
             interpreters: Arc::default(),
             freezer: Arc::default(),
             watches: Arc::new(Semaphore::new(WATCHES_MAX)),
+            ports: Arc::new(Semaphore::new(PORTS_MAX)),
             config: Mutex::default(),
             identity: Mutex::default(),
             identifying: tokio::sync::Mutex::default(),
@@ -84,6 +88,14 @@ impl Agent {
     pub fn watch_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = self.watches.clone().try_acquire_owned();
         permit.map_err(|_| watch::too_many(format!("{WATCHES_MAX} watches are open already")))
+    }
+
+    /// The right to one connection to a port, for as long as it is held.
+    pub fn port_permit(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        self.ports.clone().try_acquire_owned().map_err(|_| {
+            let message = format!("{PORTS_MAX} connections to ports are open already");
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, ErrorCode::TooManyConnections, message)
+        })
     }
 
     pub fn refresh(&self) -> &Refresh {

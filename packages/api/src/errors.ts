@@ -83,7 +83,7 @@ export const errorRegistry = {
   engine_missing: system(500, 'Install the package qemu-system-x86.'),
   engine_failed: system(500, 'The message contains what the VMM printed.'),
   network_unavailable: system(503, 'The network process is being restarted. Running sandboxes continue.'),
-  port_unreachable: user(502, 'Check that a program in the guest listens on the port, and not only on 127.0.0.1.'),
+  port_unreachable: user(502, 'Check that a program in the guest listens on the port.'),
   disk_server_unavailable: system(
     503,
     'The disk server is being restarted. Sandboxes that use their disk wait for it.',

@@ -96,6 +96,9 @@ export const limits = {
 
   /** Rules that allow, and as many that deny. A preset counts as its rules. */
   networkRulesMax: 256,
+  /** Lifetime of a signed URL of a port. */
+  portUrlSecsDefault: 3600,
+  portUrlSecsMax: 7 * 86_400,
   networkRuleCharsMax: 300,
   /** Length of the names and connections that a snapshot keeps of its guest. */
   networkInheritedCharsMax: 256 * 1024,

@@ -99,6 +99,8 @@ export const limits = {
     /** The time for which the other side of a connection may take or send nothing while it is its turn. */
     stallMs: 60_000,
     keepAliveMs: 60_000,
+    /** The time from a request for a port of a guest to the headers of the guest's reply. */
+    portHeadersTimeoutMs: 300_000,
     /** The interval at which the times above are checked. */
     checkMs: 1_000,
   },

@@ -2,6 +2,7 @@ import { statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { defaultListen, engineNames, limits } from '@forkd/api/constants';
+import type { PortDomain } from './http/ports/hosts.ts';
 import { UsageError } from './usage-error.ts';
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;
@@ -69,6 +70,14 @@ export const optionTable = {
     value: 'NAMES',
     parse: asHosts,
     help: 'names of this host by which TCP may be called, with commas between',
+  },
+  'port-domain': {
+    variable: 'FORKD_PORT_DOMAIN',
+    value: 'NAME',
+    parse: asDomain,
+    default: 'localhost',
+    help: 'ports of sandboxes have host names below it',
+    note: 'Behind a proxy: `https://NAME[:PORT]`. See [HTTP](../guides/network.md#http).',
   },
   'no-tcp': {
     variable: 'FORKD_NO_TCP',
@@ -224,6 +233,16 @@ function asHosts(text: string, option: string): string[] {
     if (name === '' || /^[a-z0-9_-]+(\.[a-z0-9_-]+)*$/i.test(name)) return name !== '';
     throw new UsageError(`${option} '${name}' is not the name of a host; give it without scheme and port.`);
   });
+}
+
+function asDomain(text: string, option: string): PortDomain {
+  const [, scheme, name = '', port] = /^(?:(https?):\/\/)?([^:/,]+)(?::(\d{1,5}))?$/.exec(text) ?? [];
+  if (name === '' || (port !== undefined && scheme === undefined) || Number(port) > 65_535) {
+    throw new UsageError(`${option} must be a name, or http(s)://NAME[:PORT], it is '${text}'.`);
+  }
+  asHosts(name, option);
+  if (scheme !== 'http' && scheme !== 'https') return { name, served: null };
+  return { name, served: { scheme, port: Number(port ?? (scheme === 'https' ? 443 : 80)) } };
 }
 
 function asResolvers(text: string, option: string): string[] {

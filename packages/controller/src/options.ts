@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { defaultListen, engineNames, limits, messageOf } from '@forkd/api/constants';
 import type { EngineName } from '@forkd/engine';
+import type { PortDomain } from './http/ports/hosts.ts';
 import {
   type Address,
   type LogLevel,
@@ -30,6 +31,8 @@ export interface Options {
   tls: { cert: string; key: string } | null;
   /** Further host names by which the port may be called. */
   allowHosts: readonly string[];
+  /** The domain of the host names that stand for ports of sandboxes. */
+  portDomain: PortDomain;
   /** Path of the audit log. `null`: none is kept. */
   auditLog: string | null;
   branchConcurrency: number;
@@ -110,6 +113,7 @@ export function parseCommand(argv: readonly string[], env: NodeJS.ProcessEnv): C
       tokenFile,
       tls: tlsPair(given('tls-cert'), given('tls-key')),
       allowHosts: given('allow-host') ?? [],
+      portDomain: given('port-domain') ?? { name: 'localhost', served: null },
       auditLog: given('audit-log'),
       branchConcurrency: given('branch-concurrency') ?? limits.branchConcurrencyDefault,
       engine,

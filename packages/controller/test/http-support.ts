@@ -5,6 +5,8 @@ import { freePort } from '@forkd/testing';
 import type { Logger } from 'pino';
 import { expect, onTestFinished } from 'vitest';
 import type { Backend, Ingress } from '../src/http/app-parts.ts';
+import { PortHosts } from '../src/http/ports/hosts.ts';
+import { PortKey } from '../src/http/ports/keys.ts';
 import { HttpServers } from '../src/http/servers.ts';
 import type { Tokens } from '../src/http/tokens.ts';
 import { HostNames } from '../src/http/web-guard.ts';
@@ -48,6 +50,8 @@ export class HttpLab {
       tokens,
       tls: null,
       hosts: new HostNames({ bind: { host: '127.0.0.1', port }, allowHosts: [] }, null),
+      ports: new PortHosts({ name: 'localhost', served: null }),
+      portKey: new PortKey(),
       audit: null,
       metrics: new Metrics(),
       bounds: limits.http,

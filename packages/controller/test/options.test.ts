@@ -23,6 +23,7 @@ test('defaults, environment, flags', () => {
     tokenFile: null,
     tls: null,
     allowHosts: [],
+    portDomain: { name: 'localhost', served: null },
     auditLog: null,
     branchConcurrency: 4,
     engine: 'qemu',

@@ -30,7 +30,7 @@ mode: string, mtime_unix: number, };
 /**
  * The code of a failure. Codes are stable: programs may rely on them.
  */
-export type ErrorCode = "bad_cwd" | "bad_identity" | "bad_path" | "bad_request" | "bad_signal" | "body_broken" | "body_too_large" | "directory_not_empty" | "freezer_unavailable" | "internal" | "interpreter_busy" | "interpreter_failed" | "interpreter_not_found" | "io_error" | "is_a_directory" | "no_space" | "no_such_route" | "not_a_directory" | "not_a_file" | "not_found" | "not_running" | "permission_denied" | "read_only" | "stdin_closed" | "too_many_commands" | "too_many_entries" | "too_many_watches" | "unknown_command" | "unknown_language" | "unknown_user";
+export type ErrorCode = "bad_cwd" | "bad_identity" | "bad_path" | "bad_request" | "bad_signal" | "body_broken" | "body_too_large" | "directory_not_empty" | "freezer_unavailable" | "internal" | "interpreter_busy" | "interpreter_failed" | "interpreter_not_found" | "io_error" | "is_a_directory" | "no_space" | "no_such_route" | "not_a_directory" | "not_a_file" | "not_found" | "not_running" | "permission_denied" | "port_unreachable" | "read_only" | "stdin_closed" | "too_many_commands" | "too_many_connections" | "too_many_entries" | "too_many_watches" | "unknown_command" | "unknown_language" | "unknown_user";
 
 export type EvalRequest = { language?: string, code: string, timeout_ms?: number, };
 

@@ -1,3 +1,4 @@
+import type { Duplex } from 'node:stream';
 import type * as request from './agent-wire.ts';
 import { openChannel } from './channel.ts';
 import { GuestError, type GuestErrorCode } from './errors.ts';
@@ -240,6 +241,12 @@ export class GuestAgent implements AsyncDisposable {
     const query = { path, recursive: options.recursive };
     const answer = await this.#http.request('GET', '/v1/watch', { query, wait: options, bounded: 'head' });
     return changesOf(answer.chunks(), answer.status);
+  }
+
+  /** Connects to a program that listens on a TCP port, also on loopback only. @throws GuestError `port_unreachable` */
+  async connectPort(port: number, wait?: WaitOptions): Promise<Duplex> {
+    const answer = await this.#http.request('POST', `/v1/ports/${port}`, { body: 'tunnel', wait, bounded: 'head' });
+    return answer.tunnel();
   }
 
   /** Evaluates code in the warm interpreter, which keeps its state. What the code does wrong is in the result. */

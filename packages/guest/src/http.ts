@@ -6,6 +6,7 @@ import {
   type IncomingHttpHeaders,
   type IncomingHttpStatusHeader,
 } from 'node:http2';
+import type { Duplex } from 'node:stream';
 import { encodeQueryValue } from '@forkd/api/constants';
 import type { Static, TSchema } from 'typebox';
 import type { Channel } from './channel.ts';
@@ -20,6 +21,7 @@ import {
   STREAM_WINDOW_BYTES,
   TRANSFER_STALL_MS,
 } from './limits.ts';
+import { Tunnel } from './tunnel.ts';
 import type { Budget } from './types.ts';
 import { Deadline, type WaitOptions } from './wait.ts';
 import { replies, type Reply } from './wire.ts';
@@ -29,7 +31,8 @@ export type Bytes = Uint8Array | AsyncIterable<Uint8Array>;
 export interface RequestOptions {
   query?: Record<string, string | number | boolean | undefined>;
   json?: unknown;
-  body?: Bytes | undefined;
+  /** `tunnel`: the body is written to the answer's tunnel. */
+  body?: Bytes | 'tunnel' | undefined;
   wait?: WaitOptions | undefined;
   /** Budget for the memory of the reply. */
   budget?: Budget | undefined;
@@ -47,6 +50,8 @@ export interface Answer {
   chunks(): AsyncGenerator<Uint8Array>;
   /** Gives up a body that nobody will read. */
   cancel(): void;
+  /** The two directions of a request that was made as a tunnel, in place of `chunks`. */
+  tunnel(): Duplex;
 }
 
 /** HTTP/2 with the agent, on a channel. */
@@ -118,7 +123,7 @@ export class Http {
     stream.on('error', () => {});
     if (bounded === 'transfer') stream.setTimeout(TRANSFER_STALL_MS, () => deadline.expire(TRANSFER_STALL_MS));
     try {
-      const sent = body === undefined ? undefined : send(body, stream);
+      const sent = body === undefined || body === 'tunnel' ? undefined : send(body, stream);
       const headers = await answerTo(stream);
       if (bounded === 'head' && options.wait?.timeoutMs === undefined) deadline.extend();
       const status = headers[':status'] ?? 0;
@@ -126,7 +131,8 @@ export class Http {
       if (status >= 400) throw await errorOf(status, chunks());
       await sent;
       const cancel = (): void => stream.close(constants.NGHTTP2_CANCEL);
-      return { status, headers, chunks, cancel };
+      const tunnel = (): Duplex => new Tunnel(stream, (count) => this.#intake.asked(count));
+      return { status, headers, chunks, cancel, tunnel };
     } catch (error) {
       throw this.#explain(error, stream, deadline);
     }

@@ -4,6 +4,7 @@ import type {
   CommandEvent,
   CommandInfo,
   ControllerEvent,
+  CreatePortUrlRequest,
   CreateSandboxesRequest,
   CreateSnapshotRequest,
   CreateWorkspaceRequest,
@@ -28,6 +29,7 @@ import type {
   NetworkPreset,
   PartialForkResponse,
   PingResponse,
+  PortUrl,
   PruneSnapshotsRequest,
   PruneSnapshotsResponse,
   SandboxInfo,
@@ -121,6 +123,11 @@ export class ForkdClient {
     options: CallOptions = {},
   ): AsyncGenerator<NetworkFlow> {
     return this.#transport.events({ method: 'GET', path: '/v1/network/flows', query, repeatable: 'never' }, options);
+  }
+
+  /** The URL of a port, which is of use without a token until it expires. */
+  createPortUrl(id: string, request: CreatePortUrlRequest, options: CallOptions = {}): Promise<PortUrl> {
+    return this.#transport.json({ method: 'POST', path: `${sandboxPath(id)}/urls`, json: request }, options);
   }
 
   /** Connects to a TCP port of a guest: sends `input` and yields what the guest sends. */

@@ -246,6 +246,16 @@ export class Sandbox {
     return this.client.setNetwork(this.id, policy, callOptions(options));
   }
 
+  /**
+   * The URL of a service of the guest that speaks HTTP, for browsers and programs. Where the controller asks for tokens it is signed, and of
+   * use without one until it expires: after an hour, unless `expiresSecs` says otherwise.
+   */
+  async getUrl(port: number, options: RequestOptions & { expiresSecs?: number | undefined } = {}): Promise<string> {
+    const { expiresSecs } = options;
+    const request = { port, ...(expiresSecs !== undefined && { expires_secs: expiresSecs }) };
+    return (await this.client.createPortUrl(this.id, request, callOptions(options))).url;
+  }
+
   /** Connects to a TCP port of the guest: sends `input` and yields what the guest sends. */
   connectPort(
     port: number,

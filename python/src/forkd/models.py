@@ -211,7 +211,9 @@ class CreateSnapshotRequest(TypedDict):
     tap: NotRequired[str | None]
     """Accepted for older clients. A guest has no tap device; a warning says so. See `network`."""
     network: NotRequired[NetworkPolicy | None]
-    """Gives the guest a network device, and says what its children may reach. It holds for the warm-up too. Default: no device, for good."""
+    """Gives the guest a network device, and says what its children may reach. It holds for the warm-up too, unless `warm_network` says otherwise. Without either there is no device, for good."""
+    warm_network: NotRequired[NetworkPolicy | None]
+    """What the guest may reach during its warm-up, in place of `network`. Its children have the device and the rules of `network`, which are none by default. Connections that the warm-up leaves open and `network` does not allow are reset."""
     boot_wait_secs: NotRequired[float]
     """With `rootfs`: how long to wait for the agent of the guest, in seconds."""
     source: NotRequired[str | None]

@@ -3,6 +3,7 @@
 mod body;
 mod commands;
 mod files;
+mod ports;
 #[cfg(test)]
 mod typescript;
 mod watch;
@@ -92,6 +93,7 @@ async fn route(agent: Arc<Agent>, request: Request<Incoming>) -> Result<Response
         (&Method::PUT, ["v1", "dir"]) => files::make_dir(&agent, &query).await,
         (&Method::GET, ["v1", "stat"]) => files::stat(&agent, &query).await,
         (&Method::GET, ["v1", "watch"]) => watch::watch(&agent, &query).await,
+        (&Method::POST, ["v1", "ports", port]) => ports::connect(&agent, port, body).await,
         (&Method::POST, ["v1", "rename"]) => files::rename(&agent, &query).await,
         (&Method::POST, ["v1", "eval"]) => {
             let request = json_of::<eval::Request>(body).await?;

@@ -112,6 +112,36 @@ export const NetworkFlowsQuery = Type.Object({
 });
 export type NetworkFlowsQuery = Static<typeof NetworkFlowsQuery>;
 
+export const CreatePortUrlRequest = Type.Object(
+  {
+    port: field(Type.Integer({ minimum: 1, maximum: 65_535 }), 'TCP port in the guest, of a service that speaks HTTP.'),
+    expires_secs: field(
+      Type.Optional(Type.Integer({ minimum: 1, maximum: limits.portUrlSecsMax, default: limits.portUrlSecsDefault })),
+      'How long the URL is of use without a token, in seconds. Without effect where the controller asks for no token.',
+    ),
+  },
+  { description: 'A port whose URL is asked for.', examples: [{ port: 8000, expires_secs: 3600 }] },
+);
+export type CreatePortUrlRequest = Static<typeof CreatePortUrlRequest>;
+
+export const PortUrl = Type.Object(
+  {
+    url: field(
+      Type.String(),
+      'The URL of the root of the service. Whoever has it may call this port until it expires.',
+    ),
+    expires_at_unix: field(
+      Nullable(Count),
+      'When the URL is of no use any more, in seconds since 1970. `null`: the controller asks for no token.',
+    ),
+  },
+  {
+    description: 'Where a port of a sandbox is called.',
+    examples: [{ url: 'http://8000-sb-3f9a1c0b7e.localhost:8889/', expires_at_unix: null }],
+  },
+);
+export type PortUrl = Static<typeof PortUrl>;
+
 export const PortParams = Type.Object({
   id: field(Type.String(), 'Id or name of the sandbox.', 'sb-3f9a1c0b7e'),
   port: field(Type.Integer({ minimum: 1, maximum: 65_535 }), 'TCP port in the guest.', 8000),

@@ -3,6 +3,8 @@ import type { AuditLog } from '../observe/audit.ts';
 import type { Metrics } from '../observe/metrics.ts';
 import type { Run } from '../operations/host.ts';
 import type { Replies } from '../state/replies.ts';
+import type { PortHosts } from './ports/hosts.ts';
+import type { PortKey } from './ports/keys.ts';
 import type { HttpBounds } from './server-factory.ts';
 import type { Signals } from './signals.ts';
 import type { TlsFiles } from './tls.ts';
@@ -32,6 +34,10 @@ export interface Ingress {
   tls: TlsFiles | null;
   /** The host names by which the TCP port may be called. */
   hosts: HostNames;
+  /** The host names of ports of sandboxes. */
+  ports: PortHosts;
+  /** Signs URLs of ports. */
+  portKey: PortKey;
   audit: AuditLog | null;
   metrics: Metrics;
   bounds: HttpBounds;

@@ -6,6 +6,10 @@ import { answerClientError, errorHandler } from './errors.ts';
 import { readJsonBodies } from './json-body.ts';
 import { answerUnknownRoutes } from './not-found.ts';
 import { describeRoutes } from './openapi/document.ts';
+import { admitToPort } from './ports/admit.ts';
+import { portCallOf, routedUrl } from './ports/calls.ts';
+import type { PortHosts } from './ports/hosts.ts';
+import { forwardToPorts } from './ports/route.ts';
 import { requestIdOf, whereOf } from './request-id.ts';
 import { commandRoutes } from './routes/commands.ts';
 import { docsRoutes } from './routes/docs.ts';
@@ -25,8 +29,9 @@ import { keepPagesOut } from './web-guard.ts';
 
 /** The HTTP side of the controller, for one listener. */
 export function buildApp(parts: AppParts): FastifyInstance {
-  const app = guardedApp(parts, errorHandler);
+  const app = guardedApp(parts, errorHandler, parts.ports);
   askForToken(app, parts);
+  forwardToPorts(app, parts);
   answerUnknownRoutes(app);
   reportUnknownFields(app);
   const documentOf = describeRoutes(app);
@@ -43,16 +48,24 @@ export function buildApp(parts: AppParts): FastifyInstance {
   return app;
 }
 
-/** A server without routes, which bounds, follows and guards each request. `onError` replies to those that fail. */
-export function guardedApp(parts: AppParts, onError: typeof errorHandler): FastifyInstance {
+/**
+ * A server without routes, which bounds, follows and guards each request. `onError` replies to those that fail. `ports` are the host
+ * names that stand for ports of sandboxes; without them every request is for the server itself.
+ */
+export function guardedApp(
+  parts: AppParts,
+  onError: typeof errorHandler,
+  ports: PortHosts | null = null,
+): FastifyInstance {
   const { log, bounds, listener, metrics } = parts;
   const tls = listener === 'tcp' ? parts.tls : null;
   const app = Fastify({
     bodyLimit: limits.jsonBodyBytesMax,
-    serverFactory: (handler) => makeServer(handler, bounds, tls, () => metrics.connectionRefused()),
+    serverFactory: (handler) => makeServer(handler, bounds, tls, ports, () => metrics.connectionRefused()),
     forceCloseConnections: 'idle',
     // Let the route refuse an id that is too long: otherwise the reply would say that the route does not exist.
     routerOptions: { maxParamLength: bounds.urlBytesMax, querystringParser: parseQuery },
+    rewriteUrl: (raw) => (ports === null ? (raw.url ?? '/') : routedUrl(ports, raw)),
     genReqId: (raw) => requestIdOf(raw),
     logController: new LogController({ disableRequestLogging: true, requestIdLogLabel: 'request_id' }),
     childLoggerFactory: (_none, bindings) => log.child(bindings),
@@ -69,7 +82,7 @@ export function guardedApp(parts: AppParts, onError: typeof errorHandler): Fasti
   trackRequests(app, parts);
   refuseLongUrls(app, bounds.urlBytesMax);
   wantHost(app);
-  if (listener === 'tcp') keepPagesOut(app, parts.hosts);
+  if (listener === 'tcp') keepPagesOut(app, parts.hosts, ports);
   return app;
 }
 
@@ -94,10 +107,13 @@ function wantHost(app: FastifyInstance): void {
 }
 
 /** Requires a token on the TCP port only: the unix socket is for its owner alone. `/healthz` needs no token. */
-function askForToken(app: FastifyInstance, { tokens, listener }: AppParts): void {
-  if (tokens === null || listener === 'socket') return;
+function askForToken(app: FastifyInstance, { tokens, listener, portKey, tls }: AppParts): void {
+  const isAsked = tokens !== null && listener === 'tcp';
+  const gate = { tokens, isAsked, key: portKey, isTls: listener === 'tcp' && tls !== null };
   app.addHook('onRequest', async (request, reply) => {
-    if (request.method === 'GET' && request.url === '/healthz') return;
+    const call = portCallOf(request.raw);
+    if (call !== null) return admitToPort(request, reply, call, gate);
+    if (!isAsked || (request.method === 'GET' && request.url === '/healthz')) return;
     reply.header('www-authenticate', 'Bearer');
     request.tokenId = await tokens.check(whereOf(request), request.headers.authorization);
     reply.removeHeader('www-authenticate');

@@ -1,3 +1,4 @@
+import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { limits } from '../limits.ts';
 import { AuditLog } from '../observe/audit.ts';
@@ -6,6 +7,8 @@ import { openTracing } from '../observe/tracing.ts';
 import type { Options } from '../options.ts';
 import type { Scope } from '../scope.ts';
 import type { Ingress } from './app-parts.ts';
+import { PortHosts } from './ports/hosts.ts';
+import { PortKey } from './ports/keys.ts';
 import { TlsFiles } from './tls.ts';
 import { Tokens } from './tokens.ts';
 import { HostNames } from './web-guard.ts';
@@ -20,9 +23,11 @@ export async function openIngress(options: Options, log: Logger, scope: Scope): 
   const closeTracing = await openTracing(process.env, log);
   scope.defer('the spans', () => closeTracing?.());
   const hosts = new HostNames(options, tls);
+  const ports = new PortHosts(options.portDomain);
+  const portKey = await PortKey.open(join(options.dataDir, 'port-urls.key'));
   const metrics = new Metrics();
   scope.defer('the look at the event loop', metrics.watchEventLoop());
-  return { tokens, tls, hosts, audit, metrics, bounds: limits.http, log };
+  return { tokens, tls, hosts, ports, portKey, audit, metrics, bounds: limits.http, log };
 }
 
 /** Opens the files again, since they were changed or moved away. */

@@ -3,6 +3,8 @@ import { createServer as createTlsServer } from 'node:https';
 import type { Socket } from 'node:net';
 import type { limits } from '../limits.ts';
 import { answerConnect } from './errors.ts';
+import { requestClass } from './ports/calls.ts';
+import type { PortHosts } from './ports/hosts.ts';
 import type { TlsFiles } from './tls.ts';
 
 /** Bounds of the cost of one connection. Tests use smaller ones. */
@@ -18,9 +20,11 @@ export function makeServer(
   handler: RequestListener,
   bounds: HttpBounds,
   tls: TlsFiles | null,
+  ports: PortHosts | null,
   onRefused: () => void,
 ): Server {
   const options = {
+    ...(ports !== null && { IncomingMessage: requestClass(ports) }),
     maxHeaderSize: bounds.headerBytesMax,
     headersTimeout: bounds.headersTimeoutMs,
     // An upload may take any time, as long as bytes arrive.

@@ -76,6 +76,7 @@ export class HttpServers {
       const { port: actual } = app.server.address() as AddressInfo;
       const authority = `${isIPv6(host) ? `[${host}]` : host}:${actual}`;
       const scheme = this.#ingress.tls === null ? 'http' : 'https';
+      if (option === '--bind') this.#ingress.ports.serve({ scheme, port: actual });
       const field = option === '--e2b' ? 'e2b' : 'address';
       this.#ingress.log.info({ [field]: `${scheme}://${authority}` }, 'listening');
     }

@@ -39,15 +39,26 @@ export class Tokens {
   /** Returns the id of the token that the header of a request shows. Throws `unauthorized` unless it is one of ours. */
   async check(what: string, authorization: string | undefined): Promise<string> {
     await this.reload();
-    const shown = /^Bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
+    const shown = tokenIn(authorization);
     if (shown === undefined) {
       throw new ApiError('unauthorized', `${what}: the request has no bearer token.`, { hint: NO_TOKEN_HINT });
     }
     const digest = digestOf(shown);
-    // Compare with every token, even after a match, so that the time taken reveals nothing.
-    const fits = this.#digests.filter((known) => timingSafeEqual(known, digest)).length > 0;
-    if (!fits) throw new ApiError('unauthorized', `${what}: the bearer token is not one of the controller's.`);
+    if (!this.#knows(digest))
+      throw new ApiError('unauthorized', `${what}: the bearer token is not one of the controller's.`);
     return digest.toString('hex').slice(0, ID_DIGITS);
+  }
+
+  /** True if the header of a request shows one of our tokens. */
+  async has(authorization: string | undefined): Promise<boolean> {
+    await this.reload();
+    const shown = tokenIn(authorization);
+    return shown !== undefined && this.#knows(digestOf(shown));
+  }
+
+  /** Compares with every token, even after a match, so that the time taken reveals nothing. */
+  #knows(digest: Buffer): boolean {
+    return this.#digests.filter((known) => timingSafeEqual(known, digest)).length > 0;
   }
 
   /** A wrong file after a change leaves the earlier tokens in force, so that its author is not locked out. */
@@ -62,6 +73,10 @@ export class Tokens {
       this.#log.error({ reason: messageOf(error) }, 'the token file has changed and is wrong: the earlier tokens stay');
     }
   }
+}
+
+function tokenIn(authorization: string | undefined): string | undefined {
+  return /^Bearer +(\S+) *$/i.exec(authorization ?? '')?.[1];
 }
 
 async function stampOf(path: string): Promise<string> {

@@ -4,6 +4,9 @@ import { ApiError } from '@forkd/api';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { type Options, isLoopback } from '../options.ts';
 import { excerpt } from './excerpt.ts';
+import { portCallOf } from './ports/calls.ts';
+import { keepPagesOffPort } from './ports/guard.ts';
+import type { PortHosts } from './ports/hosts.ts';
 import { whereOf } from './request-id.ts';
 import type { TlsFiles } from './tls.ts';
 
@@ -39,11 +42,17 @@ export class HostNames {
  * but its `Host`, `Origin` and `Sec-Fetch-Site` headers truthfully say where they go and come from. Other programs do not
  * send the last two.
  */
-export function keepPagesOut(app: FastifyInstance, names: HostNames): void {
+export function keepPagesOut(app: FastifyInstance, names: HostNames, ports: PortHosts | null): void {
   app.addHook('onRequest', async (request) => {
     const { host, origin, 'sec-fetch-site': site } = request.headers;
-    if (host !== undefined && !names.has(host)) {
+    const call = portCallOf(request.raw);
+    const isNamed = call !== null && call.prefix === null;
+    if (host !== undefined && !isNamed && !names.has(host)) {
       throw new ApiError('host_not_allowed', `${whereOf(request)}: this controller is not ${excerpt(host)}.`);
+    }
+    if (call !== null && ports !== null) {
+      keepPagesOffPort(request, call, ports);
+      return;
     }
     if (origin !== undefined && !isSameOrigin(origin, host)) throw foreign(request, `of ${excerpt(origin)}`);
     if (site !== undefined && site !== 'same-origin' && site !== 'none') {

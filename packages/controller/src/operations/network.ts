@@ -7,7 +7,7 @@ import {
   type NetworkPreset,
   type SandboxInfo,
 } from '@forkd/api';
-import type { Net } from '@forkd/engine';
+import { EngineError, type Net } from '@forkd/engine';
 import { messageOf, withContext } from '../errors.ts';
 import { networkPresets } from '../runtime/network-presets.ts';
 import { policyOf } from '../runtime/network-rules.ts';
@@ -19,25 +19,33 @@ const LOST = 'Its network was lost with the network process. A fork of it has on
 
 /** Changes what a sandbox may reach, from now on: open connections that are no longer allowed are reset. */
 export async function setNetwork(host: Host, idOrName: string, network: NetworkPolicy): Promise<SandboxInfo> {
-  const policy = policyOf(network);
-  const { registry, events, log } = host;
+  // A rule that is none is refused before anything waits.
+  policyOf(network);
+  const { registry, events } = host;
   const { id, changes } = registry.find(idOrName);
   return changes.run(async () => {
     const sandbox = registry.find(id);
-    const key = keyOf(sandbox);
-    // Noted first: a network process that is started meanwhile gets the newest policy.
-    const before = sandbox.record.network ?? {};
-    await registry.note(sandbox, { network });
-    try {
-      const reset = await networkOf(host).setPolicy(key, policy);
-      log.info({ sandbox: id, reset }, 'the network of a sandbox was changed');
-    } catch (error) {
-      await registry.note(sandbox, { network: before });
-      throw withContext(`Sandbox ${id}`, error);
-    }
+    await applyNetwork(host, sandbox, network);
     events.emit('sandbox.updated', subjectOf(sandbox));
     return sandbox.info();
   });
+}
+
+/** Changes what a guest may reach, also that of a template which is being built. */
+export async function applyNetwork(host: Host, sandbox: Sandbox, network: NetworkPolicy): Promise<void> {
+  const { registry, log } = host;
+  const policy = policyOf(network);
+  const key = keyOf(sandbox);
+  // Noted first: a network process that is started meanwhile gets the newest policy.
+  const before = sandbox.record.network ?? {};
+  await registry.note(sandbox, { network });
+  try {
+    const reset = await networkOf(host).setPolicy(key, policy);
+    log.info({ sandbox: sandbox.id, reset }, 'the network of a sandbox was changed');
+  } catch (error) {
+    await registry.note(sandbox, { network: before });
+    throw withContext(`Sandbox ${sandbox.id}`, error);
+  }
 }
 
 export function listNetworkPresets(): NetworkPreset[] {
@@ -54,14 +62,30 @@ export function readFlows(
   return flows.read({ sandbox: named ?? sandbox, follow }, signal);
 }
 
-/** Connects to a TCP port of a guest. */
+/**
+ * Connects to a TCP port of a guest: by the network, where the guest has one, and else by its agent, which reaches what listens on
+ * loopback only.
+ */
 export async function connectPort(host: Host, idOrName: string, port: number, signal: AbortSignal): Promise<Duplex> {
   const sandbox = host.registry.running(idOrName);
+  const key = sandbox.record.vm?.networkKey;
+  const byAgent = () =>
+    sandbox.guest.call((agent) => agent.connectPort(port, { signal }), { signal, repeatable: true });
+  if (key === undefined || host.network === null) return byAgent();
   try {
-    return await networkOf(host).dial(keyOf(sandbox), port, signal);
+    return await host.network.dial(key, port, signal);
   } catch (error) {
-    throw withContext(`Port ${port} of sandbox ${sandbox.id}`, error);
+    if (!(error instanceof EngineError && error.code === 'refused')) throw withContext(whereOf(sandbox, port), error);
+    return byAgent().catch((later: unknown) => {
+      // The agent of an older template knows no ports.
+      const isOld = later instanceof ApiError && later.code === 'unsupported';
+      throw isOld ? withContext(whereOf(sandbox, port), error) : later;
+    });
   }
+}
+
+function whereOf({ id }: Sandbox, port: number): string {
+  return `Port ${port} of sandbox ${id}`;
 }
 
 /** Binds the wires of all sandboxes to a network process that was started or found again, and releases those of no sandbox. */

@@ -200,6 +200,12 @@ class AsyncForkdClient:
     ) -> models.SandboxInfo:
         return await self._ask(RequestSpec("PUT", f"{_sandbox(id)}/network", json=policy), request_timeout)
 
+    async def create_port_url(
+        self, id: str, request: models.CreatePortUrlRequest, *, request_timeout: float | None = None
+    ) -> models.PortUrl:
+        """The URL of a port, which is of use without a token until it expires."""
+        return await self._ask(RequestSpec("POST", f"{_sandbox(id)}/urls", json=request), request_timeout)
+
     async def list_network_presets(self, *, request_timeout: float | None = None) -> list[models.NetworkPreset]:
         return await self._ask(RequestSpec("GET", "/v1/network/presets"), request_timeout)
 

@@ -235,6 +235,19 @@ class Sandbox:
         """Makes a round trip to the agent in the guest."""
         return self.client.ping(self.id, request_timeout=request_timeout)
 
+    def get_url(
+        self, port: int, *, expires_secs: int | None = None, request_timeout: float | None = None
+    ) -> str:
+        """The URL of a service of the guest that speaks HTTP, for browsers and programs.
+
+        Where the controller asks for tokens it is signed, and of use without one until it expires: after an hour, unless
+        `expires_secs` says otherwise.
+        """
+        request: models.CreatePortUrlRequest = {"port": port}
+        if expires_secs is not None:
+            request["expires_secs"] = expires_secs
+        return (self.client.create_port_url(self.id, request, request_timeout=request_timeout))["url"]
+
     def set_network(
         self, policy: models.NetworkPolicy, *, request_timeout: float | None = None
     ) -> models.SandboxInfo:

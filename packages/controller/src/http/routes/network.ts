@@ -1,27 +1,52 @@
 import { pipeline, Readable } from 'node:stream';
 import {
+  ApiError,
+  CreatePortUrlRequest,
+  limits,
   NDJSON_MEDIA_TYPE,
   NetworkFlow,
   NetworkFlowsQuery,
   NetworkPolicy,
   NetworkPresetList,
   PortParams,
+  PortUrl,
   SandboxInfo,
   SandboxParams,
 } from '@forkd/api';
 import type { FastifyInstance } from 'fastify';
+import { unixNow } from '../../clock.ts';
+import { getSandbox } from '../../operations/inspect.ts';
 import { connectPort, listNetworkPresets, readFlows, setNetwork } from '../../operations/network.ts';
 import type { AppParts } from '../app-parts.ts';
 import { sandboxErrors } from '../openapi/errors.ts';
 import { bytes, json, lines, operationsOf } from '../openapi/operation.ts';
+import { ACCESS } from '../ports/access.ts';
 import { rawBody, withRawBodies } from '../raw-body.ts';
 import { sendList } from '../streams.ts';
 import type { SchemaTypes } from '../validation.ts';
 
-export function networkRoutes(instance: FastifyInstance, { run, signals }: AppParts): void {
+export function networkRoutes(instance: FastifyInstance, { run, signals, ports, portKey, tokens }: AppParts): void {
   const app = instance.withTypeProvider<SchemaTypes>();
   const setting = { schema: { params: SandboxParams, body: NetworkPolicy }, config: described.set };
   app.put('/v1/sandboxes/:id/network', setting, (request) => run(setNetwork, request.params.id, request.body));
+  const naming = { schema: { params: SandboxParams, body: CreatePortUrlRequest }, config: described.portUrl };
+  app.post('/v1/sandboxes/:id/urls', naming, (request): PortUrl => {
+    const { port, expires_secs: secs = limits.portUrlSecsDefault } = request.body;
+    const { id: sandbox } = run(getSandbox, request.params.id);
+    const url = ports.urlOf({ sandbox, port });
+    if (url === null) {
+      throw new ApiError(
+        'unsupported',
+        `Port ${port} of sandbox ${sandbox} has no URL: the controller serves no TCP.`,
+        {
+          hint: 'Start the controller without --no-tcp, or call the port by its path on the unix socket.',
+        },
+      );
+    }
+    if (tokens === null) return { url, expires_at_unix: null };
+    const expiresUnix = unixNow() + secs;
+    return { url: `${url}?${ACCESS}=${portKey.sign({ sandbox, port }, expiresUnix)}`, expires_at_unix: expiresUnix };
+  });
   app.get('/v1/network/presets', { config: described.presets }, (_request, reply) =>
     sendList(reply, run(listNetworkPresets)),
   );
@@ -63,6 +88,13 @@ const described = {
     replies: { 200: json('The sandbox.', SandboxInfo) },
     errors: networkErrors,
   }),
+  portUrl: operation('createPortUrl', 'Gives the URL of a port of a sandbox.', {
+    description:
+      'The URL has a host name of its own, so that a browser can open it. Where the controller asks for tokens, the URL is signed, ' +
+      'and is of use without a token until it expires; a URL cannot be taken back before.',
+    replies: { 200: json('The URL.', PortUrl) },
+    errors: [...sandboxErrors, 'unsupported'],
+  }),
   presets: operation('listNetworkPresets', 'Lists the rules that have a name.', {
     replies: { 200: json('The presets.', NetworkPresetList) },
     errors: [],
@@ -75,8 +107,8 @@ const described = {
   port: operation('connectPort', 'Connects to a TCP port of a sandbox.', {
     description:
       'The body of the request goes to the guest as it comes, and the body of the reply comes from the guest. The reply ' +
-      'begins when the guest has accepted. No rule is needed. The service must listen on all addresses of the guest, not only ' +
-      'on 127.0.0.1.',
+      'begins when the guest has accepted. No rule is needed. With a path after the port (`/v1/sandboxes/{id}/ports/{port}/`, or ' +
+      'any longer one) the request itself, whatever its method, is passed on to an HTTP service on that port.',
     rawBody: 'Bytes for the guest. Its end closes that direction of the connection.',
     replies: { 200: bytes('Bytes of the guest.', 'application/octet-stream', 'HTTP/1.1 200 OK\r\n') },
     errors: [...networkErrors, 'sandbox_paused', 'port_unreachable', 'busy'],
