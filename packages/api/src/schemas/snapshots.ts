@@ -192,8 +192,13 @@ export const CreateSnapshotRequest = Type.Object(
     ),
     network: field(
       Omittable(NetworkPolicy),
-      'Gives the guest a network device, and says what its children may reach. It holds for the warm-up too. Default: no ' +
-        'device, for good.',
+      'Gives the guest a network device, and says what its children may reach. It holds for the warm-up too, unless ' +
+        '`warm_network` says otherwise. Without either there is no device, for good.',
+    ),
+    warm_network: field(
+      Omittable(NetworkPolicy),
+      'What the guest may reach during its warm-up, in place of `network`. Its children have the device and the rules of `network`, ' +
+        'which are none by default. Connections that the warm-up leaves open and `network` does not allow are reset.',
     ),
     boot_wait_secs: field(
       Type.Optional(Type.Number({ default: limits.bootWaitSecsDefault, minimum: 0, maximum: limits.bootWaitSecsMax })),

@@ -48,6 +48,10 @@ export const fromImage = defineCommand<Options>({
       line: 'forkd from-image python --tag net --net none --allow python-packages',
       summary: 'with a network that reaches the package index of Python and nothing else',
     },
+    {
+      line: 'forkd from-image python --tag app --warm-net python-packages --copy ./app:/srv -- pip install -r /srv/requirements.txt',
+      summary: 'a warm-up that reaches the package index, and children that do not',
+    },
     { line: 'forkd from-image docker.io/library/alpine:3 --tag alpine', summary: 'an image of a registry' },
     {
       line: 'forkd from-image ./rootfs --tag mine -- /opt/fill-caches',

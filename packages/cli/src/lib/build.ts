@@ -6,11 +6,18 @@ import type { OptionSpec } from '../command.ts';
 import type { Context } from '../context.ts';
 import { Progress } from '../output/progress.ts';
 import { formatMs } from '../output/text.ts';
-import { networkOf, networkOptions, type NetworkOptions } from '../parse/network-options.ts';
+import {
+  networkOf,
+  networkOptions,
+  type NetworkOptions,
+  warmNetworkOf,
+  warmNetworkOptions,
+  type WarmNetworkOptions,
+} from '../parse/network-options.ts';
 import { integer, seconds } from '../parse/parse.ts';
 
 /** Options that all verbs that boot a template share. */
-export interface TemplateOptions extends NetworkOptions {
+export interface TemplateOptions extends NetworkOptions, WarmNetworkOptions {
   kernel?: string;
   warm?: string;
   warmFile?: string;
@@ -44,6 +51,7 @@ export const templateOptions: readonly OptionSpec[] = [
     parse: seconds('--boot-wait-secs', limits.bootWaitSecsMax),
   },
   ...networkOptions,
+  ...warmNetworkOptions,
   { flags: '--tap <device>', summary: 'tap device for the template' },
   {
     flags: '--vcpus <n>',
@@ -73,6 +81,8 @@ export async function templateFields(options: TemplateOptions): Promise<Partial<
   if (options.tap !== undefined) fields.tap = options.tap;
   const network = networkOf(options);
   if (network !== undefined) fields.network = network;
+  const warmNetwork = warmNetworkOf(options);
+  if (warmNetwork !== undefined) fields.warm_network = warmNetwork;
   if (options.vcpus !== undefined) fields.vcpus = options.vcpus;
   if (options.diskGib !== undefined) fields.disk_gib = options.diskGib;
   if (options.cpuModel !== undefined) fields.cpu_model = options.cpuModel;

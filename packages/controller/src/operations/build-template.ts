@@ -7,6 +7,7 @@ import {
   type CreateSnapshotRequest,
   limits as apiLimits,
   MIB,
+  type NetworkPolicy,
   newSandboxId,
   type SnapshotInfo,
   type SnapshotResultEvent,
@@ -31,6 +32,7 @@ import { admit } from './admission.ts';
 import { awaitAgent, inStage } from './await-agent.ts';
 import type { Host } from './host.ts';
 import { markNetwork } from './mark-network.ts';
+import { applyNetwork } from './network.ts';
 import { newFacts } from './new-facts.ts';
 import type { OnProgress } from './progress.ts';
 import { readRootFile, type Root } from './root-file.ts';
@@ -100,7 +102,8 @@ export async function buildTemplate(
 async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotContents> {
   const { draft, request, signal, onProgress } = of;
   const memMib = request.mem_mib ?? apiLimits.memMibDefault;
-  const policy = request.network == null ? null : policyOf(request.network);
+  const network = networkAfterwards(request);
+  const policy = network === null ? null : policyOf(request.warm_network ?? network);
   // Asked first: an image can take minutes to make.
   await admit(`A boot with ${memMib} MiB`, 1, memMib * MIB + limits.vmOverheadBytes);
   const root = await rootOf(host, of);
@@ -133,6 +136,7 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
   onProgress('warm', 'warming up');
   const warming = warm(sandbox, { image: root.config, request, signal: guestSignal, onProgress });
   const python = await inStage('warm_failed', sandbox, warming);
+  if (request.warm_network != null) await applyNetwork(host, sandbox, network ?? {});
   done.warmDoneMs = performance.now();
 
   onProgress('snapshot', 'taking the snapshot');
@@ -140,19 +144,24 @@ async function build(host: Host, of: Build, done: StageTimes): Promise<SnapshotC
   const taken = await withDeadline(limits.branchTimeoutMs, guestSignal, late, (inTime) =>
     vm.branch({ mode: 'diff', resume: false }, { signal: inTime }),
   );
-  const network = await markNetwork(host, sandbox);
+  const marked = await markNetwork(host, sandbox);
   // The VM was not resumed, so that its pause says nothing. A template holds all pages that were written.
   const whole = { ...taken.stats, diff_us: 0 };
   const { pause_us: _us, pause_ms: _ms, ...stats } = statsOf(whole, 'full', machine.mem_mib);
   draft.stats = { ...stats, ...stageMs(done) };
   const blobOf = ({ digest, size }: { digest: string; size: number }) => ({ digest: asDigest(digest), size });
   return {
-    facts: { machine, image: root.config, source: root.source, python, refresh, network },
+    facts: { machine, image: root.config, source: root.source, python, refresh, network: marked },
     memory: taken.stack.map(blobOf),
     deviceState: blobOf(taken.device_state),
     rootDisk,
     disk: (taken.disk ?? []).map(blobOf),
   };
+}
+
+/** The network of the children. `null`: neither they nor the warm-up have one. */
+function networkAfterwards({ network, warm_network: warmNetwork }: CreateSnapshotRequest): NetworkPolicy | null {
+  return network ?? (warmNetwork == null ? null : {});
 }
 
 async function rootOf({ paths }: Host, { request, signal, onProgress }: Build): Promise<Root> {
@@ -196,7 +205,7 @@ async function assertReplaceable({ catalog, workspaces }: Host, tag: string): Pr
 async function kernelOf({ boot }: Host, { request, signal, onProgress }: Build): Promise<KernelFiles> {
   const own = request.kernel == null ? {} : { kernelFile: resolve(request.kernel) };
   const disk = request.disk_gib != null;
-  const network = request.network != null;
+  const network = networkAfterwards(request) !== null;
   return boot.files({ ...own, disk, network, signal, onProgress: (line) => onProgress('kernel', line) });
 }
 
@@ -242,7 +251,7 @@ async function bootVm(
     source: root.source,
     python: false,
     refresh: null,
-    ...(request.network != null && { network: request.network }),
+    ...(policy !== null && { network: request.warm_network ?? request.network ?? {} }),
   });
   const sandbox = await registry.reserve(record, [rootDisk.digest, ...(disk?.layers ?? [])]);
   scope.defer(`the VM of template '${draft.tag}'`, () => registry.end(sandbox));
