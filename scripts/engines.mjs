@@ -59,7 +59,7 @@ const meanings = {
   full: 'a branch that copies all of memory in the pause',
   diff: 'a branch that copies what changed, in the pause',
   live: 'a branch that copies while the source keeps running',
-  window_inside: 'the pause of a live branch is conducted inside QEMU',
+  window_inside: 'the pause of a live branch is conducted inside QEMU, and waiting VMMs load snapshots ahead',
   pause: 'a sandbox is stopped until it is resumed',
   memory_limit: '`memory_limit_mib` of a fork',
   disk: '`disk_gib` of a template: a disk that branches capture',

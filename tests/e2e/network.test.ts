@@ -22,7 +22,10 @@ const PIECES = 96;
 const internet = await Internet.start();
 afterAll(() => internet[Symbol.asyncDispose]());
 
-const test = base.override('controllerOptions', { args: ['--resolver', internet.resolver, '--vmm-pool', '1'] });
+const test = base.override('controllerOptions', {
+  args: ['--resolver', internet.resolver, '--vmm-pool', '3'],
+  knowsKernel: true,
+});
 
 /** A page, an endless conversation, and a long file, each at a port of its own. */
 let page: number;

@@ -11,6 +11,7 @@ import {
   drawMore,
   type DrawOptions,
   forkOne,
+  Lab,
   notesOf,
   sh,
   shell,
@@ -181,6 +182,24 @@ describe('a child whose generator was made its own', () => {
       const number = await sh(child.agent, `od -An -tu8 -j16 -N8 ${PAGE}`);
       expect(Number(number)).toBe(1 + depth);
       await lab.end(child);
+    }
+  });
+
+  test('has one of its own also in VMMs that had loaded it ahead', async () => {
+    await using lab = await Lab.start({ poolMax: 3 });
+    const guest = await lab.join(await lab.restore(await lab.sharedTemplate('plain')));
+    const { entries: refresh } = await guest.agent.refresh();
+    const point = lab.point(guest, await lab.branch(guest, { mode: 'diff', resume: false }));
+    await lab.end(guest);
+    // All but one load it.
+    await lab.fill(point, 3, refresh);
+    const children = await Promise.all([0, 1, 2].map(async () => lab.join(await lab.restore(point, { refresh }))));
+    const draws = children.map(({ agent }) => sh(agent, 'od -An -tx8 -w32 -N32 /dev/urandom'));
+    expect(new Set(await Promise.all(draws)).size).toBe(3);
+    for (const child of children) {
+      expect(Number(await sh(child.agent, `od -An -tu8 -j16 -N8 ${PAGE}`))).toBe(2);
+      const { audit } = await lab.branch(child, { mode: 'live', audit: true });
+      expect(audit).toMatchObject({ differing_pages: 0, checked_pages: 65_536 });
     }
   });
 

@@ -29,7 +29,8 @@ const test = base
   .override('controllerOptions', { scope: 'file' }, ({ hostDisk }) => ({
     dir: join(hostDisk, 'data'),
     template: false,
-    args: ['--vmm-pool', '1'],
+    args: ['--vmm-pool', '3'],
+    knowsKernel: true,
   }))
   .extend('tag', { scope: 'file' }, async ({ client }) => {
     await client.createSnapshot({ tag: 'disk', ...DISK_TEMPLATE });

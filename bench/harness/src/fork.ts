@@ -27,7 +27,7 @@ const IDLE_MS = 1_000;
 
 const METHOD = [
   'A template of a 256 MiB guest with nothing but busybox; n children of it are asked for at the same time.',
-  'Batches of four kinds by turns: QEMU alone, children that are left alone, children that are asked at once, and children from a pool that has as many waiting.',
+  'Batches of four kinds by turns: QEMU alone, children that are left alone, children that are asked at once, and children from a pool in which as many have loaded the template ahead, and one more waits.',
   'running: from asking for the n children until each of them runs. floor: the same VM restored by QEMU alone, n at the same time, its memory a private mapping of one plain file in a tmpfs; no shim, no pager.',
   'first exec: from asking for the n until each has taken an identity and has answered a command (true); all: until the last of them has.',
   'Memory is that of the guest’s RAM, after a second of idling: private is what the guest has written, shared what it has looked at of the template, proportional its share of both. After exec: once a child has answered.',
@@ -49,8 +49,8 @@ export async function benchFork(setting: ForkSetting, run: Run): Promise<ForkRep
   const template = await lab.template();
   await using bare = await BareImage.make(lab, template);
   for (const n of setting.counts) {
-    // A pool refills itself. A pool for more VMMs than are taken would start some during the other batches.
-    await using pool = await Lab.start({ signal: run.signal, poolMax: n });
+    // The last VMM of a pool loads nothing ahead.
+    await using pool = await Lab.start({ signal: run.signal, poolMax: n + 1 });
     const batches = new Batches({ n, lab, template, bare, pool, poolTemplate: await pool.template(), run });
     const rounds = Math.max(1, Math.ceil(setting.iterations / n));
     for (let batch = 0; batch < rounds; batch += 1) {
@@ -151,11 +151,11 @@ class Batches {
 
   async #pooled(): Promise<Result[]> {
     const { n, pool, poolTemplate } = this.#parts;
-    await pool.fill(poolTemplate, n);
+    await pool.fill(poolTemplate, n + 1);
     const started = await restoreAll(pool, poolTemplate, n);
     await settled(started.map(({ vm }) => pool.kill(vm)));
     // VMMs that refill the pool must not start beside the next batch.
-    await pool.fill(poolTemplate, n);
+    await pool.fill(poolTemplate, n + 1);
     return started.map(({ ms }, child) => ({ kind: 'pool' as const, child, ms: round(ms) }));
   }
 }

@@ -70,11 +70,10 @@ impl Layers {
         self.held().add_name(digest, layer);
     }
 
-    /// Forgets a layer under all its names. Processes that map it keep it.
-    pub fn drop_layer(&self, name: &str) {
-        let dropped = self.held().remove(name);
-        // Dropped without the lock: freeing memory takes time.
-        drop(dropped);
+    /// Forgets a layer under all its names, and returns it with its merged views if it was in memory. Processes that map it keep
+    /// it.
+    pub fn drop_layer(&self, name: &str) -> Vec<Arc<Layer>> {
+        self.held().remove(name)
     }
 
     /// Drops layers as soon as they are unused, whatever the budget. Their names stay valid.

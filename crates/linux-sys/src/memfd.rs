@@ -231,6 +231,16 @@ pub unsafe fn map_private_over(address: u64, len: u64, fd: BorrowedFd<'_>, offse
     Ok(())
 }
 
+/// Frees what was written to `[address, address + len)`, private anonymous memory, which then has zeros.
+///
+/// # Safety
+/// The range must lie inside memory that the caller owns and that nothing reads or writes meanwhile.
+pub unsafe fn forget_private(address: u64, len: u64) -> io::Result<()> {
+    // SAFETY: the caller vouches for the range.
+    check(unsafe { libc::madvise(address as *mut libc::c_void, len as usize, libc::MADV_DONTNEED) }.into())?;
+    Ok(())
+}
+
 /// Excludes `[address, address + len)` from a core dump of this process. The memory itself does not change.
 pub fn exclude_from_dumps(address: u64, len: u64) -> io::Result<()> {
     // SAFETY: advice that changes neither the content nor the protection of any page.

@@ -94,6 +94,11 @@ impl Bridge {
         })
     }
 
+    /// Notes that the socket for clients has been moved.
+    pub fn moved_to(&mut self, path: &str) {
+        self.path = path.into();
+    }
+
     /// Shuts the gate, and waits a moment for the guest to read bytes that were sent before.
     pub fn shut(&self) -> ShutGate<'_> {
         let mut gate = ShutGate {

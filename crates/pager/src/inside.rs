@@ -4,9 +4,11 @@ use crate::error::{PagerError, Result, Step};
 use forkd_linux_sys::fds::{self, Wait};
 use forkd_linux_sys::shared_page::SharedPage;
 use forkd_protocol::FaultCode;
-use forkd_protocol::window::{ORDER_WORD, Order, PAUSE_NS_WORD, SAVE_NS_WORD, STATE_WORD, State};
+use forkd_protocol::window::{
+    ORDER_WORD, Order, PAUSE_NS_WORD, PROGRESS_WORD, Progress, SAVE_NS_WORD, STATE_WORD, State, run_order,
+};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -75,6 +77,35 @@ impl InsideWindow {
         })
     }
 
+    /// Tells a VMM that has loaded a VM to run it under this name.
+    pub fn order_run(&self, name: &str) -> Result<()> {
+        let order = run_order(name).map_err(|why| PagerError::new(FaultCode::BadRequest, why))?;
+        let sent = (&self.socket).write_all(&order);
+        sent.map_err(|error| PagerError::gone(format!("telling the shim to run {name}: {error}")))
+    }
+
+    /// Waits until a VMM that waited for its VM has got this far.
+    pub fn await_progress(&self, progress: Progress, until: Instant) -> Result<()> {
+        let is_met = |value| value >= progress as u32;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if is_met(self.page.wait(PROGRESS_WORD, left.min(LOOK), is_met)) {
+                return Ok(());
+            }
+            if left.is_zero() {
+                return Err(PagerError::gone("the VMM did not load and run its VM in time"));
+            }
+            if self.is_ended() {
+                return Err(PagerError::gone("the VMM ended before it ran its VM"));
+            }
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        let ended = fds::look(&[Wait::ending(&self.socket)], Some(Duration::ZERO));
+        ended.is_ok_and(|ended| ended[0].is_any())
+    }
+
     fn order(&self, order: Order, serial: u32) {
         self.page.set(ORDER_WORD, order.word(serial));
     }
@@ -105,8 +136,7 @@ impl InsideWindow {
             if left.is_zero() {
                 return Err(PagerError::gone("the shim did not conduct the pause in time"));
             }
-            let ended = fds::look(&[Wait::ending(&self.socket)], Some(Duration::ZERO));
-            if ended.is_ok_and(|ended| ended[0].is_any()) {
+            if self.is_ended() {
                 return Err(PagerError::gone("the VMM ended in the pause"));
             }
         }

@@ -65,6 +65,11 @@ impl Monitor {
         Ok(())
     }
 
+    pub fn is_running(&mut self) -> Result<bool> {
+        let status = self.call("query-status", json!({}))?;
+        Ok(status.get("running").and_then(Value::as_bool) == Some(true))
+    }
+
     /// Runs a command and returns its result.
     pub fn call(&mut self, command: &str, arguments: Value) -> Result<Value> {
         self.send(command, arguments)?;

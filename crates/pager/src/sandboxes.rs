@@ -4,7 +4,7 @@ use crate::attachment::Attachment;
 use crate::error::{PagerError, Result};
 use crate::sandbox::Sandbox;
 use forkd_layers::{Blobs, Layers, MappedStack};
-use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, VmmKind, refresh};
+use forkd_protocol::{Announce, Caller, FaultCode, HeldSandbox, Refresh, VmmKind, refresh};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -20,6 +20,12 @@ fn memory_of(announced: &Announce, layers: &Layers, blobs: &Blobs) -> Result<Map
     Ok(MappedStack { stack, mapped })
 }
 
+/// Fails if a refresh of the memory of `name` is not possible.
+pub fn check_refreshes(name: &str, refreshes: &[Refresh], mem_bytes: u64) -> Result<()> {
+    refresh::check_all(refreshes, mem_bytes)
+        .map_err(|why| PagerError::new(FaultCode::BadRequest, format!("{name}: {why}")))
+}
+
 /// All VMs, by name.
 #[derive(Debug, Default)]
 pub struct Sandboxes {
@@ -31,9 +37,15 @@ pub struct Sandboxes {
 
 impl Sandboxes {
     pub fn announce(&self, announced: Announce, layers: &Layers, blobs: &Blobs) -> Result<()> {
-        refresh::check_all(&announced.refresh, announced.mem_bytes)
-            .map_err(|why| PagerError::new(FaultCode::BadRequest, format!("{}: {why}", announced.sandbox)))?;
-        let MappedStack { stack, mapped } = memory_of(&announced, layers, blobs)?;
+        check_refreshes(&announced.sandbox, &announced.refresh, announced.mem_bytes)?;
+        let memory = memory_of(&announced, layers, blobs)?;
+        self.add(announced, memory).map(drop)
+    }
+
+    /// Adds a VM that starts from this memory.
+    pub fn add(&self, announced: Announce, memory: MappedStack) -> Result<Arc<Sandbox>> {
+        check_refreshes(&announced.sandbox, &announced.refresh, announced.mem_bytes)?;
+        let MappedStack { stack, mapped } = memory;
         let name = announced.sandbox.clone();
         let caller = announced.caller.clone();
         let sandbox = Arc::new(Sandbox::new(announced, stack, mapped));
@@ -50,8 +62,8 @@ impl Sandboxes {
         {
             sandbox.attach(attachment)?;
         }
-        known.insert(name, sandbox);
-        Ok(())
+        known.insert(name, sandbox.clone());
+        Ok(sandbox)
     }
 
     pub fn find(&self, name: &str) -> Result<Arc<Sandbox>> {

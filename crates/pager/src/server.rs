@@ -134,7 +134,9 @@ impl Connection {
     /// Recovers from a panic: gives the sandbox fresh connections, which resume a stopped VM, and returns the error.
     fn recover(&self, request: &Request, panic: &(dyn Any + Send)) -> PagerError {
         self.branches.lock().expect("no panic while held").remove(&request.id);
-        if let Op::Branch(Branch { sandbox, .. }) | Op::Floor { sandbox } | Op::ProveWindow { sandbox } = &request.op {
+        if let Op::Branch(Branch { sandbox, .. }) | Op::Floor { sandbox } | Op::ProveWindow { sandbox, .. } =
+            &request.op
+        {
             let reopened = self
                 .pager
                 .sandboxes
@@ -180,6 +182,7 @@ impl Connection {
             }
             Op::Prepare(prepare) => self.prepare(prepare)?,
             Op::AwaitIdle { vmm } => pager.idle.await_idle(&vmm)?,
+            Op::LoadAhead(from) => pager.idle.load_ahead(from, &pager.layers, &pager.blobs)?,
             Op::Wake(wake) => {
                 self.forget(&wake.vmm);
                 pager.idle.wake(wake, &pager.sandboxes, &pager.layers, &pager.blobs)?;
@@ -201,7 +204,7 @@ impl Connection {
                 .control()
                 .run_if_stopped()?,
             Op::Floor { sandbox } => return branch::floor(&*pager.sandboxes.find(&sandbox)?),
-            Op::ProveWindow { sandbox } => self.prove_window(&sandbox)?,
+            Op::ProveWindow { sandbox, vmm } => self.prove_window(&sandbox, vmm.as_deref())?,
             Op::Memory { sandbox } => return Ok(Answer::Memory(pager.sandboxes.find(&sandbox)?.memory()?)),
             Op::Load { mem_bytes, stack } => {
                 pager.layers.stack(mem_bytes, &stack, &pager.blobs)?;
@@ -235,7 +238,7 @@ impl Connection {
                     sandboxes: pager.sandboxes.inventory(),
                 });
             }
-            Op::DropLayer { layer } => pager.layers.drop_layer(&layer),
+            Op::DropLayer { layer } => pager.idle.release_loaded(&pager.layers.drop_layer(&layer)),
             Op::LetGo { layers } => pager.layers.let_go(&layers),
             Op::LimitLayers { unmapped_bytes } => {
                 let bytes = unmapped_bytes.map_or_else(host_memory::default_budget_bytes, Ok)?;
@@ -280,9 +283,10 @@ impl Connection {
         result.map(Answer::Branch)
     }
 
-    fn prove_window(&self, sandbox: &str) -> Result<()> {
+    fn prove_window(&self, sandbox: &str, vmm: Option<&str>) -> Result<()> {
         let sandbox = self.pager.sandboxes.find(sandbox)?;
-        branch::prove(&self.context(&sandbox, &AtomicBool::new(false), &|_| ()))
+        let idle = vmm.map(|vmm| (&*self.pager.idle, vmm));
+        branch::prove(&self.context(&sandbox, &AtomicBool::new(false), &|_| ()), idle)
     }
 
     fn context<'a>(

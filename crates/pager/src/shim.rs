@@ -2,21 +2,22 @@
 
 use crate::attachment::Attachment;
 use crate::error::{PagerError, Result, Step};
-use crate::idle::{IdleVmms, Job};
+use crate::idle::{IdleVmms, Job, Load};
 use crate::inside::InsideWindow;
 use crate::sandbox::Sandbox;
 use crate::sandboxes::Sandboxes;
 use forkd_capture::Source;
-use forkd_layers::Piece;
+use forkd_layers::{Piece, Stack};
 use forkd_linux_sys::fds::{self, Wait};
 use forkd_linux_sys::sched;
 use forkd_linux_sys::uffd::{Range, Userfaultfd};
 use forkd_protocol::plan::{self, Header};
-use forkd_protocol::{FaultCode, GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, ShimHello, ShimWants};
+use forkd_protocol::{FaultCode, GuestRegion, PAGE_SIZE, PROTOCOL_VERSION, Refresh, ShimHello, ShimWants};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -54,7 +55,13 @@ fn answer(mut stream: UnixStream, callers: &Callers, sandboxes: &Sandboxes, idle
         ShimWants::Plan => {
             let sandbox = sandboxes.find(&hello.sandbox)?;
             sandbox.admit(pid, &hello.key)?;
-            send_plan(&mut stream, &sandbox, None)?;
+            let plan = Plan {
+                name: "",
+                memory: &sandbox.mapped,
+                refresh: &sandbox.announced.refresh,
+                device_state: &[],
+            };
+            plan.send(&mut stream)?;
             sandbox.attach(read_memory(&stream, pid)?)?;
             hello.sandbox
         }
@@ -69,14 +76,11 @@ fn answer(mut stream: UnixStream, callers: &Callers, sandboxes: &Sandboxes, idle
             hello.sandbox
         }
         ShimWants::Wake => {
-            let Some(job) = idle.wait_for_job(&hello.sandbox, &hello.key)? else {
+            let jobs = idle.jobs_of(&hello.sandbox, &hello.key)?;
+            let Some(name) = serve_waiting(&mut stream, &jobs, pid, &hello.key)? else {
                 return Ok(());
             };
-            let woken = wake(&mut stream, &job, pid, &hello.key);
-            // The caller may have stopped waiting. It has then ended the VMM.
-            let _ = job.mapped.send(woken.clone());
-            woken?;
-            job.sandbox.name().into()
+            name
         }
     };
     // Each side now only waits for the other to end. Later bytes of the shim are not read.
@@ -122,11 +126,42 @@ impl Drop for CallPermit<'_> {
     }
 }
 
-/// Gives a waiting VMM its VM.
-fn wake(stream: &mut UnixStream, job: &Job, pid: i32, key: &str) -> Result<()> {
-    job.sandbox.admit(pid, key)?;
-    send_plan(stream, &job.sandbox, Some(&job.device_state))?;
-    job.sandbox.attach(read_memory(stream, pid)?)
+/// Gives a waiting VMM what it is to load. Returns the name of its VM, or `None` once the VMM is no longer wanted.
+fn serve_waiting(stream: &mut UnixStream, jobs: &Receiver<Job>, pid: i32, key: &str) -> Result<Option<String>> {
+    while let Ok(job) = jobs.recv() {
+        let load = match job {
+            Job::Load(load) => load,
+            Job::Follow(name) => return Ok(Some(name)),
+        };
+        let given = give(stream, &load, pid, key);
+        // The caller may have stopped waiting. It has then ended the VMM.
+        let _ = load.mapped.send(given.clone());
+        given?;
+        if let Some(sandbox) = load.vm {
+            return Ok(Some(sandbox.name().into()));
+        }
+    }
+    Ok(None)
+}
+
+/// Gives a waiting VMM memory and device state, and takes over its memory.
+fn give(stream: &mut UnixStream, load: &Load, pid: i32, key: &str) -> Result<Attachment> {
+    let vm = load.vm.as_deref();
+    if let Some(sandbox) = vm {
+        sandbox.admit(pid, key)?;
+    }
+    let plan = Plan {
+        name: vm.map_or("", Sandbox::name),
+        memory: &load.memory,
+        refresh: &load.refresh,
+        device_state: &load.device_state,
+    };
+    plan.send(stream)?;
+    let attachment = read_memory(stream, pid)?;
+    if let Some(sandbox) = vm {
+        sandbox.attach(attachment.clone())?;
+    }
+    Ok(attachment)
 }
 
 fn read_hello(stream: &mut UnixStream) -> Result<ShimHello> {
@@ -155,41 +190,44 @@ fn read_hello(stream: &mut UnixStream) -> Result<ShimHello> {
     Ok(hello)
 }
 
-/// Sends the plan of the mappings. A VMM that waited also gets its VM's name and device state.
-fn send_plan(stream: &mut UnixStream, sandbox: &Sandbox, device_state: Option<&[u8]>) -> Result<()> {
-    let (layers, pieces) = (&sandbox.mapped.layers, sandbox.mapped.plan());
-    let name = device_state.map_or("", |_| sandbox.name());
-    let device_state = device_state.unwrap_or_default();
-    // Memory of zeros has no sibling that it must differ from.
-    let refreshes = if layers.is_empty() {
-        &[]
-    } else {
-        &sandbox.announced.refresh[..]
-    };
-    let header = Header {
-        mem_bytes: sandbox.announced.mem_bytes,
-        fds: layers.len() as u64,
-        extents: pieces.len() as u64,
-        name_bytes: name.len() as u64,
-        device_state_bytes: device_state.len() as u64,
-        refreshes: refreshes.len() as u64,
-    };
-    let files: Vec<_> = layers.iter().map(|layer| layer.file.as_fd()).collect();
-    let mut batches = files.chunks(fds::FDS_PER_MESSAGE_MAX);
-    let describe = || format!("sending {} its memory", sandbox.name());
-    fds::send_with_fds(stream, &header.encode(), batches.next().unwrap_or(&[])).step(describe)?;
-    for batch in batches {
-        fds::send_with_fds(stream, &[0], batch).step(describe)?;
+/// The plan of the mappings. A VMM that waited also gets a device state, and its VM's name unless it loads ahead.
+struct Plan<'a> {
+    name: &'a str,
+    memory: &'a Stack,
+    refresh: &'a [Refresh],
+    device_state: &'a [u8],
+}
+
+impl Plan<'_> {
+    fn send(&self, stream: &mut UnixStream) -> Result<()> {
+        let (layers, pieces) = (&self.memory.layers, self.memory.plan());
+        // Memory of zeros has no sibling that it must differ from.
+        let refreshes = if layers.is_empty() { &[] } else { self.refresh };
+        let header = Header {
+            mem_bytes: self.memory.length,
+            fds: layers.len() as u64,
+            extents: pieces.len() as u64,
+            name_bytes: self.name.len() as u64,
+            device_state_bytes: self.device_state.len() as u64,
+            refreshes: refreshes.len() as u64,
+        };
+        let files: Vec<_> = layers.iter().map(|layer| layer.file.as_fd()).collect();
+        let mut batches = files.chunks(fds::FDS_PER_MESSAGE_MAX);
+        let describe = || "sending a VMM its memory".into();
+        fds::send_with_fds(stream, &header.encode(), batches.next().unwrap_or(&[])).step(describe)?;
+        for batch in batches {
+            fds::send_with_fds(stream, &[0], batch).step(describe)?;
+        }
+        let mut bytes = Vec::new();
+        pieces
+            .into_iter()
+            .map(extent_of)
+            .for_each(|extent| extent.encode(&mut bytes));
+        refreshes.iter().for_each(|refresh| refresh.encode(&mut bytes));
+        bytes.extend_from_slice(self.name.as_bytes());
+        bytes.extend_from_slice(self.device_state);
+        stream.write_all(&bytes).step(describe)
     }
-    let mut bytes = Vec::new();
-    pieces
-        .into_iter()
-        .map(extent_of)
-        .for_each(|extent| extent.encode(&mut bytes));
-    refreshes.iter().for_each(|refresh| refresh.encode(&mut bytes));
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.extend_from_slice(device_state);
-    stream.write_all(&bytes).step(describe)
 }
 
 fn extent_of(Piece { layer, extent }: Piece) -> plan::Extent {

@@ -64,6 +64,9 @@ pub enum Op {
     Prepare(Prepare),
     /// Waits until a prepared VMM listens, and connects to it.
     AwaitIdle { vmm: String },
+    /// Has a VMM that waits load memory and device state before anybody asks for the VM. It can then only be woken for a VM
+    /// of the same. `Unsupported` unless its shim loads device states. A VMM that could not load ends.
+    LoadAhead(LoadAhead),
     /// Gives a VMM that waits a VM: memory, device state and name. Answers when the VM runs; it is open then. A VMM that
     /// could not be woken ends.
     Wake(Wake),
@@ -84,7 +87,10 @@ pub enum Op {
     Floor { sandbox: String },
     /// Takes a live branch of a VM that nobody needs, with the pause conducted inside its VMM, and keeps nothing of it. Answers
     /// [`Answer::Done`] if memory was captured byte for byte and the device state is what the monitor saves in the same pause.
-    ProveWindow { sandbox: String },
+    ///
+    /// With `vmm`, a VMM that waits, this VMM loads the branch. Then it must have the same memory and the same device state, and
+    /// run.
+    ProveWindow { sandbox: String, vmm: Option<String> },
     /// How much of a VM's memory is its own and how much it shares. Answers [`Answer::Memory`].
     Memory { sandbox: String },
     /// Reads the layers of a stack that are only on disk, because it will soon be mapped. They stay in RAM as far as the limit
@@ -205,8 +211,25 @@ pub struct Prepare {
     pub monitor_socket: String,
     /// QEMU's end of the guest channel.
     pub chardev_socket: String,
+    /// Where the pager listens for the client of the guest channel. The socket is moved with the directory of the VMM when that
+    /// is given a VM.
+    pub agent_socket: String,
     /// What its shim will show.
     pub key: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize, TS)]
+#[ts(export, export_to = "wire.ts")]
+pub struct LoadAhead {
+    pub vmm: String,
+    /// Bottom layer first.
+    pub stack: Vec<LayerRef>,
+    /// The changes of the VM's memory when it is woken. Left out: none.
+    #[serde(default)]
+    #[ts(as = "Option<Vec<Refresh>>", optional)]
+    pub refresh: Vec<Refresh>,
+    /// The file that holds the device state.
+    pub device_state: String,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize, TS)]

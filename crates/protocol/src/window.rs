@@ -1,4 +1,5 @@
-//! The page through which the pager orders a shim to conduct the pause window inside QEMU.
+//! The page through which the pager orders a shim to conduct the pause window inside QEMU, and learns how far a VMM is that
+//! waited for its VM.
 //!
 //! The pager writes the order, and the shim the state and the times. To begin, the pager sets the order to
 //! [`Order::Pause`] and sends the shim one byte on its socket, with the file for the device state. The shim stops the VM,
@@ -6,6 +7,7 @@
 //!
 //! Order and state carry the serial number of their pause, so nothing that belongs to an earlier pause is taken for an answer.
 
+use crate::plan::NAME_BYTES_MAX;
 use std::time::Duration;
 
 /// Words of the page, of 32 bits each.
@@ -16,6 +18,9 @@ pub const STATE_WORD: usize = 16;
 pub const PAUSE_NS_WORD: usize = 17;
 /// Time to save the device state, in nanoseconds.
 pub const SAVE_NS_WORD: usize = 18;
+
+/// The progress of a VMM that waited for its VM: a [`Progress`], or zero. It has a cache line of its own.
+pub const PROGRESS_WORD: usize = 32;
 
 /// The longest time that a shim keeps the VM stopped while it waits for an order. The pager gives up no later.
 pub const ORDER_WAIT_MAX: Duration = Duration::from_secs(2);
@@ -67,4 +72,25 @@ impl State {
         let states = [State::Stopped, State::Done, State::WasStopped, State::Failed];
         states.into_iter().find(|state| state.word(serial) == value)
     }
+}
+
+/// The progress of a VMM that waited for its VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u32)]
+pub enum Progress {
+    /// It has loaded the VM's memory and device state. The VM does not run yet.
+    Loaded = 1,
+    /// The VM runs.
+    Runs,
+}
+
+/// The order to a VMM that has loaded a VM to run it under this name. Fails for a name that is too long.
+pub fn run_order(name: &str) -> Result<Vec<u8>, String> {
+    let bytes = name.len();
+    if bytes == 0 || bytes as u64 > NAME_BYTES_MAX {
+        return Err(format!("a name of {bytes} bytes is beyond the limits"));
+    }
+    let mut order = (bytes as u16).to_le_bytes().to_vec();
+    order.extend_from_slice(name.as_bytes());
+    Ok(order)
 }

@@ -96,6 +96,15 @@ fn receive(mut socket: UnixStream) -> Result<Pager, String> {
     })
 }
 
+/// Reads a [`forkd_protocol::window::run_order`].
+fn receive_name(socket: &mut UnixStream) -> std::io::Result<String> {
+    let mut bytes = [0; 2];
+    socket.read_exact(&mut bytes)?;
+    let mut name = vec![0; u16::from_le_bytes(bytes).into()];
+    socket.read_exact(&mut name)?;
+    String::from_utf8(name).map_err(std::io::Error::other)
+}
+
 impl Pager {
     pub fn mem_bytes(&self) -> u64 {
         self.header.mem_bytes
@@ -149,6 +158,18 @@ impl Pager {
             .chain(page.iter().map(AsFd::as_fd))
             .collect();
         fds::send_with_fds(&self.socket, &text, &attached).map_err(|error| format!("handing over the memory: {error}"))
+    }
+
+    /// The window that this pager has been handed.
+    pub fn window(&self) -> Result<&Window, String> {
+        self.window.as_ref().ok_or("this host gives out no userfaultfd".into())
+    }
+
+    /// Waits for the order to run the VM that has been loaded.
+    pub fn await_run(&mut self) -> Result<(), String> {
+        let name = receive_name(&mut self.socket);
+        self.name = name.map_err(|error| format!("the pager gave this VMM no VM: {error}"))?;
+        Ok(())
     }
 
     /// Begins the pauses that the pager orders. Returns when the pager has closed the connection or ended.

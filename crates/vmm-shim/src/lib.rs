@@ -13,10 +13,12 @@
 //! 4. A thread waits for the pager's end and calls its successor with a new userfaultfd. With `FORKD_SHIM_WINDOW` in the
 //!    environment, the thread also begins the pauses that the pager orders ([`window`]).
 //!
-//! With `FORKD_SHIM_WAITS` in the environment the VMM is started before its VM is known. QEMU is told to load its device
-//! state from descriptor [`INCOMING_FD`], a pipe of the shim's. It finds zeros as its memory and waits. When the pager
-//! answers, a thread maps the plan over the zeros (nothing has run that could have used them), refreshes it, hands the
-//! userfaultfd over and writes the device state into the pipe: the VM runs. A pager that ends before that ends the VMM.
+//! With `FORKD_SHIM_WAITS` in the environment the VMM is started before its VM is known. QEMU finds zeros as its memory and
+//! waits. When the pager answers, a thread maps the plan in place of the zeros, refreshes it, hands the userfaultfd over and has
+//! QEMU load the device state and run. A pager that ends before that ends the VMM.
+//! - With `FORKD_SHIM_WINDOW`, QEMU is started stopped, and the shim loads the state in QEMU's main loop. If the pager gives no
+//!   name, it does all but refresh memory and run the VM, until the pager gives one.
+//! - Without it, QEMU is told to load its device state from descriptor [`INCOMING_FD`], a pipe of the shim's.
 //!
 //! Any failure ends the VMM with status [`EXIT_STATUS`] and one line on standard error: a VM with wrong memory must not run.
 
@@ -59,8 +61,8 @@ struct Shim {
 enum Start {
     /// The plan is here.
     Planned(Box<Pager>),
-    /// The plan comes later, and the device state with it, which goes into the pipe.
-    Waiting(Call, PipeWriter),
+    /// The plan comes later, and the device state with it, which goes into the pipe. Without a pipe, the shim loads it.
+    Waiting(Call, Option<PipeWriter>),
 }
 
 static SHIM: OnceLock<Shim> = OnceLock::new();
@@ -132,10 +134,13 @@ fn prepare(environment: Environment) -> Result<Shim, String> {
     let inode = identity(PLACEHOLDER_FD).map_err(|error| format!("looking at the memory file: {error}"))?;
     // SAFETY: the process that started the VMM left it this descriptor, which nothing else here knows.
     let device = device.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) });
+    let qemu = window.then(Functions::find).flatten();
     let start = if waits {
-        let (read, write) = std::io::pipe().map_err(|error| format!("making a pipe: {error}"))?;
-        duplicate(read.as_fd(), INCOMING_FD)?;
-        Start::Waiting(Call::dial(&socket, &name, &key, ShimWants::Wake)?, write)
+        if window && qemu.is_none() {
+            return Err("this QEMU does not export its functions".into());
+        }
+        let incoming = if window { None } else { Some(incoming_pipe()?) };
+        Start::Waiting(Call::dial(&socket, &name, &key, ShimWants::Wake)?, incoming)
     } else {
         let pager = Call::dial(&socket, &name, &key, ShimWants::Plan)?.receive()?;
         check_size(&pager, mem_bytes)?;
@@ -149,8 +154,15 @@ fn prepare(environment: Environment) -> Result<Shim, String> {
         name: Mutex::new(name),
         key,
         device,
-        qemu: window.then(Functions::find).flatten(),
+        qemu,
     })
+}
+
+/// The pipe from which QEMU loads its device state.
+fn incoming_pipe() -> Result<PipeWriter, String> {
+    let (read, write) = std::io::pipe().map_err(|error| format!("making a pipe: {error}"))?;
+    duplicate(read.as_fd(), INCOMING_FD)?;
+    Ok(write)
 }
 
 /// Makes `fd` known under a number that the VMM's command line names.
@@ -280,24 +292,64 @@ impl Shim {
     }
 
     /// Waits for the VM that this VMM is to run, and lets it run.
-    fn wake(&self, call: Call, mut incoming: PipeWriter, base: u64) -> Result<Pager, String> {
+    fn wake(&self, call: Call, incoming: Option<PipeWriter>, base: u64) -> Result<Pager, String> {
         let mut pager = call.receive()?;
         check_size(&pager, self.mem_bytes)?;
-        *self.name.lock().expect("no panic while held") = pager.name().into();
-        self.fill(&mut pager, base)?;
-        memfd::exclude_from_dumps(base, self.mem_bytes).map_err(|error| format!("advising on memory: {error}"))?;
-        incoming
-            .write_all(pager.device_state())
-            .map_err(|error| format!("handing QEMU the device state: {error}"))?;
+        match incoming {
+            Some(mut incoming) => {
+                self.set_name(&pager);
+                self.fill(&mut pager, base)?;
+                self.exclude_from_dumps(base)?;
+                incoming
+                    .write_all(pager.device_state())
+                    .map_err(|error| format!("handing QEMU the device state: {error}"))?;
+            }
+            None => self.load(&mut pager, base)?,
+        }
         Ok(pager)
+    }
+
+    /// Loads the VM of a QEMU that was started stopped, and runs it once it has a name.
+    fn load(&self, pager: &mut Pager, base: u64) -> Result<(), String> {
+        // QEMU has written its firmware's tables there.
+        // SAFETY: no VM has run in guest memory, which was mapped at `base`.
+        unsafe { memfd::forget_private(base, self.mem_bytes) }.map_err(|error| format!("emptying memory: {error}"))?;
+        self.map_layers(pager, base)?;
+        self.exclude_from_dumps(base)?;
+        let is_ahead = pager.name().is_empty();
+        if !is_ahead {
+            self.refresh(pager, base)?;
+        }
+        self.hand_over(pager, base)?;
+        pager.window()?.load(pager.device_state(), !is_ahead)?;
+        if is_ahead {
+            pager.window()?.wait_until_loaded()?;
+            pager.await_run()?;
+            self.refresh(pager, base)?;
+            pager.window()?.run();
+        }
+        self.set_name(pager);
+        Ok(())
+    }
+
+    fn set_name(&self, pager: &Pager) {
+        *self.name.lock().expect("no panic while held") = pager.name().into();
+    }
+
+    fn exclude_from_dumps(&self, base: u64) -> Result<(), String> {
+        memfd::exclude_from_dumps(base, self.mem_bytes).map_err(|error| format!("advising on memory: {error}"))
     }
 
     /// Maps the layers, makes what must differ from the siblings' memory this VM's own, and gives the pager the userfaultfd.
     fn fill(&self, pager: &mut Pager, base: u64) -> Result<(), String> {
         self.map_layers(pager, base)?;
-        // SAFETY: guest memory was mapped at `base` a moment ago, and no VM runs before the device state is loaded.
-        unsafe { refresh::apply(pager.refreshes(), base, self.mem_bytes) }?;
+        self.refresh(pager, base)?;
         self.hand_over(pager, base)
+    }
+
+    fn refresh(&self, pager: &Pager, base: u64) -> Result<(), String> {
+        // SAFETY: guest memory was mapped at `base`, and the VM does not run before this has returned.
+        unsafe { refresh::apply(pager.refreshes(), base, self.mem_bytes) }
     }
 
     fn hand_over(&self, pager: &mut Pager, base: u64) -> Result<(), String> {

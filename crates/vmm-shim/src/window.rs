@@ -1,18 +1,30 @@
-//! Conducts the pause window from QEMU's main loop, as the pager orders through a page that both map.
+//! Conducts the pause window from QEMU's main loop, as the pager orders through a page that both map, and loads the device state
+//! of a VMM that waited for its VM there.
 //!
 //! The functions are QEMU's own, which distributions export for QEMU's modules, called as QEMU's monitor calls them: in a
 //! bottom half of the context in which monitor commands run, so never inside a drain. Their signatures are those of the
 //! versions for which the engine sets `FORKD_SHIM_WINDOW`.
 
+use forkd_linux_sys::memfd;
 use forkd_linux_sys::shared_page::SharedPage;
-use forkd_protocol::window::{ORDER_WAIT_MAX, ORDER_WORD, Order, PAUSE_NS_WORD, SAVE_NS_WORD, STATE_WORD, State};
+use forkd_protocol::window::{
+    ORDER_WAIT_MAX, ORDER_WORD, Order, PAUSE_NS_WORD, PROGRESS_WORD, Progress, SAVE_NS_WORD, STATE_WORD, State,
+};
 use libc::{c_char, c_int, c_void};
 use std::ffi::CStr;
 use std::fs::File;
+use std::io::{Seek, Write};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+/// The first bytes of a saved device state: a magic and the version of the format. The function that loads one expects the bytes
+/// after them.
+const STATE_HEADER: &[u8; 8] = b"QEVM\0\0\0\x03";
+
+/// Longest time for QEMU to load a device state.
+const LOAD_MAX: Duration = Duration::from_secs(10);
 
 type Run = unsafe extern "C" fn(*mut c_void);
 
@@ -30,6 +42,10 @@ pub struct Functions {
     unref: unsafe extern "C" fn(*mut c_void),
     save: unsafe extern "C" fn(*mut c_void) -> c_int,
     close: unsafe extern "C" fn(*mut c_void) -> c_int,
+    expect_states: unsafe extern "C" fn(),
+    apply_states: unsafe extern "C" fn(),
+    new_input: unsafe extern "C" fn(*mut c_void) -> *mut c_void,
+    load: unsafe extern "C" fn(*mut c_void) -> c_int,
     /// QEMU's number for the run state `paused`.
     paused: c_int,
 }
@@ -51,6 +67,10 @@ impl Functions {
                 unref: function(c"object_unref")?,
                 save: function(c"qemu_save_device_state")?,
                 close: function(c"qemu_fclose")?,
+                expect_states: function(c"cpu_synchronize_all_pre_loadvm")?,
+                apply_states: function(c"cpu_synchronize_all_post_init")?,
+                new_input: function(c"qemu_file_new_input")?,
+                load: function(c"qemu_load_device_state")?,
                 paused: paused()?,
             })
         }
@@ -119,6 +139,56 @@ impl Window {
             let pause = Box::into_raw(pause).cast();
             schedule(monitor_context(), conduct, pause, c"forkd-window".as_ptr());
         }
+    }
+
+    /// Lets the main loop load a device state, and then run the VM if `runs` is true. QEMU was started stopped. Its memory is that
+    /// of the VM.
+    pub fn load(&self, device_state: &[u8], runs: bool) -> Result<(), String> {
+        let state = device_state
+            .strip_prefix(STATE_HEADER)
+            .ok_or("the device state begins with another header")?;
+        let file = memfd::create(c"forkd-device-state", 0)
+            .and_then(|mut file| file.write_all(state).and_then(|()| file.rewind()).map(|()| file));
+        let file = file.map_err(|error| format!("keeping the device state: {error}"))?;
+        self.start(Some(file.into()), runs);
+        Ok(())
+    }
+
+    /// Lets the main loop run a VM that has been loaded.
+    pub fn run(&self) {
+        self.start(None, true);
+    }
+
+    /// Waits until the device state has been loaded.
+    pub fn wait_until_loaded(&self) -> Result<(), String> {
+        let is_loaded = |progress| progress >= Progress::Loaded as u32;
+        let progress = self.page.wait(PROGRESS_WORD, LOAD_MAX, is_loaded);
+        is_loaded(progress)
+            .then_some(())
+            .ok_or("QEMU did not load the device state in time".into())
+    }
+
+    fn start(&self, state: Option<OwnedFd>, runs: bool) {
+        let Functions {
+            schedule,
+            monitor_context,
+            ..
+        } = self.functions;
+        let start = Box::new(Start {
+            functions: self.functions,
+            page: self.page.clone(),
+            state,
+            runs,
+        });
+        // SAFETY: QEMU calls `start` once, with this pointer. Any thread may schedule.
+        unsafe {
+            schedule(
+                monitor_context(),
+                begin,
+                Box::into_raw(start).cast(),
+                c"forkd-start".as_ptr(),
+            )
+        };
     }
 
     /// Withdraws the order of a pager that has ended: a VM that waits for its next order is resumed.
@@ -195,6 +265,62 @@ impl Pause {
             };
             page.set(STATE_WORD, state.word(serial));
         }
+    }
+}
+
+/// A VM that has been ordered to be loaded, or to run.
+struct Start {
+    functions: Functions,
+    page: Arc<SharedPage>,
+    /// The file of the device state, if it has not been loaded yet.
+    state: Option<OwnedFd>,
+    runs: bool,
+}
+
+/// # Safety
+/// `start` comes from a `Box<Start>`, and QEMU calls this in its main loop.
+unsafe extern "C" fn begin(start: *mut c_void) {
+    // SAFETY: as the caller vouches for.
+    let started = unsafe { Box::from_raw(start.cast::<Start>()).begin() };
+    started.unwrap_or_else(|error| crate::give_up(error));
+}
+
+impl Start {
+    /// # Safety
+    /// Called in QEMU's main loop.
+    unsafe fn begin(self) -> Result<(), &'static str> {
+        let Start {
+            functions: qemu,
+            page,
+            state,
+            runs,
+        } = self;
+        // SAFETY: QEMU's functions, called in the order in which QEMU loads and starts a VM. The channel owns the descriptor, and
+        // the file the channel. Closing the file ends both.
+        unsafe {
+            if let Some(state) = state {
+                (qemu.expect_states)();
+                let channel = (qemu.new_channel)(state.into_raw_fd());
+                let input = (qemu.new_input)(channel);
+                (qemu.unref)(channel);
+                let is_loaded = (qemu.load)(input) >= 0;
+                if (qemu.close)(input) < 0 || !is_loaded {
+                    return Err("QEMU did not load the device state");
+                }
+            } else {
+                // The counters of processors have gone on in KVM since the state was loaded. They begin once more where it says.
+                (qemu.apply_states)();
+            }
+            if runs {
+                (qemu.vm_start)();
+                if !(qemu.is_running)() {
+                    return Err("QEMU did not run the VM");
+                }
+            }
+        }
+        let progress = if runs { Progress::Runs } else { Progress::Loaded };
+        page.set(PROGRESS_WORD, progress as u32);
+        Ok(())
     }
 }
 

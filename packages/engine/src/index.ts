@@ -44,6 +44,7 @@ export type {
   EngineName,
   Isolation,
   KernelFiles,
+  Loadable,
   Machine,
   PauseFloor,
   Processor,

@@ -49,6 +49,14 @@ export interface Shape {
   rootImage: string;
 }
 
+/** A VM that a VMM can load before anybody asks for it. */
+export interface Loadable {
+  /** The fields are those of {@link RestoreSpec}. Bottom layer first. */
+  stack: readonly string[];
+  deviceState: string;
+  refresh: readonly Refresh[];
+}
+
 /** The network process, as an engine uses it. */
 export interface Wires {
   /** The socket where the jail hands over the wire of a VM. Starts the network process if necessary. */
@@ -243,8 +251,11 @@ export interface Engine {
   boot(spec: BootSpec): Promise<Vm>;
   /** Resolves when the restored VM runs. Takes a VMM that waits, if there is one of this shape, else starts one. */
   restore(spec: RestoreSpec): Promise<Vm>;
-  /** Resolves when `count` VMMs of a shape wait, or as many as the pool may hold. */
-  startAhead(shape: Shape, pager: Pager, count: number): Promise<void>;
+  /**
+   * Resolves when `count` VMMs of a shape wait, or as many as the pool may hold. All but one of the pool's share have loaded `from`
+   * then, where VMMs can load a VM ahead.
+   */
+  startAhead(shape: Shape, pager: Pager, count: number, from?: Loadable): Promise<void>;
   /** Ends the VMMs that wait. VMs keep running. */
   close(): Promise<void>;
   /** Finds a VM that another process started. `null` when its process is gone. One that is not `paused` runs afterwards. */

@@ -1,12 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, readFile, readlink, rm, symlink, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { ensureInitramfs, ensureKernel } from '@forkd/images';
 import { ForkdClient } from '@forkd/sdk';
 import { Agent, fetch, type RequestInit, type Response } from 'undici';
 import { type CheckedConnection, checkedConnection } from './checked-fetch.ts';
-import { REPO, requireBuilt, TEST_CACHE } from './paths.ts';
+import { BUILT, REPO, requireBuilt, TEST_CACHE } from './paths.ts';
 import { killIfThere } from './process.ts';
 import { builtOnce, copyStore, sharedDir } from './shared.ts';
 import { makeTemplate } from './template.ts';
@@ -31,6 +32,18 @@ export interface ControllerOptions {
   env?: NodeJS.ProcessEnv;
   /** True if the store has the template `base` from the start. Default: false. */
   template?: boolean;
+  /**
+   * True if the controller finds the kernel of an earlier template, so that it can try what QEMU's functions do: pauses are then
+   * conducted, and device states loaded, inside QEMU. Default: false.
+   */
+  knowsKernel?: boolean;
+}
+
+/** Notes in the shared cache which kernel was booted last. */
+async function noteKernel(): Promise<void> {
+  const kernel = await ensureKernel({ cacheDir: TEST_CACHE });
+  const initramfs = await ensureInitramfs({ cacheDir: TEST_CACHE, kernel, agentBinary: BUILT.agent });
+  await writeFile(join(TEST_CACHE, 'guest-boot.json'), JSON.stringify({ vmlinuz: kernel.vmlinuz, initramfs }));
 }
 
 /** A real controller with its own data directory. It shares the cache of kernels and images with the whole suite. */
@@ -59,6 +72,7 @@ export class TestController implements AsyncDisposable {
     await symlink(TEST_CACHE, join(dir, 'cache'));
     const shared = options.template === true ? sharedDir() : undefined;
     if (shared !== undefined) await copyStore(await storeWithTemplate(shared), join(dir, 'store'));
+    if (options.knowsKernel === true) await noteKernel();
     const controller = new TestController(dir);
     await controller.serve(options.args, options.env === undefined ? {} : { env: options.env });
     if (options.template === true && shared === undefined) await makeTemplate(controller.client);

@@ -19,6 +19,13 @@ export async function mappingsOf(pid: number): Promise<Mapping[]> {
   });
 }
 
+/** True if a process has mapped a layer of guest memory. */
+export async function mapsLayers(pid: number): Promise<boolean> {
+  // A process that has ended maps nothing.
+  const maps = await readFile(`/proc/${pid}/maps`, 'utf8').catch(() => '');
+  return maps.includes('memfd:forkd-layer');
+}
+
 /** Number of pages of a process that a userfaultfd write-protects at this moment. */
 export async function protectedPages(pid: number): Promise<number> {
   const map = await open(`/proc/${pid}/pagemap`, 'r');

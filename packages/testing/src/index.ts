@@ -2,7 +2,7 @@ export { type ControllerOptions, type Found, TestController, until } from './con
 export { DISK_TEMPLATE, DiskWriter } from './disk-writer.ts';
 export { type Common, compare, drawMore, type DrawOptions, notesOf, startDraws } from './draws.ts';
 export { freePort } from './free-port.ts';
-export { availableMib, mappingsOf, protectedPages } from './host-memory.ts';
+export { availableMib, mappingsOf, mapsLayers, protectedPages } from './host-memory.ts';
 export { HostileAgent } from './hostile-agent.ts';
 export { Internet } from './internet.ts';
 export { floods } from './hostile-agent/floods.ts';

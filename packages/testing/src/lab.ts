@@ -156,9 +156,9 @@ export class Lab implements AsyncDisposable {
     return this.#track(await this.engine.restore({ ...this.#spec(), ...point, ...more }));
   }
 
-  /** Resolves when `count` VMMs wait for a restore from `point`, or as many as `poolMax` allows. */
-  fill(point: Point, count: number): Promise<void> {
-    return this.engine.startAhead(this.#shape(point), this.pager, count);
+  /** Resolves when `count` VMMs wait for a restore from `point`, or as many as `poolMax` allows. All but one have loaded it. */
+  fill(point: Point, count: number, refresh: RestoreSpec['refresh'] = []): Promise<void> {
+    return this.engine.startAhead(this.#shape(point), this.pager, count, { ...point, refresh });
   }
 
   async identify(guest: Guest): Promise<void> {

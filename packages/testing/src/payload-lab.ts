@@ -81,9 +81,9 @@ export class PayloadLab implements AsyncDisposable {
     return this.#keep(await this.engine.restore({ ...this.#spec(), ...point }));
   }
 
-  /** Resolves when `count` VMMs wait for a restore from `point`. */
-  fill({ machine }: Point, count: number): Promise<void> {
-    return this.engine.startAhead(this.#shape(machine), this.pager, count);
+  /** Resolves when `count` VMMs wait for a restore from `point`. All but one have loaded it. */
+  fill(point: Point, count: number): Promise<void> {
+    return this.engine.startAhead(this.#shape(point.machine), this.pager, count, { ...point, refresh: [] });
   }
 
   /** Starts another pager in place of one that has ended. */

@@ -65,7 +65,7 @@ impl<'a> Window<'a> {
         vmm: i32,
         inside: Option<&'a InsideWindow>,
     ) -> Result<Window<'a>> {
-        let file = memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())?;
+        let file = device_state_file()?;
         control.allow(PATIENCE);
         let was_stopped = control.is_stopped()?;
         let inside = inside.filter(|_| !was_stopped);
@@ -151,6 +151,20 @@ impl<'a> Window<'a> {
             disk_epoch,
         })
     }
+}
+
+/// Saves the device state of a VM that is stopped, and whose channel is quiet.
+pub fn save_stopped(control: &mut dyn Control) -> Result<Vec<u8>> {
+    let file = device_state_file()?;
+    control.save_to(&file)?;
+    control.stop_and_save(true)?;
+    control.saved()?;
+    control.forget_file()?;
+    read_device_state(&file)
+}
+
+fn device_state_file() -> Result<File> {
+    memfd::create(c"forkd-device-state", 0).step(|| "making a memfd for the device state".into())
 }
 
 /// Resumes the VM. The rest of the window is enough for an honest VMM. A slower VMM is asked once more, without priority.

@@ -13,6 +13,8 @@ static RUNS: AtomicBool = AtomicBool::new(true);
 static STARTS: AtomicU32 = AtomicU32::new(0);
 static STOPS: AtomicU32 = AtomicU32::new(0);
 static SAVE_FAILS: AtomicBool = AtomicBool::new(false);
+/// The steps of loading and running.
+static STEPS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 unsafe extern "C" fn schedule(_: *mut c_void, run: Run, opaque: *mut c_void, _: *const c_char) {
@@ -33,6 +35,7 @@ unsafe extern "C" fn vm_stop(_: c_int) -> c_int {
 }
 unsafe extern "C" fn vm_start() {
     STARTS.fetch_add(1, Ordering::SeqCst);
+    note("run");
     RUNS.store(true, Ordering::SeqCst);
 }
 unsafe extern "C" fn store_running() {}
@@ -45,6 +48,25 @@ unsafe extern "C" fn new_file(channel: *mut c_void) -> *mut c_void {
 unsafe extern "C" fn unref(_: *mut c_void) {}
 unsafe extern "C" fn save(_: *mut c_void) -> c_int {
     if SAVE_FAILS.load(Ordering::SeqCst) { -5 } else { 0 }
+}
+unsafe extern "C" fn expect_states() {
+    note("expect states");
+}
+unsafe extern "C" fn apply_states() {
+    note("apply states");
+}
+unsafe extern "C" fn load(file: *mut c_void) -> c_int {
+    use std::io::Read;
+    use std::os::fd::FromRawFd;
+    // SAFETY: the descriptor that the channel was made with. `close` owns it.
+    let mut file = std::mem::ManuallyDrop::new(unsafe { File::from_raw_fd(file as usize as c_int) });
+    let mut text = String::new();
+    file.read_to_string(&mut text).expect("a device state");
+    note(&format!("load {text}"));
+    0
+}
+fn note(step: &str) {
+    STEPS.lock().expect("no panic while held").push(step.into());
 }
 unsafe extern "C" fn close(file: *mut c_void) -> c_int {
     use std::io::Write;
@@ -69,6 +91,7 @@ impl Bench {
         SAVE_FAILS.store(false, Ordering::SeqCst);
         STARTS.store(0, Ordering::SeqCst);
         STOPS.store(0, Ordering::SeqCst);
+        STEPS.lock().expect("no panic while held").clear();
         let functions = Functions {
             schedule,
             monitor_context: nothing,
@@ -81,6 +104,10 @@ impl Bench {
             unref,
             save,
             close,
+            expect_states,
+            apply_states,
+            new_input: new_file,
+            load,
             paused: 4,
         };
         let (window, file) = Window::create(functions).expect("a window");
@@ -202,4 +229,56 @@ fn a_pause_that_was_given_up_before_it_began_stops_nothing() {
     bench.page.set(ORDER_WORD, Order::Run.word(SERIAL + 1));
     bench.await_state_of(SERIAL + 1, State::Done);
     assert_eq!(bench.vm(), (1, 1, true));
+}
+
+/// A QEMU that was started stopped.
+fn waiting() -> Bench {
+    let bench = Bench::new();
+    RUNS.store(false, Ordering::SeqCst);
+    bench
+}
+
+fn await_progress(bench: &Bench, progress: Progress) {
+    let wanted = progress as u32;
+    let found = bench
+        .page
+        .wait(PROGRESS_WORD, Duration::from_secs(20), |value| value == wanted);
+    assert_eq!(found, wanted, "{progress:?}");
+}
+
+fn steps() -> Vec<String> {
+    STEPS.lock().expect("no panic while held").clone()
+}
+
+#[test]
+fn a_vm_that_is_loaded_ahead_runs_only_when_that_is_ordered() {
+    let bench = waiting();
+    bench.window.load(b"QEVM\0\0\0\x03state", false).expect("begun");
+    bench.window.wait_until_loaded().expect("loaded");
+    await_progress(&bench, Progress::Loaded);
+    assert_eq!(
+        (steps(), bench.vm()),
+        (vec!["expect states".into(), "load state".into()], (0, 0, false))
+    );
+    bench.window.run();
+    await_progress(&bench, Progress::Runs);
+    assert_eq!(steps()[2..], ["apply states", "run"]);
+    assert_eq!(bench.vm(), (0, 1, true));
+}
+
+#[test]
+fn a_vm_that_is_loaded_for_somebody_who_waits_runs_at_once() {
+    let bench = waiting();
+    bench.window.load(b"QEVM\0\0\0\x03state", true).expect("begun");
+    await_progress(&bench, Progress::Runs);
+    assert_eq!(steps(), ["expect states", "load state", "run"]);
+}
+
+#[test]
+fn a_device_state_of_another_format_is_not_loaded() {
+    let bench = waiting();
+    for state in [&b""[..], b"QEVM\0\0\0\x02state", b"QEVM"] {
+        bench.window.load(state, true).expect_err("another header");
+    }
+    assert_eq!((steps(), bench.vm()), (Vec::new(), (0, 0, false)));
 }

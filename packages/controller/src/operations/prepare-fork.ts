@@ -3,12 +3,16 @@ import { raceAbort } from '../deadline.ts';
 import { messageOf } from '../errors.ts';
 import { machineFor } from '../runtime/engines.ts';
 import type { Host } from './host.ts';
+import { loadableOf } from './loadable.ts';
 
 type PrepareHost = Pick<Host, 'catalog' | 'registry' | 'store' | 'vmm' | 'log'>;
 
+/** VMMs that wait for the first fork: one loads the snapshot, and one is for any other. */
+const PREPARED = 2;
+
 /**
  * Prepares the first fork after a start, so that it takes no longer than later ones: starts the pager and the engine, reads
- * the memory of the snapshot that was forked last, and starts a VMM for it. Does nothing without snapshots. Runs until it is
+ * the memory of the snapshot that was forked last, and starts VMMs for it. Does nothing without snapshots. Runs until it is
  * done or the returned function is called.
  */
 export function prepareFork(host: PrepareHost): () => Promise<void> {
@@ -32,7 +36,7 @@ async function prepare({ catalog, registry, store, vmm, log }: PrepareHost, sign
   const shape = { machine, rootImage: store.blobPath(source.rootDisk.digest) };
   signal.throwIfAborted();
   const loading = pager.load(memBytesOf(machine), source.stack);
-  await Promise.all([engine.startAhead(shape, pager, 1), raceAbort(loading, signal)]);
+  await Promise.all([engine.startAhead(shape, pager, PREPARED, loadableOf(store, source)), raceAbort(loading, signal)]);
   log.debug({ tag }, 'prepared the first fork');
 }
 

@@ -23,6 +23,7 @@ import { unpackInherited } from '../state/snapshot-network.ts';
 import { admit } from './admission.ts';
 import type { Host } from './host.ts';
 import { assertName, expiryOf } from './lifecycle.ts';
+import { loadableOf } from './loadable.ts';
 import { startAll, startEach } from './start-many.ts';
 
 /**
@@ -136,10 +137,8 @@ async function startChild(
     rootImage: host.store.blobPath(source.rootDisk.digest),
     pager: runtime.pager,
     machine,
-    stack: source.stack,
+    ...loadableOf(host.store, source),
     ...(source.disk.length > 0 && { disk: source.disk }),
-    deviceState: host.store.blobPath(source.deviceState.digest),
-    refresh: source.refresh?.entries ?? [],
     signal,
     timeoutMs: limits.restoreTimeoutMs,
     ...(memoryLimitMib !== undefined && { memoryLimitMib }),

@@ -11,6 +11,7 @@ import type {
   HeldSandbox,
   ImportMemory,
   LayerMemory,
+  LoadAhead,
   MemoryUse,
   PageInventory,
   Prepare,
@@ -99,6 +100,11 @@ export class Pager {
     await this.#link.request({ op: 'await_idle', vmm });
   }
 
+  /** Has a VMM that waits load a VM that nobody has asked for yet. It takes no other VM. Resolves when it has loaded. */
+  async loadAhead(load: LoadAhead): Promise<void> {
+    await this.#link.request({ op: 'load_ahead', ...load });
+  }
+
   /** Gives a VMM that waits a VM. Resolves when it runs and is open. */
   async wake(wake: Wake, signal?: AbortSignal): Promise<void> {
     await this.#link.request({ op: 'wake', ...wake }, signal ? { signal } : {});
@@ -128,9 +134,11 @@ export class Pager {
   /**
    * Proves that the shim of a VM that nobody needs conducts pauses: takes a branch of it and keeps nothing. Throws `unsupported`
    * where the shim cannot, and `audit_failed` if memory or device state differ from what the monitor would have saved.
+   *
+   * With `vmm`, a VMM that waits, that one must load and run the branch. Of the VM that it loads, the same is compared.
    */
-  async proveWindow(sandbox: string, signal?: AbortSignal): Promise<void> {
-    await this.#link.request({ op: 'prove_window', sandbox }, signal ? { signal } : {});
+  async proveWindow(sandbox: string, vmm: string | null, signal?: AbortSignal): Promise<void> {
+    await this.#link.request({ op: 'prove_window', sandbox, vmm }, signal ? { signal } : {});
   }
 
   async memory(sandbox: string): Promise<MemoryUse> {

@@ -291,6 +291,20 @@ merged: number,
  */
 merged_in_forks: number, merged_in_forks_us: number, };
 
+export type LoadAhead = { vmm: string, 
+/**
+ * Bottom layer first.
+ */
+stack: Array<string>, 
+/**
+ * The changes of the VM's memory when it is woken. Left out: none.
+ */
+refresh?: Array<Refresh>, 
+/**
+ * The file that holds the device state.
+ */
+device_state: string, };
+
 export type MemoryUse = { 
 /**
  * Pages that the VM has written, swapped out or not: its own.
@@ -304,7 +318,7 @@ shared_bytes: number, };
 /**
  * What the controller can ask for.
  */
-export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "prove_window", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "load", mem_bytes: number, stack: Array<string>, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" };
+export type Op = { "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "load_ahead" } & LoadAhead | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "prove_window", sandbox: string, vmm: string | null, } | { "op": "memory", sandbox: string, } | { "op": "load", mem_bytes: number, stack: Array<string>, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" };
 
 /**
  * All whose memory is served page by page at this moment, and what has been done since the pager was started.
@@ -346,6 +360,11 @@ monitor_socket: string,
  */
 chardev_socket: string, 
 /**
+ * Where the pager listens for the client of the guest channel. The socket is moved with the directory of the VMM when that
+ * is given a VM.
+ */
+agent_socket: string, 
+/**
  * What its shim will show.
  */
 key: string, };
@@ -383,7 +402,7 @@ export type Reply = { "kind": "event", id: number, event: BranchEvent, } | { "ki
 /**
  * One line from the controller.
  */
-export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "prove_window", sandbox: string, } | { "op": "memory", sandbox: string, } | { "op": "load", mem_bytes: number, stack: Array<string>, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" });
+export type Request = { id: number, } & ({ "op": "hello" } | { "op": "announce" } & Announce | { "op": "open", sandbox: string, paused: boolean, } | { "op": "prepare" } & Prepare | { "op": "await_idle", vmm: string, } | { "op": "load_ahead" } & LoadAhead | { "op": "wake" } & Wake | { "op": "release", sandbox: string, } | { "op": "branch" } & Branch | { "op": "cancel", request: number, } | { "op": "pause", sandbox: string, } | { "op": "resume", sandbox: string, } | { "op": "floor", sandbox: string, } | { "op": "prove_window", sandbox: string, vmm: string | null, } | { "op": "memory", sandbox: string, } | { "op": "load", mem_bytes: number, stack: Array<string>, } | { "op": "flatten", mem_bytes: number, stack: Array<string>, } | { "op": "export_memory", mem_bytes: number, stack: Array<string>, path: string, } | { "op": "import_memory" } & ImportMemory | { "op": "import_file", path: string, } | { "op": "lend_memory", sandbox: string, } | { "op": "take_memory", sandbox: string, } | { "op": "refresh_mapped" } & RefreshMapped | { "op": "serve_pages" } & ServePages | { "op": "pages" } | { "op": "inventory" } | { "op": "drop_layer", layer: string, } | { "op": "let_go", layers: Array<string>, } | { "op": "limit_layers", unmapped_bytes: number | null, } | { "op": "layer_memory" } | { "op": "shutdown" });
 
 export type ServePages = { sandbox: string, 
 /**

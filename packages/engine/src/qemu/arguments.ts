@@ -1,4 +1,4 @@
-import type { KernelFiles, Machine } from '../types.ts';
+import type { KernelFiles, Machine, WindowKind } from '../types.ts';
 
 /**
  * The descriptors under which a VMM finds what the launcher leaves it; twins of the numbers in
@@ -172,9 +172,9 @@ export function restoreArguments(machine: Machine, host?: Host): string[] {
   return [...commonArguments(machine, host), '-incoming', `fd:${DEVICE_STATE_FD}`];
 }
 
-/** How a VMM starts that waits for its VM. */
-export function waitArguments(machine: Machine): string[] {
-  return [...commonArguments(machine), '-incoming', `fd:${INCOMING_FD}`];
+/** How a VMM starts that waits for its VM. From inside, the shim loads the device state, and runs the VM. */
+export function waitArguments(machine: Machine, window: WindowKind): string[] {
+  return [...commonArguments(machine), ...(window === 'inside' ? ['-S'] : ['-incoming', `fd:${INCOMING_FD}`])];
 }
 
 /**

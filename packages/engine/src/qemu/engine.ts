@@ -9,6 +9,7 @@ import type {
   Engine,
   Isolation,
   KernelFiles,
+  Loadable,
   Machine,
   Processor,
   RestoreSpec,
@@ -27,7 +28,7 @@ import { type PoolOptions, VmmPool } from './pool.ts';
 import { type Acceleration, chooseAcceleration, PROGRAM, readVersion, requireKvm } from './probe.ts';
 import { readProcessors } from './processor.ts';
 import type { RunStateWatch } from './run-state.ts';
-import { adopt, launch, type Launch, wake } from './vm.ts';
+import { adopt, launch, type Launch, type Wake, wake } from './vm.ts';
 import { TRIAL_MEM_MIB, whyNoInsideWindow, type WindowTrial } from './window.ts';
 
 export interface QemuOptions {
@@ -151,18 +152,18 @@ export class QemuEngine implements Engine {
     this.checkMachine(spec.machine);
     const { machine, rootImage, pager, stack, deviceState, refresh, memoryLimitMib } = spec;
     refuseMemoryLimit(spec, this.capabilities);
-    const args = restoreArguments(machine);
     const memory = { stack, deviceState, refresh, memoryLimitMib };
-    const options = { ...this.#common(spec, machine), args, ...memory, diskLayers: spec.disk };
+    const options = { ...this.#common(spec, machine), ...memory, diskLayers: spec.disk };
     return this.#yield(async () => {
-      const idle = await this.#pool?.takeSoon({ machine, rootImage }, pager);
+      const from = { stack, deviceState, refresh: refresh ?? [] };
+      const idle = await this.#pool?.takeSoon({ machine, rootImage }, pager, from);
       const woken = idle && (await this.#wake(idle, options));
-      return woken ?? launch(options);
+      return woken ?? launch({ ...options, args: restoreArguments(machine) });
     });
   }
 
-  async startAhead(shape: Shape, pager: Pager, count: number): Promise<void> {
-    await this.#pool?.fill(shape, pager, count);
+  async startAhead(shape: Shape, pager: Pager, count: number, from?: Loadable): Promise<void> {
+    await this.#pool?.fill(shape, pager, count, from);
   }
 
   async close(): Promise<void> {
@@ -175,7 +176,7 @@ export class QemuEngine implements Engine {
   }
 
   /** `undefined` when the VMM was lost: another is started for this VM, which tells what is wrong if anything is. */
-  async #wake(idle: Idle, options: Launch & { deviceState: string }): Promise<Vm | undefined> {
+  async #wake(idle: Idle, options: Wake): Promise<Vm | undefined> {
     try {
       return await wake(idle, options);
     } catch {

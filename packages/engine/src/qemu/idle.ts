@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import { memBytesOf } from '@forkd/api/constants';
 import type { Pager } from '../pager/client.ts';
 import { endProcess, explain } from '../supervise.ts';
-import type { Shape, WindowKind, Wires } from '../types.ts';
+import type { Loadable, Shape, WindowKind, Wires } from '../types.ts';
 import { diskArguments, FILES, waitArguments } from './arguments.ts';
 import type { FindDiskServer, VmDisk } from './disk.ts';
 import type { Jail } from './jail.ts';
@@ -20,6 +20,8 @@ export interface IdleParts {
   shim: string;
   jail: Jail;
   window: WindowKind;
+  /** Added to its command line. */
+  moreArgs?: readonly string[];
   findDiskServer: FindDiskServer | undefined;
   wires?: Wires | undefined;
 }
@@ -34,6 +36,19 @@ export interface Idle {
   /** The name of its network wire, if its machine has a network device, and the process that has the other end. */
   networkKey: string | undefined;
   wires: Wires | undefined;
+  /** The VM that it has loaded or is loading. It takes no other. */
+  ahead?: Loadable;
+  /** Settles when that is loaded. */
+  loading?: Promise<void>;
+}
+
+/** Has a VMM that waits load a VM that nobody has asked for yet. A VMM that could not has ended. */
+export function loadAhead(idle: Idle, from: Loadable): Promise<void> {
+  const { stack, refresh, deviceState } = from;
+  idle.ahead = from;
+  const load = { vmm: idle.name, stack: [...stack], refresh: [...refresh], device_state: deviceState };
+  idle.loading = idle.pager.loadAhead(load);
+  return idle.loading;
 }
 
 /** Starts a VMM of a shape. Resolves when it waits for its VM. Leaves nothing if it fails. */
@@ -53,10 +68,17 @@ export async function startIdle(parts: IdleParts, { machine, rootImage }: Shape,
       mem_bytes: memBytesOf(machine),
       monitor_socket: join(dir, FILES.pagerMonitor),
       chardev_socket: join(dir, FILES.chardev),
+      agent_socket: join(dir, FILES.agent),
       key,
     });
     const diskArgs = disk === null ? [] : diskArguments(disk.key, parts.jail.pagerDir);
-    const own = { name, key, dir, args: [...waitArguments(machine), ...diskArgs], network };
+    const own = {
+      name,
+      key,
+      dir,
+      args: [...waitArguments(machine, parts.window), ...diskArgs, ...(parts.moreArgs ?? [])],
+      network,
+    };
     const process = await VmmProcess.start({ ...parts, ...own, machine, rootImage, pager, waits: true });
     idle = { name, process, disk, pager, networkKey: network?.key, wires };
     await untilIdle(idle);

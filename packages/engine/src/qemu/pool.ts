@@ -1,9 +1,10 @@
 import { rm } from 'node:fs/promises';
 import { availableParallelism } from 'node:os';
+import { EngineError } from '../errors.ts';
 import { availableMemoryBytes } from '../memory.ts';
 import type { Pager } from '../pager/client.ts';
-import type { Machine, Shape } from '../types.ts';
-import { endIdle, type Idle, type IdleParts, startIdle } from './idle.ts';
+import type { Loadable, Machine, Shape } from '../types.ts';
+import { endIdle, type Idle, type IdleParts, loadAhead, startIdle } from './idle.ts';
 
 /** Below this much available memory the host is not asked for VMMs that nobody has asked for, and those that wait end. */
 const RESERVE_BYTES = 512 * 2 ** 20;
@@ -33,6 +34,8 @@ export interface PoolParts extends PoolOptions, IdleParts {
 
 interface Waiting extends Idle {
   key: string;
+  /** True while it loads a VM ahead. */
+  isLoading: boolean;
 }
 
 interface Wanted {
@@ -40,6 +43,10 @@ interface Wanted {
   shape: Shape;
   pager: Pager;
   usedAtMs: number;
+  /** The snapshot that was asked for last. */
+  last: Loadable | undefined;
+  /** The snapshot that VMMs load ahead: it was asked for twice in a row, or named by `fill`. */
+  loads: Loadable | undefined;
   /** Failures in a row to start a VMM of it, and when the next is tried. */
   failures: number;
   notBeforeMs: number;
@@ -47,7 +54,8 @@ interface Wanted {
 
 /**
  * VMMs that were started before anybody asked, so that a fork need not wait for a process to start. They are of the shapes
- * that were asked for last, which share the pool evenly; the snapshot is chosen when one is taken. It is refilled while no VM
+ * that were asked for last, which share the pool evenly. The snapshot is chosen when one is taken, except that all but one of a
+ * shape load the snapshot ahead that was asked for twice in a row. It is refilled while no VM
  * is being started, as many VMMs side by side as there are processors, and gives way when the host runs short of memory. A
  * VMM that could not be started, or that has ended, is tried again later and later, until its shape has not been asked for
  * in a long time or its pager is gone.
@@ -79,24 +87,28 @@ export class VmmPool {
   }
 
   /** Takes a VMM that waits; it is the caller's from now on. `undefined` when none of this shape does. */
-  take(shape: Shape, pager: Pager): Idle | undefined {
-    this.#want(shape, pager);
-    const key = keyOf(shape);
-    const idle = this.#waiting.find(
-      (candidate) => candidate.key === key && candidate.pager === pager && isUsable(candidate),
-    );
+  take(shape: Shape, pager: Pager, from?: Loadable): Idle | undefined {
+    const wanted = this.#want(shape, pager);
+    if (from !== undefined) {
+      if (isSame(wanted.last, from)) wanted.loads = from;
+      wanted.last = from;
+    }
+    const own = this.#waiting.filter((idle) => idle.key === wanted.key && idle.pager === pager && isUsable(idle));
+    const loaded = own.filter(({ ahead }) => isSame(ahead, from));
+    const idle =
+      loaded.find(({ isLoading }) => !isLoading) ?? own.find(({ ahead }) => ahead === undefined) ?? loaded[0];
     if (idle) this.#forget(idle);
     return idle;
   }
 
   /** As {@link take}, but waits for the VMM that `fill` is starting, if no other VM waits for it. */
-  async takeSoon(shape: Shape, pager: Pager): Promise<Idle | undefined> {
-    const idle = this.take(shape, pager);
+  async takeSoon(shape: Shape, pager: Pager, from?: Loadable): Promise<Idle | undefined> {
+    const idle = this.take(shape, pager, from);
     const filling = this.#filling;
     if (idle !== undefined || filling?.key !== keyOf(shape) || filling.pager !== pager) return idle;
     this.#filling = undefined;
     await filling.started.catch(() => undefined);
-    return this.take(shape, pager);
+    return this.take(shape, pager, from);
   }
 
   /** Runs `start`, which starts a VM: the pool is not refilled meanwhile, and is afterwards. */
@@ -110,9 +122,13 @@ export class VmmPool {
     }
   }
 
-  /** Resolves when `count` of a shape wait, or a VM has claimed one. Throws when one cannot be started. */
-  async fill(shape: Shape, pager: Pager, count: number): Promise<void> {
-    this.#want(shape, pager);
+  /**
+   * Resolves when `count` of a shape wait, or a VM has claimed one. Those that load ahead have loaded `from` then. Throws when one
+   * cannot be started.
+   */
+  async fill(shape: Shape, pager: Pager, count: number, from?: Loadable): Promise<void> {
+    const wanted = this.#want(shape, pager);
+    if (from !== undefined) [wanted.last, wanted.loads] = [from, from];
     while (!this.#closed && this.count(shape) < Math.min(count, this.#parts.sizeMax)) {
       if (this.#refilling) {
         await this.#refilling;
@@ -127,6 +143,7 @@ export class VmmPool {
         if (this.#filling === filling) this.#filling = undefined;
       }
     }
+    await this.#loadSome(wanted);
   }
 
   /** Ends all that wait, and starts none any more. */
@@ -139,15 +156,18 @@ export class VmmPool {
     await rm(this.#parts.dir, { recursive: true, force: true });
   }
 
-  #want(shape: Shape, pager: Pager): void {
+  #want(shape: Shape, pager: Pager): Wanted {
+    const key = keyOf(shape);
+    const before = this.#wanted.find((other) => other.key === key && other.pager === pager);
     const fresh = { usedAtMs: performance.now(), failures: 0, notBeforeMs: 0 };
-    const wanted = { key: keyOf(shape), shape, pager, ...fresh };
+    const wanted = { key, shape, pager, ...fresh, last: before?.last, loads: before?.loads };
     const others = this.#wanted.filter((other) => other.key !== wanted.key && other.pager === pager);
     this.#wanted = [wanted, ...others].slice(0, Math.min(SHAPES_MAX, this.#parts.sizeMax));
-    if (this.#pagers.has(pager)) return;
+    if (this.#pagers.has(pager)) return wanted;
     this.#pagers.add(pager);
     const forget = () => (this.#wanted = this.#wanted.filter((other) => other.pager !== pager));
     pager.gone.then(forget, forget);
+    return wanted;
   }
 
   #refill(): void {
@@ -165,7 +185,7 @@ export class VmmPool {
   #refillLater(): void {
     clearTimeout(this.#retry);
     if (this.#closed || this.#busy > 0) return;
-    const missing = this.#wanted.filter(({ key }) => this.#isMissing(key));
+    const missing = this.#wanted.filter((wanted) => this.#isMissing(wanted.key) || this.#nextToLoad(wanted));
     if (missing.length === 0) return;
     const nextMs = Math.min(...missing.map(({ notBeforeMs }) => notBeforeMs));
     const delayMs = Math.max(RETRY_MS_MIN, nextMs - performance.now());
@@ -176,6 +196,35 @@ export class VmmPool {
     this.#forgetUnused();
     await this.#endUnwanted();
     await Promise.all(Array.from({ length: availableParallelism() }, () => this.#refillSome()));
+    for (const wanted of this.#wanted) await this.#loadSome(wanted);
+  }
+
+  /** Has VMMs of a shape load ahead, one after another, until none is missing or a VM is being started. */
+  async #loadSome(wanted: Wanted): Promise<void> {
+    for (;;) {
+      const idle = this.#closed || this.#busy > 0 ? undefined : this.#nextToLoad(wanted);
+      const from = wanted.loads;
+      if (idle === undefined || from === undefined) return;
+      idle.isLoading = true;
+      try {
+        await loadAhead(idle, from);
+      } catch (error) {
+        // Nothing tells that the next one would fare better.
+        if (isSame(wanted.loads, from)) [wanted.last, wanted.loads] = [undefined, undefined];
+        if (!isRemoved(error) && this.#wanted.includes(wanted)) this.#parts.onError?.(error);
+        if (this.#waiting.includes(idle)) await this.#end(idle);
+      } finally {
+        idle.isLoading = false;
+      }
+    }
+  }
+
+  /** The VMM of a shape that is to load ahead next. One always stays for any other snapshot. */
+  #nextToLoad({ key, pager, loads }: Wanted): Waiting | undefined {
+    if (loads === undefined || this.#parts.window !== 'inside') return undefined;
+    const own = this.#waiting.filter((idle) => idle.key === key && idle.pager === pager && isUsable(idle));
+    const [next, ...others] = own.filter(({ ahead }) => ahead === undefined);
+    return others.length > 0 ? next : undefined;
   }
 
   /** Starts one VMM after another until nothing is missing that may be tried now. */
@@ -227,14 +276,15 @@ export class VmmPool {
   }
 
   async #endUnwanted(): Promise<void> {
-    const keys = new Set(this.#wanted.map((wanted) => wanted.key));
-    const unwanted = this.#waiting.filter((idle) => !keys.has(idle.key) || !isUsable(idle));
+    const loads = new Map(this.#wanted.map((wanted) => [wanted.key, wanted.loads]));
+    const isStale = ({ key, ahead }: Waiting) => ahead !== undefined && !isSame(ahead, loads.get(key));
+    const unwanted = this.#waiting.filter((idle) => !loads.has(idle.key) || !isUsable(idle) || isStale(idle));
     await Promise.all(unwanted.map((idle) => this.#end(idle)));
   }
 
   async #startOne(shape: Shape, pager: Pager): Promise<void> {
     const idle = await startIdle(this.#parts, shape, pager);
-    this.#keep({ ...idle, key: keyOf(shape) });
+    this.#keep({ ...idle, key: keyOf(shape), isLoading: false });
   }
 
   #keep(idle: Waiting): void {
@@ -249,6 +299,9 @@ export class VmmPool {
   /** Clears away a VMM that has ended while it waited, and starts another one later. */
   async #replace(idle: Waiting): Promise<void> {
     if (!this.#waiting.includes(idle)) return;
+    // The snapshot that it had loaded may have been removed, or have ended it.
+    const wanted = this.#wanted.find(({ loads }) => isSame(loads, idle.ahead));
+    if (wanted) [wanted.last, wanted.loads] = [undefined, undefined];
     await this.#end(idle);
     this.#refillLater();
   }
@@ -299,4 +352,15 @@ function keyOf({ machine, rootImage }: Shape): string {
 /** A VMM cannot reach its disk any more once the server has ended that it was started with. */
 function isUsable({ disk }: Idle): boolean {
   return disk === null || disk.isServed;
+}
+
+function isSame(one: Loadable | undefined, other: Loadable | undefined): boolean {
+  if (one === undefined || other === undefined) return false;
+  const fieldsOf = ({ stack, deviceState, refresh }: Loadable) => JSON.stringify([stack, deviceState, refresh]);
+  return one === other || fieldsOf(one) === fieldsOf(other);
+}
+
+/** True for the error of a snapshot that has been removed since it was asked for. */
+function isRemoved(error: unknown): boolean {
+  return error instanceof EngineError && error.code === 'unknown_layer';
 }

@@ -69,6 +69,11 @@ export interface Launch {
   timeoutMs: number | undefined;
 }
 
+/** The same for a VMM that has been started before. */
+export type Wake = Omit<Launch, 'args'> & { deviceState: string };
+
+type Given = Omit<Launch, 'args'>;
+
 /**
  * Starts a VM, in this order: announce it to the pager, so that its memory is ready; start the VMM, whose shim fetches the
  * memory; wait until the VM runs; let the pager connect. What was begun is undone when a step fails.
@@ -125,25 +130,25 @@ export async function openWire({
 }
 
 /** Gives the wire of a VMM to its VM. Frames that the guest has sent by then wait on the wire. */
-async function bindWire({ id, network, wires }: Launch, key: string | undefined): Promise<void> {
+async function bindWire({ id, network, wires }: Given, key: string | undefined): Promise<void> {
   if (key === undefined) return;
   if (network === undefined) throw new EngineError('bad_request', `The VM ${id} has a network device and no policy.`);
   await wires?.bind({ key, sandbox: id, ...network });
 }
 
 /** The cgroup of a VMM that has a memory limit. */
-async function makeLimit({ dir, memoryLimitMib, memoryLimits }: Launch): Promise<string | undefined> {
+async function makeLimit({ dir, memoryLimitMib, memoryLimits }: Given): Promise<string | undefined> {
   return memoryLimitMib === undefined ? undefined : memoryLimits.create(dir, memoryLimitMib);
 }
 
 /** Gives a VMM that waits its VM. On failure the VMM has ended. */
-export async function wake(idle: Idle, options: Launch & { deviceState: string }): Promise<Vm> {
+export async function wake(idle: Idle, options: Wake): Promise<Vm> {
   checkSocketPath(join(options.dir, FILES.monitor));
   const { pager, dir, deviceState } = options;
   const vmm = idle.process;
   try {
-    await mkdir(dirname(dir), { recursive: true, mode: 0o700 });
-    await rename(vmm.dir, dir);
+    await idle.loading;
+    await move(vmm.dir, dir);
   } catch (error) {
     await killProcess(vmm);
     await pager.release(idle.name).catch(() => undefined);
@@ -161,11 +166,21 @@ export async function wake(idle: Idle, options: Launch & { deviceState: string }
     await bindWire(options, idle.networkKey);
     const announce = announcement(options, { pid: vmm.pid });
     await running(vm, options, (signal) => pager.wake({ vmm: idle.name, announce, device_state: deviceState }, signal));
-    vm.watch();
+    vm.watchSoon();
     return vm;
   } catch (error) {
     await vm.kill();
     throw error;
+  }
+}
+
+/** Moves a directory to a place whose parent may be missing. */
+async function move(from: string, to: string): Promise<void> {
+  try {
+    await rename(from, to);
+  } catch {
+    await mkdir(dirname(to), { recursive: true, mode: 0o700 });
+    await rename(from, to);
   }
 }
 
@@ -192,7 +207,7 @@ async function reopenDisk(
 }
 
 /** The VM that a process runs. */
-function vmOf(vmm: VmmProcess, options: Launch, disk: VmDisk | null, networkKey: string | undefined): QemuVm {
+function vmOf(vmm: VmmProcess, options: Given, disk: VmDisk | null, networkKey: string | undefined): QemuVm {
   const { id, machine, stack } = options;
   const { dir, pid, startTicks, exited } = vmm;
   return new QemuVm(
@@ -228,7 +243,7 @@ function announcement({ id, dir, machine, stack, refresh = [] }: Announced, call
 }
 
 /** {@link inTime} for a VM of QEMU's. */
-function running(vm: Vm, options: Launch, start: (signal: AbortSignal) => Promise<void>): Promise<void> {
+function running(vm: Vm, options: Given, start: (signal: AbortSignal) => Promise<void>): Promise<void> {
   const { id, signal, timeoutMs } = options;
   return inTime({ id, exited: vm.exited, log: join(options.dir, FILES.log), signal, timeoutMs }, start);
 }
@@ -286,6 +301,15 @@ class QemuVm implements Vm {
     const watch = new RunStateWatch(join(this.record.dir, FILES.monitor), onLost, onStall);
     this.#watches.set(this.record.id, watch);
     if (paused) this.#release = watch.hold();
+  }
+
+  /** Calls {@link QemuVm.watch} once the caller has the VM. */
+  watchSoon(): void {
+    let isOver = false;
+    this.exited.then(() => (isOver = true)).catch(() => undefined);
+    setImmediate(() => {
+      if (!isOver) this.watch();
+    });
   }
 
   get #watch(): RunStateWatch | undefined {

@@ -3,9 +3,10 @@ import { mkdir, realpath, rm, stat, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { exists, findProgram } from '../files.ts';
 import { anySignal } from '../signals.ts';
-import type { KernelFiles } from '../types.ts';
+import type { KernelFiles, Vm } from '../types.ts';
 import { bootArguments, bootFiles } from './arguments.ts';
 import { qemuCapabilities } from './capabilities.ts';
+import { endIdle, type Idle, startIdle } from './idle.ts';
 import { launch, type Launch } from './vm.ts';
 
 /** The versions of QEMU whose functions have the signatures that the shim calls them with. */
@@ -16,6 +17,9 @@ export const TRIAL_MEM_MIB = 128;
 
 /** Branches of the trial VM: of its first instructions, and of what it does a moment later. */
 const TRIAL_BRANCHES = 2;
+
+/** Clocks that stand still while the trial VM does, so that device states that are saved in one pause are equal. */
+const STILL_CLOCK = ['-rtc', 'clock=vm'];
 
 /** The trial takes about two seconds where guests are emulated. Requests wait longer than this for an engine. */
 const TRIAL_TIMEOUT_MS = 15_000;
@@ -84,35 +88,50 @@ async function noteOf({ version, cacheDir, vmm }: Candidate): Promise<string> {
 }
 
 async function prove({ kernel, dir }: WindowTrial, vmm: Candidate['vmm']): Promise<void> {
-  const { machine, pager } = vmm;
   const id = `window-${randomBytes(6).toString('hex')}`;
   const own = join(dir, id);
   const late = AbortSignal.timeout(TRIAL_TIMEOUT_MS);
   const signal = anySignal(late, vmm.signal);
   await mkdir(own, { mode: 0o700 });
   try {
-    const vm = await launch({
-      ...vmm,
-      id,
-      dir: join(own, 'vmm'),
-      // The clock of the trial VM stands still in a pause, so that two device states that are saved in one pause are equal.
-      args: [...bootArguments(machine, pager.tscKhz), '-rtc', 'clock=vm'],
-      files: bootFiles(kernel),
-      // The VM reads no disk before it is ended.
-      rootImage: kernel.initramfs,
-      stack: [],
-      findDiskServer: undefined,
-      window: 'inside',
-      capabilities: TRIAL_CAPABILITIES,
-      signal,
-      timeoutMs: undefined,
-    });
-    try {
-      for (let branch = 0; branch < TRIAL_BRANCHES; branch += 1) await pager.proveWindow(id, signal);
-    } finally {
-      await vm.kill();
-    }
+    const trial = { kernel, dir: own };
+    await proveWith(await startTrial(id, trial, { ...vmm, signal }), trial, { ...vmm, signal });
   } finally {
     await rm(own, { recursive: true, force: true });
+  }
+}
+
+/** Starts the trial VM. */
+function startTrial(id: string, { kernel, dir }: WindowTrial, vmm: Candidate['vmm']): Promise<Vm> {
+  return launch({
+    ...vmm,
+    id,
+    dir: join(dir, 'vmm'),
+    args: [...bootArguments(vmm.machine, vmm.pager.tscKhz), ...STILL_CLOCK],
+    files: bootFiles(kernel),
+    // The VM reads no disk before it is ended.
+    rootImage: kernel.initramfs,
+    stack: [],
+    findDiskServer: undefined,
+    window: 'inside',
+    capabilities: TRIAL_CAPABILITIES,
+    timeoutMs: undefined,
+  });
+}
+
+/** Takes the branches of the trial VM, and has a VMM that waits load the last one. */
+async function proveWith(vm: Vm, { kernel, dir }: WindowTrial, trial: Candidate['vmm']): Promise<void> {
+  const { machine, pager, signal, ...vmm } = trial;
+  let idle: Idle | undefined;
+  try {
+    const rootImage = kernel.initramfs;
+    const parts = { ...vmm, dir, window: 'inside', findDiskServer: undefined, moreArgs: STILL_CLOCK } as const;
+    idle = await startIdle(parts, { machine, rootImage }, pager);
+    for (let branch = 1; branch <= TRIAL_BRANCHES; branch += 1) {
+      await pager.proveWindow(vm.record.id, branch === TRIAL_BRANCHES ? idle.name : null, signal);
+    }
+  } finally {
+    await vm.kill();
+    if (idle) await endIdle(idle);
   }
 }
