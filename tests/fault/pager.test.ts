@@ -128,7 +128,7 @@ describe('the pager', () => {
   /** A call as a shim's, of this process. Resolves with what comes back first; empty when it is hung up on. */
   function call(hello: object): Promise<{ socket: Socket; answer: Buffer }> {
     const socket = connect(pager.shimSocket);
-    socket.write(`${JSON.stringify({ protocol: 8, key: 'k', ...hello })}\n`);
+    socket.write(`${JSON.stringify({ protocol: 9, key: 'k', ...hello })}\n`);
     return new Promise((resolve) => {
       socket.once('data', (answer: Buffer) => resolve({ socket, answer }));
       socket.once('close', () => resolve({ socket, answer: Buffer.alloc(0) }));

@@ -31,7 +31,7 @@ use ts_rs::TS;
 pub const PAGE_SIZE: u64 = 4096;
 
 /// Raised by one whenever a message changes its meaning; both ends refuse another number.
-pub const PROTOCOL_VERSION: u32 = 8;
+pub const PROTOCOL_VERSION: u32 = 9;
 
 /// The longest line that either end accepts, in bytes.
 pub const MAX_LINE_BYTES: usize = 1 << 20;

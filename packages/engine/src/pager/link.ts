@@ -4,7 +4,7 @@ import type { Answer, BranchEvent, Op } from './wire.ts';
 /** The pager as a daemon. The version is the pager's `PROTOCOL_VERSION`. */
 export const pagerKind: DaemonKind = {
   name: 'pager',
-  protocol: 8,
+  protocol: 9,
   codes: { missing: 'pager_missing', gone: 'pager_gone', protocol: 'pager_protocol' },
   goneHint: 'Running sandboxes are not affected. Try again: a new pager is started.',
 };
