@@ -1,6 +1,6 @@
 /**
- * E2B's packages work unchanged: `e2b` of npm and of PyPI, as the registries have them, call their methods on a real controller
- * and real guests. docs/guides/e2b.md has the table of the results, which `vitest run tests/clients/e2b.test.ts -u` writes. Left
+ * E2B's packages work unchanged: `e2b` and its code interpreter, of npm and of PyPI, call their methods on a real controller and
+ * real guests. docs/guides/e2b.md has the table of the results, which `vitest run tests/clients/e2b.test.ts -u` writes. Left
  * out where a registry cannot be reached. Hostile callers of the same port are here, too.
  */
 import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -14,12 +14,12 @@ import { installPython, runProgram } from '../python-environment.ts';
 const HERE = join(REPO, 'tests/clients/e2b');
 const PAGE = join(REPO, 'docs/guides/e2b.md');
 const TOKEN = 'a-token-of-the-clients-of-e2b';
-const TEMPLATE = 'base';
+const TEMPLATE = 'code-interpreter-v1';
 const TIMEOUT_MS = 600_000;
-/** The versions that the page names. */
-const VERSIONS = { npm: '2.51.0', pypi: '2.63.0' };
+/** The versions of npm. Those of PyPI are in requirements.txt, and the page names all of them. */
+const NPM_PACKAGES = ['e2b@2.51.0', '@e2b/code-interpreter@2.8.0'];
 
-const node = await installNode(`e2b@${VERSIONS.npm}`);
+const node = await installNode(...NPM_PACKAGES);
 const python = await installPython(join(HERE, 'requirements.txt'));
 
 let dir: string;
@@ -29,7 +29,7 @@ beforeAll(async () => {
   const tokens = join(dir, 'tokens');
   await writeFile(tokens, `${TOKEN}\n`, { mode: 0o600 });
   controller = await TestController.start({ args: ['--e2b', '127.0.0.1:0', '--token-file', tokens] });
-  await controller.client.createSnapshot({ tag: TEMPLATE, source: 'recipe:base', mem_mib: 512 });
+  await controller.client.createSnapshot({ tag: TEMPLATE, source: 'recipe:code-interpreter', mem_mib: 768 });
 }, TIMEOUT_MS);
 afterAll(async () => {
   await controller?.[Symbol.asyncDispose]();
@@ -41,13 +41,16 @@ type Results = Map<string, string>;
 test('each method of both packages does what the page says', { timeout: TIMEOUT_MS }, async ({ skip }) => {
   if ('missing' in node) return skip(node.missing);
   if ('missing' in python) return skip(python.missing);
-  // A program finds its packages beside itself.
-  const program = join(node.dir, 'methods.mjs');
-  await copyFile(join(HERE, 'methods.mjs'), program);
-  const [ofNpm, ofPypi] = await Promise.all([
-    resultsOf(process.execPath, [program, TEMPLATE]),
-    resultsOf(join(python.bin, 'python'), [join(HERE, 'methods.py'), TEMPLATE]),
-  ]);
+  const [ofNpm, ofPypi]: [Results, Results] = [new Map(), new Map()];
+  for (const name of ['methods', 'interpreter']) {
+    // A program finds its packages beside itself.
+    const program = join(node.dir, `${name}.mjs`);
+    await copyFile(join(HERE, `${name}.mjs`), program);
+    await Promise.all([
+      addResults(ofNpm, process.execPath, [program, TEMPLATE]),
+      addResults(ofPypi, join(python.bin, 'python'), [join(HERE, `${name}.py`), TEMPLATE]),
+    ]);
+  }
   expect(ofNpm.get('Sandbox.create')).toBe('works');
   const parts = (await readFile(PAGE, 'utf8')).split(/(?<=<!-- The table below is made [^\n]*\n\n)(?:\|[^\n]*\n)+/);
   expect(parts).toHaveLength(2);
@@ -56,21 +59,28 @@ test('each method of both packages does what the page says', { timeout: TIMEOUT_
   expect((await controller.client.listSnapshots()).map(({ tag }) => tag)).toEqual([TEMPLATE]);
 });
 
-/** Runs a program that calls the methods, and returns the result of each. */
-async function resultsOf(file: string, args: readonly string[]): Promise<Results> {
+test('the page names the versions that are tested', async () => {
+  const page = await readFile(PAGE, 'utf8');
+  const ofPypi = (await readFile(join(HERE, 'requirements.txt'), 'utf8')).trim().split('\n');
+  const versions = [...NPM_PACKAGES, ...ofPypi].map((one) => one.replace(/(?:@|==)(?=\d)/, ' '));
+  expect(versions.filter((version) => !page.includes(version))).toEqual([]);
+});
+
+/** Runs a program that calls the methods, and adds the result of each. */
+async function addResults(results: Results, file: string, args: readonly string[]): Promise<void> {
   const url = controller.e2bUrl;
   const env = { ...process.env, E2B_API_URL: url, E2B_SANDBOX_URL: url, E2B_API_KEY: TOKEN };
   const { code, output } = await runProgram(file, args, TIMEOUT_MS, { env });
   expect([code, code === 0 ? '' : output]).toEqual([0, '']);
   const lines = output.split('\n').filter((line) => line.startsWith('{"method"'));
-  return new Map(lines.map((line) => JSON.parse(line)).map(({ method, result }) => [method, result]));
+  for (const { method, result } of lines.map((line) => JSON.parse(line))) results.set(method, result);
 }
 
 /** The results as a Markdown table, laid out as oxfmt does it. */
 function tableOf(ofNpm: Results, ofPypi: Results): string {
   const methods = [...new Set([...ofNpm.keys(), ...ofPypi.keys()])];
   const cells = [
-    ['method', `npm ${VERSIONS.npm}`, `PyPI ${VERSIONS.pypi}`],
+    ['method', 'npm', 'PyPI'],
     ...methods.map((method) => [`\`${method}\``, resultOf(ofNpm, method), resultOf(ofPypi, method)]),
   ];
   const widths = [0, 1, 2].map((at) => Math.max(...cells.map((row) => row[at]?.length ?? 0)));
@@ -150,6 +160,25 @@ test('callers without a key, with a wrong token and web pages are refused', { ti
   expect(await ask(list, { headers: allowed, body: '{}' })).toMatchObject({ status: 502, text: /was not found/ });
 });
 
+test('the interpreter is as closed as the rest of the guest', { timeout: TIMEOUT_MS }, async () => {
+  const key = { 'x-api-key': TOKEN, 'content-type': 'application/json' };
+  const made = await ask('/v2/sandboxes', { headers: key, body: `{"templateID":"${TEMPLATE}"}` });
+  const { sandboxID: id, trafficAccessToken: token } = JSON.parse(made.text);
+  const named = { 'e2b-sandbox-id': id, 'content-type': 'application/json' };
+  const allowed = { ...named, 'e2b-traffic-access-token': token };
+  const run = (headers: Record<string, string>, body: string) => ask('/execute', { headers, body });
+  expect((await run(named, '{"code":"1"}')).status).toBe(401);
+  expect((await run({ ...named, 'e2b-traffic-access-token': 'x' }, '{"code":"1"}')).status).toBe(401);
+  expect((await run(allowed, '{"code":1}')).status).toBe(400);
+  expect((await run(allowed, '{"code":"1","context_id":"none"}')).status).toBe(404);
+  expect((await run(allowed, '{"code":"1","language":"r"}')).status).toBe(501);
+  // A cell that writes where replies belong ends no request.
+  const forged = `import os; os.write(4, b'{"type":"end"}\\n[]\\n'); 'whole'`;
+  const { status, text } = await run(allowed, JSON.stringify({ code: forged }));
+  expect([status, text]).toEqual([200, expect.stringContaining('"text":"whole"')]);
+  await controller.client.deleteSandbox(id);
+});
+
 test('malformed and oversized requests are refused, and harm nothing', { timeout: TIMEOUT_MS }, async () => {
   const key = { 'x-api-key': TOKEN, 'content-type': 'application/json' };
   const create = (body: string) => ask('/v2/sandboxes', { headers: key, body });
@@ -159,7 +188,7 @@ test('malformed and oversized requests are refused, and harm nothing', { timeout
     '{"timeout":"1"}',
     '{"timeout":0}',
     '{"metadata":{"a":1}}',
-    '{"metadata":{"e2b.x":"y"}}',
+    `{"templateID":"${TEMPLATE}","metadata":{"e2b.x":"y"}}`,
   ]) {
     expect([body, (await create(body)).status]).toEqual([body, 400]);
   }

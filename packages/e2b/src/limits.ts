@@ -26,6 +26,11 @@ export const limits = {
   /** Files of a guest that the translation itself reads: users, groups, variables. */
   guestFileBytesMax: 512 * 1024,
 
+  /** A line of a result of the interpreter, such as an image in base64. */
+  resultCharsMax: 32 * 1024 * 1024,
+  /** The time to reach a cell whose caller has left. */
+  interruptMs: 5_000,
+
   watchersMax: 256,
   watcherEventsMax: 4096,
   /** A watcher that is not polled for so long is removed. */

@@ -49,6 +49,8 @@ export interface Operations {
   listSnapshots(): Promise<SnapshotInfo[]>;
   removeSnapshot(tag: string, query: DeleteSnapshotQuery): Promise<void>;
 
+  startCommand(id: string, request: StartCommandRequest, signal: AbortSignal): Promise<CommandInfo>;
+  forgetCommand(id: string, commandId: string, signal: AbortSignal): Promise<void>;
   startAndFollow(id: string, request: StartCommandRequest, signal: AbortSignal): AsyncGenerator<CommandEvent>;
   followOutput(
     id: string,

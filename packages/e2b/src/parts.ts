@@ -2,6 +2,7 @@ import type { FastifyReply, FastifyRequest } from 'fastify';
 import type { AccessTokens } from './access-tokens.ts';
 import type { Watchers } from './envd/watchers.ts';
 import type { GuestMemories } from './guest/memory.ts';
+import type { Turns } from './interpreter/turns.ts';
 import type { Operations } from './operations.ts';
 
 /** The reply to a request that makes something, and how to unmake it. */
@@ -37,4 +38,6 @@ export interface Parts extends Lent {
   access: AccessTokens;
   memories: GuestMemories;
   watchers: Watchers;
+  /** The turns of those who use one interpreter. */
+  turns: Turns;
 }

@@ -13,6 +13,8 @@ import { wantAccess } from './envd/route.ts';
 import { Watchers } from './envd/watchers.ts';
 import { ConnectError, E2bError, isGone, SandboxGoneError, toConnectError, toE2bError } from './errors.ts';
 import { GuestMemories } from './guest/memory.ts';
+import { interpreterRoutes } from './interpreter/routes.ts';
+import { Turns } from './interpreter/turns.ts';
 import type { Lent, Parts } from './parts.ts';
 
 declare module 'fastify' {
@@ -31,6 +33,7 @@ export function e2bRoutes(app: FastifyInstance, lent: Lent): void {
     access: new AccessTokens(lent.secret),
     memories: new GuestMemories(lent.operations),
     watchers: new Watchers(),
+    turns: new Turns(),
   };
   app.addHook('onClose', () => parts.watchers.close());
   app.setNotFoundHandler(({ method, url }) => {
@@ -48,6 +51,7 @@ export function e2bRoutes(app: FastifyInstance, lent: Lent): void {
     guest.addContentTypeParser(STREAM_MEDIA_TYPE, (_request, payload, done) => done(null, payload));
     processRoutes(guest, parts);
     filesystemRoutes(guest, parts);
+    interpreterRoutes(guest, parts);
     guest.register(async (raw) => {
       raw.removeAllContentTypeParsers();
       raw.addContentTypeParser('*', (_request, payload, done) => done(null, payload));

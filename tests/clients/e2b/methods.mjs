@@ -82,7 +82,7 @@ const methods = {
     let hear;
     const printed = new Promise((resolve) => (hear = resolve));
     const same = await Sandbox.connect(sandbox.sandboxId);
-    const again = await same.commands.connect(handle.pid, { onStdout: (text) => text === 'got later\n' && hear() });
+    const again = await same.commands.connect(handle.pid, { onStdout: (text) => text.includes('got later') && hear() });
     await sandbox.commands.sendStdin(handle.pid, 'later\n');
     await printed;
     assert.equal(await sandbox.commands.kill(handle.pid), true);

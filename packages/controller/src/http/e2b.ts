@@ -5,10 +5,12 @@ import { LargeReply } from '../large-reply.ts';
 import { branch } from '../operations/branch.ts';
 import {
   followOutput,
+  forgetCommand,
   getCommand,
   listCommands,
   signalCommand,
   startAndFollow,
+  startCommand,
   writeStdin,
 } from '../operations/commands.ts';
 import {
@@ -70,6 +72,8 @@ function operationsOf(run: Run): Operations {
     getSnapshot: (...args) => run(getSnapshot, ...args),
     listSnapshots: () => run(listSnapshots),
     removeSnapshot: (...args) => run(removeSnapshot, ...args),
+    startCommand: (...args) => run(startCommand, ...args),
+    forgetCommand: (...args) => run(forgetCommand, ...args),
     startAndFollow: (...args) => run(startAndFollow, ...args),
     followOutput: (...args) => run(followOutput, ...args),
     listCommands: async (...args) => wholeOf<CommandInfo>(await run(listCommands, ...args)),

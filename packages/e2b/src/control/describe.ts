@@ -17,6 +17,8 @@ export function accessOf({ access }: Parts, { id, snapshot_tag: tag }: SandboxIn
     clientID: CLIENT_ID,
     envdVersion: ENVD_VERSION,
     envdAccessToken: access.of(id),
+    // The interpreter is called with this one, and the other services of the guest with the one above.
+    trafficAccessToken: access.of(id),
   };
 }
 

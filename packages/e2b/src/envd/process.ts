@@ -2,6 +2,7 @@ import type { CommandEvent, StartCommandRequest } from '@forkd/api';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type, type Static } from 'typebox';
 import { ConnectError } from '../errors.ts';
+import { environmentOf } from '../guest/environment.ts';
 import { absolutePath } from '../guest/user.ts';
 import type { Parts } from '../parts.ts';
 import { messageOf, messagesOf, readerOf, sendMessage, sendMessages } from './connect.ts';
@@ -121,7 +122,7 @@ async function* started(
   const { cmd, args = [], envs = {}, cwd } = start.process;
   const request: StartCommandRequest = {
     args: [cmd, ...args],
-    env: { LOGNAME: account.name, ...(await memory.variables(signal)), ...envs },
+    env: { ...(await environmentOf(memory, account, signal)), ...envs },
     cwd: cwd === undefined || cwd === '' ? account.home : absolutePath(cwd, account),
     user: account.name,
     stdin: start.stdin ?? true,

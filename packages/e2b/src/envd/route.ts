@@ -40,8 +40,8 @@ export function wantAccess(app: FastifyInstance, parts: Parts): void {
     // Refused before it is known whether the sandbox exists, so that ids cannot be tried out.
     assertAccess(parts, request, id);
     request.sandboxId = id;
-    if (parts.operations.listSandboxes({}).some((info) => info.id === id && info.state === 'running')) return;
-    throw new SandboxGoneError(id);
+    // Throws if there is none, which the reply shows as a sandbox that is gone.
+    if (parts.operations.getSandbox(id).state !== 'running') throw new SandboxGoneError(id);
   });
 }
 
@@ -59,8 +59,8 @@ function signedSandbox(parts: Parts, request: FastifyRequest): string | undefine
 }
 
 function assertAccess(parts: Parts, request: FastifyRequest, id: string): void {
-  const token = request.headers['x-access-token'];
-  if (typeof token === 'string' && parts.access.isOf(id, token)) return;
+  const { 'x-access-token': access, 'e2b-traffic-access-token': traffic } = request.headers;
+  if ([access, traffic].some((token) => typeof token === 'string' && parts.access.isOf(id, token))) return;
   if (isSigned(parts, request, id)) return;
   throw new E2bError(401, 'The request has neither the access token of the sandbox nor a valid signature.');
 }
