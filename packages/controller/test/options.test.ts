@@ -92,9 +92,19 @@ test('where things are, by our names and by forkd’s', () => {
 
 test('the usage text has a line for each option, with its default and its variable', () => {
   const lines = usage.split('\n').filter((line) => line.startsWith('  --'));
-  expect(lines.map((line) => /^ {2}--([a-z-]+)/.exec(line)?.[1])).toEqual([...Object.keys(optionTable), 'help']);
+  expect(lines.map((line) => /^ {2}--([a-z0-9-]+)/.exec(line)?.[1])).toEqual([...Object.keys(optionTable), 'help']);
   expect(lines).toContain('  --branch-concurrency N    branches at the same time (4, FORKD_BRANCH_CONCURRENCY)');
   expect(lines).toContain('  --no-tcp                  serve the unix socket only (FORKD_NO_TCP=1)');
+});
+
+test('the domain of ports is a name, or the address of a proxy in front of it', () => {
+  const domain = (text: string) => serve(['--port-domain', text]).portDomain;
+  expect(domain('ports.example')).toEqual({ name: 'ports.example', served: null });
+  expect(domain('https://ports.example').served).toEqual({ scheme: 'https', port: 443 });
+  expect(domain('http://ports.example:81').served).toEqual({ scheme: 'http', port: 81 });
+  for (const wrong of ['', 'a,b', 'ports.example:81', 'ftp://a', 'https://a/b', 'https://a:65536', '*.a']) {
+    expect(() => domain(wrong)).toThrow('--port-domain');
+  }
 });
 
 test('a flag is on by its option, and by 1 or true in its variable', () => {
