@@ -45,6 +45,7 @@ _forkd_verb() {
     ' net') path='net' ;;
     ' kill') path='kill' ;;
     ' exec') path='exec' ;;
+    ' shell') path='shell' ;;
     ' attach') path='attach' ;;
     ' eval') path='eval' ;;
     ' cp') path='cp' ;;
@@ -254,10 +255,19 @@ _forkd_value() {
     'exec -w' | 'exec --workdir') place=none ;;
     'exec -u' | 'exec --user') place=none ;;
     'exec --timeout') place=none ;;
+    'exec --detach-keys') place=none ;;
     'exec --daemon-url') place=none ;;
     'exec --daemon-token') place=none ;;
     'exec --data-dir') place=directory ;;
+    'shell -e' | 'shell --env') place=none ;;
+    'shell -w' | 'shell --workdir') place=none ;;
+    'shell -u' | 'shell --user') place=none ;;
+    'shell --detach-keys') place=none ;;
+    'shell --daemon-url') place=none ;;
+    'shell --daemon-token') place=none ;;
+    'shell --data-dir') place=directory ;;
     'attach --from-offset') place=none ;;
+    'attach --detach-keys') place=none ;;
     'attach --daemon-url') place=none ;;
     'attach --daemon-token') place=none ;;
     'attach --data-dir') place=directory ;;
@@ -433,6 +443,7 @@ _forkd_argument() {
     'net 0') place=sandbox ;;
     'kill '*) place=sandbox ;;
     'exec 0') place=sandbox ;;
+    'shell 0') place=sandbox ;;
     'attach 0') place=sandbox ;;
     'eval 0') place=sandbox ;;
     'cp 0') place=file ;;
@@ -455,9 +466,9 @@ _forkd_argument() {
 _forkd_words() {
   case "$1 $2" in
     ' options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume net kill exec attach eval cp files ping port logs workspace ws tree inspect stats events mcp doctor cleanup stop version completion bench wp-bench' ;;
+    ' verbs') echo 'quickstart run from-image rebuild snapshot snapshot-diff images snapshot-info snapshot-compact rmi prune fork spawn ls ps update pause resume net kill exec shell attach eval cp files ping port logs workspace ws tree inspect stats events mcp doctor cleanup stop version completion bench wp-bench' ;;
     'quickstart options') echo '--json --keep --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'run options') echo '--tag --name -i --interactive -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --net --allow --deny --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'run options') echo '--tag --name -i --interactive -t --tty -e --env -w --workdir -u --user --timeout --memory-limit-mib --per-child-netns --label --net --allow --deny --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'from-image options') echo '--tag --kernel --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --warm-net --tap --vcpus --disk-gib --cpu-model -e --env --copy --package --replace --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'rebuild options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'snapshot options') echo '--tag --from-sandbox --live --diff --full --no-wait --until --audit --safety --kernel --rootfs --rw --warm --warm-file --mem-mib --boot-wait-secs --net --allow --deny --warm-net --tap --vcpus --disk-gib --cpu-model --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
@@ -480,8 +491,9 @@ _forkd_words() {
     'net log options') echo '-f --follow --sandbox --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'net presets options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'kill options') echo '--all --tag --label --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'exec options') echo '-i --interactive -e --env -w --workdir -u --user --timeout -d --detach --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
-    'attach options') echo '--list --from-offset --no-stdin --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'exec options') echo '-i --interactive -t --tty -e --env -w --workdir -u --user --timeout -d --detach --detach-keys --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'shell options') echo '-e --env -w --workdir -u --user --detach-keys --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
+    'attach options') echo '--list --from-offset --no-stdin --detach-keys --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'eval options') echo '--timeout --json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'cp options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;
     'files options') echo '--json --daemon-url --daemon-token --data-dir -q --quiet -h --help' ;;

@@ -48,6 +48,17 @@ def test_a_sandbox_is_found_by_its_name_and_its_labels(sandbox: Sandbox) -> None
         Sandbox.create(TEMPLATE, name="python")
 
 
+def test_a_terminal_takes_keys_and_sizes(sandbox: Sandbox) -> None:
+    with sandbox.pty.create(command=["sh"], cols=100, rows=30) as pty:
+        assert [info["id"] for info in sandbox.pty.list()] == [pty.id]
+        sandbox.pty.resize(pty.id, {"cols": 90, "rows": 20})
+        pty.send_input("stty size; exit 3\r")
+        shown: list[bytes] = []
+        assert pty.wait(on_data=shown.append).exit_code == 3
+    assert b"20 90\r\n" in b"".join(shown)
+    assert sandbox.pty.kill(pty.id)
+
+
 def test_a_command_runs_with_its_options_and_its_output_arrives_meanwhile(sandbox: Sandbox) -> None:
     heard: list[bytes] = []
     ran = sandbox.commands.run(

@@ -20,6 +20,7 @@ export const NEEDS: Record<string, { query?: string; json?: object }> = {
   eval: { json: { code: '1' } },
   startCommand: { json: { args: ['true'] } },
   signalCommand: { json: { signal: 'KILL' } },
+  resizePty: { json: { cols: 80, rows: 24 } },
   readFile: { query: '?path=/none' },
   writeFile: { query: '?path=/tmp/none' },
   deleteFile: { query: '?path=/none' },

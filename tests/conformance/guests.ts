@@ -1,5 +1,7 @@
+import { once } from 'node:events';
 import { until } from '@forkd/testing';
 import { afterAll, beforeAll, expect, test } from 'vitest';
+import { WebSocket } from 'ws';
 import type { Caller } from './caller.ts';
 
 const OUTPUT_TIMEOUT_MS = 60_000;
@@ -142,6 +144,43 @@ export function guestRoutes(caller: () => Caller): void {
     const signals = `POST ${at}/commands/none/signal`;
     await caller().expectRefusal(400, 'bad_request', ['signal'], signals, { signal: 65 });
     await caller().expectRefusal(404, 'not_found_command', [id], signals, { signal: 9 });
+  });
+
+  test('a command can have a terminal, which is a WebSocket', async () => {
+    const size = { cols: 80, rows: 24 };
+    const started = await caller().expectReply(201, `POST ${at}/commands`, { args: ['cat'], pty: size });
+    expect(started).toMatchObject({ running: true, pty: size });
+    const pty = `${at}/commands/${started.id}/pty`;
+    const { ticket } = await caller().expectReply(201, `POST ${pty}/tickets`);
+    const socket = new WebSocket(caller().target.url.replace('http', 'ws') + pty, [
+      'forkd.pty.v1',
+      `forkd.ticket.${ticket}`,
+    ]);
+    const messages: string[] = [];
+    socket.on('message', (data: Buffer) => messages.push(data.toString()));
+    socket.on('upgrade', ({ headers }) => {
+      const head = { status: 101, headers: new Headers(headers as Record<string, string>) };
+      caller().checker.check({ method: 'GET', path: pty }, head, '');
+    });
+    await once(socket, 'open');
+    socket.send(Buffer.from('typed\r'));
+    await until('the terminal shows it', OUTPUT_TIMEOUT_MS, async () =>
+      messages.join('').includes('typed\r\ntyped\r\n'),
+    );
+    await caller().expectReply(204, `PUT ${pty}`, { cols: 100, rows: 30 });
+    expect((await caller().expectReply(200, `GET ${pty.slice(0, -'/pty'.length)}`)).pty).toEqual({
+      cols: 100,
+      rows: 30,
+    });
+    socket.send(Buffer.from('\u0004'));
+    expect((await once(socket, 'close'))[0]).toBe(1000);
+    expect(JSON.parse(messages[0] ?? '')).toMatchObject({ type: 'attached', id: started.id, ...size });
+    expect(JSON.parse(messages.at(-1) ?? '')).toEqual({ type: 'exit', exit_code: 0, signal: null, timed_out: false });
+    await caller().expectRefusal(409, 'command_ended', [id], `PUT ${pty}`, size);
+    await caller().expectRefusal(400, 'bad_request', ['cols'], `PUT ${pty}`, { cols: 0, rows: 24 });
+    const { id: plain } = await caller().expectReply(201, `POST ${at}/commands`, { args: ['true'] });
+    await caller().expectRefusal(400, 'not_a_terminal', [id], `GET ${at}/commands/${plain}/pty`);
+    await caller().expectRefusal(400, 'not_a_terminal', [id], `PUT ${at}/commands/${plain}/pty`, size);
   });
 
   test('files can be written, read, listed and removed', async () => {

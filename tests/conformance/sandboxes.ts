@@ -124,7 +124,7 @@ export function sandboxRoutes(caller: () => Caller): void {
     const needGuest = caller()
       .checker.operations()
       .filter((operation) => isOfGuest(operation) || operation.id === 'measureFloor');
-    expect(needGuest).toHaveLength(20);
+    expect(needGuest).toHaveLength(23);
     for (const operation of needGuest) {
       const { query = '', json } = NEEDS[operation.id] ?? {};
       const path = pathOfNone(operation.template.replace('{id}', id));

@@ -30,6 +30,8 @@ const classes = {
   Workspace: sdk.Workspace,
   Commands: sdk.Commands,
   CommandHandle: sdk.CommandHandle,
+  Ptys: sdk.Ptys,
+  PtyHandle: sdk.PtyHandle,
   Files: sdk.Files,
   Events: sdk.Events,
   Controller: sdk.Controller,
@@ -57,6 +59,7 @@ const furtherMethods: Record<string, string> = {
 
 /** Methods of the TypeScript SDK that Python has not. */
 const onlyTypeScriptMethods: Record<string, string> = {
+  attachPty: 'httpx has no WebSockets; `sandbox.pty` follows the output of a terminal instead',
   connectPort: 'httpx sends a whole body before it reads the reply; `forkd port` listens on a local port instead',
 };
 

@@ -38,6 +38,7 @@ pub enum ErrorCode {
     NoSuchRoute,
     NotADirectory,
     NotAFile,
+    NotATerminal,
     NotFound,
     NotRunning,
     PermissionDenied,

@@ -106,6 +106,45 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     }
 }
 
+/// A pseudo-terminal: the side that a terminal emulator holds, which does not block, and the side that a program is given.
+pub fn pty() -> io::Result<(OwnedFd, OwnedFd)> {
+    let both = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: the path is a C string; the result is checked and owned here alone.
+    let master = unsafe { OwnedFd::from_raw_fd(check(libc::open(c"/dev/ptmx".as_ptr(), both | libc::O_NONBLOCK))?) };
+    let unlocked: libc::c_int = 0;
+    // SAFETY: the descriptor is open and `unlocked` lives through the call.
+    check(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &unlocked) })?;
+    // SAFETY: the call takes flags; its result is a new descriptor that is owned here alone.
+    let slave = unsafe { OwnedFd::from_raw_fd(check(libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, both))?) };
+    Ok((master, slave))
+}
+
+/// Sets the size of a terminal. The kernel tells its foreground programs, if the size is another one.
+pub fn set_window_size(terminal: &OwnedFd, rows: u16, cols: u16) -> io::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: cols,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the descriptor is open and `size` lives through the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &size) }).map(drop)
+}
+
+/// The process group in the foreground of a terminal. `None` if there is none.
+pub fn foreground_group(terminal: &OwnedFd) -> Option<u32> {
+    let mut group: libc::pid_t = 0;
+    // SAFETY: the descriptor is open and `group` lives through the call.
+    check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGPGRP, &mut group) }).ok()?;
+    u32::try_from(group).ok().filter(|group| *group > 0)
+}
+
+/// Gives a file to a user.
+pub fn set_owner(file: &OwnedFd, uid: u32) -> io::Result<()> {
+    // SAFETY: the descriptor is open. The group of the file stays.
+    check(unsafe { libc::fchown(file.as_raw_fd(), uid, libc::gid_t::MAX) }).map(drop)
+}
+
 /// Whether this process could execute the file. (Root can execute what has any execute bit.)
 pub fn executable(path: &CStr) -> bool {
     // SAFETY: `path` is a C string.

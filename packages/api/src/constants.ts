@@ -13,3 +13,7 @@ export * from './visible.ts';
 
 /** The media type of a streamed reply: one JSON object per line. */
 export const NDJSON_MEDIA_TYPE = 'application/x-ndjson';
+
+/** The subprotocol of a connection to a terminal, and what the one that carries a ticket begins with. */
+export const PTY_PROTOCOL = 'forkd.pty.v1';
+export const PTY_TICKET_PREFIX = 'forkd.ticket.';

@@ -72,6 +72,18 @@ export const limits = {
   /** Length of the sentence of an error. */
   errorCharsMax: 16 * 1024,
   commandArgsMax: 4096,
+  /** Size of a terminal, in characters. */
+  ptyColsMax: 1000,
+  ptyRowsMax: 500,
+  /** Connections to the terminals of one sandbox. */
+  ptyViewersMax: 32,
+  /** Length of a message to a terminal. */
+  ptyMessageBytesMax: 64 * 1024,
+  /** Bytes that a viewer who acknowledges them may have unacknowledged. */
+  ptyWindowBytesMin: 16 * 1024,
+  ptyWindowBytesMax: 16 * 1024 * 1024,
+  /** How long a ticket to a terminal may be used. */
+  ptyTicketSecs: 30,
   commandArgBytesMax: 128 * 1024,
   envEntriesMax: 4096,
   pathBytesMax: 4096,

@@ -72,6 +72,16 @@ export const limits = {
   /** Interval of the comments that keep an event stream alive. */
   eventBeatMs: 15_000,
 
+  /** Viewers of terminals: how often each is asked whether it is there, and how long one may neither answer nor read. */
+  viewerBeatMs: 20_000,
+  viewerSilentMs: 60_000,
+  viewerCloseMs: 5_000,
+  /** Messages to a viewer in one turn of the event loop. */
+  viewerEventsPerTurn: 64,
+  /** Input that may wait for a terminal before its viewer is not read any more. */
+  viewerTypedBytesMax: 256 * 1024,
+  viewerControlsMax: 16,
+
   /** The longest delay of a timer. */
   expiryTimerMsMax: 2 ** 31 - 1,
   expiryRetrySecs: 5,

@@ -33,6 +33,7 @@ const layers = {
 const gauges: Gauges = {
   snapshots: 3,
   sandboxes: 2,
+  terminalViewers: 4,
   branchesInFlight: 1,
   branchCap: 4,
   layers,

@@ -78,6 +78,7 @@ async function metricsText(): Promise<string> {
   metrics.readFrom(async () => ({
     snapshots: 0,
     sandboxes: 0,
+    terminalViewers: 0,
     branchesInFlight: 0,
     branchCap: 0,
     layers: {

@@ -6,14 +6,22 @@ export type ClockRequest = {
  */
 wall_clock_unix_ns: string, };
 
-export type Command = { id: string, pid: number | null, args: Array<string>, running: boolean, exit_code: number | null, signal: string | null, timed_out: boolean, started_unix_ms: number, output_start: number, output_end: number, };
+export type Command = { id: string, pid: number | null, args: Array<string>, running: boolean, exit_code: number | null, signal: string | null, timed_out: boolean, started_unix_ms: number, output_start: number, output_end: number, 
+/**
+ * The size of its terminal, where it has one.
+ */
+pty?: PtySize, };
 
 /**
  * Why a command never ran.
  */
 export type CommandError = "command_not_found" | "permission_denied";
 
-export type CommandRequest = { args?: Array<string>, env?: { [key in string]: string }, cwd?: string, user?: string, stdin?: boolean, timeout_ms?: number, output_limit?: number, };
+export type CommandRequest = { args?: Array<string>, env?: { [key in string]: string }, cwd?: string, user?: string, stdin?: boolean, timeout_ms?: number, output_limit?: number, 
+/**
+ * Gives the command a terminal, which is its stdin, too.
+ */
+pty?: PtySize, };
 
 export type Config = { env?: { [key in string]: string }, workdir?: string, user?: string, entrypoint?: Array<string>, cmd?: Array<string>, };
 
@@ -30,7 +38,7 @@ mode: string, mtime_unix: number, };
 /**
  * The code of a failure. Codes are stable: programs may rely on them.
  */
-export type ErrorCode = "bad_cwd" | "bad_identity" | "bad_path" | "bad_request" | "bad_signal" | "body_broken" | "body_too_large" | "directory_not_empty" | "freezer_unavailable" | "internal" | "interpreter_busy" | "interpreter_failed" | "interpreter_not_found" | "io_error" | "is_a_directory" | "no_space" | "no_such_route" | "not_a_directory" | "not_a_file" | "not_found" | "not_running" | "permission_denied" | "port_unreachable" | "read_only" | "stdin_closed" | "too_many_commands" | "too_many_connections" | "too_many_entries" | "too_many_watches" | "unknown_command" | "unknown_language" | "unknown_user";
+export type ErrorCode = "bad_cwd" | "bad_identity" | "bad_path" | "bad_request" | "bad_signal" | "body_broken" | "body_too_large" | "directory_not_empty" | "freezer_unavailable" | "internal" | "interpreter_busy" | "interpreter_failed" | "interpreter_not_found" | "io_error" | "is_a_directory" | "no_space" | "no_such_route" | "not_a_directory" | "not_a_file" | "not_a_terminal" | "not_found" | "not_running" | "permission_denied" | "port_unreachable" | "read_only" | "stdin_closed" | "too_many_commands" | "too_many_connections" | "too_many_entries" | "too_many_watches" | "unknown_command" | "unknown_language" | "unknown_user";
 
 export type EvalRequest = { language?: string, code: string, timeout_ms?: number, };
 
@@ -107,6 +115,11 @@ export type Name = string;
 
 export type Pong = { pong: boolean, pid: number, version: string, generation: number, uptime_ms: number, };
 
+/**
+ * The size of a terminal, in characters.
+ */
+export type PtySize = { rows: number, cols: number, };
+
 export type Refresh = { entries: Array<RefreshEntry>, 
 /**
  * Bytes of memory above 4 GiB, which the host needs to turn an address into a place in memory.
@@ -144,7 +157,7 @@ directory: Entry, stat: Stat, evaluation: Evaluation, error: Failure, exit: Exit
 /**
  * The JSON that the agent takes.
  */
-export type Requests = { config: Config, identity: IdentityRequest, clock: ClockRequest, command: CommandRequest, signal: SignalRequest, eval: EvalRequest, interpreter: InterpreterRequest, };
+export type Requests = { config: Config, identity: IdentityRequest, clock: ClockRequest, command: CommandRequest, signal: SignalRequest, pty: PtySize, eval: EvalRequest, interpreter: InterpreterRequest, };
 
 /**
  * A signal as a request names it: 15, "15", "TERM" or "SIGTERM".

@@ -5,6 +5,7 @@ import { GuestError, type GuestErrorCode } from './errors.ts';
 import { Http, type Bytes } from './http.ts';
 import { COMMANDS_MAX, CONNECT_TIMEOUT_MS_DEFAULT, DIRECTORY_ENTRIES_MAX } from './limits.ts';
 import { CommandOutput } from './output.ts';
+import { PtyView } from './pty-view.ts';
 import { refreshOf, type Refresh } from './refresh.ts';
 import { collect } from './run.ts';
 import type * as types from './types.ts';
@@ -152,6 +153,26 @@ export class GuestAgent implements AsyncDisposable {
     const request = { query, wait: options, bounded: 'head' } as const;
     const answer = await this.#http.request('GET', `${commandPath(id)}/output`, request);
     return CommandOutput.attached(answer.chunks(), id);
+  }
+
+  /**
+   * Views the terminal of a command: from an offset on, or its screen and what comes then. A viewer does not hold the
+   * terminal up. For what it is too slow to read it gets the screen.
+   */
+  async view(id: string, options: WaitOptions & { offset?: number | undefined } = {}): Promise<PtyView> {
+    const query = { offset: options.offset, follow: true, view: true };
+    const answer = await this.#http.request('GET', `${commandPath(id)}/output`, {
+      query,
+      wait: options,
+      bounded: 'head',
+    });
+    return new PtyView(answer.chunks(), options.offset);
+  }
+
+  /** Sets the size of a command's terminal. `false` where the command has ended. */
+  async resize(id: string, size: types.PtySize, wait?: WaitOptions): Promise<boolean> {
+    const json: request.PtySize = size;
+    return unlessCode('not_running', this.#http.json('PUT', `${commandPath(id)}/pty`, replies.nothing, { json, wait }));
   }
 
   /** Writes to a command's input, as fast as it reads. `close`: that was all. */

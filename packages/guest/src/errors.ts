@@ -23,6 +23,7 @@ const AGENT_ERRORS: Record<ErrorCode, true> = {
   no_such_route: true,
   not_a_directory: true,
   not_a_file: true,
+  not_a_terminal: true,
   not_found: true,
   not_running: true,
   permission_denied: true,

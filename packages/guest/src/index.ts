@@ -2,6 +2,7 @@ export { GuestAgent } from './agent.ts';
 export { agentErrorCodes, GuestError, type GuestErrorCode } from './errors.ts';
 export type { Bytes } from './http.ts';
 export { CommandOutput, type CommandExit, type OutputChunk, type OutputEvent, type OutputGap } from './output.ts';
+export { PtyView, type PtyEvent } from './pty-view.ts';
 export type { Refresh } from './refresh.ts';
 export type {
   Budget,
@@ -20,6 +21,7 @@ export type {
   Identity,
   NewFileOptions,
   Ping,
+  PtySize,
   RunOptions,
   RunResult,
   StartOptions,

@@ -30,7 +30,7 @@ export interface CommandExit {
   errorCode: string | undefined;
 }
 
-const kinds = { started: 0, stdout: 1, stderr: 2, exit: 3, gap: 4 } as const;
+export const kinds = { started: 0, stdout: 1, stderr: 2, exit: 3, gap: 4, screen: 5 } as const;
 const OFFSET_BYTES = 8;
 
 /**
@@ -163,18 +163,21 @@ function gapOf(frame: RawFrame): OutputGap {
   return { stream: 'gap', ...jsonOf(frame, replies.gap) };
 }
 
-function chunkOf(frame: RawFrame): OutputChunk {
-  const { kind, payload } = frame;
-  if ((kind !== kinds.stdout && kind !== kinds.stderr) || payload.length <= OFFSET_BYTES) throw badFrame(frame);
-  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
-  return {
-    stream: kind === kinds.stdout ? 'stdout' : 'stderr',
-    offset: Number(view.getBigUint64(0, true)),
-    data: payload.subarray(OFFSET_BYTES),
-  };
+export function chunkOf(frame: RawFrame): OutputChunk {
+  const { kind } = frame;
+  if (kind !== kinds.stdout && kind !== kinds.stderr) throw badFrame(frame);
+  return { stream: kind === kinds.stdout ? 'stdout' : 'stderr', ...bytesOf(frame) };
 }
 
-function exitOf(frame: RawFrame): CommandExit {
+/** The bytes that a frame carries, and their offset. */
+export function bytesOf(frame: RawFrame): { offset: number; data: Uint8Array } {
+  const { payload } = frame;
+  if (payload.length <= OFFSET_BYTES) throw badFrame(frame);
+  const view = new DataView(payload.buffer, payload.byteOffset, payload.byteLength);
+  return { offset: Number(view.getBigUint64(0, true)), data: payload.subarray(OFFSET_BYTES) };
+}
+
+export function exitOf(frame: RawFrame): CommandExit {
   const exit = jsonOf(frame, replies.exit);
   return {
     exitCode: exit.exit_code,

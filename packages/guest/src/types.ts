@@ -46,7 +46,15 @@ export interface CommandOptions extends WaitOptions {
   outputLimitBytes?: number;
 }
 
+/** The size of a terminal, in characters. */
+export interface PtySize {
+  rows: number;
+  cols: number;
+}
+
 export interface StartOptions extends CommandOptions {
+  /** Give the command a terminal, which `writeStdin` types into. Without arguments, the command is then the user's shell. */
+  pty?: PtySize | undefined;
   /** Give the command an input that `writeStdin` fills. Without it: /dev/null. */
   stdin?: boolean;
 }
@@ -98,6 +106,8 @@ export interface CommandInfo extends Started {
   /** Offsets of the output that the agent still has. */
   outputStart: number;
   outputEnd: number;
+  /** The size of its terminal. Absent where it has none. */
+  pty: PtySize | undefined;
 }
 
 export interface NewFileOptions {

@@ -58,6 +58,9 @@ const EntryName = Type.String({ pattern: String.raw`^(?!\.{1,2}$)[^/\u0000]{1,25
 const WatchedPath = Type.String({ pattern: String.raw`^/[^\u0000]*$`, maxLength: 4352 });
 const Mode = Type.String({ pattern: '^[0-7]{3,4}$' });
 
+const TerminalSide = Type.Integer({ minimum: 1, maximum: 1000 });
+const PtySize = Type.Object({ rows: TerminalSide, cols: TerminalSide });
+
 const Command = Type.Object({
   id: CommandId,
   pid: Pid,
@@ -69,6 +72,7 @@ const Command = Type.Object({
   started_unix_ms: Count,
   output_start: Count,
   output_end: Count,
+  pty: Type.Optional(PtySize),
 });
 
 const facts = {
@@ -230,6 +234,7 @@ export function commandRequest(
     stdin: options.stdin,
     timeout_ms: options.commandTimeoutMs,
     output_limit: options.outputLimitBytes,
+    pty: options.pty,
   };
 }
 
@@ -245,6 +250,7 @@ export function commandOf(wire: ReplyOf<'command'>): CommandInfo {
     startedUnixMs: wire.started_unix_ms,
     outputStart: wire.output_start,
     outputEnd: wire.output_end,
+    pty: wire.pty,
   };
 }
 

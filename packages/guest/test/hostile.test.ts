@@ -4,6 +4,7 @@ import { expect, onTestFinished, test } from 'vitest';
 import { agentErrorCodes, GuestAgent, GuestError } from '../src/index.ts';
 import { Intake } from '../src/intake.ts';
 import { intake as bounds } from '../src/limits.ts';
+import { turns } from '../src/turns.ts';
 import { allOf, commands, listed } from './harness.ts';
 
 const MIB = 1024 * 1024;
@@ -40,6 +41,10 @@ const calls: Record<string, Call> = {
   list: (agent, wait) => commands(agent, wait),
   get: (agent, wait) => agent.get('c-1', wait),
   attach: async (agent, wait) => (await agent.attach('c-1', wait)).wait(),
+  view: async (agent, wait) => {
+    for await (const _ of await agent.view('c-1', wait));
+  },
+  resize: (agent, wait) => agent.resize('c-1', { cols: 80, rows: 24 }, wait),
   stdin: (agent, wait) => agent.writeStdin('c-1', Buffer.from('x'), wait),
   signal: (agent, wait) => agent.signal('c-1', 'TERM', wait),
   forget: (agent, wait) => agent.forget('c-1', wait),
@@ -182,6 +187,27 @@ test.each([
   const agent = await connect(name);
   const figures = await measured(async () => {
     expect((await failureOf(agent.run(['x'], { timeoutMs: 3000 }))).code).toBe(code);
+  });
+  expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
+  expect(figures.grownBytes).toBeLessThan(256 * MIB);
+});
+
+test.each([
+  ['output before a screen', 'bad_response'],
+  ['screen that goes back', 'bad_response'],
+  ['screen with a hole', 'bad_response'],
+  ['empty screen', 'bad_response'],
+  ['endless screens', 'guest_timeout'],
+])('a view of a terminal on an agent with the fault "%s" fails at little cost', async (name, code) => {
+  const agent = await connect(name);
+  const figures = await measured(async () => {
+    const viewing = async (): Promise<void> => {
+      for await (const events of await agent.view('c-1', { timeoutMs: 3000 })) {
+        for (const { data } of events) expect(data.length).toBeGreaterThan(0);
+        await turns.next();
+      }
+    };
+    expect((await failureOf(viewing())).code).toBe(code);
   });
   expect(figures.turnMs).toBeLessThan(TURN_MS_MAX);
   expect(figures.grownBytes).toBeLessThan(256 * MIB);

@@ -32,6 +32,8 @@ import type {
   PortUrl,
   PruneSnapshotsRequest,
   PruneSnapshotsResponse,
+  PtySize,
+  PtyTicket,
   SandboxInfo,
   SandboxStats,
   ShutdownResponse,
@@ -47,6 +49,7 @@ import type {
 import { limits } from '@forkd/api/constants';
 import { openConnection, type ConnectionOptions } from './connection.ts';
 import type { CallOptions } from './deadline.ts';
+import type { WebSocketLike } from './fetch-types.ts';
 import { newIdempotencyKey } from './idempotency-key.ts';
 import { Transport, type RequestBody } from './transport.ts';
 
@@ -60,6 +63,7 @@ const GRACE_MS = 30_000;
 const seg = encodeURIComponent;
 const sandboxPath = (id: string) => `/v1/sandboxes/${seg(id)}`;
 const commandPath = (id: string, commandId: string) => `${sandboxPath(id)}/commands/${seg(commandId)}`;
+const ptyPath = (id: string, commandId: string) => `${commandPath(id, commandId)}/pty`;
 const workspacePath = (name: string) => `/v1/workspaces/${seg(name)}`;
 const snapshotPath = (tag: string) => `/v1/snapshots/${seg(tag)}`;
 /** A POST with its own Idempotency-Key: the controller recognises a retry and executes the request once. */
@@ -387,6 +391,30 @@ export class ForkdClient {
       { method: 'POST', path: `${commandPath(id, commandId)}/signal`, json: { signal } },
       options,
     );
+  }
+
+  /** Sets the size of the terminal of a command. */
+  resizePty(id: string, commandId: string, size: PtySize, options: CallOptions = {}): Promise<void> {
+    return this.#transport.none({ method: 'PUT', path: ptyPath(id, commandId), json: size }, options);
+  }
+
+  /** Makes a ticket with which a web page can connect to the terminal of a command, once. */
+  createPtyTicket(id: string, commandId: string, options: CallOptions = {}): Promise<PtyTicket> {
+    return this.#transport.json({ method: 'POST', path: `${ptyPath(id, commandId)}/tickets` }, options);
+  }
+
+  /**
+   * Connects a WebSocket to the terminal of a command. `Ptys` speaks its protocol. A page is let in by a ticket, which this
+   * method gets.
+   */
+  async attachPty(
+    id: string,
+    commandId: string,
+    query: { offset?: number | undefined; window_bytes?: number | undefined } = {},
+    options: CallOptions = {},
+  ): Promise<WebSocketLike> {
+    const ticket = () => this.createPtyTicket(id, commandId, options).then((made) => made.ticket);
+    return this.#transport.webSocket({ method: 'GET', path: ptyPath(id, commandId), query }, ticket, options);
   }
 
   /** Ends the command if it runs, and forgets its output. */

@@ -1,4 +1,4 @@
-import type { CommandEvent, CommandInfo, StartCommandRequest } from '@forkd/api';
+import type { CommandEvent, CommandInfo, PtySize, StartCommandRequest } from '@forkd/api';
 import { bytesOfBase64 } from './bytes.ts';
 import type { ForkdClient } from './client.ts';
 import { CollectedOutput } from './collected.ts';
@@ -13,6 +13,8 @@ export type StartOptions = RequestOptions & {
   env?: Record<string, string> | undefined;
   cwd?: string | undefined;
   user?: string | undefined;
+  /** Give the command a terminal of this size. `sandbox.pty` connects to it. */
+  pty?: PtySize | undefined;
   /** Give the command a pipe as stdin, for `sendStdin`. */
   stdin?: boolean | undefined;
   /** The time limit of the command, in milliseconds, enforced in the guest. Output until then is kept. Default: none. */
@@ -223,6 +225,7 @@ function startRequest(command: CommandLine, options: StartOptions): StartCommand
   if (options.cwd !== undefined) request.cwd = options.cwd;
   if (options.user !== undefined) request.user = options.user;
   if (options.stdin !== undefined) request.stdin = options.stdin;
+  if (options.pty !== undefined) request.pty = options.pty;
   if (options.onDisconnect !== undefined) request.on_disconnect = options.onDisconnect;
   if (options.timeoutMs !== undefined) request.timeout_secs = options.timeoutMs / 1000;
   return request;

@@ -1,6 +1,6 @@
 import { defaultListen } from '@forkd/api/constants';
 import { ForkdError } from './errors.ts';
-import type { FetchInit, FetchLike, PlatformFetch, ReplyLike } from './fetch-types.ts';
+import type { FetchInit, FetchLike, PlatformFetch, ReplyLike, WebSocketInit, WebSocketLike } from './fetch-types.ts';
 import { environment, openDefaultFetch, openPlatformFetch } from './platform.ts';
 
 export interface ConnectionOptions {
@@ -15,6 +15,8 @@ export interface ConnectionOptions {
   token?: string | undefined;
   /** Another transport, for tests and proxies. This transport then has to use `socket` itself. */
   fetch?: FetchLike | undefined;
+  /** The WebSockets of that transport. Without them it has no terminals. */
+  webSocket?: PlatformFetch['webSocket'] | undefined;
 }
 
 export interface Connection {
@@ -22,6 +24,7 @@ export interface Connection {
   readonly place: string;
   readonly token: string | undefined;
   fetch(path: string, init: FetchInit): Promise<ReplyLike>;
+  webSocket(path: string, init: WebSocketInit): Promise<WebSocketLike>;
   close(): Promise<void>;
 }
 
@@ -33,6 +36,12 @@ export function openConnection(options: ConnectionOptions, env = environment()):
   const custom = options.fetch;
   let { place } = target;
   let opened: Promise<PlatformFetch & { place?: string }> | undefined;
+  const open = async (): Promise<PlatformFetch> => {
+    opened ??= target.isDefault ? openDefaultFetch(token) : openPlatformFetch(target.socket);
+    const platform = await opened;
+    place = platform.place ?? place;
+    return platform;
+  };
   return {
     get place() {
       return place;
@@ -40,10 +49,14 @@ export function openConnection(options: ConnectionOptions, env = environment()):
     token,
     async fetch(path, init) {
       if (custom) return custom(target.base + path, init);
-      opened ??= target.isDefault ? openDefaultFetch(token) : openPlatformFetch(target.socket);
-      const platform = await opened;
-      place = platform.place ?? place;
-      return platform.fetch(target.base + path, init);
+      return (await open()).fetch(target.base + path, init);
+    },
+    async webSocket(path, init) {
+      const connect = options.webSocket ?? (custom ? undefined : (await open()).webSocket);
+      if (connect !== undefined) return connect(target.base + path, init);
+      throw new ForkdError('bad_request', 'The transport of this client has no WebSockets, which terminals need.', {
+        hint: 'Give the client `webSocket` beside `fetch`.',
+      });
     },
     async close() {
       await (await opened)?.close();

@@ -17,8 +17,26 @@ export interface FetchInit {
 
 export type FetchLike = (url: string, init: FetchInit) => Promise<ReplyLike>;
 
+/** The part of a WebSocket that the client uses. Those of undici and of browsers fit. */
+export interface WebSocketLike {
+  binaryType: string;
+  addEventListener(type: 'message', listener: (event: { data: unknown }) => void): void;
+  addEventListener(type: 'close' | 'error', listener: () => void): void;
+  send(data: string | Uint8Array<ArrayBuffer>): void;
+  close(): void;
+}
+
+/** A request for a WebSocket. Who cannot send headers gets a ticket in their place. */
+export interface WebSocketInit {
+  protocol: string;
+  headers: Record<string, string>;
+  ticket: () => Promise<string>;
+}
+
 /** Sends requests if the caller passed no `fetch`. */
 export interface PlatformFetch {
   fetch: FetchLike;
+  /** Begins to connect. */
+  webSocket: (url: string, init: WebSocketInit) => Promise<WebSocketLike>;
   close(): Promise<void>;
 }

@@ -24,11 +24,12 @@ export {
   type ClientErrorCode,
 } from './errors.ts';
 export { Events, type EventsOptions } from './events.ts';
-export type { FetchInit, FetchLike, ReplyLike } from './fetch-types.ts';
+export type { FetchInit, FetchLike, ReplyLike, WebSocketInit, WebSocketLike } from './fetch-types.ts';
 export { Files } from './files.ts';
 export { parseNdjson } from './ndjson.ts';
 export type { ClientOptions, RequestOptions } from './options.ts';
 export { Sandbox, type BranchOptions, type CreateOptions, type ListOptions, type LogsOptions } from './sandbox.ts';
 export { Snapshot, type BuildOptions, type BuildTimes, type DeleteOptions, type PruneOptions } from './snapshot.ts';
+export { PtyHandle, Ptys, type ConnectPtyOptions, type CreatePtyOptions, type PtyChunk } from './pty.ts';
 export type { RequestBody } from './transport.ts';
 export { Workspace, type CreateWorkspaceOptions } from './workspace.ts';

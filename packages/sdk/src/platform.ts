@@ -1,6 +1,7 @@
+import { PTY_TICKET_PREFIX } from '@forkd/api/constants';
 import { collectBytes } from './bytes.ts';
 import { ForkdError } from './errors.ts';
-import type { FetchInit, PlatformFetch, ReplyLike } from './fetch-types.ts';
+import type { FetchInit, PlatformFetch, ReplyLike, WebSocketInit, WebSocketLike } from './fetch-types.ts';
 
 /** The time to connect. The controller is on this host or near it, so a slower one counts as absent. */
 const CONNECT_TIMEOUT_MS = 10_000;
@@ -24,7 +25,7 @@ export async function openPlatformFetch(socket: string | undefined): Promise<Pla
   if (socket !== undefined) return openSocketFetch(socket);
   const undici = isNode() ? await import('undici') : undefined;
   // Bundles for browsers have an empty module in place of undici, even if they run in something like Node.
-  if (typeof undici?.Agent !== 'function') return { fetch: webFetch, close: async () => {} };
+  if (typeof undici?.Agent !== 'function') return { fetch: webFetch, webSocket: pageSocket, close: async () => {} };
   // The client has its own deadline per call. Undici's would end a followed command after five silent minutes.
   const agent = new undici.Agent({
     headersTimeout: 0,
@@ -34,6 +35,7 @@ export async function openPlatformFetch(socket: string | undefined): Promise<Pla
   });
   return {
     fetch: (url, init) => undici.fetch(url, { ...init, dispatcher: agent }),
+    webSocket: (url, init) => openNodeSocket(url, init, undefined),
     close: () => agent.close(),
   };
 }
@@ -54,6 +56,30 @@ async function openSocketFetch(socket: string): Promise<PlatformFetch> {
   throw new ForkdError('bad_request', `The unix socket ${socket} cannot be reached from here.`, {
     hint: 'Unix sockets need Node.js; give the http:// or https:// address of the controller.',
   });
+}
+
+/** A WebSocket of Node, over a unix socket if one is named. */
+export async function openNodeSocket(
+  url: string,
+  { protocol, headers }: WebSocketInit,
+  socketPath: string | undefined,
+): Promise<WebSocketLike> {
+  const { Agent, WebSocket } = await import('undici');
+  const dispatcher = new Agent({
+    connect: { timeout: CONNECT_TIMEOUT_MS, ...(socketPath !== undefined && { socketPath }) },
+  });
+  const socket = new WebSocket(url.replace(/^http/, 'ws'), { protocols: [protocol], headers, dispatcher });
+  socket.addEventListener('close', () => {
+    dispatcher.close().catch(() => {});
+  });
+  return socket;
+}
+
+/** A WebSocket of a page, which can name subprotocols, but no headers. */
+async function pageSocket(url: string, { protocol, headers, ticket }: WebSocketInit): Promise<WebSocketLike> {
+  const protocols = [protocol];
+  if (headers['authorization'] !== undefined) protocols.push(`${PTY_TICKET_PREFIX}${await ticket()}`);
+  return new globalThis.WebSocket(url.replace(/^http/, 'ws'), protocols);
 }
 
 function isNode(): boolean {

@@ -20,6 +20,7 @@ import { Commands } from './commands.ts';
 import { ForkdError, isForkdError } from './errors.ts';
 import { Files } from './files.ts';
 import { callOptions, clientFrom, wholeSecs, type ClientOptions, type RequestOptions } from './options.ts';
+import { Ptys } from './pty.ts';
 import { Snapshot } from './snapshot.ts';
 
 export type CreateOptions = ClientOptions & {
@@ -80,6 +81,7 @@ export class Sandbox {
   /** The state when this object was made. `getInfo` fetches the present state. */
   readonly info: SandboxInfo;
   readonly commands: Commands;
+  readonly pty: Ptys;
   readonly files: Files;
   readonly client: ForkdClient;
 
@@ -88,6 +90,7 @@ export class Sandbox {
     this.info = info;
     this.id = info.id;
     this.commands = new Commands(client, info.id);
+    this.pty = new Ptys(client, info.id);
     this.files = new Files(client, info.id);
   }
 

@@ -1,9 +1,9 @@
-import { encodeQueryValue, NDJSON_MEDIA_TYPE } from '@forkd/api/constants';
+import { encodeQueryValue, NDJSON_MEDIA_TYPE, PTY_PROTOCOL } from '@forkd/api/constants';
 import { explainConnect } from './connect-failure.ts';
 import type { Connection } from './connection.ts';
 import { sleep, startDeadline, type CallOptions, type Deadline } from './deadline.ts';
 import { errorFromReply, ForkdError } from './errors.ts';
-import type { FetchInit, ReplyLike } from './fetch-types.ts';
+import type { FetchInit, ReplyLike, WebSocketLike } from './fetch-types.ts';
 import { parseNdjson } from './ndjson.ts';
 import { asLost, LostConnection, retryAfterMs, withRetries, type Repeatable } from './retry.ts';
 import { parseServerSentEvents } from './server-sent-events.ts';
@@ -74,6 +74,15 @@ export class Transport {
 
   serverSentEvents<Event>(spec: RequestSpec, options: CallOptions): AsyncGenerator<Event> {
     return parseServerSentEvents<Event>(this.stream(spec, options, 'text/event-stream'));
+  }
+
+  /** Begins to connect a WebSocket. `ticket` gets what lets it in where no header can be sent. */
+  webSocket(spec: RequestSpec, ticket: () => Promise<string>, { signal }: CallOptions): Promise<WebSocketLike> {
+    signal?.throwIfAborted();
+    const { token } = this.connection;
+    const headers: Record<string, string> = token === undefined ? {} : { authorization: `Bearer ${token}` };
+    const init = { protocol: PTY_PROTOCOL, headers, ticket };
+    return this.connection.webSocket(spec.path + queryString(spec.query), init);
   }
 
   async #whole<Result>(

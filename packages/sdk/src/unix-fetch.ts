@@ -4,12 +4,14 @@ import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { concatBytes, textOf } from './bytes.ts';
 import type { FetchInit, PlatformFetch, ReplyLike } from './fetch-types.ts';
+import { openNodeSocket } from './platform.ts';
 
 /** Sends every request to this socket. Connections idle for `idleMsMax` are closed. Idle ones do not keep the process alive. */
 export function openUnixFetch(socketPath: string, idleMsMax: number): PlatformFetch {
   const agent = new http.Agent({ keepAlive: true, timeout: idleMsMax });
   return {
     fetch: (url, init) => send(agent, socketPath, url, init),
+    webSocket: (url, init) => openNodeSocket(url, init, socketPath),
     close: async () => agent.destroy(),
   };
 }

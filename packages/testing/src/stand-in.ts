@@ -27,6 +27,9 @@ for name in null zero random urandom; do
   : >guest/dev/$name
   mount --bind /dev/$name guest/dev/$name
 done
+mkdir guest/dev/pts
+mount -t devpts -o ptmxmode=0666 none guest/dev/pts
+ln -s pts/ptmx guest/dev/ptmx
 mount --bind . guest/vm
 cp AGENT guest/agent
 exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin chroot guest /agent --socket /vm/guest.sock

@@ -11,6 +11,7 @@ from ._async.commands import AsyncCommandHandle, AsyncCommands
 from ._async.events import AsyncEvents
 from ._async.files import AsyncFiles
 from ._async.options import AsyncClientOptions
+from ._async.pty import AsyncPtyHandle, AsyncPtys
 from ._async.sandbox import AsyncSandbox
 from ._async.snapshot import AsyncBuilt, AsyncSnapshot
 from ._async.workspace import AsyncWorkspace
@@ -22,6 +23,7 @@ from ._sync.commands import CommandHandle, Commands
 from ._sync.events import Events
 from ._sync.files import Files
 from ._sync.options import ClientOptions
+from ._sync.pty import PtyHandle, Ptys
 from ._sync.sandbox import Sandbox
 from ._sync.snapshot import Built, Snapshot
 from ._sync.workspace import Workspace
@@ -36,6 +38,8 @@ __all__ = [
     "AsyncEvents",
     "AsyncFiles",
     "AsyncForkdClient",
+    "AsyncPtyHandle",
+    "AsyncPtys",
     "AsyncSandbox",
     "AsyncSnapshot",
     "AsyncWorkspace",
@@ -59,6 +63,8 @@ __all__ = [
     "NotFoundError",
     "Output",
     "OutputChunk",
+    "PtyHandle",
+    "Ptys",
     "Sandbox",
     "Snapshot",
     "TimeoutError",

@@ -90,6 +90,16 @@ CommandEvent: TypeAlias = CommandEventStarted | CommandEventStdout | CommandEven
 
 
 @final
+class PtySize(TypedDict):
+    """The size of a terminal, in characters."""
+
+    cols: int
+    """Columns of the terminal."""
+    rows: int
+    """Rows of the terminal."""
+
+
+@final
 class CommandInfo(TypedDict):
     """A command of a sandbox."""
 
@@ -113,6 +123,8 @@ class CommandInfo(TypedDict):
     """Offset after the newest byte of output."""
     started_unix_ms: int
     """Start time, in milliseconds since 1970."""
+    pty: NotRequired[PtySize]
+    """Size of the terminal of the command. Absent if it has none."""
 
 
 @final
@@ -749,6 +761,16 @@ class PruneSnapshotsResponse(TypedDict):
 
 
 @final
+class PtyTicket(TypedDict):
+    """The right to one connection to a terminal."""
+
+    ticket: str
+    """Name it as a second subprotocol, `forkd.ticket.` and the ticket. It can be used once."""
+    expires_unix: int
+    """Time after which the ticket cannot be used any more."""
+
+
+@final
 class SandboxStats(TypedDict):
     """Resource usage of a sandbox since it was started."""
 
@@ -959,7 +981,7 @@ class StartCommandRequest(TypedDict):
     """A command to start, which keeps running after the reply."""
 
     args: list[str]
-    """The program and its arguments. No shell is involved. Empty: the image's ENTRYPOINT and CMD."""
+    """The program and its arguments. No shell is involved. Empty: the image's ENTRYPOINT and CMD; with `pty` the user's shell."""
     env: NotRequired[dict[str, str] | None]
     """Environment variables, added to the image's own."""
     cwd: NotRequired[str | None]
@@ -968,6 +990,8 @@ class StartCommandRequest(TypedDict):
     """User to run as. Default: the image's user."""
     stdin: NotRequired[bool]
     """True: standard input is a pipe that `POST …/stdin` writes to. False: the command reads end-of-file at once."""
+    pty: NotRequired[PtySize]
+    """Give the command a terminal of this size. Its output is that of the terminal, all in `stdout`, and `POST …/stdin` types into it."""
     timeout_secs: NotRequired[float | None]
     """Kill the command after this many seconds. Default: no timeout."""
     follow: NotRequired[bool]

@@ -1,7 +1,9 @@
 //! Commands: starting them, and the table of those that run or have run.
 
+pub mod pty;
 pub mod ring;
 mod run;
+mod screen;
 pub mod session;
 pub mod signals;
 pub mod spawn;
@@ -21,6 +23,7 @@ use crate::config::{Config, PATH_DEFAULT};
 use crate::error::{ApiError, ErrorCode};
 use crate::reaper::Reaper;
 use crate::sys;
+use pty::{Pty, Size};
 use run::Process;
 use session::{CommandError, Exit, Info, Session};
 use spawn::{Lookup, Program};
@@ -31,8 +34,11 @@ const RING_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Finished commands that are remembered, and how much of their output, all together.
 const FINISHED_MAX: usize = 256;
 const FINISHED_BYTES_MAX: u64 = 16 * 1024 * 1024;
-/// Commands that run at the same time.
+/// Commands that run at the same time, and those of them that have a terminal.
 const RUNNING_MAX: usize = 1024;
+const PTYS_MAX: usize = 64;
+const TERM_DEFAULT: &str = "xterm-256color";
+const SHELL_DEFAULT: &str = "/bin/sh";
 
 #[derive(Deserialize, TS)]
 #[serde(deny_unknown_fields)]
@@ -51,6 +57,8 @@ pub struct Request {
     stdin: bool,
     timeout_ms: Option<u64>,
     output_limit: Option<usize>,
+    /// Gives the command a terminal, which is its stdin, too.
+    pty: Option<Size>,
 }
 
 /// The sessions, oldest first.
@@ -63,18 +71,18 @@ impl Commands {
     /// Starts a command. One that is not there, or may not be executed, is a session too: it ends at once with 127 or 126.
     pub fn start(&self, reaper: &Reaper, config: &Config, request: Request) -> Result<Arc<Session>, ApiError> {
         let prepared = Prepared::new(config, request)?;
-        if self.list().iter().filter(|info| info.running).count() >= RUNNING_MAX {
-            let message = format!("{RUNNING_MAX} commands run already");
-            return Err(ApiError::new(
-                hyper::StatusCode::TOO_MANY_REQUESTS,
-                ErrorCode::TooManyCommands,
-                message,
-            ));
+        let running: Vec<_> = self.list().into_iter().filter(|info| info.running).collect();
+        if running.len() >= RUNNING_MAX {
+            return Err(too_many(format!("{RUNNING_MAX} commands run already")));
         }
+        if prepared.pty.is_some() && running.iter().filter(|info| info.pty.is_some()).count() >= PTYS_MAX {
+            return Err(too_many(format!("{PTYS_MAX} commands with a terminal run already")));
+        }
+        let terminal = prepared.open_terminal()?;
         let name = &prepared.args[0];
         let search = prepared.env.get("PATH").map_or(PATH_DEFAULT, String::as_str);
         let session = match spawn::look_up(name, search, &prepared.cwd) {
-            Lookup::Found(path) => match prepared.spawn(reaper, &path) {
+            Lookup::Found(path) => match prepared.spawn(reaper, &path, terminal) {
                 Ok((session, process)) => {
                     tokio::spawn(run::run(session.clone(), process));
                     session
@@ -113,6 +121,11 @@ impl Commands {
     }
 }
 
+fn too_many(message: String) -> ApiError {
+    let status = hyper::StatusCode::TOO_MANY_REQUESTS;
+    ApiError::new(status, ErrorCode::TooManyCommands, message)
+}
+
 fn unknown(id: &str) -> ApiError {
     ApiError::not_found(ErrorCode::UnknownCommand, format!("there is no command {id}"))
 }
@@ -137,6 +150,15 @@ fn forget_oldest(sessions: &mut VecDeque<Arc<Session>>) {
     *sessions = keep;
 }
 
+/// The shell of a user, as a login starts it.
+fn login_shell(user: &users::User) -> Vec<String> {
+    let shell = user
+        .shell
+        .as_deref()
+        .filter(|shell| std::path::Path::new(shell).exists());
+    vec![shell.unwrap_or(SHELL_DEFAULT).to_owned(), "-l".to_owned()]
+}
+
 /// A request with the image's defaults in it.
 struct Prepared {
     args: Vec<String>,
@@ -146,11 +168,17 @@ struct Prepared {
     stdin: bool,
     timeout: Option<Duration>,
     ring_bytes: usize,
+    pty: Option<Size>,
 }
 
 impl Prepared {
     fn new(config: &Config, request: Request) -> Result<Prepared, ApiError> {
+        let pty = request.pty.map(Size::check).transpose()?;
+        let user = users::find(request.user.as_deref().or(config.user.as_deref()))?;
         let mut args = request.args;
+        if args.is_empty() && pty.is_some() {
+            args = login_shell(&user);
+        }
         if args.is_empty() {
             args = [config.entrypoint.clone(), config.cmd.clone()].concat();
         }
@@ -160,14 +188,17 @@ impl Prepared {
                 "args is empty, and the image has neither an ENTRYPOINT nor a CMD",
             ));
         }
-        let user = users::find(request.user.as_deref().or(config.user.as_deref()))?;
         let cwd = std::path::Path::new(config.workdir()).join(request.cwd.unwrap_or_default());
         if !cwd.is_dir() {
             let message = format!("{} is not a directory", cwd.display());
             return Err(ApiError::bad_request(ErrorCode::BadCwd, message));
         }
+        let mut env = config.env_for(&user, request.env);
+        if pty.is_some() {
+            env.entry("TERM".to_owned()).or_insert_with(|| TERM_DEFAULT.to_owned());
+        }
         Ok(Prepared {
-            env: config.env_for(&user, request.env),
+            env,
             cwd: cwd.to_string_lossy().into_owned(),
             args,
             user,
@@ -177,10 +208,45 @@ impl Prepared {
                 .output_limit
                 .unwrap_or(RING_BYTES_DEFAULT)
                 .clamp(RING_BYTES_MIN, RING_BYTES_MAX),
+            pty,
         })
     }
 
-    fn spawn(&self, reaper: &Reaper, path: &std::path::Path) -> io::Result<(Arc<Session>, Process)> {
+    fn open_terminal(&self) -> Result<Option<(pty::Opened, Size)>, ApiError> {
+        let open = |size| Ok((Pty::open(size, self.user.uid)?, size));
+        self.pty.map(open).transpose().map_err(|error: io::Error| {
+            let status = hyper::StatusCode::INTERNAL_SERVER_ERROR;
+            ApiError::new(status, ErrorCode::IoError, format!("open a terminal: {error}"))
+        })
+    }
+
+    fn spawn(
+        &self,
+        reaper: &Reaper,
+        path: &std::path::Path,
+        terminal: Option<(pty::Opened, Size)>,
+    ) -> io::Result<(Arc<Session>, Process)> {
+        let program = Program {
+            path,
+            args: &self.args,
+            env: &self.env,
+            cwd: &self.cwd,
+            user: &self.user,
+        };
+        if let Some((opened, size)) = terminal {
+            let (stdout, stderr) = (opened.program.try_clone()?, opened.program.try_clone()?);
+            let (pid, ended) = reaper.spawn(|| spawn::spawn(&program, opened.program.into(), stdout, stderr, &[]))?;
+            let process = Process {
+                ended,
+                stdout: opened.output,
+                stderr: None,
+                timeout: self.timeout,
+            };
+            let session = self
+                .session(Some(pid), Some(opened.input))
+                .with_terminal(size, Some(opened.pty));
+            return Ok((Arc::new(session), process));
+        }
         let (stdout, stdout_end) = sys::pipe()?;
         let (stderr, stderr_end) = sys::pipe()?;
         let (stdin, stdin_end) = match self.stdin {
@@ -192,18 +258,11 @@ impl Prepared {
             pipe::Receiver::from_owned_fd(stderr)?,
         );
         let stdin_end = stdin_end.map(pipe::Sender::from_owned_fd).transpose()?;
-        let program = Program {
-            path,
-            args: &self.args,
-            env: &self.env,
-            cwd: &self.cwd,
-            user: &self.user,
-        };
         let (pid, ended) = reaper.spawn(|| spawn::spawn(&program, stdin, stdout_end, stderr_end, &[]))?;
         let process = Process {
             ended,
             stdout,
-            stderr,
+            stderr: Some(stderr),
             timeout: self.timeout,
         };
         Ok((Arc::new(self.session(Some(pid), stdin_end)), process))
@@ -224,7 +283,10 @@ impl Prepared {
             io::ErrorKind::PermissionDenied => (126, CommandError::PermissionDenied, "permission denied"),
             _ => return Err(ApiError::io(format_args!("start {name}"), error)),
         };
-        let session = self.session(None, None);
+        let mut session = self.session(None, None);
+        if let Some(size) = self.pty {
+            session = session.with_terminal(size, None);
+        }
         session.push(ring::Stream::Stderr, format!("{name}: {reason}\n").as_bytes());
         session.finish(Exit {
             exit_code,

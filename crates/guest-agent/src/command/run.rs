@@ -1,5 +1,6 @@
 //! The life of a command: 1. started; 2. its output read until its main process has ended and its pipes are at their end
 //! (or silent for a short grace, where a child of it still holds them); 3. finished, its output kept.
+//! A command with a terminal has that in place of its pipes.
 
 use std::io;
 use std::pin::pin;
@@ -16,6 +17,8 @@ use crate::sys::Ended;
 
 /// How long after the end of the main process output of those that it left behind is waited for.
 const PIPE_GRACE: Duration = Duration::from_millis(250);
+/// How often viewers that hold a terminal up are looked at.
+const VIEWER_LOOK: Duration = Duration::from_millis(50);
 const READ_BYTES: usize = 64 * 1024;
 /// A longer timeout is as good as none, and would overflow the clock.
 const TIMEOUT_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
@@ -25,7 +28,7 @@ const LEFT_BYTES_MAX: usize = 1024 * 1024;
 pub struct Process {
     pub ended: oneshot::Receiver<Ended>,
     pub stdout: pipe::Receiver,
-    pub stderr: pipe::Receiver,
+    pub stderr: Option<pipe::Receiver>,
     pub timeout: Option<Duration>,
 }
 
@@ -33,10 +36,11 @@ pub struct Process {
 pub async fn run(session: Arc<Session>, process: Process) {
     let (leave_pipes, leave) = watch::channel(false);
     let mut pumps = pin!(async {
-        tokio::join!(
-            pump(&session, Stream::Stdout, process.stdout, leave.clone()),
-            pump(&session, Stream::Stderr, process.stderr, leave.clone()),
-        )
+        tokio::join!(pump(&session, Stream::Stdout, process.stdout, leave.clone()), async {
+            if let Some(stderr) = process.stderr {
+                pump(&session, Stream::Stderr, stderr, leave.clone()).await;
+            }
+        },)
     });
     let mut waiting = pin!(wait(&session, process.ended, process.timeout));
     let mut pipes_ended = false;
@@ -81,7 +85,8 @@ async fn pump(session: &Session, stream: Stream, pipe: pipe::Receiver, mut leave
         changes.mark_unchanged();
         let room = session.room();
         if room == 0 {
-            let _ = changes.changed().await;
+            let _ = timeout(VIEWER_LOOK, changes.changed()).await;
+            session.leave_slow_viewers();
             continue;
         }
         match pipe.try_read(&mut buffer[..room.min(READ_BYTES)]) {

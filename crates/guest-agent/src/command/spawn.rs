@@ -57,6 +57,7 @@ pub fn look_up(name: &str, search: &str, cwd: &str) -> Lookup {
 /// Starts the program as leader of its own session and process group. Gives its pid; waiting is the reaper's.
 ///
 /// The descriptors in `inherit` stay open in it, with the numbers that they have here.
+/// A terminal that is its stdin controls the session.
 pub fn spawn(
     program: &Program<'_>,
     stdin: Stdio,
@@ -90,6 +91,8 @@ fn become_user(command: &mut Command, user: &User, inherit: &[OwnedFd]) {
     unsafe {
         command.pre_exec(move || {
             check(libc::setsid())?;
+            // A session without a terminal takes the first one. Where stdin is no terminal this fails, as it should.
+            libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0);
             for &fd in &fds {
                 check(libc::fcntl(fd, libc::F_SETFD, 0))?;
             }

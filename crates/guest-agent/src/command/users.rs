@@ -11,6 +11,8 @@ pub struct User {
     /// Name and home, where the user has an entry.
     pub name: Option<String>,
     pub home: String,
+    /// The program of a login, where the entry names one.
+    pub shell: Option<String>,
 }
 
 /// Finds `name`, `uid`, `name:group` or `uid:gid`. Absent: whom the agent runs as, which in a guest is root.
@@ -56,12 +58,17 @@ fn resolve(spec: &str, passwd: &str, group: &str) -> Option<User> {
         None => vec![gid],
     };
     let home = entry.as_ref().map_or("/", |entry| entry[5]).trim().to_owned();
+    let shell = entry
+        .as_ref()
+        .and_then(|entry| entry.get(6))
+        .map(|shell| shell.trim().to_owned());
     Some(User {
         uid,
         gid,
         groups,
         home: if home.is_empty() { "/".into() } else { home },
         name,
+        shell: shell.filter(|shell| !shell.is_empty()),
     })
 }
 
@@ -106,6 +113,7 @@ mod tests {
             groups: vec![1001, 10, 11],
             name: Some("ada".into()),
             home: "/home/ada".into(),
+            shell: Some("/bin/sh".into()),
         };
         assert_eq!(resolve("ada", PASSWD, GROUP).as_ref(), Some(&ada));
         assert_eq!(resolve("1000", PASSWD, GROUP).as_ref(), Some(&ada));

@@ -1,7 +1,8 @@
 //! `/v1/commands`: starting, following, feeding, signalling.
 //!
 //! Output is a stream of frames `kind u8, length u32 LE, payload`: 0 started (JSON), 1 stdout and 2 stderr (offset u64 LE,
-//! bytes), 3 exit (JSON), 4 gap (JSON).
+//! bytes), 3 exit (JSON), 4 gap (JSON), 5 a part of the drawn screen of a terminal (offset u64 LE of the output that follows
+//! it, bytes).
 
 use std::io;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use ts_rs::TS;
 
 use super::body::{self, Body, Query, empty, frame, json, json_frame, json_of};
 use crate::agent::Agent;
+use crate::command::pty::Size;
 use crate::command::ring::Stream;
 use crate::command::session::{Follower, Piece, Session};
 use crate::command::signals::Signal;
@@ -27,6 +29,7 @@ const STDOUT: u8 = 1;
 const STDERR: u8 = 2;
 const EXIT: u8 = 3;
 const GAP: u8 = 4;
+const SCREEN: u8 = 5;
 
 pub async fn route(
     agent: Arc<Agent>,
@@ -44,6 +47,10 @@ pub async fn route(
         (&Method::GET, [id, "output"]) => output(commands.get(id)?, query),
         (&Method::POST, [id, "stdin"]) => {
             feed(commands.get(id)?, query.flag("close"), body).await?;
+            Ok(empty())
+        }
+        (&Method::PUT, [id, "pty"]) => {
+            resize(&*commands.get(id)?, json_of(body).await?)?;
             Ok(empty())
         }
         (&Method::POST, [id, "signal"]) => {
@@ -91,13 +98,19 @@ async fn start(agent: &Agent, query: &Query, body: Incoming) -> Result<Response<
 }
 
 fn output(session: Arc<Session>, query: &Query) -> Result<Response<Body>, ApiError> {
-    let offset = match query.get("offset") {
-        None => 0,
-        Some(text) => text
-            .parse()
-            .map_err(|_| ApiError::bad_request(ErrorCode::BadRequest, format!("{text} is no output offset")))?,
+    let offset = query.get("offset").map(|text| {
+        text.parse()
+            .map_err(|_| ApiError::bad_request(ErrorCode::BadRequest, format!("{text} is no output offset")))
+    });
+    let offset = offset.transpose()?;
+    let follower = if query.flag("view") {
+        if !session.has_terminal() {
+            return Err(not_a_terminal(&session));
+        }
+        Follower::view(session, offset)
+    } else {
+        Follower::attach(session, offset.unwrap_or(0))
     };
-    let follower = Follower::attach(session, offset);
     if query.flag("follow") {
         return Ok(body::stream(follow(follower)));
     }
@@ -125,6 +138,7 @@ fn frame_of(piece: &Piece) -> Bytes {
             frame(kind, &[&offset.to_le_bytes(), bytes])
         }
         Piece::Gap { from, to } => json_frame(GAP, &Gap { from: *from, to: *to }),
+        Piece::Screen(offset, bytes) => frame(SCREEN, &[&offset.to_le_bytes(), bytes]),
         Piece::Exit(exit) => json_frame(EXIT, exit),
     }
 }
@@ -174,10 +188,29 @@ fn signal(session: &Session, request: SignalRequest) -> Result<(), ApiError> {
         .ok_or_else(|| ApiError::bad_request(ErrorCode::BadSignal, "there is no such signal"))?;
     match session.signal(number) {
         Ok(true) => Ok(()),
-        Ok(false) => {
-            let message = format!("command {} has ended", session.id);
-            Err(ApiError::new(StatusCode::CONFLICT, ErrorCode::NotRunning, message))
-        }
+        Ok(false) => Err(not_running(session)),
         Err(error) => Err(ApiError::io(format_args!("signal {}", session.id), &error)),
     }
+}
+
+fn resize(session: &Session, size: Size) -> Result<(), ApiError> {
+    let size = size.check()?;
+    if !session.has_terminal() {
+        return Err(not_a_terminal(session));
+    }
+    match session.resize(size) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(not_running(session)),
+        Err(error) => Err(ApiError::io(format_args!("resize {}", session.id), &error)),
+    }
+}
+
+fn not_running(session: &Session) -> ApiError {
+    let message = format!("command {} has ended", session.id);
+    ApiError::new(StatusCode::CONFLICT, ErrorCode::NotRunning, message)
+}
+
+fn not_a_terminal(session: &Session) -> ApiError {
+    let message = format!("command {} has no terminal", session.id);
+    ApiError::bad_request(ErrorCode::NotATerminal, message)
 }

@@ -49,6 +49,7 @@ struct Requests {
     clock: clock::Request,
     command: command::Request,
     signal: SignalRequest,
+    pty: command::pty::Size,
     eval: eval::Request,
     interpreter: eval::StartRequest,
 }

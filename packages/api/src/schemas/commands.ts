@@ -3,16 +3,29 @@ import { limits } from '../limits.ts';
 import { Argument, Count, ErrorEvent, field, Nullable, Omittable } from './common.ts';
 import { commandFields } from './sandboxes.ts';
 
+export const PtySize = Type.Object(
+  {
+    cols: field(Type.Integer({ minimum: 1, maximum: limits.ptyColsMax }), 'Columns of the terminal.'),
+    rows: field(Type.Integer({ minimum: 1, maximum: limits.ptyRowsMax }), 'Rows of the terminal.'),
+  },
+  { description: 'The size of a terminal, in characters.', examples: [{ cols: 80, rows: 24 }] },
+);
+export type PtySize = Static<typeof PtySize>;
+
 export const StartCommandRequest = Type.Object(
   {
     ...commandFields,
     args: field(
       Type.Array(Argument, { maxItems: limits.commandArgsMax }),
-      "The program and its arguments. No shell is involved. Empty: the image's ENTRYPOINT and CMD.",
+      "The program and its arguments. No shell is involved. Empty: the image's ENTRYPOINT and CMD; with `pty` the user's shell.",
     ),
     stdin: field(
       Type.Optional(Type.Boolean({ default: false })),
       'True: standard input is a pipe that `POST …/stdin` writes to. False: the command reads end-of-file at once.',
+    ),
+    pty: field(
+      Type.Optional(PtySize),
+      'Give the command a terminal of this size. Its output is that of the terminal, all in `stdout`, and `POST …/stdin` types into it.',
     ),
     timeout_secs: field(
       Omittable(Type.Number({ exclusiveMinimum: 0, maximum: limits.execTimeoutSecsMax })),
@@ -62,6 +75,7 @@ export const CommandInfo = Type.Object(
     ),
     output_end: field(Count, 'Offset after the newest byte of output.'),
     started_unix_ms: field(Count, 'Start time, in milliseconds since 1970.'),
+    pty: field(Type.Optional(PtySize), 'Size of the terminal of the command. Absent if it has none.'),
   },
   {
     description: 'A command of a sandbox.',
@@ -98,6 +112,54 @@ export const CommandStdinQuery = Type.Object({
   close: field(Type.Optional(Type.Boolean({ default: false })), 'True: close standard input after these bytes.'),
 });
 export type CommandStdinQuery = Static<typeof CommandStdinQuery>;
+
+export const PtyQuery = Type.Object({
+  offset: field(
+    Type.Optional(Type.Integer({ minimum: 0 })),
+    'Offset of the first byte of output to send, to continue after a lost connection. Default: the screen as it is, and what follows.',
+  ),
+  window_bytes: field(
+    Type.Optional(Type.Integer({ minimum: limits.ptyWindowBytesMin, maximum: limits.ptyWindowBytesMax })),
+    'Bytes of binary messages that may be unacknowledged. Default: no acknowledgement is expected.',
+  ),
+});
+export type PtyQuery = Static<typeof PtyQuery>;
+
+export const PtyTicket = Type.Object(
+  {
+    ticket: field(
+      Type.String(),
+      'Name it as a second subprotocol, `forkd.ticket.` and the ticket. It can be used once.',
+    ),
+    expires_unix: field(Count, 'Time after which the ticket cannot be used any more.'),
+  },
+  {
+    description: 'The right to one connection to a terminal.',
+    examples: [{ ticket: 'q1Jx0cZ1u2M', expires_unix: 1_767_225_630 }],
+  },
+);
+export type PtyTicket = Static<typeof PtyTicket>;
+
+/** A text message from a viewer of a terminal. */
+export const PtyControl = Type.Union([
+  Type.Object({ type: Type.Literal('resize'), ...PtySize.properties }),
+  Type.Object({
+    type: Type.Literal('signal'),
+    signal: Type.Union([Type.Integer({ minimum: 1, maximum: 64 }), Type.String({ minLength: 1, maxLength: 16 })]),
+  }),
+  Type.Object({ type: Type.Literal('ack'), bytes: Type.Integer({ minimum: 1, maximum: limits.ptyWindowBytesMax }) }),
+]);
+export type PtyControl = Static<typeof PtyControl>;
+
+/** A text message to a viewer of a terminal. The binary messages between them are bytes for its screen. */
+export type PtyNotice =
+  | { type: 'attached'; id: string; pid: number; cols: number; rows: number }
+  /** The binary messages from here to `output` draw the screen. `skipped_bytes` of output are left out for it. */
+  | { type: 'screen'; offset: number; skipped_bytes: number }
+  /** The binary messages from here on are output, which begins at `offset`. */
+  | { type: 'output'; offset: number }
+  | { type: 'exit'; exit_code: number; signal: string | null; timed_out: boolean }
+  | { type: 'error'; error: string; code: string; hint?: string };
 
 export const SignalRequest = Type.Object(
   {

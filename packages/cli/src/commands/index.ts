@@ -42,6 +42,7 @@ const groups: readonly { title: string; loaders: Loaders }[] = [
     title: 'Inside a sandbox',
     loaders: {
       exec: async () => (await import('./exec.ts')).exec,
+      shell: async () => (await import('./shell.ts')).shell,
       attach: async () => (await import('./attach.ts')).attach,
       eval: async () => (await import('./eval.ts')).evalCommand,
       cp: async () => (await import('./cp.ts')).cp,

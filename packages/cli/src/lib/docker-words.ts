@@ -28,11 +28,11 @@ const options: Readonly<Record<string, string>> = {
   '--mount': '`forkd cp` copies files into a sandbox.',
   '--publish': '`forkd exec NAME` reaches what listens in a sandbox.',
   '--rm': '`forkd run` always removes its sandbox.',
-  '--tty': 'Commands have no terminal. -i forwards stdin.',
+  '--tty': '`forkd exec -it NAME` has a terminal, and `forkd shell NAME` opens a shell.',
   '--volume': '`forkd cp` copies files into a sandbox.',
   '-d': '`forkd fork TAG` starts a sandbox that stays, and `forkd exec -d` starts a command in it.',
   '-p': '`forkd exec NAME` reaches what listens in a sandbox.',
-  '-t': 'Commands have no terminal. -i forwards stdin.',
+  '-t': '`forkd exec -it NAME` has a terminal, and `forkd shell NAME` opens a shell.',
   '-v': '`forkd cp` copies files into a sandbox.',
 };
 

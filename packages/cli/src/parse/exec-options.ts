@@ -6,6 +6,7 @@ import { collect, environment, seconds } from './parse.ts';
 /** Options for starting a command in a guest. */
 export interface ExecOptions {
   interactive?: boolean;
+  tty?: boolean;
   env?: string[];
   workdir?: string;
   user?: string;
@@ -15,6 +16,7 @@ export interface ExecOptions {
 
 export const execOptions: readonly OptionSpec[] = [
   { flags: '-i, --interactive', summary: 'forward stdin' },
+  { flags: '-t, --tty', summary: 'give the command a terminal; -it connects it to yours' },
   { flags: '-e, --env <k=v>', summary: 'set a variable; can be repeated', parse: collect },
   { flags: '-w, --workdir <dir>', summary: 'working directory' },
   { flags: '-u, --user <user>', summary: 'user to run as' },

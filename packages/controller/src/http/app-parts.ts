@@ -7,15 +7,19 @@ import type { PortHosts } from './ports/hosts.ts';
 import type { PortKey } from './ports/keys.ts';
 import type { HttpBounds } from './server-factory.ts';
 import type { Signals } from './signals.ts';
+import type { Tickets } from './tickets.ts';
 import type { TlsFiles } from './tls.ts';
 import type { Tokens } from './tokens.ts';
 import type { Traffic } from './traffic.ts';
+import type { Upgrades } from './upgrades.ts';
 import type { HostNames } from './web-guard.ts';
 
 /** The parts that the routes have in common. */
 export interface AppParts extends Backend, Ingress {
   signals: Signals;
   traffic: Traffic;
+  tickets: Tickets;
+  upgrades: Upgrades;
   /** Only the owner can open the unix socket. Any user of the host may reach the TCP port. */
   listener: 'socket' | 'tcp';
 }

@@ -10,7 +10,7 @@ import { admitToPort } from './ports/admit.ts';
 import { portCallOf, routedUrl } from './ports/calls.ts';
 import type { PortHosts } from './ports/hosts.ts';
 import { forwardToPorts } from './ports/route.ts';
-import { requestIdOf, whereOf } from './request-id.ts';
+import { pathOf, requestIdOf, whereOf } from './request-id.ts';
 import { commandRoutes } from './routes/commands.ts';
 import { docsRoutes } from './routes/docs.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -22,6 +22,7 @@ import { sandboxRoutes } from './routes/sandboxes.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { workspaceRoutes } from './routes/workspaces.ts';
 import { makeServer } from './server-factory.ts';
+import { ticketOf } from './tickets.ts';
 import { begin, trackRequests } from './track.ts';
 import { reportUnknownFields } from './unknown-fields.ts';
 import { validatorCompiler } from './validation.ts';
@@ -45,6 +46,7 @@ export function buildApp(parts: AppParts): FastifyInstance {
   workspaceRoutes(app, parts);
   eventRoutes(app, parts);
   docsRoutes(app, documentOf);
+  parts.upgrades.serve(app);
   return app;
 }
 
@@ -106,14 +108,22 @@ function wantHost(app: FastifyInstance): void {
   });
 }
 
-/** Requires a token on the TCP port only: the unix socket is for its owner alone. `/healthz` needs no token. */
-function askForToken(app: FastifyInstance, { tokens, listener, portKey, tls }: AppParts): void {
+/**
+ * Requires a token on the TCP port only: the unix socket is for its owner alone. `/healthz` needs no token. A ticket stands for
+ * the token with which it was got.
+ */
+function askForToken(app: FastifyInstance, { tokens, tickets, listener, portKey, tls }: AppParts): void {
   const isAsked = tokens !== null && listener === 'tcp';
   const gate = { tokens, isAsked, key: portKey, isTls: listener === 'tcp' && tls !== null };
   app.addHook('onRequest', async (request, reply) => {
     const call = portCallOf(request.raw);
     if (call !== null) return admitToPort(request, reply, call, gate);
     if (!isAsked || (request.method === 'GET' && request.url === '/healthz')) return;
+    const ticket = ticketOf(request.headers['sec-websocket-protocol']);
+    if (ticket !== undefined && request.headers.authorization === undefined) {
+      request.tokenId = tickets.use(whereOf(request), pathOf(request.url), ticket);
+      return;
+    }
     reply.header('www-authenticate', 'Bearer');
     request.tokenId = await tokens.check(whereOf(request), request.headers.authorization);
     reply.removeHeader('www-authenticate');

@@ -14,7 +14,9 @@ import type { AppParts, Backend, Ingress } from './app-parts.ts';
 import { buildApp } from './app.ts';
 import { buildE2bApp } from './e2b.ts';
 import { Signals } from './signals.ts';
+import { Tickets } from './tickets.ts';
 import { Traffic } from './traffic.ts';
+import { Upgrades } from './upgrades.ts';
 import type { HostNames } from './web-guard.ts';
 
 /** The listeners: a unix socket for the owner, and a TCP port. */
@@ -23,6 +25,8 @@ export class HttpServers {
   readonly #ingress: Ingress;
   readonly #signals = new Signals();
   readonly #traffic = new Traffic();
+  readonly #tickets = new Tickets();
+  readonly #upgrades = new Upgrades();
   readonly #apps: FastifyInstance[] = [];
 
   constructor(backend: Backend, ingress: Ingress) {
@@ -120,7 +124,15 @@ export class HttpServers {
   }
 
   #parts(listener: AppParts['listener']): AppParts {
-    return { ...this.#backend, ...this.#ingress, signals: this.#signals, traffic: this.#traffic, listener };
+    return {
+      ...this.#backend,
+      ...this.#ingress,
+      signals: this.#signals,
+      traffic: this.#traffic,
+      tickets: this.#tickets,
+      upgrades: this.#upgrades,
+      listener,
+    };
   }
 }
 

@@ -8,15 +8,20 @@ declare module 'fastify' {
   interface FastifyRequest {
     /** Names the presented token without revealing it. `null` if none was required. */
     tokenId: string | null;
+    /** True once the connection is a WebSocket. */
+    isUpgraded: boolean;
   }
 }
 
 /** The status in the logs for a request whose caller left before the reply began. */
 const CALLER_LEFT_STATUS = 499;
+/** The status of a request whose connection became a WebSocket. Its time is that of the WebSocket. */
+const UPGRADED_STATUS = 101;
 
 /** Follows each request from its first byte to its last: its id, its log lines, its time. */
 export function trackRequests(app: FastifyInstance, parts: AppParts): void {
   app.decorateRequest('tokenId', null);
+  app.decorateRequest('isUpgraded', false);
   app.addHook('onRequest', (request, reply, done) => {
     begin(parts, request, reply)(done);
   });
@@ -49,7 +54,8 @@ function record(
 ): void {
   const { method, headers, id } = request;
   const path = pathOf(request.url);
-  const status = reply.raw.headersSent ? reply.statusCode : CALLER_LEFT_STATUS;
+  const unsent = request.isUpgraded ? UPGRADED_STATUS : CALLER_LEFT_STATUS;
+  const status = reply.raw.headersSent ? reply.statusCode : unsent;
   request.log.debug({ method, path, status, ms: Math.round(ms) }, 'request');
   const route = request.routeOptions?.url ?? 'none';
   metrics.request({ route, method, status, ms });

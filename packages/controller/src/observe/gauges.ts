@@ -44,6 +44,7 @@ export class GaugeReader {
     return {
       ...this.#slow,
       sandboxes: this.#parts.registry.list().length,
+      terminalViewers: this.#parts.registry.all().reduce((sum, { viewers }) => sum + viewers, 0),
       branchesInFlight: this.#parts.registry.all().filter(({ branching }) => branching !== null).length,
       branchCap: this.#parts.branches.max,
       auditLinesDropped: this.#parts.audit?.droppedLines ?? 0,

@@ -9,6 +9,7 @@ import { addProcessMetrics } from './process-metrics.ts';
 export interface Gauges {
   snapshots: number | null;
   sandboxes: number;
+  terminalViewers: number;
   branchesInFlight: number;
   branchCap: number;
   /** The layers that the pager holds in RAM, and that sandboxes have mapped. */
@@ -156,6 +157,7 @@ export class Metrics {
       this.#all.gauge(name, help, () => this.#gauges?.[key] ?? null);
     gauge('forkd_snapshots_total', 'Snapshots, those being written among them.', 'snapshots');
     gauge('forkd_sandboxes_active', 'Sandboxes that run.', 'sandboxes');
+    gauge('forkd_terminal_viewers', 'Connections to terminals of commands.', 'terminalViewers');
     gauge('forkd_branches_in_flight', 'Branches under way.', 'branchesInFlight');
     gauge('forkd_branch_concurrency_cap', 'How many branches may be under way.', 'branchCap');
     this.#addLayers();

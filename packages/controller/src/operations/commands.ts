@@ -139,7 +139,7 @@ export function commandOptions(request: Omit<StartCommandRequest, 'stdin'>): gue
 }
 
 function startOptions(request: StartCommandRequest): guest.StartOptions {
-  return { ...commandOptions(request), stdin: request.stdin === true };
+  return { ...commandOptions(request), stdin: request.stdin === true, pty: request.pty };
 }
 
 /** The output of a command as events. Throws when the caller leaves or the guest is lost. */
@@ -159,7 +159,7 @@ async function* eventsOf(sandbox: Sandbox, output: CommandOutput, signal: AbortS
   yield { type: 'exit', exit_code: exitCode, signal: exit.signal ?? null, timed_out: timedOut };
 }
 
-function infoOf(info: guest.CommandInfo): CommandInfo {
+export function infoOf(info: guest.CommandInfo): CommandInfo {
   return {
     id: info.id,
     pid: info.pid ?? 0,
@@ -171,5 +171,6 @@ function infoOf(info: guest.CommandInfo): CommandInfo {
     output_start: info.outputStart,
     output_end: info.outputEnd,
     started_unix_ms: info.startedUnixMs,
+    ...(info.pty !== undefined && { pty: info.pty }),
   };
 }

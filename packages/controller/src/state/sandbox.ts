@@ -34,6 +34,8 @@ export class Sandbox {
   clockBehindMs = 0;
   /** Commands and evaluations that this controller has run in the sandbox. */
   execCount = 0;
+  /** Connections to terminals of commands. */
+  viewers = 0;
   /** Held while the sandbox is paused, resumed or changed: one change at a time. */
   readonly changes = new Mutex();
   #state: SandboxState = 'starting';

@@ -53,8 +53,8 @@ export async function ensureController(options: EnsureOptions): Promise<LocalCon
 
 /** Makes a client of this data directory's controller: see {@link openLocalFetch}. */
 export function localClient(options: EnsureOptions): ForkdClient {
-  const { fetch } = openLocalFetch(options);
-  return new ForkdClient({ socket: localPaths(options).socket, token: options.token, fetch });
+  const { fetch, webSocket } = openLocalFetch(options);
+  return new ForkdClient({ socket: localPaths(options).socket, token: options.token, fetch, webSocket });
 }
 
 /**
@@ -86,7 +86,7 @@ export function openLocalFetch(options: EnsureOptions): PlatformFetch & { place:
     answeredMs = performance.now();
     return unix.fetch(url, init);
   };
-  return { fetch, close: () => unix.close(), place: `unix:${paths.socket}` };
+  return { fetch, webSocket: unix.webSocket, close: () => unix.close(), place: `unix:${paths.socket}` };
 }
 
 /** A request that fails late may find that another one has started the controller meanwhile. */

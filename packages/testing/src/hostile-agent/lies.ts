@@ -58,6 +58,33 @@ export const lies: Record<string, Lie> = {
     'POST /v1/commands': commandOf([output(1, 0, Buffer.from('a')), output(1, 7, Buffer.from('b')), exit()]),
   },
   'output after the exit': { 'POST /v1/commands': commandOf([exit(), output(1, 0, Buffer.from('a'))]) },
+  'output before a screen': { 'GET /v1/commands/c-1/output': framesOnly(output(1, 0, Buffer.from('a'))) },
+  'screen that goes back': {
+    'GET /v1/commands/c-1/output': framesOnly(output(5, 9, Buffer.from('a')), output(5, 3, Buffer.from('a'))),
+  },
+  'screen with a hole': {
+    'GET /v1/commands/c-1/output': framesOnly(output(5, 0, Buffer.from('a')), output(1, 7, Buffer.from('b'))),
+  },
+  'empty screen': { 'GET /v1/commands/c-1/output': framesOnly(output(5, 0, Buffer.alloc(0))) },
+  'endless screens': {
+    'GET /v1/commands/c-1': json({
+      id: 'c-1',
+      pid: 5,
+      args: ['sh'],
+      running: true,
+      exit_code: null,
+      signal: null,
+      timed_out: false,
+      started_unix_ms: 1,
+      output_start: 0,
+      output_end: 0,
+      pty: { rows: 24, cols: 80 },
+    }),
+    'GET /v1/commands/c-1/output': async (stream) => {
+      stream.respond({ ':status': 200 });
+      await send(stream, framesWith((at) => output(at % 2 === 0 ? 5 : 1, at >> 1, Buffer.from('x')))());
+    },
+  },
   'large frame': { 'POST /v1/commands': commandOf([Buffer.from([1, 0xff, 0xff, 0xff, 0x7f])]) },
   'endless file': { 'GET /v1/files': endless('x', Infinity, { 'x-mode': '0644' }) },
   'odd mode': { 'GET /v1/files': body('#!/bin/sh\n', { 'x-mode': '104755' }) },

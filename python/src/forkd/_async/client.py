@@ -333,6 +333,18 @@ class AsyncForkdClient:
         spec = RequestSpec("POST", f"{_command(id, command_id)}/signal", json={"signal": signal})
         await self._ask(spec, request_timeout)
 
+    async def resize_pty(
+        self, id: str, command_id: str, size: models.PtySize, *, request_timeout: float | None = None
+    ) -> None:
+        """Sets the size of the terminal of a command."""
+        await self._ask(RequestSpec("PUT", f"{_command(id, command_id)}/pty", json=size), request_timeout)
+
+    async def create_pty_ticket(
+        self, id: str, command_id: str, *, request_timeout: float | None = None
+    ) -> models.PtyTicket:
+        """Makes a ticket with which a web page can connect to the terminal of a command, once."""
+        return await self._ask(RequestSpec("POST", f"{_command(id, command_id)}/pty/tickets"), request_timeout)
+
     async def delete_command(self, id: str, command_id: str, *, request_timeout: float | None = None) -> None:
         """Ends the command if it runs, and forgets its output."""
         await self._ask(RequestSpec("DELETE", _command(id, command_id)), request_timeout)

@@ -17,6 +17,7 @@ from .commands import AsyncCommands
 from .files import AsyncFiles
 from .options import AsyncClientOptions, BranchOptions, client_from, given
 from .platform import Stream, shielded
+from .pty import AsyncPtys
 from .snapshot import AsyncSnapshot
 
 _GONE = frozenset({"not_found_sandbox", "sandbox_ended"})
@@ -37,6 +38,7 @@ class AsyncSandbox:
         """The state when this object was made. `get_info` fetches the present state."""
         self.id = info["id"]
         self.commands = AsyncCommands(client, self.id)
+        self.pty = AsyncPtys(client, self.id)
         self.files = AsyncFiles(client, self.id)
 
     def __repr__(self) -> str:

@@ -18,6 +18,7 @@ from .commands import Commands
 from .files import Files
 from .options import ClientOptions, BranchOptions, client_from, given
 from .platform import Stream, shielded
+from .pty import Ptys
 from .snapshot import Snapshot
 
 _GONE = frozenset({"not_found_sandbox", "sandbox_ended"})
@@ -38,6 +39,7 @@ class Sandbox:
         """The state when this object was made. `get_info` fetches the present state."""
         self.id = info["id"]
         self.commands = Commands(client, self.id)
+        self.pty = Ptys(client, self.id)
         self.files = Files(client, self.id)
 
     def __repr__(self) -> str:

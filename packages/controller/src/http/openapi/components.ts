@@ -37,6 +37,8 @@ const named: Record<string, TSchema> = {
   PingResponse: api.PingResponse,
   PruneSnapshotsRequest: api.PruneSnapshotsRequest,
   PruneSnapshotsResponse: api.PruneSnapshotsResponse,
+  PtySize: api.PtySize,
+  PtyTicket: api.PtyTicket,
   SandboxInfo: api.SandboxInfo,
   SandboxStats: api.SandboxStats,
   ShutdownResponse: api.ShutdownResponse,

@@ -15,6 +15,8 @@ export interface PortCall extends GuestPort {
 }
 
 const pathOfPort = /^(\/v1\/sandboxes\/([^/?]+)\/ports\/(\d{1,5}))(\/[^#]*)$/;
+/** The path of a terminal, which is a WebSocket of the controller's own. */
+const pathOfTerminal = /^\/v1\/sandboxes\/[^/?]+\/commands\/[^/?]+\/pty(?:\?|$)/;
 const calls = new WeakMap<IncomingMessage, PortCall>();
 
 /** The call that a request is. `null`: the request is for the controller itself. */
@@ -45,7 +47,7 @@ function readCall(hosts: PortHosts, { url = '/', headers }: IncomingMessage): Po
 }
 
 /**
- * A request for which Node leaves HTTP only if it opens a WebSocket to a guest. Any other upgrade, such as the `h2c` that some
+ * A request for which Node leaves HTTP only if it opens a WebSocket to a guest or to a terminal. Any other upgrade, such as the `h2c` that some
  * clients offer with each request, is one that a server may ignore.
  */
 export function requestClass(hosts: PortHosts): typeof IncomingMessage {
@@ -60,7 +62,8 @@ export function requestClass(hosts: PortHosts): typeof IncomingMessage {
     get upgrade(): boolean {
       if (this.upgradeAsked !== true) return false;
       if (this.method === 'CONNECT') return true;
-      return this.headers.upgrade?.toLowerCase() === 'websocket' && readCall(hosts, this) !== null;
+      if (this.headers.upgrade?.toLowerCase() !== 'websocket') return false;
+      return pathOfTerminal.test(this.url ?? '') || readCall(hosts, this) !== null;
     }
   };
 }

@@ -1,4 +1,4 @@
-import { METHODS, ServerResponse } from 'node:http';
+import { METHODS } from 'node:http';
 import type { FastifyInstance } from 'fastify';
 import { connectPort } from '../../operations/network.ts';
 import type { AppParts } from '../app-parts.ts';
@@ -27,14 +27,5 @@ export function forwardToPorts(app: FastifyInstance, { run, signals, bounds, lis
       reply.hijack();
     },
     handler: () => undefined,
-  });
-  app.server.on('upgrade', (request, socket, head) => {
-    const response = new ServerResponse(request);
-    response.shouldKeepAlive = false;
-    response.once('finish', () => socket.end());
-    socket.on('error', () => socket.destroy());
-    if (head.length > 0) socket.unshift(head);
-    response.assignSocket(request.socket);
-    app.routing(request, response);
   });
 }

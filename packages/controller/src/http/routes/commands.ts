@@ -5,6 +5,9 @@ import {
   CommandOutputQuery,
   CommandParams,
   CommandStdinQuery,
+  PtyQuery,
+  PtySize,
+  PtyTicket,
   SandboxParams,
   SignalRequest,
   StartCommandRequest,
@@ -20,16 +23,20 @@ import {
   startCommand,
   writeStdin,
 } from '../../operations/commands.ts';
+import { openTerminal, resizeTerminal } from '../../operations/terminal.ts';
 import type { AppParts } from '../app-parts.ts';
 import { guestErrors } from '../openapi/errors.ts';
 import { json, lines, nothing, operationsOf } from '../openapi/operation.ts';
 import { rawBody, withRawBodies } from '../raw-body.ts';
+import { pathOf } from '../request-id.ts';
 import { sendEvents, sendLarge, wantsEvents } from '../streams.ts';
+import { serveTerminal } from '../terminal-socket.ts';
 import type { SchemaTypes } from '../validation.ts';
 
 const BASE = '/v1/sandboxes/:id/commands';
 
-export function commandRoutes(instance: FastifyInstance, { run, signals, log }: AppParts): void {
+export function commandRoutes(instance: FastifyInstance, parts: AppParts): void {
+  const { run, signals, log } = parts;
   const app = instance.withTypeProvider<SchemaTypes>();
   const params = CommandParams;
 
@@ -64,6 +71,7 @@ export function commandRoutes(instance: FastifyInstance, { run, signals, log }: 
     return reply.code(204).send();
   });
 
+  terminalRoutes(instance, parts);
   withRawBodies(instance, (raw) => {
     const typed = raw.withTypeProvider<SchemaTypes>();
     const schema = { params, querystring: CommandStdinQuery };
@@ -73,6 +81,32 @@ export function commandRoutes(instance: FastifyInstance, { run, signals, log }: 
       await run(writeStdin, id, cid, rawBody(request), close, signals.ofCall(reply));
       return reply.code(204).send();
     });
+  });
+}
+
+function terminalRoutes(instance: FastifyInstance, { run, signals, tickets, upgrades }: AppParts): void {
+  const app = instance.withTypeProvider<SchemaTypes>();
+  const params = CommandParams;
+  const attach = { schema: { params, querystring: PtyQuery }, exposeHeadRoute: false, config: described.attach };
+  app.get(`${BASE}/:cid/pty`, attach, async (request, reply) => {
+    const { id, cid } = request.params;
+    const terminal = await run(openTerminal, id, cid, request.query.offset, signals.ofStream(reply));
+    try {
+      await serveTerminal(await upgrades.accept(request, reply), terminal, request.query);
+    } finally {
+      terminal.release();
+    }
+  });
+  const resize = { schema: { params, body: PtySize }, config: described.resize };
+  app.put(`${BASE}/:cid/pty`, resize, async (request, reply) => {
+    await run(resizeTerminal, request.params.id, request.params.cid, request.body, signals.ofCall(reply));
+    return reply.code(204).send();
+  });
+  app.post(`${BASE}/:cid/pty/tickets`, { schema: { params }, config: described.ticket }, async (request, reply) => {
+    // The command is looked for, so that a wrong id is told here, where a page can read it.
+    await run(getCommand, request.params.id, request.params.cid, signals.ofCall(reply));
+    const path = pathOf(request.url).replace(/\/tickets$/, '');
+    return reply.code(201).send(tickets.issue(path, request.tokenId));
   });
 }
 
@@ -108,6 +142,27 @@ const described = {
   }),
   output: operation('commandOutput', 'Reads the output of a command from an offset on, and with `follow` to its end.', {
     replies: { 200: lines('The output.', CommandEvent) },
+    errors: commandErrors,
+  }),
+  attach: operation('attachPty', 'Connects a WebSocket to the terminal of a command.', {
+    description:
+      'The subprotocol is `forkd.pty.v1`. Binary messages are bytes: typed in one direction, for the screen in the other. Text ' +
+      'messages are JSON. The guide to terminals describes them. A viewer that reads too slowly is told what it was spared, and gets ' +
+      'the screen as it is then. Several viewers may be connected at the same time. Closing the connection leaves the command running.',
+    replies: { 101: nothing('The connection is a WebSocket from here on.') },
+    errors: [...commandErrors, 'not_a_terminal', 'too_many_viewers'],
+  }),
+  resize: operation('resizePty', 'Sets the size of the terminal of a command.', {
+    description:
+      'Programs in its foreground are told, so that they draw their screen again. The last size that was set counts.',
+    replies: { 204: nothing('The terminal has this size.') },
+    errors: [...commandErrors, 'not_a_terminal', 'command_ended'],
+  }),
+  ticket: operation('createPtyTicket', 'Makes a ticket for one WebSocket to the terminal of a command.', {
+    description:
+      'Web pages cannot send a token with a WebSocket. They name the ticket as a second subprotocol in its place, ' +
+      '`forkd.ticket.` followed by the ticket.',
+    replies: { 201: json('The ticket.', PtyTicket) },
     errors: commandErrors,
   }),
   signal: operation('signalCommand', 'Sends a signal to a command.', {
