@@ -156,6 +156,16 @@ class ControllerEvent(TypedDict):
 
 
 @final
+class CreatePortUrlRequest(TypedDict):
+    """A port whose URL is asked for."""
+
+    port: int
+    """TCP port in the guest, of a service that speaks HTTP."""
+    expires_secs: NotRequired[int]
+    """How long the URL is of use without a token, in seconds. Without effect where the controller asks for no token."""
+
+
+@final
 class NetworkPolicy(TypedDict):
     """What a sandbox may reach. Without any field: nothing."""
 
@@ -728,6 +738,16 @@ class PingResponse(TypedDict):
     """Process id of the agent in the guest."""
     numpy_version: Literal["unknown"]
     """Always `unknown`, for older clients: the agent is no Python program. `eval` can ask the interpreter."""
+
+
+@final
+class PortUrl(TypedDict):
+    """Where a port of a sandbox is called."""
+
+    url: str
+    """The URL of the root of the service. A caller that has it may call this port until it expires."""
+    expires_at_unix: int | None
+    """When the URL is of no use any more, in seconds since 1970. `null`: the controller asks for no token."""
 
 
 @final

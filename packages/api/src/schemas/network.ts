@@ -128,7 +128,7 @@ export const PortUrl = Type.Object(
   {
     url: field(
       Type.String(),
-      'The URL of the root of the service. Whoever has it may call this port until it expires.',
+      'The URL of the root of the service. A caller that has it may call this port until it expires.',
     ),
     expires_at_unix: field(
       Nullable(Count),
