@@ -248,16 +248,26 @@ impl IdleVmms {
             );
             return Err(PagerError::new(FaultCode::BadRequest, message));
         }
-        let woken = idle.wake(wake, sandboxes, layers, blobs);
-        if woken.is_err() {
-            sandboxes.release(&name);
+        let mut added = None;
+        let woken = idle.wake(wake, &mut added, sandboxes, layers, blobs);
+        if let (Err(_), Some(sandbox)) = (&woken, added) {
+            // The controller may have noticed the end of the VMM first, and have started another one for this VM.
+            sandboxes.release_own(&sandbox);
         }
         woken
     }
 }
 
 impl Idle {
-    fn wake(self, wake: Wake, sandboxes: &Sandboxes, layers: &Layers, blobs: &Blobs) -> Result<()> {
+    /// Notes in `added` the VM that it adds.
+    fn wake(
+        self,
+        wake: Wake,
+        added: &mut Option<Arc<Sandbox>>,
+        sandboxes: &Sandboxes,
+        layers: &Layers,
+        blobs: &Blobs,
+    ) -> Result<()> {
         let Idle {
             prepared,
             jobs,
@@ -280,7 +290,7 @@ impl Idle {
                     window,
                     ..
                 } = *loaded;
-                let sandbox = sandboxes.add(announce, memory)?;
+                let sandbox = added.insert(sandboxes.add(announce, memory)?).clone();
                 sandbox.admit(attachment.source.pid, &prepared.key)?;
                 sandbox.attach(attachment)?;
                 let follow = Job::Follow(sandbox.name().into());
@@ -291,7 +301,7 @@ impl Idle {
             Ahead::Nothing => {
                 let device_state = read_device_state(&device_state)?;
                 let memory = layers.mapped_stack(announce.mem_bytes, &announce.stack, blobs)?;
-                let sandbox = sandboxes.add(announce, memory)?;
+                let sandbox = added.insert(sandboxes.add(announce, memory)?).clone();
                 let (memory, refresh) = (sandbox.mapped.clone(), sandbox.announced.refresh.clone());
                 let attachment = give(&jobs, &vmm, Some(sandbox.clone()), memory, refresh, device_state)?;
                 (sandbox, attachment.window)

@@ -108,6 +108,19 @@ impl Sandboxes {
             .remove(&(name.into(), pid));
     }
 
+    /// Releases a VM, unless another has taken its name since.
+    pub fn release_own(&self, sandbox: &Arc<Sandbox>) {
+        let mut known = self.known.lock().expect("no panic while held");
+        if known
+            .get(sandbox.name())
+            .is_some_and(|other| Arc::ptr_eq(other, sandbox))
+        {
+            known.remove(sandbox.name());
+        }
+        drop(known);
+        sandbox.release();
+    }
+
     pub fn release(&self, name: &str) {
         let removed = self.known.lock().expect("no panic while held").remove(name);
         let mut early = self.early.lock().expect("no panic while held");
