@@ -13,6 +13,9 @@ const retry = { count: 1, condition: /^Test timed out in \d+ms|^not within \d+ m
  */
 const WORKERS = 3;
 
+/** These measure turns of the event loop, which are longer where other files have left much in memory. */
+const MEASURING = 'packages/*/test/hostile*.test.ts';
+
 const shared = {
   testTimeout: 120_000,
   hookTimeout: 120_000,
@@ -32,9 +35,11 @@ export default defineConfig({
           ...shared,
           name: 'packages',
           include: ['{packages/*,bench/harness}/test/**/*.test.ts'],
+          exclude: [MEASURING],
           isolate: false,
         },
       },
+      { test: { ...shared, name: 'measuring', include: [MEASURING] } },
       {
         test: { ...shared, name: 'machines', include: ['tests/**/*.test.ts'], globalSetup: ['tests/global-setup.ts'] },
       },

@@ -28,7 +28,9 @@ beforeAll(async () => {
   dir = await mkdtemp('/tmp/fke-');
   const tokens = join(dir, 'tokens');
   await writeFile(tokens, `${TOKEN}\n`, { mode: 0o600 });
-  controller = await TestController.start({ args: ['--e2b', '127.0.0.1:0', '--token-file', tokens] });
+  controller = await TestController.start({
+    args: ['--e2b', '127.0.0.1:0', '--bind', '127.0.0.1:0', '--token-file', tokens],
+  });
   await controller.client.createSnapshot({ tag: TEMPLATE, source: 'recipe:code-interpreter', mem_mib: 768 });
 }, TIMEOUT_MS);
 afterAll(async () => {

@@ -7,7 +7,7 @@ import { execFile } from 'node:child_process';
 import { appendFile, readdir, readFile, rename, stat, truncate, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { Pager, readStartTicks } from '@forkd/engine';
+import { Pager, pagerKind, readStartTicks } from '@forkd/engine';
 import type { ForkdClient } from '@forkd/sdk';
 import {
   asUser,
@@ -35,8 +35,6 @@ const FILE_BYTES_MAX = 16 * 2 ** 20;
 const WAIT_MS = 30_000;
 /** Length of the header of a plan. */
 const HEADER_BYTES = 56;
-/** The version that the pager's own protocol has, which a VMM's call names. */
-const PROTOCOL_VERSION = 8;
 
 /** Prints, of each path, whether it can be listed, read or connected to. */
 const REACH = `use Socket; for my $p (@ARGV) {
@@ -182,7 +180,7 @@ describe('the VMM of a sandbox', () => {
       ['wake', 0],
       ['nothing', HEADER_BYTES],
     ] as const) {
-      const hello = JSON.stringify({ protocol: PROTOCOL_VERSION, sandbox: victim, key: '', wants });
+      const hello = JSON.stringify({ protocol: pagerKind.protocol, sandbox: victim, key: '', wants });
       expect(Number(await insideOf(attacker, PRETEND, '/pager/shim.sock', hello))).toBe(bytes);
     }
     const pager = await Pager.ensure({

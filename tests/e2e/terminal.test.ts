@@ -5,6 +5,7 @@
 import { type ChildProcessWithoutNullStreams, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { request } from 'node:http';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
@@ -158,6 +159,7 @@ test('a branch while a program floods its terminal: who types notices nothing, a
   childFlood.signal('INT');
   await until('the flood of the child ends', WAIT_MS, async () => childFlood.exit !== undefined);
   expect(childFlood.exit).toMatchObject({ exitCode: 130, signal: 'INT' });
+  childShell.disconnect();
   // The source knows nothing of it.
   shell.sendInput('echo source-$Y\r');
   await typed.shows('source-typed-before');
@@ -199,7 +201,9 @@ test('an upgrade obeys the same rules as a request: host, origin, token; a page 
   ptys,
   own,
 }) => {
-  const { id } = await ptys.create({ command: ['sh'] });
+  const terminal = await ptys.create({ command: ['sh'] });
+  terminal.disconnect();
+  const { id } = terminal;
   const path = `/v1/sandboxes/${sandbox}/commands/${id}/pty`;
   const status = async (...args: [string, AttachOptions?]) => (await attach(controller, ...args)).status;
   expect(await status(path, { headers: { origin: 'http://elsewhere.example' } })).toBe(403);
@@ -233,29 +237,40 @@ test('a message that is none of the protocol ends the connection with the reason
   ptys,
   own,
 }) => {
-  const { id } = await ptys.create({ command: ['sh'] });
+  const terminal = await ptys.create({ command: ['sh'] });
+  terminal.disconnect();
+  const { id } = terminal;
   const path = `/v1/sandboxes/${sandbox}/commands/${id}/pty`;
-  const atFirst = await viewers(controller);
+  await until('earlier viewers have left', WAIT_MS, async () => (await viewers(controller)) === 0);
   for (const message of ['{', '{"type":"resize","cols":0,"rows":1}', '{"type":"other"}', 'x'.repeat(100_000)]) {
     const { socket } = await attach(controller, path);
     const closed = new Promise<number>((resolve) => socket?.once('close', resolve));
     socket?.send(message);
     expect([1008, 1009]).toContain(await closed);
   }
+  expect(await upgradeWithoutKey(controller.url + path)).toBe(400);
   const late = attach(controller, `${path}?offset=0&window_bytes=16384`);
   expect((await late).notice).toMatchObject({ type: 'attached', id, cols: 80, rows: 24 });
-  await until('the others have left', WAIT_MS, async () => (await viewers(controller)) === atFirst + 1);
-  const before = await viewers(controller);
+  await until('the others have left', WAIT_MS, async () => (await viewers(controller)) === 1);
   const many = await Promise.all(Array.from({ length: 32 }, () => attach(controller, path)));
-  expect(many.filter(({ status }) => status === 400)).toHaveLength(before);
+  expect(many.filter(({ status }) => status === 400)).toHaveLength(1);
   for (const { socket } of many) socket?.terminate();
-  await until('all have left', WAIT_MS, async () => (await viewers(controller)) === before);
+  await until('all have left', WAIT_MS, async () => (await viewers(controller)) === 1);
   await expect(own.resizePty(sandbox, 'c-none', SIZE)).rejects.toMatchObject({ code: 'not_found_command' });
   const plain = await own.startCommand(sandbox, { args: ['true'] });
   await expect(ptys.connect(plain.id)).rejects.toMatchObject({ code: 'not_a_terminal' });
   await expect(own.resizePty(sandbox, plain.id, SIZE)).rejects.toMatchObject({ code: 'not_a_terminal' });
   await ptys.kill(id);
 });
+
+/** Asks for a WebSocket with half of what that takes. Resolves with the status of the reply. */
+function upgradeWithoutKey(url: string): Promise<number | undefined> {
+  const headers = { connection: 'Upgrade', upgrade: 'websocket', authorization: `Bearer ${TOKEN}` };
+  return new Promise((resolve, reject) => {
+    const asked = request(url, { headers }, (reply) => resolve(reply.resume().statusCode));
+    asked.on('error', reject).end();
+  });
+}
 
 async function viewers(controller: TestController): Promise<number> {
   const text = await (await controller.fetch('/metrics')).text();
@@ -299,10 +314,11 @@ class Person {
   }
 }
 
-test('forkd shell, exec -it and attach on a real terminal, over the unix socket and over TCP', async ({
+test('forkd shell, exec -it, attach and run -it on a real terminal, over the unix socket and over TCP', async ({
   controller,
   sandbox,
   ptys,
+  own,
 }) => {
   const overSocket = { FORKD_URL: `unix:${controller.socket}` };
   const overTcp = { FORKD_URL: controller.url, FORKD_TOKEN: TOKEN };
@@ -338,6 +354,13 @@ test('forkd shell, exec -it and attach on a real terminal, over the unix socket 
   process.kill(ended.pid, 'SIGTERM');
   expect(await ended.ended).toEqual({ code: 143, restored: true });
   await Promise.all((await ptys.list()).map((info) => ptys.kill(info.id)));
+
+  // A sandbox for one program ends with it.
+  const before = (await own.listSandboxes()).length;
+  const short = new Person(['run', '-it', 'base', 'sh', '-c', 'stty size; exit 3'], overTcp);
+  await short.sees(/24 80\r\n/);
+  expect(await short.ended).toEqual({ code: 3, restored: true });
+  expect(await own.listSandboxes()).toHaveLength(before);
 
   const piped = spawn(process.execPath, [FORKD, 'exec', '-it', sandbox, 'sh'], {
     env: { ...process.env, ...overSocket },

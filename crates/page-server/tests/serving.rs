@@ -149,6 +149,15 @@ fn what_one_fork_asked_for_the_next_one_finds() {
     let mut first = fork(&server, &template, &["--regions", "8"], SessionOptions::default());
     first.order("touch 1000 300 1");
     first.order("touch 10 100 1");
+    // A page is noted after the thread that asked for it has been woken.
+    until("the last page is noted", || {
+        first
+            .session
+            .record()
+            .runs()
+            .iter()
+            .any(|run| (run.page..run.page + u64::from(run.pages)).contains(&109))
+    });
     let record = first.session.record();
     assert_eq!(record.runs()[0].page, 1000, "in the order of asking");
     first.end();

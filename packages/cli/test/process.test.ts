@@ -1,7 +1,7 @@
 // Proves of the command as users run it: help, usage errors, and what it says of the host.
 import { describe, expect, test } from 'vitest';
 import { helpText, loadCommandGroups } from '../src/index.ts';
-import { forkd, ID, serveForkd } from './support/forkd.ts';
+import { fake, forkd, ID, serveForkd } from './support/forkd.ts';
 
 serveForkd();
 
@@ -52,7 +52,6 @@ describe('help and usage', () => {
     ['rm web', 'forkd kill'],
     ['pull python', 'forkd from-image'],
     ['stop web', 'forkd stop` ends the controller'],
-    ['run -it python sh', '-i forwards stdin'],
     ['run --rm python sh', 'always removes'],
     ['frok python', 'Did you mean fork?'],
     // A suggestion must not lead to a command that removes something.
@@ -61,6 +60,12 @@ describe('help and usage', () => {
   ])('explains what to use for `forkd %s`', async (line, hint) => {
     const { code, stderr } = await forkd(line.split(' '));
     expect({ code, hint: stderr.split('\n')[1] }).toEqual({ code: 2, hint: expect.stringContaining(hint) });
+  });
+
+  test('run -it starts no sandbox where the input is not a terminal', async () => {
+    const { code, stderr } = await forkd(['run', '-it', 'python', 'sh']);
+    expect({ code, stderr }).toEqual({ code: 1, stderr: expect.stringContaining('The input is not a terminal.') });
+    expect(fake.seen.filter(({ method }) => method === 'POST')).toEqual([]);
   });
 
   test('prints an error as one object with --json', async () => {

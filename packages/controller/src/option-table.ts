@@ -2,7 +2,7 @@ import { statSync } from 'node:fs';
 import { isIP } from 'node:net';
 import { dirname, resolve } from 'node:path';
 import { defaultListen, engineNames, limits } from '@forkd/api/constants';
-import type { PortDomain } from './http/ports/hosts.ts';
+import type { PortDomain } from './port-domain.ts';
 import { UsageError } from './usage-error.ts';
 
 const logLevels = ['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'] as const;

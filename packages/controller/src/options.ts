@@ -3,7 +3,6 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { defaultListen, engineNames, limits, messageOf } from '@forkd/api/constants';
 import type { EngineName } from '@forkd/engine';
-import type { PortDomain } from './http/ports/hosts.ts';
 import {
   type Address,
   type LogLevel,
@@ -14,6 +13,7 @@ import {
   signatureOf,
 } from './option-table.ts';
 import { dataPaths, defaultDataDir } from './paths.ts';
+import type { PortDomain } from './port-domain.ts';
 import { UsageError } from './usage-error.ts';
 
 export interface Options {

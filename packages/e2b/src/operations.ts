@@ -12,6 +12,7 @@ import type {
   ListSandboxesQuery,
   MakeDirQuery,
   PartialForkResponse,
+  PtySize,
   RenameFileRequest,
   SandboxInfo,
   SandboxStats,
@@ -62,6 +63,7 @@ export interface Operations {
   getCommand(id: string, commandId: string, signal: AbortSignal): Promise<CommandInfo>;
   writeStdin(id: string, commandId: string, data: Uint8Array, close: boolean, signal: AbortSignal): Promise<void>;
   signalCommand(id: string, commandId: string, name: string | number, signal: AbortSignal): Promise<void>;
+  resizeTerminal(id: string, commandId: string, size: PtySize, signal: AbortSignal): Promise<void>;
 
   readFile(id: string, path: string, signal: AbortSignal): Promise<FileContents>;
   writeFile(

@@ -1,7 +1,7 @@
 export { EngineError, type EngineErrorCode } from './errors.ts';
 export { DiskServer } from './disk/client.ts';
 export { Pager } from './pager/client.ts';
-export type { BranchOptions, PagerOptions } from './pager/link.ts';
+export { type BranchOptions, pagerKind, type PagerOptions } from './pager/link.ts';
 export type {
   Audit,
   Blob,

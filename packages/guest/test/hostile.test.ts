@@ -136,6 +136,7 @@ test.each([
   });
   const nothing = [
     'configure',
+    'resize',
     'stdin',
     'signal',
     'forget',
@@ -203,7 +204,8 @@ test.each([
   const figures = await measured(async () => {
     const viewing = async (): Promise<void> => {
       for await (const events of await agent.view('c-1', { timeoutMs: 3000 })) {
-        for (const { data } of events) expect(data.length).toBeGreaterThan(0);
+        // `expect` would take longer than the events.
+        if (events.some(({ data }) => data.length === 0)) throw new Error('an event without data');
         await turns.next();
       }
     };

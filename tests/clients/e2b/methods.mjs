@@ -1,6 +1,8 @@
 // Calls the methods of the npm package `e2b` as its users do, and prints one line of JSON for each: `works`, or the error that it
 // showed. E2B_API_URL, E2B_SANDBOX_URL and E2B_API_KEY name the controller; the argument is a template.
 import assert from 'node:assert/strict';
+import { request } from 'node:http';
+import { text as textOf } from 'node:stream/consumers';
 import { Sandbox } from 'e2b';
 
 const [, , template] = process.argv;
@@ -241,9 +243,32 @@ const methods = {
   async 'sandbox.pty'() {
     let text = '';
     const terminal = await sandbox.pty.create({ cols: 80, rows: 24, onData: (data) => (text += Buffer.from(data)) });
+    await sandbox.pty.resize(terminal.pid, { cols: 100, rows: 30 });
     await sandbox.pty.sendInput(terminal.pid, new TextEncoder().encode('stty size; exit\n'));
     await terminal.wait();
-    assert.match(text, /24 80/);
+    assert.match(text, /30 100/);
+  },
+  async 'sandbox.getHost'() {
+    await sandbox.commands.run('python3 -m http.server 8000 --directory /etc', { background: true });
+    const host = sandbox.getHost(8000);
+    const { hostname, port } = new URL(`http://${host}/`);
+    assert.match(hostname, /^8000-sb-[0-9a-f]+\.localhost$/);
+    const headers = { host, 'x-forkd-token': process.env.E2B_API_KEY };
+    const ask = () =>
+      new Promise((resolve, reject) => {
+        const asked = request({ host: '127.0.0.1', port, path: '/hostname', headers }, async (reply) =>
+          resolve({ status: reply.statusCode, text: await textOf(reply) }),
+        );
+        asked.on('error', reject).end();
+      });
+    // The program in the guest needs a moment until it listens.
+    let reply = await ask();
+    for (let tries = 0; reply.status !== 200 && tries < 100; tries += 1) {
+      await new Promise((resolve) => setTimeout(resolve, 100));
+      reply = await ask();
+    }
+    const { stdout } = await sandbox.commands.run('cat /etc/hostname');
+    assert.equal(reply.text, stdout);
   },
   async 'sandbox.kill'() {
     assert.equal(await sandbox.kill(), true);

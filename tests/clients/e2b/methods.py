@@ -3,12 +3,14 @@
 E2B_API_URL, E2B_SANDBOX_URL and E2B_API_KEY name the controller; the argument is a template.
 """
 
+import http.client
 import json
 import os
 import sys
 import time
 import traceback
 import urllib.error
+import urllib.parse
 import urllib.request
 
 import e2b
@@ -255,9 +257,27 @@ def git():
 
 def pty():
     terminal = sandbox.pty.create(size=e2b.PtySize(rows=24, cols=80))
+    sandbox.pty.resize(terminal.pid, e2b.PtySize(rows=30, cols=100))
     sandbox.pty.send_stdin(terminal.pid, b"stty size; exit\n")
     text = b"".join(pty for _, _, pty in terminal if pty)
-    assert b"24 80" in text
+    assert b"30 100" in text
+
+
+def get_host():
+    sandbox.commands.run("python3 -m http.server 8000 --directory /etc", background=True)
+    host = sandbox.get_host(8000)
+    address = urllib.parse.urlsplit(f"http://{host}")
+    assert address.hostname.startswith("8000-sb-") and address.hostname.endswith(".localhost")
+    # The program in the guest needs a moment until it listens.
+    for _ in range(100):
+        connection = http.client.HTTPConnection("127.0.0.1", address.port)
+        connection.request("GET", "/hostname", headers={"host": host, "x-forkd-token": os.environ["E2B_API_KEY"]})
+        reply = connection.getresponse()
+        text = reply.read().decode()
+        if reply.status == 200:
+            break
+        time.sleep(0.1)
+    assert text == sandbox.commands.run("cat /etc/hostname").stdout
 
 
 def kill():
@@ -297,6 +317,7 @@ METHODS = {
     "sandbox.pause, connect": pause,
     "sandbox.git": git,
     "sandbox.pty": pty,
+    "sandbox.getHost": get_host,
     "sandbox.kill": kill,
 }
 

@@ -1,7 +1,9 @@
 import { Commands } from '@forkd/sdk';
 import { defineCommand, type Call } from '../command.ts';
 import { runAttached } from '../lib/attached.ts';
+import { DetachKeys } from '../lib/detach-keys.ts';
 import { UsageError } from '../lib/errors.ts';
+import { checkTerminal, runOnTerminal } from '../lib/run-on-terminal.ts';
 import { withThrowaway } from '../lib/throwaway.ts';
 import { commandOf, execOptions, startOptions, type ExecOptions } from '../parse/exec-options.ts';
 import { hostFields, hostOptions, nameOption, type HostOptions } from '../parse/fork-options.ts';
@@ -16,7 +18,7 @@ export const run = defineCommand<Options>({
   name: 'run',
   summary: 'run one command in a new sandbox, and kill the sandbox after it',
   description:
-    'Exits with the exit code of the command. Without a command, the ENTRYPOINT and CMD of the image run.\nCtrl-C goes to the command first. The sandbox is killed even if forkd is interrupted or its output is closed. If forkd itself is killed, the sandbox ends within 90 seconds.',
+    'Exits with the exit code of the command. Without a command, the ENTRYPOINT and CMD of the image run, and with -t the shell of the user.\nCtrl-C goes to the command first. The sandbox is killed even if forkd is interrupted or its output is closed. If forkd itself is killed, the sandbox ends within 90 seconds.',
   args: [
     {
       name: 'args',
@@ -45,6 +47,7 @@ export const run = defineCommand<Options>({
   ],
   examples: [
     { line: 'forkd run py -- python3 -c "print(6 * 7)"', summary: 'run a command in a new child' },
+    { line: 'forkd run -it py -- python3', summary: 'on a terminal' },
     { line: 'forkd run web', summary: 'run what the image of the snapshot says' },
     { line: 'forkd run --tag py --timeout 90s -- ./job', summary: 'after 90 seconds it is ended, with exit code 124' },
   ],
@@ -58,6 +61,9 @@ async function runOnce({ context, args, options }: Call<Options>): Promise<numbe
   if (tagText === undefined) throw new UsageError('run: The snapshot is missing.');
   const command = commandOf(options.tag === undefined ? rest : args);
   const start = startOptions(options, context.env);
+  // No keys leave the terminal: nobody could come back to it.
+  const keys = options.interactive ? new DetachKeys([]) : null;
+  if (options.tty) checkTerminal(context, keys);
   const client = await context.client();
   const network = networkOf(options);
   const fork = {
@@ -67,6 +73,8 @@ async function runOnce({ context, args, options }: Call<Options>): Promise<numbe
     ...(options.name !== undefined && { name: options.name }),
   };
   return withThrowaway(context, client, fork, (sandboxId) =>
-    runAttached(context, new Commands(client, sandboxId), command, start),
+    options.tty
+      ? runOnTerminal(context, { client, sandboxId, command, start, keys })
+      : runAttached(context, new Commands(client, sandboxId), command, start),
   );
 }

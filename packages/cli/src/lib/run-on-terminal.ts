@@ -19,8 +19,7 @@ export async function runOnTerminal(
   context: Context,
   { client, sandboxId, command, start, keys }: OnTerminal,
 ): Promise<number> {
-  if (context.out.isJson) throw new UsageError('-t cannot be combined with --json.');
-  if (keys !== null) needTerminal(context);
+  checkTerminal(context, keys);
   const { stdin: _stdin, onDisconnect: _fate, ...options } = start;
   const ptys = new Ptys(client, sandboxId);
   const handle = await ptys.create({ ...options, command, ...terminalSize(context), signal: context.signal });
@@ -35,4 +34,10 @@ export async function runOnTerminal(
   await handle.kill().catch(() => {});
   if (ending.timedOut) context.out.warn(`The command was ended after its ${(start.timeoutMs ?? 0) / 1000} s.`);
   return ending.exitCode;
+}
+
+/** Refuses what a terminal cannot be connected with: JSON for output, and input that is none where keys are typed. */
+export function checkTerminal(context: Context, keys: DetachKeys | null): void {
+  if (context.out.isJson) throw new UsageError('-t cannot be combined with --json.');
+  if (keys !== null) needTerminal(context);
 }

@@ -29,6 +29,7 @@ import { getSandbox, getStats } from '../operations/inspect.ts';
 import { endSandbox, pause, resume, updateSandbox } from '../operations/lifecycle.ts';
 import { getSnapshot, listSandboxes, listSnapshots } from '../operations/list.ts';
 import { removeSnapshot } from '../operations/remove.ts';
+import { resizeTerminal } from '../operations/terminal.ts';
 import type { AppParts } from './app-parts.ts';
 import { guardedApp } from './app.ts';
 import { answerOnce } from './idempotency.ts';
@@ -38,12 +39,13 @@ const NO_KEY_HINT = 'Set E2B_API_KEY to a token of the controller.';
 
 /** The HTTP side of E2B's wire, which is translated to the same operations. */
 export function buildE2bApp(parts: AppParts, secret: Uint8Array): FastifyInstance {
-  const { run, signals, tokens } = parts;
+  const { run, signals, tokens, ports } = parts;
   const app = guardedApp(parts, sendError);
   e2bRoutes(app, {
     operations: operationsOf(run),
     signals,
     secret,
+    portAuthority: () => ports.authority,
     answerOnce: (request, reply, work) => answerOnce(parts, request, reply, work),
     async checkKey(request, key) {
       if (tokens === null) return;
@@ -80,6 +82,7 @@ function operationsOf(run: Run): Operations {
     getCommand: (...args) => run(getCommand, ...args),
     writeStdin: (...args) => run(writeStdin, ...args),
     signalCommand: (...args) => run(signalCommand, ...args),
+    resizeTerminal: (...args) => run(resizeTerminal, ...args),
     readFile: (...args) => run(readFile, ...args),
     writeFile: (...args) => run(writeFile, ...args),
     statFile: (...args) => run(statFile, ...args),

@@ -41,8 +41,8 @@ export class Upgrades {
     });
   }
 
-  /** Completes the handshake. The reply closes when the WebSocket has closed. */
-  accept(request: FastifyRequest, reply: FastifyReply): Promise<WebSocket> {
+  /** Completes the handshake. The reply closes when the WebSocket has closed. `null`: the handshake is wrong, or the caller has gone. */
+  accept(request: FastifyRequest, reply: FastifyReply): Promise<WebSocket | null> {
     const socket = this.#waiting.get(request.raw);
     if (socket === undefined) {
       throw new ApiError('bad_request', `${whereOf(request)}: the request does not ask for a WebSocket.`, {
@@ -57,6 +57,9 @@ export class Upgrades {
     // A terminal may be idle for as long as its viewer is there, which is asked for.
     request.raw.socket.setTimeout(0);
     socket.once('close', () => reply.raw.emit('close'));
-    return new Promise((resolve) => this.#server.handleUpgrade(request.raw, socket, Buffer.alloc(0), resolve));
+    return new Promise((resolve) => {
+      socket.once('close', () => resolve(null));
+      this.#server.handleUpgrade(request.raw, socket, Buffer.alloc(0), resolve);
+    });
   }
 }

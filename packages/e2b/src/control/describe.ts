@@ -9,16 +9,18 @@ const NEVER = '9999-12-31T23:59:59.000Z';
 const CLIENT_ID = 'forkd';
 
 /** The reply to a caller who may use the sandbox. */
-export function accessOf({ access }: Parts, { id, snapshot_tag: tag }: SandboxInfo): object {
+export function accessOf(parts: Parts, { id, snapshot_tag: tag }: SandboxInfo): object {
   return {
     templateID: tag,
     alias: tag,
     sandboxID: id,
     clientID: CLIENT_ID,
     envdVersion: ENVD_VERSION,
-    envdAccessToken: access.of(id),
+    envdAccessToken: parts.access.of(id),
     // The interpreter is called with this one, and the other services of the guest with the one above.
-    trafficAccessToken: access.of(id),
+    trafficAccessToken: parts.access.of(id),
+    // `getHost(port)` puts the port and the id before it.
+    domain: parts.portAuthority(),
   };
 }
 

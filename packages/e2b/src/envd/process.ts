@@ -1,4 +1,4 @@
-import type { CommandEvent, StartCommandRequest } from '@forkd/api';
+import { type CommandEvent, PtySize, type StartCommandRequest } from '@forkd/api';
 import type { FastifyInstance, FastifyRequest } from 'fastify';
 import { Type, type Static } from 'typebox';
 import { ConnectError } from '../errors.ts';
@@ -22,18 +22,20 @@ const Config = Type.Object({
   envs: Type.Optional(Type.Record(Text, Text)),
   cwd: Type.Optional(Text),
 });
+const Terminal = Type.Object({ size: PtySize });
 const Input = Type.Object({ stdin: Type.Optional(Base64), pty: Type.Optional(Base64) });
 
 const StartRequest = readerOf(
   Type.Object({
     process: Config,
-    pty: Type.Optional(Type.Object({})),
+    pty: Type.Optional(Terminal),
     tag: Type.Optional(Text),
     stdin: Type.Optional(Type.Boolean()),
   }),
 );
 type Start = ReturnType<typeof StartRequest.read>;
 const OfProcess = readerOf(Type.Object({ process: Selector }));
+const UpdateRequest = readerOf(Type.Object({ process: Selector, pty: Terminal }));
 const InputRequest = readerOf(Type.Object({ process: Selector, input: Input }));
 const SignalRequest = readerOf(
   Type.Object({
@@ -106,8 +108,11 @@ export function processRoutes(app: FastifyInstance, parts: Parts): void {
     await operations.signalCommand(call.id, command, signal.replace('SIGNAL_SIG', ''), call.signal);
     return {};
   });
-  app.post(`${BASE}/Update`, () => {
-    throw noTerminals();
+  app.post(`${BASE}/Update`, async (request, reply) => {
+    const { process, pty } = UpdateRequest.read(request.body);
+    const call = await guestCall(parts, request, signals.ofCall(reply));
+    await operations.resizeTerminal(call.id, await commandOf(parts, call, process), pty.size, call.signal);
+    return {};
   });
 }
 
@@ -118,14 +123,14 @@ async function* started(
   start: Start,
   timeoutSecs: number | null,
 ): AsyncGenerator<object> {
-  if (start.pty !== undefined) throw noTerminals();
+  const { pty } = start;
   const { cmd, args = [], envs = {}, cwd } = start.process;
   const request: StartCommandRequest = {
     args: [cmd, ...args],
     env: { ...(await environmentOf(memory, account, signal)), ...envs },
     cwd: cwd === undefined || cwd === '' ? account.home : absolutePath(cwd, account),
     user: account.name,
-    stdin: start.stdin ?? true,
+    ...(pty === undefined ? { stdin: start.stdin ?? true } : { pty: pty.size }),
     ...(timeoutSecs !== null && { timeout_secs: timeoutSecs }),
   };
   for await (const event of operations.startAndFollow(id, request, signal)) {
@@ -133,7 +138,7 @@ async function* started(
       if (event.pid === 0) throw new ConnectError('invalid_argument', `There is no program '${cmd}' to run.`);
       memory.started(event.pid, { id: event.id, config: start.process, tag: start.tag });
       yield { event: { start: { pid: event.pid } } };
-    } else yield eventOf(event);
+    } else yield eventOf(event, pty !== undefined);
   }
 }
 
@@ -141,16 +146,16 @@ async function* started(
 async function* connected(parts: Parts, call: GuestCall, selector: Static<typeof Selector>): AsyncGenerator<object> {
   const { id, signal } = call;
   const command = await commandOf(parts, call, selector);
-  const { pid, output_end: offset } = await parts.operations.getCommand(id, command, signal);
+  const { pid, output_end: offset, pty } = await parts.operations.getCommand(id, command, signal);
   yield { event: { start: { pid } } };
   const events = parts.operations.followOutput(id, command, { offset, follow: true }, signal);
-  for await (const event of events) yield eventOf(event);
+  for await (const event of events) yield eventOf(event, pty !== undefined);
 }
 
-function eventOf(event: CommandEvent): object {
+function eventOf(event: CommandEvent, isTerminal: boolean): object {
   switch (event.type) {
     case 'stdout':
-      return { event: { data: { stdout: event.data } } };
+      return { event: { data: isTerminal ? { pty: event.data } : { stdout: event.data } } };
     case 'stderr':
       return { event: { data: { stderr: event.data } } };
     case 'exit':
@@ -193,9 +198,9 @@ async function write(
   command: string,
   { stdin, pty }: Static<typeof Input>,
 ): Promise<void> {
-  if (pty !== undefined) throw noTerminals();
-  if (stdin === undefined) throw new ConnectError('invalid_argument', 'The message has no input.');
-  await operations.writeStdin(id, command, Buffer.from(stdin, 'base64'), false, signal);
+  const typed = pty ?? stdin;
+  if (typed === undefined) throw new ConnectError('invalid_argument', 'The message has no input.');
+  await operations.writeStdin(id, command, Buffer.from(typed, 'base64'), false, signal);
 }
 
 /** The id of a running command, by its process id or its tag. A command that was started in another way is found, too. */
@@ -217,8 +222,4 @@ async function commandOf(
 function timeoutSecsOf({ headers }: FastifyRequest): number | null {
   const ms = Number(headers['connect-timeout-ms']);
   return Number.isFinite(ms) && ms > 0 ? Math.min(ms / 1000, TIMEOUT_SECS_MAX) : null;
-}
-
-function noTerminals(): ConnectError {
-  return new ConnectError('unimplemented', 'Terminals are not supported by forkd yet.');
 }

@@ -236,9 +236,7 @@ class AsyncSandbox:
         """Makes a round trip to the agent in the guest."""
         return await self.client.ping(self.id, request_timeout=request_timeout)
 
-    async def get_url(
-        self, port: int, *, expires_secs: int | None = None, request_timeout: float | None = None
-    ) -> str:
+    async def get_url(self, port: int, *, expires_secs: int | None = None, request_timeout: float | None = None) -> str:
         """The URL of a service of the guest that speaks HTTP, for browsers and programs.
 
         Where the controller asks for tokens it is signed, and of use without one until it expires: after an hour, unless

@@ -237,9 +237,7 @@ class Sandbox:
         """Makes a round trip to the agent in the guest."""
         return self.client.ping(self.id, request_timeout=request_timeout)
 
-    def get_url(
-        self, port: int, *, expires_secs: int | None = None, request_timeout: float | None = None
-    ) -> str:
+    def get_url(self, port: int, *, expires_secs: int | None = None, request_timeout: float | None = None) -> str:
         """The URL of a service of the guest that speaks HTTP, for browsers and programs.
 
         Where the controller asks for tokens it is signed, and of use without one until it expires: after an hour, unless

@@ -1,19 +1,9 @@
 import { isSandboxId } from '@forkd/api';
+import type { PortDomain, Served } from '../../port-domain.ts';
 
 /** A port of a sandbox. */
 export interface GuestPort {
   sandbox: string;
-  port: number;
-}
-
-/** A domain, and how it is reached where a proxy serves it: otherwise it is as the controller itself. */
-export interface PortDomain {
-  name: string;
-  served: Served | null;
-}
-
-interface Served {
-  scheme: 'http' | 'https';
   port: number;
 }
 
@@ -38,12 +28,17 @@ export class PortHosts {
     this.#served ??= served;
   }
 
+  /** What follows `PORT-ID.` in the addresses of ports: the domain, and the number of the listener. `null`: nothing serves them. */
+  get authority(): string | null {
+    if (this.#served === null) return null;
+    const { scheme, port } = this.#served;
+    return port === (scheme === 'https' ? 443 : 80) ? this.domain : `${this.domain}:${port}`;
+  }
+
   /** The address of a port. `null`: nothing serves it. */
   urlOf({ sandbox, port }: GuestPort): string | null {
-    if (this.#served === null) return null;
-    const { scheme, port: own } = this.#served;
-    const authority = own === (scheme === 'https' ? 443 : 80) ? '' : `:${own}`;
-    return `${scheme}://${port}-${sandbox}.${this.domain}${authority}/`;
+    const { authority } = this;
+    return authority === null ? null : `${this.#served?.scheme}://${port}-${sandbox}.${authority}/`;
   }
 
   /** The port that a `Host` header or the authority of an `Origin` means. */

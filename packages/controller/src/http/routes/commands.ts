@@ -92,7 +92,8 @@ function terminalRoutes(instance: FastifyInstance, { run, signals, tickets, upgr
     const { id, cid } = request.params;
     const terminal = await run(openTerminal, id, cid, request.query.offset, signals.ofStream(reply));
     try {
-      await serveTerminal(await upgrades.accept(request, reply), terminal, request.query);
+      const socket = await upgrades.accept(request, reply);
+      if (socket !== null) await serveTerminal(socket, terminal, request.query);
     } finally {
       terminal.release();
     }
