@@ -29,7 +29,7 @@ export interface Lent {
     reply: FastifyReply,
     run: (requestKey: string | null, signal: AbortSignal) => Promise<Made>,
   ): Promise<FastifyReply>;
-  /** What follows `PORT-ID.` in the addresses of guests' ports. `null`: nothing serves them. */
+  /** The end of the addresses of ports of guests, after `PORT-ID.`. `null`: nothing serves them. */
   portAuthority(): string | null;
   /** A secret of this data directory, which outlives the controller. */
   secret: Uint8Array;

@@ -28,7 +28,7 @@ export class PortHosts {
     this.#served ??= served;
   }
 
-  /** What follows `PORT-ID.` in the addresses of ports: the domain, and the number of the listener. `null`: nothing serves them. */
+  /** The end of the addresses of ports, after `PORT-ID.`: the domain, and the number of the listener. `null`: nothing serves them. */
   get authority(): string | null {
     if (this.#served === null) return null;
     const { scheme, port } = this.#served;
