@@ -5,6 +5,7 @@ import { repoRoot } from './terminal.mjs';
 
 /** The files that take longest. In a new checkout vitest only knows the sizes of files, and small files can take long. */
 const LONGEST = [
+  'tests/clients/e2b.test.ts',
   'packages/images/test/root.test.ts',
   'tests/e2e/kvm-lane.test.ts',
   'tests/fault/kills.test.ts',
