@@ -13,7 +13,7 @@ const retry = { count: 1, condition: /^Test timed out in \d+ms|^not within \d+ m
  */
 const WORKERS = 3;
 
-/** These measure turns of the event loop, which are longer where other files have left much in memory. */
+/** Files that measure turns of the event loop, which are longer where other files have left much in memory. */
 const MEASURING = 'packages/*/test/hostile*.test.ts';
 
 const shared = {

@@ -121,7 +121,7 @@ function ask(
   });
 }
 
-/** One envelope of a stream. */
+/** An envelope of a stream. */
 function envelope(json: string, flags = 0, length = Buffer.byteLength(json)): Buffer {
   const head = Buffer.alloc(5);
   head[0] = flags;

@@ -2,7 +2,7 @@
  * Live branches of guests that KVM runs, byte for byte. The guest is a payload without a kernel, so the tests also run where KVM
  * runs no Linux: it rewrites its memory and checks every page before it writes it, and what memory must hold follows from one
  * number. Each branch is proven three times: by a copy made inside its pause, by that rule, and by children that go on from it.
- * Where KVM runs the payload, emulation does a part of the same: what has its own tests with real guests is left out.
+ * Emulation does a part of the same where KVM runs the payload: what has its own tests with real guests is left out.
  */
 import { setTimeout as delay } from 'node:timers/promises';
 import { type Accelerator, type BranchDone, EngineError, isRunning, type Vm, type VmBranch } from '@forkd/engine';

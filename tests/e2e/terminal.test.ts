@@ -168,6 +168,13 @@ test('a branch while a program floods its terminal: who types notices nothing, a
   await Promise.all([flood.kill(), shell.kill()]);
 });
 
+/** A shell on a terminal that nobody views, and the path of its WebSocket. */
+async function unviewedShell(ptys: Ptys, sandbox: string): Promise<{ id: string; path: string }> {
+  const terminal = await ptys.create({ command: ['sh'] });
+  terminal.disconnect();
+  return { id: terminal.id, path: `/v1/sandboxes/${sandbox}/commands/${terminal.id}/pty` };
+}
+
 interface AttachOptions {
   headers?: Record<string, string>;
   protocols?: string[];
@@ -201,10 +208,7 @@ test('an upgrade obeys the same rules as a request: host, origin, token; a page 
   ptys,
   own,
 }) => {
-  const terminal = await ptys.create({ command: ['sh'] });
-  terminal.disconnect();
-  const { id } = terminal;
-  const path = `/v1/sandboxes/${sandbox}/commands/${id}/pty`;
+  const { id, path } = await unviewedShell(ptys, sandbox);
   const status = async (...args: [string, AttachOptions?]) => (await attach(controller, ...args)).status;
   expect(await status(path, { headers: { origin: 'http://elsewhere.example' } })).toBe(403);
   expect(await status(path, { headers: { host: 'elsewhere.example' } })).toBe(403);
@@ -237,10 +241,7 @@ test('a message that is none of the protocol ends the connection with the reason
   ptys,
   own,
 }) => {
-  const terminal = await ptys.create({ command: ['sh'] });
-  terminal.disconnect();
-  const { id } = terminal;
-  const path = `/v1/sandboxes/${sandbox}/commands/${id}/pty`;
+  const { id, path } = await unviewedShell(ptys, sandbox);
   await until('earlier viewers have left', WAIT_MS, async () => (await viewers(controller)) === 0);
   for (const message of ['{', '{"type":"resize","cols":0,"rows":1}', '{"type":"other"}', 'x'.repeat(100_000)]) {
     const { socket } = await attach(controller, path);

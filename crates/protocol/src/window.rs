@@ -78,7 +78,7 @@ impl State {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u32)]
 pub enum Progress {
-    /// It has loaded the VM's memory and device state. The VM does not run yet.
+    /// The VMM has loaded the VM's memory and device state. The VM does not run yet.
     Loaded = 1,
     /// The VM runs.
     Runs,

@@ -23,7 +23,7 @@ export interface Options {
   socket: string;
   /** `null`: no TCP. */
   bind: Address | null;
-  /** Where E2B's wire is served. `null`: nowhere. */
+  /** Address that serves E2B's wire. `null`: none does. */
   e2b: Address | null;
   /** Callers of the port must present a token of this file. `null`: none is required. */
   tokenFile: string | null;

@@ -1,3 +1,4 @@
+import { randomBytes } from 'node:crypto';
 import { request as httpRequest } from 'node:http';
 import { join } from 'node:path';
 import { errorRegistry, isErrorCode } from '@forkd/api';
@@ -51,7 +52,7 @@ export class HttpLab {
       tls: null,
       hosts: new HostNames({ bind: { host: '127.0.0.1', port }, allowHosts: [] }, null),
       ports: new PortHosts({ name: 'localhost', served: null }),
-      portKey: new PortKey(),
+      portKey: new PortKey(randomBytes(32)),
       audit: null,
       metrics: new Metrics(),
       bounds: limits.http,

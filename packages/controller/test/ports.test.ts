@@ -3,6 +3,7 @@
  * right to call the controller; that no web page reaches more through it than its own sandbox; and that a program that answers wrongly
  * harms its caller only.
  */
+import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { stat, writeFile } from 'node:fs/promises';
 import {
@@ -317,7 +318,7 @@ test('a signed URL opens its port alone, until it ends, and is kept from the gue
     ['/v1/sandboxes', { cookie: shown }, 'localhost'],
   ] as const)
     expectError(await ask(path, headers, host), 401, 'unauthorized');
-  const key = new PortKey();
+  const key = new PortKey(randomBytes(32));
   const past = key.sign({ sandbox: ID, port: 1 }, Math.floor(Date.now() / 1000));
   expect(key.check({ sandbox: ID, port: 1 }, past)).toBeNull();
 });

@@ -9,6 +9,7 @@ import { messageOf } from '../errors.ts';
 import { limits } from '../limits.ts';
 import type { Address } from '../option-table.ts';
 import { type Options, isLoopback } from '../options.ts';
+import type { Served } from '../port-domain.ts';
 import { UsageError } from '../usage-error.ts';
 import type { AppParts, Backend, Ingress } from './app-parts.ts';
 import { buildApp } from './app.ts';
@@ -35,7 +36,7 @@ export class HttpServers {
   }
 
   async listen({ socket, bind }: Pick<Options, 'socket' | 'bind'>): Promise<void> {
-    const { bounds, log, tls } = this.#ingress;
+    const { bounds, log, ports, tls } = this.#ingress;
     await clearSocket(socket);
     // No other user may connect in the moment between the creation of the socket and its chmod.
     const umask = process.umask(0o177);
@@ -50,20 +51,34 @@ export class HttpServers {
     if (tls === null && !isLoopback(bind.host)) {
       log.warn({ host: bind.host }, 'the port has no TLS: tokens can be read on their way to it');
     }
-    await this.#listenOnPort('--bind', bind, () => this.#app('tcp'));
+    await this.#listenOnPort(
+      '--bind',
+      bind,
+      () => this.#app('tcp'),
+      (served, address) => {
+        ports.serve(served);
+        log.info({ address }, 'listening');
+      },
+    );
   }
 
   /** Serves E2B's wire on a port of its own. `hosts` are the names by which it may be called. */
   async listenForE2b(address: Address, hosts: HostNames, secret: Uint8Array): Promise<void> {
-    await this.#listenOnPort('--e2b', address, () => {
+    const make = (): FastifyInstance => {
       const app = buildE2bApp({ ...this.#parts('tcp'), hosts }, secret);
       this.#apps.push(app);
       return app;
-    });
+    };
+    await this.#listenOnPort('--e2b', address, make, (_served, e2b) => this.#ingress.log.info({ e2b }, 'listening'));
   }
 
   /** A name may stand for several addresses, and the host may lack some of them ('localhost'). Serving one is enough. */
-  async #listenOnPort(option: string, { host: name, port }: Address, make: () => FastifyInstance): Promise<void> {
+  async #listenOnPort(
+    option: string,
+    { host: name, port }: Address,
+    make: () => FastifyInstance,
+    onListening: (served: Served, url: string) => void,
+  ): Promise<void> {
     const addresses = await lookup(name, { all: true }).catch((error: unknown) => {
       throw cannotServe(option, name, port, error);
     });
@@ -80,9 +95,7 @@ export class HttpServers {
       const { port: actual } = app.server.address() as AddressInfo;
       const authority = `${isIPv6(host) ? `[${host}]` : host}:${actual}`;
       const scheme = this.#ingress.tls === null ? 'http' : 'https';
-      if (option === '--bind') this.#ingress.ports.serve({ scheme, port: actual });
-      const field = option === '--e2b' ? 'e2b' : 'address';
-      this.#ingress.log.info({ [field]: `${scheme}://${authority}` }, 'listening');
+      onListening({ scheme, port: actual }, `${scheme}://${authority}`);
     }
     if (failures.length === addresses.length) throw cannotServe(option, name, port, failures[0]);
   }

@@ -7,7 +7,7 @@ import { whereOf } from './request-id.ts';
 
 /**
  * Turns requests into WebSockets. Such a request passes the same hooks as any other: host names, origins, tokens, the audit log.
- * Its route may refuse it with an ordinary reply.
+ * The route of a request may refuse it with an ordinary reply.
  */
 export class Upgrades {
   readonly #server = new WebSocketServer({

@@ -1,25 +1,19 @@
-import { createHmac, randomBytes, timingSafeEqual } from 'node:crypto';
-import { readCapped, writeFileAtomic } from '@forkd/store';
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import { unixNow } from '../../clock.ts';
+import { openSecret } from '../../state/secret.ts';
 import type { GuestPort } from './hosts.ts';
-
-const KEY_BYTES = 32;
 
 /** Signs URLs of ports, and cookies, that are of use without a token until they expire. */
 export class PortKey {
-  readonly #key: Buffer;
+  readonly #key: Uint8Array;
 
-  constructor(key: Buffer = randomBytes(KEY_BYTES)) {
+  constructor(key: Uint8Array) {
     this.#key = key;
   }
 
   /** The key in a file, made on first use. Without the file all URLs that it has signed are of no use. */
   static async open(path: string): Promise<PortKey> {
-    const found = await readCapped(path, KEY_BYTES, () => new Error('too long')).catch(() => null);
-    if (found?.length === KEY_BYTES) return new PortKey(found);
-    const key = randomBytes(KEY_BYTES);
-    await writeFileAtomic(path, key, { mode: 0o600 });
-    return new PortKey(key);
+    return new PortKey(await openSecret(path));
   }
 
   sign(port: GuestPort, expiresUnix: number): string {
