@@ -44,12 +44,13 @@ test('each method of both packages does what the page says', { timeout: TIMEOUT_
   if ('missing' in node) return skip(node.missing);
   if ('missing' in python) return skip(python.missing);
   const [ofNpm, ofPypi]: [Results, Results] = [new Map(), new Map()];
+  // A program finds its packages beside itself.
+  for (const name of ['calls', 'methods', 'interpreter']) {
+    await copyFile(join(HERE, `${name}.mjs`), join(node.dir, `${name}.mjs`));
+  }
   for (const name of ['methods', 'interpreter']) {
-    // A program finds its packages beside itself.
-    const program = join(node.dir, `${name}.mjs`);
-    await copyFile(join(HERE, `${name}.mjs`), program);
     await Promise.all([
-      addResults(ofNpm, process.execPath, [program, TEMPLATE]),
+      addResults(ofNpm, process.execPath, [join(node.dir, `${name}.mjs`), TEMPLATE]),
       addResults(ofPypi, join(python.bin, 'python'), [join(HERE, `${name}.py`), TEMPLATE]),
     ]);
   }

@@ -1,6 +1,7 @@
 // Calls the methods of the npm package `@e2b/code-interpreter`, as methods.mjs does for `e2b`.
 import assert from 'node:assert/strict';
 import { Sandbox } from '@e2b/code-interpreter';
+import { callAll } from './calls.mjs';
 
 const [, , template] = process.argv;
 /** @type {Sandbox} */
@@ -78,11 +79,4 @@ const methods = {
   },
 };
 
-for (const [method, call] of Object.entries(methods)) {
-  const result = await call().then(
-    () => 'works',
-    (error) => (process.env.E2B_STACKS ? error.stack : `${error.name}: ${error.message}`),
-  );
-  process.stdout.write(`${JSON.stringify({ method, result })}\n`);
-}
-process.exit(0);
+await callAll(methods);

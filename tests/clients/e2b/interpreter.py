@@ -1,25 +1,15 @@
 """Calls the methods of the PyPI package `e2b-code-interpreter`, as methods.py does for `e2b`."""
 
 import base64
-import json
-import os
 import sys
-import traceback
 
 import e2b
+from calls import call_all, raises
 from e2b_code_interpreter import Sandbox
 
 TEMPLATE = sys.argv[1]
 FIGURE = 'import matplotlib.pyplot as plt\nplt.bar(["a", "b"], [1, 2]); plt.title("T"); plt.show()\n"done"'
 sandbox: Sandbox
-
-
-def raises(kind, call):
-    try:
-        call()
-    except kind as error:
-        return error
-    raise AssertionError(f"no {kind} was raised")
 
 
 def create():
@@ -93,10 +83,4 @@ METHODS = {
     "fork, with the state of the interpreter": fork,
 }
 
-for method, call in METHODS.items():
-    try:
-        call()
-        result = "works"
-    except Exception as error:
-        result = traceback.format_exc() if "E2B_STACKS" in os.environ else f"{type(error).__name__}: {error}"
-    print(json.dumps({"method": method, "result": result}), flush=True)
+call_all(METHODS)

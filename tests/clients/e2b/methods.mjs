@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { request } from 'node:http';
 import { text as textOf } from 'node:stream/consumers';
 import { Sandbox } from 'e2b';
+import { callAll } from './calls.mjs';
 
 const [, , template] = process.argv;
 /** @type {Sandbox} */
@@ -279,11 +280,4 @@ const methods = {
   },
 };
 
-for (const [method, call] of Object.entries(methods)) {
-  const result = await call().then(
-    () => 'works',
-    (error) => (process.env.E2B_STACKS ? error.stack : `${error.name}: ${error.message}`),
-  );
-  process.stdout.write(`${JSON.stringify({ method, result })}\n`);
-}
-process.exit(0);
+await callAll(methods);

@@ -4,29 +4,20 @@ E2B_API_URL, E2B_SANDBOX_URL and E2B_API_KEY name the controller; the argument i
 """
 
 import http.client
-import json
 import os
 import sys
 import time
-import traceback
 import urllib.error
 import urllib.parse
 import urllib.request
 
 import e2b
+from calls import call_all, raises
 from e2b import Sandbox, SandboxQuery, SandboxState
 
 TEMPLATE = sys.argv[1]
 WATCH_SECS_MAX = 30
 sandbox: Sandbox
-
-
-def raises(kind, call):
-    try:
-        call()
-    except kind as error:
-        return error
-    raise AssertionError(f"no {kind} was raised")
 
 
 def create():
@@ -321,10 +312,4 @@ METHODS = {
     "sandbox.kill": kill,
 }
 
-for method, call in METHODS.items():
-    try:
-        call()
-        result = "works"
-    except Exception as error:
-        result = traceback.format_exc() if "E2B_STACKS" in os.environ else f"{type(error).__name__}: {error}"
-    print(json.dumps({"method": method, "result": result}), flush=True)
+call_all(METHODS)
